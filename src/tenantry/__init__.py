@@ -1,0 +1,37 @@
+"""Tenant isolation for Django that PostgreSQL enforces with Row-Level Security."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .context import admin_context, tenant_context
+
+if TYPE_CHECKING:
+    from .constraints import RLSConstraint
+    from .managers import RLSManager
+    from .middleware import TenantUser
+    from .models import RLSProtectedModel
+
+__all__ = [
+    "RLSConstraint",
+    "RLSManager",
+    "RLSProtectedModel",
+    "TenantUser",
+    "admin_context",
+    "tenant_context",
+]
+
+# Django imports this package before models may be imported.
+_LATER = {
+    "RLSConstraint": "constraints",
+    "RLSManager": "managers",
+    "RLSProtectedModel": "models",
+    "TenantUser": "middleware",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,72 @@
+"""``ENGINE = "tenantry.backends.postgresql"``: Django's PostgreSQL backend, bound.
+
+Everything that a project knows of Django's backend (OPTIONS, pooling, server-side binding) works
+here. Cursors send the current binding in the same message as the statement, so nothing has to be
+set up, tracked or cleaned up per request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+try:
+    import psycopg
+except ImportError as error:
+    raise ImproperlyConfigured(
+        "tenantry's ENGINE needs psycopg 3, which is not installed; psycopg2 cannot send a tenant"
+        " with a statement. Install it with: pip install 'psycopg[binary,pool]>=3.2'"
+    ) from error
+
+from django.db.backends.postgresql import base
+from django.db.backends.postgresql.psycopg_any import register_tzloader
+from psycopg.pq import Format
+
+from ...conf import rls_tenants
+from .cursor import ServerSideCursor, bound
+from .features import DatabaseFeatures
+from .operations import DatabaseOperations
+
+MINIMUM_PSYCOPG = (3, 2)
+
+if base.psycopg_version()[:2] < MINIMUM_PSYCOPG:
+    raise ImproperlyConfigured(
+        f"tenantry's ENGINE needs psycopg 3.2 or newer, not {psycopg.__version__}; upgrade it with:"
+        " pip install 'psycopg[binary,pool]>=3.2'"
+    )
+
+
+class BoundConnections:
+    """Make every cursor of a PostgreSQL backend send the current binding with its statements."""
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """Return the parameters of a new connection, its cursors bound."""
+        rls_tenants()  # A wrong setting shows before a connection is made, not at a statement.
+        params: dict[str, Any] = super().get_connection_params()  # type: ignore[misc]
+        params["cursor_factory"] = bound(params["cursor_factory"])
+        return params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """Return a new connection whose named cursors are bound too."""
+        connection = super().get_new_connection(conn_params)  # type: ignore[misc]
+        connection.server_cursor_factory = ServerSideCursor
+        return connection
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        """Return a bound cursor; Django would make a named one from a class of its own."""
+        if name is None:
+            return super().create_cursor()  # type: ignore[misc]
+        connection: psycopg.Connection[Any] = self.connection  # type: ignore[attr-defined]
+        cursor = connection.cursor(name, scrollable=False, withhold=connection.autocommit)
+        loader: Any = connection.adapters.get_loader(base.TIMESTAMPTZ_OID, Format.TEXT)
+        if self.timezone != loader.timezone:  # type: ignore[attr-defined]
+            register_tzloader(self.timezone, cursor)  # type: ignore[attr-defined]
+        return cursor
+
+
+class DatabaseWrapper(BoundConnections, base.DatabaseWrapper):
+    """Be Django's PostgreSQL backend with bound cursors and tenant predicates in ORM SQL."""
+
+    features_class = DatabaseFeatures
+    ops_class = DatabaseOperations

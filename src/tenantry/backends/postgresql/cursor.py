@@ -1,0 +1,285 @@
+"""The statement path: cursors that send the current binding with every statement.
+
+psycopg has no public hook between converting a query and sending it, so this module overrides
+private methods of its cursors. They are named in ``tests/test_private_apis.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, NoReturn, Self
+
+import psycopg
+from django.db.backends.postgresql.base import CursorMixin
+from psycopg import errors, generators
+from psycopg.client_cursor import ClientCursorMixin
+from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
+
+from ...binding import Binding, current_binding
+from ...exceptions import UnbindableStatementError
+from .apply import first_word, parameters, prefix
+from .positions import without_prefix
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGresult
+
+    Base = psycopg.Cursor[Any]
+    ServerBase = psycopg.ServerCursor[Any]
+else:
+    Base = object
+    ServerBase = object
+
+# What PostgreSQL refuses in a transaction block begins with one of these, and reads no rows.
+UTILITIES = frozenset(
+    {b"ALTER", b"CLUSTER", b"COMMIT", b"CREATE", b"DISCARD", b"DROP", b"REINDEX", b"REPACK"}
+    | {b"ROLLBACK", b"VACUUM"}
+)
+COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
+END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
+
+
+class BindingMixin(Base):
+    """Send the binding in the same message as the statement, and hide that from the user."""
+
+    # The text sent in front of the last statement, and how many results belong to it.
+    _prefix = b""
+    _prefix_results = 0
+    # Whether statements go out as they are: outside a transaction, unbound.
+    _bare = False
+    # Whether the binding is already queued in front of the rows of this executemany().
+    _many_bound = False
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+        """Run a statement bound; see ``psycopg.Cursor.execute``.
+
+        Raises UnbindableStatementError when the statement cannot carry a binding.
+        """
+        if self._pgconn.pipeline_status == PipelineStatus.OFF and not self._is_simple(
+            query, params, **options
+        ):
+            with self._conn.pipeline():
+                return super().execute(query, params, **options)
+        was_idle = self._pgconn.transaction_status == TransactionStatus.IDLE
+        try:
+            return super().execute(query, params, **options)
+        except errors.ActiveSqlTransaction:
+            # Nothing has happened yet, so a utility can go again on its own. Anything that reads
+            # rows may not: on its own it would run as whatever the server session was left with.
+            statement = self._query.query if self._query else b""
+            if not (was_idle and self._prefix_results and first_word(statement) in UTILITIES):
+                raise
+        self._bare = True
+        try:
+            return super().execute(query, params, **options)
+        finally:
+            self._bare = False
+
+    def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
+        """Run a statement for each of `params_seq`; all run in the binding at the start."""
+        self._many_bound = False
+        super().executemany(query, params_seq, **options)
+
+    def stream(self, query: Any, params: Any = None, **options: Any) -> Iterator[Any]:
+        """Iterate over the rows of a statement as they arrive; see ``psycopg.Cursor.stream``.
+
+        Raises UnbindableStatementError for a statement with server-side parameters or binary
+        results outside a transaction.
+        """
+        options_of_execute = {"binary": options["binary"]} if "binary" in options else {}
+        if self._is_simple(query, params, **options_of_execute):
+            yield from super().stream(query, params, **options)
+            return
+        if self._conn.autocommit and self._pgconn.transaction_status == TransactionStatus.IDLE:
+            raise UnbindableStatementError(
+                "stream() with server-side parameters or binary results cannot carry the tenant"
+                " outside a transaction; open one with atomic(), or use a client-side cursor"
+            )
+        # In a transaction the binding of this empty statement lasts until the next statement.
+        with self._conn.cursor() as cursor:
+            cursor.execute("")
+        self._bare = True
+        try:
+            yield from super().stream(query, params, **options)
+        finally:
+            self._bare = False
+
+    # What follows overrides psycopg's internals.
+
+    def _is_simple(
+        self,
+        query: Any,
+        params: Any,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> bool:
+        """Return whether psycopg sends this as one simple Query message."""
+        if isinstance(self, ClientCursorMixin):
+            return True
+        return not (
+            params
+            or binary
+            or (binary is None and self.format == Format.BINARY)
+            or prepare
+            or (prepare is None and self._conn.prepare_threshold is not None)
+            or not isinstance(query, str | bytes | psycopg.sql.Composable)
+        )
+
+    def _goes_bare(self) -> bool:
+        # After an error only a rollback can succeed, and not with anything in front of it.
+        return self._bare or self._pgconn.transaction_status == TransactionStatus.INERROR
+
+    def _execute_send(
+        self, query: Any, *, force_extended: bool = False, binary: bool | None = None
+    ) -> None:
+        self._prefix_results = 0
+        if self._goes_bare():
+            super()._execute_send(query, force_extended=force_extended, binary=binary)
+        elif self._conn._pipeline:
+            self._queue_binding()
+            super()._execute_send(query, force_extended=force_extended, binary=binary)
+        elif isinstance(self, ClientCursorMixin) and not binary and self.format == Format.TEXT:
+            self._send_with_binding(query)
+        elif not (query.params or force_extended or binary or self.format == Format.BINARY):
+            self._send_with_binding(query)
+        else:
+            raise UnbindableStatementError(
+                f"cannot bind {query.query!r}: it needs the extended query protocol outside a"
+                " pipeline; use connection.cursor().execute()"
+            )
+
+    def _send_with_binding(self, query: Any) -> None:
+        self._query = query
+        self._prefix, self._prefix_results = prefix(
+            self._binding(), query.query, self._pgconn.server_version
+        )
+        self._pgconn.send_query(self._prefix + query.query)
+
+    def _binding(self) -> Binding:
+        return current_binding()
+
+    def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
+        self._prefix_results = 0
+        if not self._goes_bare():
+            self._queue_binding()
+        super()._send_query_prepared(name, pgq, binary=binary)
+
+    def _queue_binding(self) -> None:
+        if self._execmany_returning is not None:
+            if self._many_bound:
+                return
+            self._many_bound = True
+        pipeline = self._conn._pipeline
+        assert pipeline is not None  # noqa: S101 - execute() opened it, or the user did
+        statement, values = parameters(self._binding())
+        pipeline.command_queue.append(partial(self._pgconn.send_query_params, statement, values))
+        pipeline.result_queue.append(None)
+
+    def _check_results(self, results: list[PGresult]) -> None:
+        super()._check_results(results)
+        if self._prefix_results:
+            del results[: self._prefix_results]
+            if not results:
+                # An empty statement makes no result when it is not alone.
+                results.append(self._pgconn.make_empty_result(ExecStatus.EMPTY_QUERY))
+
+    def _raise_for_result(self, result: PGresult) -> NoReturn:
+        try:
+            super()._raise_for_result(result)
+        except errors.InvalidTransactionTermination as error:
+            if not self._prefix_results:
+                raise
+            raise type(error)(
+                f"{error}\nThe statement ends its transaction, but the tenant is bound to the"
+                " transaction; let the procedure leave COMMIT and ROLLBACK to its caller"
+            ) from error
+        except psycopg.Error as error:
+            if self._prefix_results:
+                raise without_prefix(error, self._prefix) from None
+            raise
+
+    def _stream_send_gen(self, query: Any, params: Any = None, **options: Any) -> PQGen[None]:
+        yield from super()._stream_send_gen(query, params, **options)
+        remaining = self._prefix_results
+        while remaining:
+            result = yield from generators.fetch(self._pgconn)
+            if result is None or result.status == ExecStatus.FATAL_ERROR:
+                self._check_results([result] if result else [])
+            elif result.status in END_OF_RESULT:
+                remaining -= 1
+
+    def _start_copy_gen(self, statement: Any, params: Any = None) -> PQGen[None]:
+        # psycopg insists on exactly one result; here the binding's come first.
+        if self._conn._pipeline:
+            raise psycopg.NotSupportedError("COPY cannot be used in pipeline mode")
+        yield from self._start_query()
+        if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
+            # COPY takes no parameters on the server; psycopg merges them in too.
+            merged = psycopg.ClientCursor(self._conn).mogrify(statement, params)
+            statement = merged.encode(self._encoding)
+        query = self._convert_query(statement)
+        self._execute_send(query, binary=False)
+        results = yield from generators.execute(self._pgconn)
+        if results[-1].status == ExecStatus.FATAL_ERROR:
+            self._raise_for_result(results[-1])
+        del results[: self._prefix_results]
+        if len(results) != 1:
+            raise psycopg.ProgrammingError("COPY cannot be mixed with other operations")
+        if results[0].status not in COPY_STARTED:
+            raise psycopg.ProgrammingError(
+                "copy() takes a COPY ... TO STDOUT or COPY ... FROM STDIN statement, not one that"
+                f" returns {ExecStatus(results[0].status).name}"
+            )
+        self._set_results(results)
+
+
+class NamedBindingMixin(BindingMixin, ServerBase):
+    """Declare a server-side cursor bound, and fetch from it in the binding of its DECLARE.
+
+    A policy is evaluated while rows are fetched (PostgreSQL documentation, "DECLARE"), so each
+    FETCH carries the binding again, whatever scope is open by then.
+    """
+
+    _declared: Binding | None = None
+
+    def _declare_gen(self, *args: Any, **kwargs: Any) -> PQGen[None]:
+        self._declared = current_binding()
+        yield from super()._declare_gen(*args, **kwargs)
+
+    def _binding(self) -> Binding:
+        return current_binding() if self._declared is None else self._declared
+
+    def _describe_gen(self) -> PQGen[None]:
+        self._prefix_results = 0
+        yield from super()._describe_gen()
+
+    def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
+        yield from self._rebind()
+        rows: list[Any] = yield from super()._fetch_gen(num)
+        return rows
+
+    def _scroll_gen(self, value: int, mode: str) -> PQGen[None]:
+        yield from self._rebind()
+        yield from super()._scroll_gen(value, mode)
+
+    def _rebind(self) -> PQGen[None]:
+        if self._pgconn.transaction_status == TransactionStatus.INTRANS:
+            statement, values = parameters(self._binding())
+            self._pgconn.send_query_params(statement, values)
+            self._check_results((yield from generators.execute(self._pgconn)))
+
+
+class ServerSideCursor(  # type: ignore[misc]
+    NamedBindingMixin, CursorMixin, ClientCursorMixin[Any, Any], psycopg.ServerCursor[Any]
+):
+    """Be the bound server-side cursor; it merges parameters on the client, as Django's does."""
+
+
+@lru_cache(maxsize=64)
+def bound(cursor_class: type[psycopg.Cursor[Any]]) -> type[psycopg.Cursor[Any]]:
+    """Return a subclass of `cursor_class` that sends the binding with every statement."""
+    if issubclass(cursor_class, BindingMixin):
+        return cursor_class
+    return type(cursor_class.__name__, (BindingMixin, cursor_class), {})

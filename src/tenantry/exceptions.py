@@ -1,0 +1,38 @@
+"""The error tree.
+
+TenantryError
+├── RLSConfigurationError (also ImproperlyConfigured)   a setting is missing or wrong
+├── InvalidTenantIdError (also ValueError)              a tenant id has a value it cannot have
+├── TenantIdTypeError (also TypeError)                  a tenant id has a type it cannot have
+├── ScopeError (also RuntimeError)                      a scope is entered or left out of order
+└── UnbindableStatementError (also NotSupportedError)   a statement cannot carry a binding
+"""
+
+from __future__ import annotations
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import NotSupportedError
+
+
+class TenantryError(Exception):
+    """Be the base of every error that tenantry itself raises."""
+
+
+class RLSConfigurationError(TenantryError, ImproperlyConfigured):
+    """Report a setting that is missing or wrong; the message names key, value and fix."""
+
+
+class InvalidTenantIdError(TenantryError, ValueError):
+    """Report a tenant id whose value does not fit the tenant key."""
+
+
+class TenantIdTypeError(TenantryError, TypeError):
+    """Report a tenant id whose Python type does not fit the tenant key."""
+
+
+class ScopeError(TenantryError, RuntimeError):
+    """Report a scope object that is entered or left out of order."""
+
+
+class UnbindableStatementError(TenantryError, NotSupportedError):
+    """Report a statement that PostgreSQL cannot run together with a binding."""

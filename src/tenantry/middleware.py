@@ -1,0 +1,131 @@
+"""``RLSTenantMiddleware``: the request runs as its user's tenant."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Protocol, cast, runtime_checkable
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+
+from .binding import ADMIN, UNBOUND, Binding
+from .conf import tenant_key
+from .context import Scope
+
+
+@runtime_checkable
+class TenantUser(Protocol):
+    """What the middleware asks of a user that has logged in."""
+
+    @property
+    def is_tenant_admin(self) -> bool:
+        """Whether the user sees every tenant."""
+
+    @property
+    def rls_tenant_id(self) -> Any:
+        """The primary key of the user's tenant; None for an admin."""
+
+
+def binding_of(user: object) -> Binding:
+    """Return the binding of a user: its tenant, the admin, or unbound when not logged in.
+
+    Raises ImproperlyConfigured when the user model lacks the protocol :class:`TenantUser`, and
+    ValueError when a user that is no admin has no tenant.
+    """
+    if not getattr(user, "is_authenticated", False):
+        return UNBOUND
+    # Not isinstance(): the protocol would look at request.user's lazy wrapper, not through it.
+    for name in ("is_tenant_admin", "rls_tenant_id"):
+        if not hasattr(user, name):
+            raise ImproperlyConfigured(
+                f"the user {user!r} has no {name}, which RLSTenantMiddleware reads; add it to the"
+                " user model as a field or a property"
+            )
+    member = cast(TenantUser, user)
+    if member.is_tenant_admin:
+        return ADMIN
+    if member.rls_tenant_id is None:
+        raise ValueError(
+            "Non-admin user has rls_tenant_id=None. Assign the user to a tenant or set"
+            " is_tenant_admin=True."
+        )
+    return Binding(tenant_key().parse(member.rls_tenant_id))
+
+
+class RLSTenantMiddleware:
+    """Bind every request to its user; put it behind ``AuthenticationMiddleware``.
+
+    One class for WSGI and ASGI. It makes no thread hop and sends no SQL of its own. The body of a
+    streaming response runs in the request's binding too, after the view has returned.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Return the response to `request`, or in async a coroutine of it."""
+        if self.is_async:
+            return self.respond(request)
+        binding = binding_of(_authenticated(request).user)
+        with Scope(binding):
+            return bind_body(self.get_response(request), binding)
+
+    async def respond(self, request: HttpRequest) -> HttpResponseBase:
+        """Return the response to `request`."""
+        binding = binding_of(await _authenticated(request).auser())
+        with Scope(binding):
+            return bind_body(await self.get_response(request), binding)
+
+
+def bind_body(response: HttpResponseBase, binding: Binding) -> HttpResponseBase:
+    """Return `response`, the body of a streaming one made to run in `binding`."""
+    if isinstance(response, StreamingHttpResponse):
+        response.streaming_content = (
+            _bound_async(cast(AsyncIterator[bytes], response.streaming_content), binding)
+            if response.is_async
+            else _bound(cast(Iterator[bytes], response.streaming_content), binding)
+        )
+    return response
+
+
+def _bound(body: Iterator[bytes], binding: Binding) -> Iterator[bytes]:
+    # A scope for each step, never around a yield: what consumes the body is not in the binding.
+    while True:
+        with Scope(binding):
+            try:
+                part = next(body)
+            except StopIteration:
+                return
+        yield part
+
+
+async def _bound_async(body: AsyncIterator[bytes], binding: Binding) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            with Scope(binding):
+                try:
+                    part = await anext(body)
+                except StopAsyncIteration:
+                    return
+            yield part
+    finally:
+        # A client that has gone leaves the body unfinished; what it cleans up runs bound as well.
+        if isinstance(body, AsyncGenerator):
+            with Scope(binding):
+                await body.aclose()
+
+
+def _authenticated(request: HttpRequest) -> Any:
+    if not hasattr(request, "user"):
+        raise ImproperlyConfigured(
+            "RLSTenantMiddleware needs request.user; put"
+            " 'django.contrib.auth.middleware.AuthenticationMiddleware' before it in MIDDLEWARE"
+        )
+    return request

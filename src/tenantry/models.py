@@ -1,0 +1,57 @@
+"""``RLSProtectedModel``: a model whose rows belong to a tenant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from django.db.models.signals import class_prepared
+
+from .conf import rls_tenants
+from .constraints import RLSConstraint
+from .managers import RLSManager
+
+
+class RLSProtectedModel(models.Model):
+    """Protect a model's table: rows can be seen and written only in a binding that owns them.
+
+    Adds a foreign key to ``RLS_TENANTS["TENANT_MODEL"]``, named ``TENANT_FK_FIELD`` (declare a
+    field of that name yourself to choose its options), and an :class:`RLSConstraint`, also where
+    ``class Meta`` does not inherit. Lead composite indexes with the tenant.
+
+    Not for tables that all tenants share.
+    """
+
+    # In a class body, because the field's name is a setting.
+    vars()[rls_tenants().tenant_fk_field] = models.ForeignKey(
+        rls_tenants().tenant_model, on_delete=models.CASCADE
+    )
+
+    objects = RLSManager()
+
+    class Meta:
+        abstract = True
+
+
+def protect(sender: type[models.Model], **kwargs: Any) -> None:
+    """Add the constraint to a protected model that has none of its own."""
+    if not issubclass(sender, RLSProtectedModel):
+        return
+    options = sender._meta
+    field = rls_tenants().tenant_fk_field
+    if (
+        options.proxy
+        or field not in {local.name for local in options.local_fields}
+        or any(isinstance(constraint, RLSConstraint) for constraint in options.constraints)
+    ):
+        return
+    label = {"app_label": options.app_label.lower(), "class": sender.__name__.lower()}
+    constraint = RLSConstraint(field=field)
+    constraint.name %= label
+    options.constraints = [*options.constraints, constraint]
+    # Migrations take the constraints of a model only if its Meta named some; Django offers no
+    # other way to say so after the class exists.
+    options.original_attrs["constraints"] = options.constraints
+
+
+class_prepared.connect(protect, dispatch_uid="tenantry.models.protect")

@@ -1,0 +1,71 @@
+"""SQL that protects a table, as pure text; templates are versioned and never change.
+
+A migration keeps the version it was made with, so an old one never changes its meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .predicates import SCHEMA, admin_function, tenant_function, tenant_or_admin
+
+LATEST = 1
+POLICY = "tenantry_isolation"
+
+# Function bodies in SQL-standard form (RETURN) are parsed once, when they are created, so that no
+# search_path of a caller can change what they mean (PostgreSQL documentation, CREATE FUNCTION).
+# current_setting() gives '' and not NULL once a transaction has set the value locally.
+_FUNCTIONS_1 = """\
+DO $tenantry$ BEGIN
+  IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA {schema}; END IF;
+END $tenantry$;
+CREATE OR REPLACE FUNCTION {tenant_function}() RETURNS {key_type}
+  LANGUAGE sql STABLE PARALLEL SAFE
+  RETURN NULLIF(pg_catalog.current_setting('{guc_prefix}.current_tenant', true), '')::{key_type};
+CREATE OR REPLACE FUNCTION {admin_function}() RETURNS boolean
+  LANGUAGE sql STABLE PARALLEL SAFE
+  RETURN COALESCE(pg_catalog.current_setting('{guc_prefix}.is_admin', true), '') = 'true'"""
+
+_PROTECT_1 = """\
+{functions};
+ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
+CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO PUBLIC
+  USING ({predicate})
+  WITH CHECK ({predicate})"""
+
+_UNPROTECT_1 = """\
+DROP POLICY {policy} ON {table};
+ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
+
+_TEMPLATES = {1: (_FUNCTIONS_1, _PROTECT_1, _UNPROTECT_1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Name everything that the policy of one table depends on."""
+
+    guc_prefix: str
+    key_type: str
+    version: int = LATEST
+
+    def protect(self, table: str, column: str) -> str:
+        """Return the SQL that protects `table` by its tenant `column`, both quoted."""
+        functions, protect, _ = _TEMPLATES[self.version]
+        return protect.format(
+            functions=functions.format(
+                schema=SCHEMA,
+                tenant_function=tenant_function(self.guc_prefix, self.key_type),
+                admin_function=admin_function(self.guc_prefix),
+                guc_prefix=self.guc_prefix,
+                key_type=self.key_type,
+            ),
+            table=table,
+            policy=POLICY,
+            predicate=tenant_or_admin(column, self.guc_prefix, self.key_type),
+        )
+
+    def unprotect(self, table: str) -> str:
+        """Return the SQL that undoes :meth:`protect`, but for the functions other tables use."""
+        return _TEMPLATES[self.version][2].format(table=table, policy=POLICY)
