@@ -24,19 +24,27 @@ AUTH_USER_MODEL = "app.User"
 RLS_TENANTS = {"TENANT_MODEL": "app.Tenant"}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
+
+
+def database(user: str = "app", **options: object) -> dict[str, object]:
+    """Return an entry of DATABASES; HOST and PORT are set once the servers run."""
+    return {
+        "ENGINE": "tenantry.backends.postgresql",
+        "NAME": "tenantry",
+        "USER": user,
+        "OPTIONS": options,
+    }
+
+
 DATABASES = {
-    "default": {
-        "ENGINE": "tenantry.backends.postgresql",
-        "NAME": "tenantry",
-        "USER": "app",
-        "TEST": {"NAME": "tenantry"},
-    },
-    # The same server and role through PgBouncer in transaction mode, two server sessions.
-    "pooled": {
-        "ENGINE": "tenantry.backends.postgresql",
-        "NAME": "tenantry",
-        "USER": "app",
-        "DISABLE_SERVER_SIDE_CURSORS": True,
-        "TEST": {"NAME": "tenantry", "MIRROR": "default"},
-    },
+    "default": database(),
+    # Owns the tables; FORCE binds it too.
+    "owner": database("owner"),
+    # Through PgBouncer in transaction mode, which has two server sessions.
+    "pooled": {**database(), "DISABLE_SERVER_SIDE_CURSORS": True},
+    # Through a proxy that records messages.
+    "wire": database(sslmode="disable", gssencmode="disable"),
+    "wire_server_side": database(
+        sslmode="disable", gssencmode="disable", server_side_binding=True
+    ),
 }

@@ -61,14 +61,16 @@ class BindingMixin(Base):
         ):
             with self._conn.pipeline():
                 return super().execute(query, params, **options)
-        was_idle = self._pgconn.transaction_status == TransactionStatus.IDLE
+        outside = self._conn.autocommit and (
+            self._pgconn.transaction_status == TransactionStatus.IDLE
+        )
         try:
             return super().execute(query, params, **options)
         except errors.ActiveSqlTransaction:
             # Nothing has happened yet, so a utility can go again on its own. Anything that reads
             # rows may not: on its own it would run as whatever the server session was left with.
             statement = self._query.query if self._query else b""
-            if not (was_idle and self._prefix_results and first_word(statement) in UTILITIES):
+            if not (outside and self._prefix_results and first_word(statement) in UTILITIES):
                 raise
         self._bare = True
         try:
@@ -135,20 +137,20 @@ class BindingMixin(Base):
         self, query: Any, *, force_extended: bool = False, binary: bool | None = None
     ) -> None:
         self._prefix_results = 0
-        if self._goes_bare():
-            super()._execute_send(query, force_extended=force_extended, binary=binary)
-        elif self._conn._pipeline:
+        text_results = self.format == Format.TEXT if binary is None else not binary
+        client_side = isinstance(self, ClientCursorMixin)
+        if self._conn._pipeline and not self._goes_bare():
             self._queue_binding()
-            super()._execute_send(query, force_extended=force_extended, binary=binary)
-        elif isinstance(self, ClientCursorMixin) and not binary and self.format == Format.TEXT:
+        elif text_results and (client_side or not query.params) and not self._goes_bare():
             self._send_with_binding(query)
-        elif not (query.params or force_extended or binary or self.format == Format.BINARY):
-            self._send_with_binding(query)
-        else:
+            return
+        elif not (client_side or self._goes_bare()):
             raise UnbindableStatementError(
-                f"cannot bind {query.query!r}: it needs the extended query protocol outside a"
-                " pipeline; use connection.cursor().execute()"
+                f"cannot bind {query.query!r}: it needs the extended query protocol, which can"
+                " carry the tenant in a pipeline only; use execute()"
             )
+        # Among what goes on: binary results of a client-side cursor, which psycopg refuses.
+        super()._execute_send(query, force_extended=force_extended, binary=binary)
 
     def _send_with_binding(self, query: Any) -> None:
         self._query = query

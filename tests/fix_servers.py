@@ -1,0 +1,121 @@
+"""PostgreSQL and PgBouncer for the whole run, and a database that is logged in to as an app role.
+
+``TENANTRY_PG_BINDIR`` names the programs of another PostgreSQL than the embedded one.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connections
+from pytest_django.plugin import DjangoDbBlocker
+
+from example_asgi.servers import PgBouncer, Postgres
+from tests.app.models import Tenant
+from tests.fix_wire import Wire
+
+DATABASE = "tenantry"
+
+
+@pytest.fixture(scope="session")
+def directory() -> Iterator[Path]:
+    """Return a folder with a path short enough for a Unix socket."""
+    with tempfile.TemporaryDirectory(prefix="tenantry-") as name:
+        path = Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.fixture(scope="session")
+def postgres(directory: Path) -> Iterator[Postgres]:
+    bindir = os.environ.get("TENANTRY_PG_BINDIR")
+    with Postgres(directory / "pg", bindir=Path(bindir) if bindir else None) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def superuser(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
+    """Return a connection that RLS does not bind: for arranging, never for asserting isolation."""
+    with psycopg.connect(postgres.dsn("postgres", "postgres"), autocommit=True) as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")  # type: ignore[arg-type]
+        connection.execute("SELECT pg_reload_conf()")
+        connection.execute("CREATE ROLE owner LOGIN")
+        connection.execute("CREATE ROLE app LOGIN")
+        connection.execute(f"CREATE DATABASE {DATABASE} OWNER owner")
+    with psycopg.connect(postgres.dsn("postgres", DATABASE), autocommit=True) as connection:
+        connection.execute(
+            "ALTER DEFAULT PRIVILEGES FOR ROLE owner"
+            " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO app"
+        )
+        connection.execute("ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT USAGE ON SEQUENCES TO app")
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(postgres: Postgres, directory: Path) -> Iterator[PgBouncer]:
+    users = ["app", "owner"]
+    with PgBouncer(postgres, directory / "pgbouncer", users=users, pool_size=2) as pooler:
+        yield pooler
+
+
+@pytest.fixture(scope="session")
+def project(
+    postgres: Postgres,
+    pgbouncer: PgBouncer,
+    proxy: Wire,
+    superuser: psycopg.Connection[Any],
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[None]:
+    """Migrate the test project as the owner role; everything after runs as the app role."""
+    addresses = {
+        "default": (postgres.host, postgres.port),
+        "owner": (postgres.host, postgres.port),
+        "pooled": (pgbouncer.host, pgbouncer.port),
+        "wire": ("127.0.0.1", proxy.port),
+        "wire_server_side": ("127.0.0.1", proxy.port),
+    }
+    for alias, (host, port) in addresses.items():
+        connections.settings[alias].update(HOST=str(host), PORT=str(port))
+    with django_db_blocker.unblock():
+        call_command("migrate", database="owner", verbosity=0)
+        yield
+        connections.close_all()
+
+
+@pytest.fixture
+def tenants(project: None, superuser: psycopg.Connection[Any]) -> Iterator[tuple[Tenant, Tenant]]:
+    """Return two tenants with one author and two notes each, in tables that hold nothing else."""
+    superuser.execute("TRUNCATE app_tenant, app_user RESTART IDENTITY CASCADE")
+    a, b = Tenant.objects.create(name="A"), Tenant.objects.create(name="B")
+    for tenant in (a, b):
+        superuser.execute(
+            "INSERT INTO app_author (name, tenant_id) VALUES (%s, %s)",
+            [f"author of {tenant.name}", tenant.pk],
+        )
+        superuser.execute(
+            "INSERT INTO app_note (title, tenant_id, author_id)"
+            " SELECT format('%%s %%s', %s::text, i), %s, a.id"
+            " FROM generate_series(1, 2) i, app_author a WHERE a.tenant_id = %s",
+            [tenant.name, tenant.pk, tenant.pk],
+        )
+    yield a, b
+    connections.close_all()
+
+
+@pytest.fixture
+def wire(proxy: Wire, tenants: tuple[Tenant, Tenant]) -> Wire:
+    """Return what goes over the wire of the aliases "wire" and "wire_server_side"."""
+    for alias in ("wire", "wire_server_side"):
+        connections[alias].ensure_connection()
+    proxy.clear()
+    return proxy
+
+

@@ -1,0 +1,407 @@
+"""Every way to send a statement: what rows it sees, and what it costs on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connections, transaction
+from django.db.utils import InternalError, ProgrammingError
+
+from tenantry import admin_context, tenant_context
+from tenantry.exceptions import UnbindableStatementError
+from tests.app.models import Note, Tenant
+from tests.fix_wire import Wire
+
+TITLES = "SELECT title FROM app_note ORDER BY id"
+Rows = list[Any]
+
+
+def execute(alias: str) -> Rows:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(TITLES)
+        return [row[0] for row in cursor.fetchall()]
+
+
+def execute_with_parameters(alias: str) -> Rows:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT title FROM app_note WHERE id > %s ORDER BY id", [0])
+        return [row[0] for row in cursor.fetchall()]
+
+
+def raw_cursor(alias: str) -> Rows:
+    with connections[alias].connection.cursor() as cursor:
+        cursor.execute(TITLES)
+        return [row[0] for row in cursor]
+
+
+def raw_connection_execute(alias: str) -> Rows:
+    return [row[0] for row in connections[alias].connection.execute(TITLES)]
+
+
+def stream(alias: str) -> Rows:
+    with connections[alias].cursor() as cursor:
+        return [row[0] for row in cursor.stream(TITLES)]
+
+
+def copy_out(alias: str) -> Rows:
+    with connections[alias].cursor() as cursor, cursor.copy(f"COPY ({TITLES}) TO STDOUT") as copy:
+        return [row[0] for row in copy.rows()]
+
+
+def copy_out_with_parameters(alias: str) -> Rows:
+    statement = "COPY (SELECT title FROM app_note WHERE id > %s ORDER BY id) TO STDOUT"
+    with connections[alias].cursor() as cursor, cursor.copy(statement, [0]) as copy:
+        return [row[0] for row in copy.rows()]
+
+
+def callproc(alias: str) -> Rows:
+    with connections[alias].cursor() as cursor:
+        cursor.callproc("titles")
+        return [row[0] for row in cursor.fetchall()]
+
+
+def named_cursor(alias: str) -> Rows:
+    return [note.title for note in Note.objects.using(alias).order_by("id").iterator(1)]
+
+
+def raw_named_cursor(alias: str) -> Rows:
+    with connections[alias].connection.cursor("c", withhold=True) as cursor:
+        cursor.execute(TITLES)
+        return [row[0] for row in cursor]
+
+
+def executemany(alias: str) -> Rows:
+    connections[alias].ensure_connection()
+    with connections[alias].connection.cursor() as cursor:
+        cursor.executemany(
+            "SELECT title FROM app_note WHERE id %% 2 = %s ORDER BY id", [[1], [0]], returning=True
+        )
+        return sorted(row[0] for result in cursor.results() for row in result)
+
+
+def multi_statement(alias: str) -> Rows:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(f"SELECT 'first'; {TITLES}")
+        assert cursor.fetchall() == [("first",)]
+        assert cursor.nextset()
+        titles = [row[0] for row in cursor.fetchall()]
+        assert not cursor.nextset()
+        return titles
+
+
+def pipeline(alias: str) -> Rows:
+    connection = connections[alias].connection
+    with connection.pipeline(), connection.cursor() as one, connection.cursor() as two:
+        one.execute("SELECT title FROM app_note WHERE id %% 2 = %s", [1])
+        two.execute("SELECT title FROM app_note WHERE id %% 2 = %s", [0])
+        return sorted(row[0] for cursor in (one, two) for row in cursor.fetchall())
+
+
+def raw_orm(alias: str) -> Rows:
+    return [note.title for note in Note.objects.using(alias).raw("SELECT * FROM app_note")]
+
+
+PATHS = [
+    execute,
+    execute_with_parameters,
+    raw_cursor,
+    raw_connection_execute,
+    stream,
+    copy_out,
+    copy_out_with_parameters,
+    callproc,
+    named_cursor,
+    raw_named_cursor,
+    executemany,
+    multi_statement,
+    pipeline,
+    raw_orm,
+]
+
+
+@pytest.fixture(autouse=True)
+def titles_function(project: None, superuser: psycopg.Connection[Any]) -> None:
+    superuser.execute(
+        "CREATE OR REPLACE FUNCTION titles() RETURNS SETOF text LANGUAGE sql"
+        " AS 'SELECT title FROM public.app_note ORDER BY id'"
+    )
+
+
+@pytest.fixture(params=["wire", "wire_server_side"])
+def alias(request: pytest.FixtureRequest, wire: Wire) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["autocommit", "atomic"])
+def block(request: pytest.FixtureRequest, alias: str) -> Iterator[None]:
+    if request.param == "autocommit":
+        yield
+    else:
+        with transaction.atomic(using=alias):
+            yield
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_each_path_sees_the_rows_of_the_current_binding(
+    path: Callable[[str], Rows], alias: str, block: None, tenants: tuple[Tenant, Tenant]
+) -> None:
+    a, b = tenants
+    assert path(alias) == []
+    with tenant_context(a.pk):
+        assert path(alias) == ["A 1", "A 2"]
+        with tenant_context(b.pk):
+            assert path(alias) == ["B 1", "B 2"]
+        assert path(alias) == ["A 1", "A 2"]
+    with admin_context():
+        assert path(alias) == ["A 1", "A 2", "B 1", "B 2"]
+    assert path(alias) == []
+
+
+# What a path costs outside a transaction, as the types of the client's messages. One round trip
+# ends with each Q (simple query) and each S (sync).
+ONE_MESSAGE = [
+    execute,
+    execute_with_parameters,
+    raw_cursor,
+    raw_connection_execute,
+    stream,
+    copy_out,
+    copy_out_with_parameters,
+    callproc,
+    multi_statement,
+    raw_orm,
+]
+
+
+@pytest.mark.parametrize("path", ONE_MESSAGE)
+def test_the_binding_rides_in_the_message_of_the_statement(
+    path: Callable[[str], Rows], wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk):
+        path("wire")
+    assert wire.kinds == "Q"
+    assert wire.round_trips == 1
+    assert f"'{tenants[0].pk}'" in wire.queries[0].splitlines()[0]
+
+
+def test_server_side_parameters_and_the_binding_share_one_round_trip(
+    wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk):
+        execute_with_parameters("wire_server_side")
+    assert wire.kinds.replace("H", "") == "PBDEPBDES"
+    assert wire.round_trips == 1
+    assert "set_config('rls.current_tenant',$1,true)" in wire.queries[0]
+
+
+@pytest.mark.parametrize("path", [executemany, pipeline])
+def test_pipelines_carry_the_binding_in_their_one_round_trip(
+    path: Callable[[str], Rows], wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk):
+        path("wire")
+    assert wire.kinds.count("S") == 1
+    assert wire.round_trips == 1
+
+
+def test_executemany_carries_the_binding_once(wire: Wire, tenants: tuple[Tenant, Tenant]) -> None:
+    with tenant_context(tenants[0].pk):
+        executemany("wire")
+    assert sum("set_config" in query for query in wire.queries) == 1
+    assert len(wire.queries) == 3
+
+
+def test_an_unbound_statement_carries_the_empty_binding(wire: Wire) -> None:
+    execute("wire")
+    first = wire.queries[0].splitlines()[0]
+    assert "rls.current_tenant" in first
+    assert "''" in first
+    assert "'false'" in first
+
+
+def test_a_named_cursor_fetches_in_the_binding_of_its_declare(
+    alias: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    a, b = tenants
+    with transaction.atomic(using=alias):
+        with tenant_context(a.pk):
+            notes = Note.objects.using(alias).order_by("id").iterator(1)
+            titles = [next(notes).title]
+        with tenant_context(b.pk):
+            assert execute(alias) == ["B 1", "B 2"]
+            titles += [note.title for note in notes]
+            assert execute(alias) == ["B 1", "B 2"]
+    assert titles == ["A 1", "A 2"]
+
+
+def test_a_scrolled_cursor_counts_the_rows_of_its_declare(
+    alias: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    connection = connections[alias]
+    with transaction.atomic(using=alias):
+        with tenant_context(tenants[0].pk):
+            cursor = connection.connection.cursor("c", scrollable=True)
+            cursor.execute(TITLES)
+        cursor.scroll(1)
+        assert cursor.fetchone() == ("A 2",)
+        cursor.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "VACUUM app_shared",
+        "CREATE INDEX CONCURRENTLY shared_text ON app_shared (text)",
+        "-- a comment\n/* and another */ DROP INDEX CONCURRENTLY IF EXISTS shared_text",
+        "REINDEX TABLE CONCURRENTLY app_shared",
+        "DISCARD ALL",
+    ],
+)
+def test_what_postgresql_refuses_in_a_transaction_works_outside_one(
+    statement: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk), connections["owner"].cursor() as cursor:
+        cursor.execute(statement)
+        assert cursor.rowcount == -1
+
+
+def test_what_postgresql_refuses_in_a_transaction_is_still_refused_in_one(
+    tenants: tuple[Tenant, Tenant],
+) -> None:
+    with (
+        pytest.raises(InternalError, match="cannot run inside a transaction block"),
+        transaction.atomic(using="owner"),
+        connections["owner"].cursor() as cursor,
+    ):
+        cursor.execute("VACUUM app_shared")
+
+
+def test_a_refusal_that_is_not_a_utility_is_not_sent_again_unbound(
+    wire: Wire, superuser: psycopg.Connection[Any], tenants: tuple[Tenant, Tenant]
+) -> None:
+    superuser.execute(
+        "CREATE OR REPLACE FUNCTION refuse() RETURNS void LANGUAGE plpgsql"
+        " AS $$ BEGIN RAISE 'not here' USING ERRCODE = '25001'; END $$"
+    )
+    with (
+        tenant_context(tenants[0].pk),
+        connections["wire"].cursor() as cursor,
+        pytest.raises(InternalError, match="not here"),
+    ):
+        cursor.execute("SELECT refuse()")
+    assert wire.kinds == "Q"
+
+
+def test_a_procedure_that_commits_is_refused_with_the_reason(
+    superuser: psycopg.Connection[Any], tenants: tuple[Tenant, Tenant]
+) -> None:
+    superuser.execute(
+        "CREATE OR REPLACE PROCEDURE commits() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$"
+    )
+    with (
+        tenant_context(tenants[0].pk),
+        connections["default"].cursor() as cursor,
+        pytest.raises(InternalError, match="leave COMMIT and ROLLBACK to its caller"),
+    ):
+        cursor.execute("CALL commits()")
+
+
+def test_stream_with_server_side_parameters_fails_closed_outside_a_transaction(
+    tenants: tuple[Tenant, Tenant],
+) -> None:
+    statement = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
+    connection = connections["wire_server_side"]
+    with tenant_context(tenants[0].pk), connection.cursor() as cursor:
+        with pytest.raises(UnbindableStatementError, match=r"open one with atomic\(\)"):
+            list(cursor.stream(statement, [0]))
+        with transaction.atomic(using="wire_server_side"):
+            assert [row[0] for row in cursor.stream(statement, [0])] == ["A 1", "A 2"]
+
+
+def test_binary_results_of_a_server_side_cursor_are_bound(tenants: tuple[Tenant, Tenant]) -> None:
+    connections["wire_server_side"].ensure_connection()
+    connection = connections["wire_server_side"].connection
+    with tenant_context(tenants[0].pk):
+        assert connection.execute(TITLES, binary=True).fetchall() == [("A 1",), ("A 2",)]
+
+
+def test_a_client_side_cursor_refuses_binary_results_as_psycopg_does(
+    tenants: tuple[Tenant, Tenant],
+) -> None:
+    connections["wire"].ensure_connection()
+    with pytest.raises(psycopg.NotSupportedError, match="binary"):
+        connections["wire"].connection.execute(TITLES, binary=True)
+
+
+def test_prepared_statements_are_bound(
+    wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    connection = connections["wire_server_side"].connection
+    statement = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
+    for tenant in tenants:
+        with tenant_context(tenant.pk):
+            rows = connection.execute(statement, [0], prepare=True).fetchall()
+            assert [row[0] for row in rows] == [f"{tenant.name} 1", f"{tenant.name} 2"]
+    assert connection.execute(statement, [0], prepare=True).fetchall() == []
+
+
+def test_copy_refuses_what_psycopg_refuses(tenants: tuple[Tenant, Tenant]) -> None:
+    connections["wire"].ensure_connection()
+    connection = connections["wire"].connection
+    with connection.cursor() as cursor:
+        with pytest.raises(psycopg.ProgrammingError, match="COPY"), cursor.copy("SELECT 1"):
+            pass
+        with (
+            pytest.raises(psycopg.ProgrammingError, match="mixed"),
+            cursor.copy("SELECT 1; SELECT 2"),
+        ):
+            pass
+        with (
+            pytest.raises(psycopg.errors.UndefinedTable, match="nowhere"),
+            cursor.copy("COPY nowhere TO STDOUT"),
+        ):
+            pass
+        assert cursor.execute("SELECT 1").fetchall() == [(1,)]
+
+
+def test_copy_cannot_be_used_in_a_pipeline(tenants: tuple[Tenant, Tenant]) -> None:
+    connections["wire"].ensure_connection()
+    connection = connections["wire"].connection
+    with (
+        pytest.raises(psycopg.NotSupportedError, match="pipeline"),
+        connection.pipeline(),
+        connection.cursor() as cursor,
+        cursor.copy("COPY app_shared TO STDOUT"),
+    ):
+        pass
+
+
+def test_after_an_error_only_the_rollback_is_sent_and_nothing_in_front_of_it(
+    wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk), transaction.atomic(using="wire"):
+        with pytest.raises(ProgrammingError), transaction.atomic(using="wire"):
+            connections["wire"].cursor().execute("SELECT nonsense")
+        rollbacks = [query for query in wire.queries if "ROLLBACK TO" in query]
+        assert rollbacks
+        assert all(query.startswith("ROLLBACK TO") for query in rollbacks)
+        assert execute("wire") == ["A 1", "A 2"]
+
+
+def test_a_cursor_factory_in_options_keeps_working_bound(tenants: tuple[Tenant, Tenant]) -> None:
+    class Shouting(psycopg.ClientCursor[Any]):
+        def fetchall(self) -> list[Any]:
+            return [(row[0].upper(),) for row in super().fetchall()]
+
+    connection = connections.create_connection("default")
+    connection.settings_dict = {
+        **connection.settings_dict,
+        "OPTIONS": {"cursor_factory": Shouting},
+    }
+    with tenant_context(tenants[0].pk), connection.cursor() as cursor:
+        cursor.execute("SELECT lower(title) FROM app_note ORDER BY id")
+        assert cursor.fetchall() == [("A 1",), ("A 2",)]
+    connection.close()
