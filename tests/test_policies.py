@@ -1,0 +1,301 @@
+"""What the database itself guarantees, to raw SQL that filters nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import ProgrammingError, connections, models, transaction
+from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
+from django.db.migrations.migration import Migration
+from django.db.migrations.state import ProjectState
+
+from tenantry import RLSConstraint, admin_context, tenant_context
+from tenantry.policies.ddl import Policy
+from tests.app.models import Label, Note, Tenant
+
+Tenants = tuple[Tenant, Tenant]
+
+
+def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql, params)
+        return cursor.fetchall() if cursor.description else cursor.rowcount
+
+
+@pytest.mark.parametrize("alias", ["default", "owner", "pooled"])
+def test_raw_sql_sees_the_tenant_and_unbound_nothing(alias: str, tenants: Tenants) -> None:
+    a, b = tenants
+    assert run("SELECT count(*) FROM app_note", alias=alias) == [(0,)]
+    for tenant in tenants:
+        with tenant_context(tenant.pk):
+            rows = run("SELECT DISTINCT tenant_id FROM app_note", alias=alias)
+            assert rows == [(tenant.pk,)]
+    with admin_context():
+        assert run("SELECT count(*) FROM app_note", alias=alias) == [(4,)]
+
+
+def test_the_roles_of_these_tests_are_bound_by_rls(tenants: Tenants) -> None:
+    exempt = "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
+    for alias in connections:
+        assert run(exempt, alias=alias) == [(False,)]
+
+
+INSERT = "INSERT INTO app_author (name, tenant_id) VALUES ('new', %s)"
+REFUSED = "violates row-level security policy"
+
+
+def test_a_tenant_writes_its_own_rows_only(tenants: Tenants) -> None:
+    a, b = tenants
+    with tenant_context(a.pk):
+        assert run(INSERT, [a.pk]) == 1
+        with pytest.raises(ProgrammingError, match=REFUSED):
+            run(INSERT, [b.pk])
+        with pytest.raises(ProgrammingError, match=REFUSED):
+            run("UPDATE app_note SET tenant_id = %s", [b.pk])
+        assert run("UPDATE app_note SET title = title WHERE tenant_id = %s", [b.pk]) == 0
+        assert run("DELETE FROM app_note WHERE tenant_id = %s", [b.pk]) == 0
+        assert run("DELETE FROM app_note") == 2
+
+
+def test_unbound_nothing_is_written(tenants: Tenants) -> None:
+    with pytest.raises(ProgrammingError, match=REFUSED):
+        run(INSERT, [tenants[0].pk])
+    assert run("UPDATE app_note SET title = ''") == 0
+    assert run("DELETE FROM app_note") == 0
+
+
+def test_the_admin_writes_for_every_tenant(tenants: Tenants) -> None:
+    with admin_context():
+        for tenant in tenants:
+            assert run(INSERT, [tenant.pk]) == 1
+        assert run("UPDATE app_note SET title = title || '!'") == 4
+        assert run("DELETE FROM app_note") == 4
+
+
+def test_the_orm_refuses_and_shows_what_the_database_does(tenants: Tenants) -> None:
+    a, b = tenants
+    with tenant_context(a.pk):
+        with pytest.raises(ProgrammingError, match=REFUSED):
+            Note.objects.create(title="x", tenant=b)
+        with pytest.raises(ProgrammingError, match=REFUSED):
+            Note.objects.update(tenant=b)
+        with pytest.raises(ProgrammingError, match=REFUSED):
+            Note.objects.bulk_create([Note(title="x", tenant=a), Note(title="y", tenant=b)])
+        label = Label.objects.create(text="mine", customer=a)
+    assert not Label.objects.exists()
+    with tenant_context(b.pk):
+        assert not Label.objects.exists()
+    with tenant_context(a.pk):
+        assert list(Label.objects.all()) == [label]
+
+
+def test_copy_in_is_refused_by_postgresql_on_protected_tables(tenants: Tenants) -> None:
+    with (
+        tenant_context(tenants[0].pk),
+        connections["default"].cursor() as cursor,
+        pytest.raises(psycopg.errors.FeatureNotSupported, match="COPY FROM not supported"),
+        cursor.copy("COPY app_author (name, tenant_id) FROM STDIN"),
+    ):
+        pass
+
+
+def test_copy_in_works_on_shared_tables(wire: Any, tenants: Tenants) -> None:
+    with connections["wire"].cursor() as cursor:
+        with cursor.copy("COPY app_shared (text) FROM STDIN") as copy:
+            copy.write_row(["one"])
+            copy.write_row(["two"])
+        assert cursor.rowcount == 2
+    assert wire.kinds == "Qdc"
+    assert run("SELECT text FROM app_shared ORDER BY 1") == [("one",), ("two",)]
+
+
+def test_a_tenant_key_is_compared_by_index(tenants: Tenants) -> None:
+    """The predicate in ORM SQL makes an index condition; the policy stays a one-time filter."""
+    with tenant_context(tenants[0].pk):
+        run("SET enable_seqscan = off")
+        plan = Note.objects.filter(title="A 1").explain()
+        run("RESET enable_seqscan")
+    assert "Index Cond: ((tenant_id = 1)" in plan
+
+
+# Migrations.
+
+KEYS: list[tuple[models.Field[Any, Any], str, tuple[Any, Any]]] = [
+    (models.IntegerField(), "int", (1, 2)),
+    (models.BigIntegerField(), "bigint", (-(2**40), 2**40)),
+    (
+        models.UUIDField(),
+        "uuid",
+        ("00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"),
+    ),
+    (models.CharField(max_length=40), "text", ("straße 1%s", "b")),
+    (models.TextField(), "text", ("a", "%(b)s")),
+]
+
+
+@pytest.fixture
+def migrate(project: None) -> Iterator[Callable[..., ProjectState]]:
+    """Return a function that migrates a state by one operation, forwards or backwards."""
+    states: list[tuple[Any, ProjectState]] = []
+
+    def forwards(operation: Any, state: ProjectState) -> ProjectState:
+        migration = Migration("0001", "migrated")
+        migration.operations = [operation]
+        with connections["owner"].schema_editor() as editor:
+            after = migration.apply(state.clone(), editor)
+        states.append((migration, state))
+        return after
+
+    yield forwards
+    for migration, before in reversed(states):
+        with connections["owner"].schema_editor() as editor:
+            migration.unapply(before.clone(), editor)
+
+
+def is_protected(table: str) -> tuple[bool, bool, int]:
+    rows = run(
+        "SELECT relrowsecurity, relforcerowsecurity,"
+        " (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid)"
+        " FROM pg_class c WHERE oid = to_regclass(%s)",
+        [table],
+        alias="owner",
+    )
+    return rows[0] if rows else (False, False, 0)
+
+
+@pytest.mark.parametrize(("field", "key_type", "values"), KEYS)
+def test_every_key_type_isolates(
+    field: models.Field[Any, Any],
+    key_type: str,
+    values: tuple[Any, Any],
+    migrate: Callable[..., ProjectState],
+    settings: Any,
+) -> None:
+    settings.RLS_TENANTS = {
+        "TENANT_MODEL": "app.Tenant",
+        "TENANT_PK_TYPE": key_type,
+        "GUC_PREFIX": f"prefix_{key_type}",
+    }
+    constraint = RLSConstraint(field="owner", name="keyed_rls")
+    options = {"constraints": [constraint], "db_table": "Keyed"}
+    fields = [("code", models.AutoField(primary_key=True)), ("owner", field)]
+    state = migrate(CreateModel("Keyed", fields, options), ProjectState())
+    assert is_protected('"Keyed"') == (True, True, 1)
+    model = state.apps.get_model("migrated", "Keyed")
+    objects = model._default_manager.using("default")
+    for value in values:
+        with tenant_context(value):
+            objects.create(owner=value)
+            with pytest.raises(ProgrammingError, match=REFUSED):
+                objects.create(owner=next(other for other in values if other != value))
+    assert run('SELECT * FROM "Keyed"') == []
+    for value in values:
+        with tenant_context(value):
+            assert [str(row.owner) for row in objects.all()] == [str(value)]
+            assert [str(owner) for (owner,) in run('SELECT owner FROM "Keyed"')] == [str(value)]
+    with admin_context():
+        assert len(run('SELECT * FROM "Keyed"')) == 2
+
+
+def test_a_constraint_is_added_and_removed_again(migrate: Callable[..., ProjectState]) -> None:
+    fields = [("id", models.AutoField(primary_key=True)), ("owner", models.IntegerField())]
+    state = migrate(CreateModel("Later", fields), ProjectState())
+    assert is_protected("migrated_later") == (False, False, 0)
+    model = state.apps.get_model("migrated", "Later")
+    with tenant_context(1):
+        assert "WHERE" not in str(model._default_manager.all().query)
+    state = migrate(
+        AddConstraint("later", RLSConstraint(field="owner", name="later_rls")), state
+    )
+    assert is_protected("migrated_later") == (True, True, 1)
+    model = state.apps.get_model("migrated", "Later")
+    with tenant_context(1):
+        assert str(model._default_manager.all().query).endswith('"owner" = 1')
+    migrate(RemoveConstraint("later", "later_rls"), state)
+    assert is_protected("migrated_later") == (False, False, 0)
+
+
+def test_unapplying_drops_table_and_policy(migrate: Callable[..., ProjectState]) -> None:
+    fields = [("id", models.AutoField(primary_key=True)), ("owner", models.IntegerField())]
+    migration = Migration("0001", "migrated")
+    constraint = RLSConstraint(field="owner", name="gone_rls")
+    migration.operations = [CreateModel("Gone", fields, {"constraints": [constraint]})]
+    for _ in range(2):
+        with connections["owner"].schema_editor() as editor:
+            migration.apply(ProjectState(), editor)
+        assert is_protected("migrated_gone") == (True, True, 1)
+        with connections["owner"].schema_editor() as editor:
+            migration.unapply(ProjectState(), editor)
+        assert is_protected("migrated_gone") == (False, False, 0)
+
+
+def test_a_model_created_and_deleted_in_one_migration_leaves_nothing(project: None) -> None:
+    fields = [("id", models.AutoField(primary_key=True)), ("owner", models.IntegerField())]
+    constraint = RLSConstraint(field="owner", name="brief_rls")
+    state = ProjectState()
+    CreateModel("Brief", fields, {"constraints": [constraint]}).state_forwards("migrated", state)
+    model = state.apps.get_model("migrated", "Brief")
+    with connections["owner"].schema_editor() as editor:
+        editor.create_model(model)
+        editor.delete_model(model)
+    assert is_protected("migrated_brief") == (False, False, 0)
+
+
+def test_sqlmigrate_shows_the_policy(project: None) -> None:
+    output = io.StringIO()
+    call_command("sqlmigrate", "app", "0001", stdout=output, no_color=True, database="owner")
+    sql = output.getvalue()
+    assert 'ALTER TABLE "app_note" FORCE ROW LEVEL SECURITY;' in sql
+    assert 'CREATE POLICY tenantry_isolation ON "Odd table"' in sql
+    output = io.StringIO()
+    call_command(
+        "sqlmigrate", "app", "0001", stdout=output, no_color=True, backwards=True, database="owner"
+    )
+    assert 'ALTER TABLE "app_note" NO FORCE ROW LEVEL SECURITY;' in output.getvalue()
+
+
+def test_migrations_hold_everything_that_models_declare(project: None) -> None:
+    call_command("makemigrations", check=True, dry_run=True, verbosity=0)
+
+
+def test_a_changed_setting_makes_a_migration(project: None, settings: Any) -> None:
+    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "GUC_PREFIX": "other"}
+    output = io.StringIO()
+    with pytest.raises(SystemExit):
+        call_command("makemigrations", check=True, dry_run=True, stdout=output)
+    assert "Remove constraint app_note_rls from model note" in output.getvalue()
+    assert "Create constraint app_note_rls on model note" in output.getvalue()
+
+
+VERSION_1 = """\
+CREATE POLICY tenantry_isolation ON "t" AS PERMISSIVE FOR ALL TO PUBLIC
+  USING (CASE WHEN (SELECT tenantry.rls_is_admin()) THEN true\
+ ELSE "c" = (SELECT tenantry.rls_current_tenant_bigint()) END)
+  WITH CHECK (CASE WHEN (SELECT tenantry.rls_is_admin()) THEN true\
+ ELSE "c" = (SELECT tenantry.rls_current_tenant_bigint()) END)"""
+
+
+def test_version_1_of_the_policy_never_changes() -> None:
+    """Old migrations run this text for ever; a change is a new version."""
+    sql = Policy("rls", "bigint", version=1).protect('"t"', '"c"')
+    assert sql.endswith(VERSION_1)
+    assert "LANGUAGE sql STABLE PARALLEL SAFE" in sql
+
+
+def test_the_functions_mean_the_same_under_any_search_path(
+    tenants: Tenants, superuser: psycopg.Connection[Any]
+) -> None:
+    superuser.execute("CREATE SCHEMA IF NOT EXISTS mine AUTHORIZATION app")
+    run(
+        "CREATE OR REPLACE FUNCTION mine.current_setting(text, boolean) RETURNS text"
+        " LANGUAGE sql AS $$ SELECT '2' $$"
+    )
+    with tenant_context(tenants[0].pk), transaction.atomic():
+        run("SET LOCAL search_path = mine, public, pg_catalog")
+        assert run("SELECT current_setting('x', true)") == [("2",)]
+        assert run("SELECT DISTINCT tenant_id FROM app_note") == [(tenants[0].pk,)]
