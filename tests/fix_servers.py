@@ -55,7 +55,9 @@ def superuser(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
             "ALTER DEFAULT PRIVILEGES FOR ROLE owner"
             " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO app"
         )
-        connection.execute("ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT USAGE ON SEQUENCES TO app")
+        connection.execute(
+            "ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT USAGE ON SEQUENCES TO app"
+        )
         yield connection
 
 
@@ -117,5 +119,3 @@ def wire(proxy: Wire, tenants: tuple[Tenant, Tenant]) -> Wire:
         connections[alias].ensure_connection()
     proxy.clear()
     return proxy
-
-

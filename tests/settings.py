@@ -25,7 +25,6 @@ RLS_TENANTS = {"TENANT_MODEL": "app.Tenant"}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
-
 def database(user: str = "app", **options: object) -> dict[str, object]:
     """Return an entry of DATABASES; HOST and PORT are set once the servers run."""
     return {
@@ -44,7 +43,5 @@ DATABASES = {
     "pooled": {**database(), "DISABLE_SERVER_SIDE_CURSORS": True},
     # Through a proxy that records messages.
     "wire": database(sslmode="disable", gssencmode="disable"),
-    "wire_server_side": database(
-        sslmode="disable", gssencmode="disable", server_side_binding=True
-    ),
+    "wire_server_side": database(sslmode="disable", gssencmode="disable", server_side_binding=True),
 }

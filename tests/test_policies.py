@@ -209,9 +209,7 @@ def test_a_constraint_is_added_and_removed_again(migrate: Callable[..., ProjectS
     model = state.apps.get_model("migrated", "Later")
     with tenant_context(1):
         assert "WHERE" not in str(model._default_manager.all().query)
-    state = migrate(
-        AddConstraint("later", RLSConstraint(field="owner", name="later_rls")), state
-    )
+    state = migrate(AddConstraint("later", RLSConstraint(field="owner", name="later_rls")), state)
     assert is_protected("migrated_later") == (True, True, 1)
     model = state.apps.get_model("migrated", "Later")
     with tenant_context(1):

@@ -336,9 +336,7 @@ def test_a_client_side_cursor_refuses_binary_results_as_psycopg_does(
         connections["wire"].connection.execute(TITLES, binary=True)
 
 
-def test_prepared_statements_are_bound(
-    wire: Wire, tenants: tuple[Tenant, Tenant]
-) -> None:
+def test_prepared_statements_are_bound(wire: Wire, tenants: tuple[Tenant, Tenant]) -> None:
     connection = connections["wire_server_side"].connection
     statement = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
     for tenant in tenants:
