@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import ImproperlyConfigured
@@ -87,39 +87,58 @@ class RLSTenantMiddleware:
 def bind_body(response: HttpResponseBase, binding: Binding) -> HttpResponseBase:
     """Return `response`, the body of a streaming one made to run in `binding`."""
     if isinstance(response, StreamingHttpResponse):
-        response.streaming_content = (
-            _bound_async(cast(AsyncIterator[bytes], response.streaming_content), binding)
-            if response.is_async
-            else _bound(cast(Iterator[bytes], response.streaming_content), binding)
-        )
+        body_class = AsyncBody if response.is_async else Body
+        response.streaming_content = body_class(response.streaming_content, binding)
     return response
 
 
-def _bound(body: Iterator[bytes], binding: Binding) -> Iterator[bytes]:
-    # A scope for each step, never around a yield: what consumes the body is not in the binding.
-    while True:
-        with Scope(binding):
-            try:
-                part = next(body)
-            except StopIteration:
-                return
-        yield part
+class Body:
+    """Run each step of an iterator in a binding, and what consumes it outside."""
+
+    def __init__(self, parts: Any, binding: Binding) -> None:
+        self.parts = parts
+        self.binding = binding
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        with Scope(self.binding):
+            part: bytes = next(self.parts)
+            return part
+
+    def close(self) -> None:
+        """Let go of the iterator; Django calls it when the response is closed."""
+        # The iterator refers to the response, which refers to this: without an end to the circle
+        # a body that a client left would clean up only when Python looks for circles.
+        with Scope(self.binding):
+            self.parts = iter(())
 
 
-async def _bound_async(body: AsyncIterator[bytes], binding: Binding) -> AsyncIterator[bytes]:
-    try:
-        while True:
-            with Scope(binding):
-                try:
-                    part = await anext(body)
-                except StopAsyncIteration:
-                    return
-            yield part
-    finally:
-        # A client that has gone leaves the body unfinished; what it cleans up runs bound as well.
-        if isinstance(body, AsyncGenerator):
-            with Scope(binding):
-                await body.aclose()
+class AsyncBody:
+    """Run each step of an async iterator in a binding, and what consumes it outside."""
+
+    def __init__(self, parts: Any, binding: Binding) -> None:
+        self.parts = parts
+        self.binding = binding
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with Scope(self.binding):
+            part: bytes = await anext(self.parts)
+            return part
+
+    def close(self) -> None:
+        """Let go of the iterator; what it cleans up runs in the binding too."""
+        with Scope(self.binding):
+            self.parts = aiter(_nothing())
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield
 
 
 def _authenticated(request: HttpRequest) -> Any:

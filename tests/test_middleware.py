@@ -1,0 +1,314 @@
+"""The middleware, sync and async: whom the view runs as, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.test import AsyncClient, Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
+from django.urls import path
+
+from tenantry import TenantUser, admin_context, tenant_context
+from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
+from tenantry.exceptions import InvalidTenantIdError
+from tenantry.middleware import RLSTenantMiddleware, binding_of
+from tests.app.models import Note, Tenant, User
+
+Tenants = tuple[Tenant, Tenant]
+
+
+def titles(request: HttpRequest) -> HttpResponse:
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT title FROM app_note ORDER BY id")
+        return JsonResponse([row[0] for row in cursor.fetchall()], safe=False)
+
+
+async def async_titles(request: HttpRequest) -> HttpResponse:
+    first = [note.title async for note in Note.objects.order_by("id")]
+    await asyncio.sleep(0)
+    assert first == [note.title async for note in Note.objects.order_by("id")]
+    return JsonResponse(first, safe=False)
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    def body() -> Iterator[str]:
+        for note in Note.objects.order_by("id"):
+            yield f"{note.title};"
+
+    return StreamingHttpResponse(body())
+
+
+async def async_stream(request: HttpRequest) -> StreamingHttpResponse:
+    async def body() -> AsyncIterator[str]:
+        async for note in Note.objects.order_by("id"):
+            yield f"{note.title};"
+
+    return StreamingHttpResponse(body())
+
+
+def fail(request: HttpRequest) -> HttpResponse:
+    assert Note.objects.count() >= 0
+    raise RuntimeError("asked for")
+
+
+urlpatterns = [
+    path("titles", titles),
+    path("async_titles", async_titles),
+    path("stream", stream),
+    path("async_stream", async_stream),
+    path("fail", fail),
+]
+
+
+@pytest.fixture(autouse=True)
+def urls(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+
+
+@pytest.fixture
+def users(tenants: Tenants) -> dict[str, User | None]:
+    a, b = tenants
+    return {
+        "a": User.objects.create(username="a", tenant=a),
+        "b": User.objects.create(username="b", tenant=b),
+        "admin": User.objects.create(username="admin", is_tenant_admin=True),
+        "anonymous": None,
+    }
+
+
+SEEN = {
+    "a": ["A 1", "A 2"],
+    "b": ["B 1", "B 2"],
+    "admin": ["A 1", "A 2", "B 1", "B 2"],
+    "anonymous": [],
+}
+
+
+def body_of(response: Any) -> str:
+    if response.streaming:
+        return b"".join(response.streaming_content).decode()
+    return str(response.content.decode())
+
+
+@pytest.mark.parametrize("view", ["titles", "async_titles"])
+def test_a_sync_stack_shows_each_user_its_own_rows(
+    view: str, users: dict[str, User | None]
+) -> None:
+    for name, user in users.items():
+        client = Client()
+        if user:
+            client.force_login(user)
+        assert client.get(f"/{view}").json() == SEEN[name]
+        assert current_binding() == UNBOUND
+
+
+@pytest.mark.parametrize("view", ["titles", "async_titles"])
+async def test_an_async_stack_shows_each_user_its_own_rows(
+    view: str, users: dict[str, User | None]
+) -> None:
+    async def visit(name: str, user: User | None) -> None:
+        client = AsyncClient()
+        if user:
+            await client.aforce_login(user)
+        for _ in range(3):
+            response = await client.get(f"/{view}")
+            assert response.json() == SEEN[name]
+
+    await asyncio.gather(*(visit(*item) for item in users.items()))
+    assert current_binding() == UNBOUND
+
+
+def test_a_sync_stream_runs_in_the_binding_of_its_request(users: dict[str, User | None]) -> None:
+    for name, user in users.items():
+        client = Client()
+        if user:
+            client.force_login(user)
+        response = client.get("/stream")
+        # What consumes the stream has a binding of its own, and keeps it between the steps.
+        with admin_context():
+            seen = []
+            for part in response.streaming_content:
+                assert current_binding() == ADMIN
+                seen.append(part.decode().removesuffix(";"))
+        assert seen == SEEN[name]
+
+
+async def test_an_async_stream_runs_in_the_binding_of_its_request(
+    users: dict[str, User | None],
+) -> None:
+    for name, user in users.items():
+        client = AsyncClient()
+        if user:
+            await client.aforce_login(user)
+        response = await client.get("/async_stream")
+        async with admin_context():
+            seen = []
+            async for part in response.streaming_content:
+                assert current_binding() == ADMIN
+                seen.append(part.decode().removesuffix(";"))
+        assert seen == SEEN[name]
+
+
+async def test_a_stream_that_is_left_cleans_up_in_its_binding(tenants: Tenants) -> None:
+    cleaned: asyncio.Future[Binding] = asyncio.get_running_loop().create_future()
+
+    async def body() -> AsyncIterator[str]:
+        try:
+            yield "one"
+            yield "two"
+        finally:
+            cleaned.set_result(current_binding())
+
+    async def view(request: HttpRequest) -> StreamingHttpResponse:
+        return StreamingHttpResponse(body())
+
+    response = await respond(view, User(pk=1, tenant_id=7))
+    content = response.streaming_content
+    async with admin_context():
+        assert await anext(content) == b"one"
+        await content.aclose()
+        response.close()
+        assert await asyncio.wait_for(cleaned, 5) == Binding(7)
+
+
+async def respond(view: Callable[[HttpRequest], Awaitable[Any]], user: Any) -> Any:
+    """Return the middleware's response for `user`, without any other middleware."""
+    request: Any = RequestFactory().get("/")
+    request.user = user
+
+    async def auser() -> Any:
+        return user
+
+    request.auser = auser
+    middleware = RLSTenantMiddleware(view)
+    assert iscoroutinefunction(middleware)
+    return await middleware(request)  # type: ignore[misc]
+
+
+def test_a_view_that_raises_leaves_nothing_behind(users: dict[str, User | None]) -> None:
+    user = users["a"]
+    assert user
+    client = Client(raise_request_exception=False)
+    client.force_login(user)
+    assert client.get("/fail").status_code == 500
+    assert current_binding() == UNBOUND
+    assert Note.objects.count() == 0
+
+
+async def test_an_async_view_that_raises_leaves_nothing_behind(
+    users: dict[str, User | None],
+) -> None:
+    user = users["a"]
+    assert user
+    client = AsyncClient(raise_request_exception=False)
+    await client.aforce_login(user)
+    assert (await client.get("/fail")).status_code == 500
+    assert current_binding() == UNBOUND
+    assert await Note.objects.acount() == 0
+
+
+async def test_a_cancelled_request_leaves_nothing_behind() -> None:
+    entered = asyncio.Event()
+
+    async def view(request: HttpRequest) -> HttpResponse:
+        assert current_binding() == Binding(7)
+        entered.set()
+        await asyncio.Event().wait()
+        return HttpResponse()
+
+    async def serve() -> Binding:
+        with pytest.raises(asyncio.CancelledError):
+            await respond(view, User(pk=1, tenant_id=7))
+        return current_binding()
+
+    task = asyncio.create_task(serve())
+    await asyncio.wait_for(entered.wait(), 5)
+    task.cancel()
+    assert await asyncio.wait_for(task, 5) == UNBOUND
+
+
+async def test_a_request_does_not_inherit_the_binding_around_it() -> None:
+    async def view(request: HttpRequest) -> HttpResponse:
+        assert current_binding() == UNBOUND
+        return HttpResponse()
+
+    async with tenant_context(7):
+        await respond(view, AnonymousUser())
+        assert current_binding() == Binding(7)
+
+
+async def test_the_async_path_makes_no_thread_hop_and_sends_no_sql(tenants: Tenants) -> None:
+    threads = set()
+
+    async def view(request: HttpRequest) -> HttpResponse:
+        threads.add(threading.get_ident())
+        return HttpResponse()
+
+    def capture() -> CaptureQueriesContext:
+        return CaptureQueriesContext(connections["default"])
+
+    captured = await sync_to_async(capture)()
+    await sync_to_async(captured.__enter__)()
+    # Without a thread to go to, a hop would wait for ever.
+    blocked, released = threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        blocked.set()
+        assert released.wait(10)
+
+    occupied = asyncio.create_task(sync_to_async(occupy)())
+    while not blocked.is_set():
+        await asyncio.sleep(0)
+    await asyncio.wait_for(respond(view, User(pk=1, tenant_id=tenants[0].pk)), 5)
+    released.set()
+    await occupied
+    await sync_to_async(captured.__exit__)(None, None, None)
+    assert threads == {threading.get_ident()}
+    assert len(captured) == 0
+
+
+def test_users_are_bound_by_the_protocol() -> None:
+    assert isinstance(User(), TenantUser)
+    assert binding_of(User(pk=1, tenant_id=7)) == Binding(7)
+    assert binding_of(User(pk=1, tenant_id=7, is_tenant_admin=True)) == ADMIN
+    assert binding_of(AnonymousUser()) == UNBOUND
+    assert binding_of(None) == UNBOUND
+
+
+def test_a_user_without_tenant_is_refused() -> None:
+    with pytest.raises(ValueError, match="Non-admin user has rls_tenant_id=None. Assign the user"):
+        binding_of(User(pk=1))
+
+
+def test_a_user_without_the_protocol_is_refused() -> None:
+    class Stranger:
+        is_authenticated = True
+        is_tenant_admin = False
+
+    with pytest.raises(ImproperlyConfigured, match="has no rls_tenant_id"):
+        binding_of(Stranger())
+
+
+def test_a_user_with_a_malformed_tenant_is_refused() -> None:
+    class Broken:
+        is_authenticated = True
+        is_tenant_admin = False
+        rls_tenant_id = "7'; DROP TABLE"
+
+    with pytest.raises(InvalidTenantIdError, match="is not a decimal number"):
+        binding_of(Broken())
+
+
+def test_a_missing_authentication_middleware_is_named() -> None:
+    middleware = RLSTenantMiddleware(lambda request: HttpResponse())
+    with pytest.raises(ImproperlyConfigured, match="put 'django.contrib.auth.middleware"):
+        middleware(RequestFactory().get("/"))
