@@ -1,7 +1,7 @@
 """The statement path: cursors that send the current binding with every statement.
 
 psycopg has no public hook between converting a query and sending it, so this module overrides
-private methods of its cursors. They are named in ``tests/test_private_apis.py``.
+private methods of its cursors. They are named in ``tests/test_layers.py``.
 """
 
 from __future__ import annotations

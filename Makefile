@@ -1,0 +1,65 @@
+# demo, test, lint, bench and docs each set up what they need. PYTHON names another Python than the
+# machine's python3 (give it a VENV of its own), PG_BINDIR the programs of another PostgreSQL than
+# the embedded one, ARGS what is passed on.
+
+PYTHON ?= python3
+VENV ?= .venv
+PG_BINDIR ?=
+ARGS ?=
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint bench docs clean pgbouncer browser
+
+demo: $(VENV)/.demo
+	@$(call install,pgbouncer,pgbouncer) || true
+	@$(BIN)/python example_asgi/demo.py $(ARGS)
+
+test: $(VENV)/.test pgbouncer browser
+	TENANTRY_PG_BINDIR=$(PG_BINDIR) $(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench pgbouncer
+	$(BIN)/python benchmarks/orm_read.py $(ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+	@echo "docs/_build/index.html"
+
+clean:
+	rm -rf $(VENV) docs/_build .coverage .hypothesis
+
+pgbouncer:
+	@$(call install,pgbouncer,pgbouncer)
+
+browser:
+	@$(call install,chromedriver,chromium chromium-driver)
+
+# $(VENV)/.GROUP stands for a dependency group that is installed.
+$(VENV)/.%: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the $* group into $(VENV)..."
+	@$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install -q --group $* -e .
+	@touch $@
+
+# $(call install,PROGRAM,PACKAGES): install Debian's packages if the program is missing and we may.
+define install
+PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
+if ! command -v $(1) >/dev/null; then \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	if command -v apt-get >/dev/null && $$sudo true 2>/dev/null; then \
+		echo "Installing $(2)..."; \
+		$$sudo apt-get update -qq >/dev/null && \
+		DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $(2) >/dev/null; \
+	fi; \
+	command -v $(1) >/dev/null || { \
+		echo "$(1) is missing: install it with your system's package manager, on Debian and" \
+			"Ubuntu with: sudo apt-get install $(2)"; false; }; \
+fi
+endef

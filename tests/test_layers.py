@@ -1,0 +1,136 @@
+"""How the package is built: who imports whom, who writes GUCs, what is public, how long it is."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from asgiref.sync import SyncToAsync, sync_to_async
+from django.db.backends.postgresql import base, compiler, psycopg_any
+from django.db.models.sql.where import AND, WhereNode
+
+import tenantry
+from tests.app.models import Note
+
+SOURCE = Path(tenantry.__file__).parent
+MODULES = sorted(SOURCE.rglob("*.py"))
+NAMES = [
+    ".".join(("tenantry", *module.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
+    for module in MODULES
+]
+
+
+def test_import_contracts_hold() -> None:
+    program = Path(sys.executable).with_name("lint-imports")
+    root = SOURCE.parent.parent
+    result = subprocess.run([program], cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("module", MODULES, ids=NAMES)
+def test_a_module_is_short(module: Path) -> None:
+    assert len(module.read_text().splitlines()) <= 400
+
+
+def test_exactly_one_module_writes_gucs() -> None:
+    writers = []
+    for module in MODULES:
+        strings = [
+            node.value
+            for node in ast.walk(ast.parse(module.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        documented = {
+            ast.get_docstring(node, clean=False)
+            for node in ast.walk(ast.parse(module.read_text()))
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        }
+        if any(
+            "SET LOCAL" in string or "set_config" in string
+            for string in strings
+            if string not in documented
+        ):
+            writers.append(module.relative_to(SOURCE).as_posix())
+    assert writers == ["backends/postgresql/apply.py"]
+
+
+def test_one_context_variable() -> None:
+    holders = [module.name for module in MODULES if "ContextVar(" in module.read_text()]
+    assert holders == ["binding.py"]
+
+
+def test_no_private_name_crosses_a_module() -> None:
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not [alias.name for alias in node.names if alias.name.startswith("_")]
+
+
+def test_all_is_what_is_public() -> None:
+    for name in tenantry.__all__:
+        assert getattr(tenantry, name).__name__ == name
+    assert tenantry.__all__ == sorted(tenantry.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        tenantry.nonsense  # type: ignore[attr-defined] # noqa: B018
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_names_say_what_they_are(name: str) -> None:
+    module: Any = import_module(name)
+    assert module.__doc__ or name.endswith(("backends", "postgresql", "policies"))
+    for public, value in vars(module).items():
+        if not public.startswith("_") and getattr(value, "__module__", None) == name:
+            assert not callable(value) or value.__doc__, public
+
+
+# Private or undocumented names of others that are relied on. A release that renames one fails here.
+
+
+def test_names_of_psycopg() -> None:
+    cursor = psycopg.Cursor
+    for name in (
+        "_execute_send",
+        "_send_query_prepared",
+        "_check_results",
+        "_raise_for_result",
+        "_stream_send_gen",
+        "_start_copy_gen",
+        "_start_query",
+        "_convert_query",
+        "_set_results",
+        "_execmany_returning",
+    ):
+        assert hasattr(cursor, name) or name in cursor.__mro__[1].__slots__, name
+    slots = cursor.__mro__[1].__slots__
+    assert {"_conn", "_pgconn", "_query", "_tx", "_execmany_returning"} <= set(slots)
+    for name in ("_declare_gen", "_describe_gen", "_fetch_gen", "_scroll_gen"):
+        assert hasattr(psycopg.ServerCursor, name), name
+    assert callable(psycopg.generators.execute)
+    assert callable(psycopg.generators.fetch)
+    assert "_info" in vars(psycopg.Error())
+
+
+def test_names_of_django() -> None:
+    assert base.TIMESTAMPTZ_OID == 1184
+    assert callable(psycopg_any.register_tzloader)
+    assert callable(base.CursorMixin.callproc)
+    assert Note._meta.original_attrs["constraints"] is Note._meta.constraints
+    assert callable(compiler.SQLCompiler.get_from_clause)
+    assert WhereNode([], AND).children == []
+
+
+async def test_names_of_asgiref() -> None:
+    def in_hop() -> Any:
+        return SyncToAsync.threadlocal.main_event_loop, SyncToAsync.threadlocal.main_event_loop_pid
+
+    loop, pid = await sync_to_async(in_hop)()
+    assert loop.is_running()
+    assert pid > 0
