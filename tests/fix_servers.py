@@ -45,7 +45,7 @@ def superuser(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
     """Return a connection that RLS does not bind: for arranging, never for asserting isolation."""
     with psycopg.connect(postgres.dsn("postgres", "postgres"), autocommit=True) as connection:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            connection.execute(f"ALTER SYSTEM SET {setting} = off")  # type: ignore[arg-type]
+            connection.execute(f"ALTER SYSTEM SET {setting} = off")
         connection.execute("SELECT pg_reload_conf()")
         connection.execute("CREATE ROLE owner LOGIN")
         connection.execute("CREATE ROLE app LOGIN")

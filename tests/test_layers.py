@@ -79,7 +79,7 @@ def test_all_is_what_is_public() -> None:
         assert getattr(tenantry, name).__name__ == name
     assert tenantry.__all__ == sorted(tenantry.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        tenantry.nonsense  # type: ignore[attr-defined] # noqa: B018
+        tenantry.nonsense  # noqa: B018
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,7 +95,7 @@ def test_public_names_say_what_they_are(name: str) -> None:
 
 
 def test_names_of_psycopg() -> None:
-    cursor = psycopg.Cursor
+    cursor: Any = psycopg.Cursor
     for name in (
         "_execute_send",
         "_send_query_prepared",

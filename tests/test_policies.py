@@ -12,6 +12,7 @@ from django.core.management import call_command
 from django.db import ProgrammingError, connections, models, transaction
 from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
 from django.db.migrations.migration import Migration
+from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, admin_context, tenant_context
@@ -19,6 +20,7 @@ from tenantry.policies.ddl import Policy
 from tests.app.models import Label, Note, Tenant
 
 Tenants = tuple[Tenant, Tenant]
+Fields = list[tuple[str, models.Field[Any, Any]]]
 
 
 def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
@@ -29,7 +31,6 @@ def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
 
 @pytest.mark.parametrize("alias", ["default", "owner", "pooled"])
 def test_raw_sql_sees_the_tenant_and_unbound_nothing(alias: str, tenants: Tenants) -> None:
-    a, b = tenants
     assert run("SELECT count(*) FROM app_note", alias=alias) == [(0,)]
     for tenant in tenants:
         with tenant_context(tenant.pk):
@@ -138,14 +139,20 @@ KEYS: list[tuple[models.Field[Any, Any], str, tuple[Any, Any]]] = [
 ]
 
 
+def migration_of(operation: Operation) -> Migration:
+    class OneOperation(Migration):
+        operations = [operation]
+
+    return OneOperation("0001", "migrated")
+
+
 @pytest.fixture
 def migrate(project: None) -> Iterator[Callable[..., ProjectState]]:
     """Return a function that migrates a state by one operation, forwards or backwards."""
     states: list[tuple[Any, ProjectState]] = []
 
     def forwards(operation: Any, state: ProjectState) -> ProjectState:
-        migration = Migration("0001", "migrated")
-        migration.operations = [operation]
+        migration = migration_of(operation)
         with connections["owner"].schema_editor() as editor:
             after = migration.apply(state.clone(), editor)
         states.append((migration, state))
@@ -203,7 +210,10 @@ def test_every_key_type_isolates(
 
 
 def test_a_constraint_is_added_and_removed_again(migrate: Callable[..., ProjectState]) -> None:
-    fields = [("id", models.AutoField(primary_key=True)), ("owner", models.IntegerField())]
+    fields: Fields = [
+        ("id", models.AutoField(primary_key=True)),
+        ("owner", models.IntegerField()),
+    ]
     state = migrate(CreateModel("Later", fields), ProjectState())
     assert is_protected("migrated_later") == (False, False, 0)
     model = state.apps.get_model("migrated", "Later")
@@ -219,10 +229,12 @@ def test_a_constraint_is_added_and_removed_again(migrate: Callable[..., ProjectS
 
 
 def test_unapplying_drops_table_and_policy(migrate: Callable[..., ProjectState]) -> None:
-    fields = [("id", models.AutoField(primary_key=True)), ("owner", models.IntegerField())]
-    migration = Migration("0001", "migrated")
+    fields: Fields = [
+        ("id", models.AutoField(primary_key=True)),
+        ("owner", models.IntegerField()),
+    ]
     constraint = RLSConstraint(field="owner", name="gone_rls")
-    migration.operations = [CreateModel("Gone", fields, {"constraints": [constraint]})]
+    migration = migration_of(CreateModel("Gone", fields, {"constraints": [constraint]}))
     for _ in range(2):
         with connections["owner"].schema_editor() as editor:
             migration.apply(ProjectState(), editor)
@@ -233,7 +245,10 @@ def test_unapplying_drops_table_and_policy(migrate: Callable[..., ProjectState])
 
 
 def test_a_model_created_and_deleted_in_one_migration_leaves_nothing(project: None) -> None:
-    fields = [("id", models.AutoField(primary_key=True)), ("owner", models.IntegerField())]
+    fields: Fields = [
+        ("id", models.AutoField(primary_key=True)),
+        ("owner", models.IntegerField()),
+    ]
     constraint = RLSConstraint(field="owner", name="brief_rls")
     state = ProjectState()
     CreateModel("Brief", fields, {"constraints": [constraint]}).state_forwards("migrated", state)

@@ -49,7 +49,7 @@ def on_every_session(clients: list[psycopg.Connection[Any]], statement: str) -> 
     for client in clients:
         client.execute("BEGIN")
     for client in clients:
-        cursor = client.execute(statement)  # type: ignore[arg-type]
+        cursor = client.execute(statement)
         rows += cursor.fetchall() if cursor.description else []
     for client in clients:
         client.execute("COMMIT")
@@ -64,9 +64,9 @@ def test_gucs_are_empty_after_every_way_to_end_a_statement(
         assert titles() == raw_titles() == ["A 1", "A 2"]
         with transaction.atomic(using="pooled"), tenant_context(b.pk):
             assert titles() == ["B 1", "B 2"]
-        with pytest.raises(ZeroDivisionError), transaction.atomic(using="pooled"):
+        with transaction.atomic(using="pooled"):
             assert titles() == ["A 1", "A 2"]
-            raise ZeroDivisionError
+            transaction.set_rollback(True, using="pooled")
     with admin_context():
         assert len(titles()) == 4
     rows = on_every_session(sessions, GUCS)

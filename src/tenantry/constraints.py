@@ -92,23 +92,19 @@ class RLSConstraint(models.BaseConstraint):
         column: str = field.column  # type: ignore[union-attr,assignment]
         return column
 
-    def constraint_sql(
-        self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor
-    ) -> None:
+    # Django calls these with both arguments, and takes None and Statements; the stubs know strings.
+
+    def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
         """Protect a table that is being created, once it is there."""
         schema_editor.deferred_sql.append(self.create_sql(model, schema_editor))
 
-    def create_sql(
-        self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor
-    ) -> Statement:
+    def create_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that protects the table of `model`."""
         quote = schema_editor.quote_name
         sql = self.policy.protect(quote(model._meta.db_table), quote(self.column(model)))
         return _statement(sql, model, schema_editor)
 
-    def remove_sql(
-        self, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor
-    ) -> Statement:
+    def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that ends the protection."""
         sql = self.policy.unprotect(schema_editor.quote_name(model._meta.db_table))
         return _statement(sql, model, schema_editor)

@@ -76,7 +76,8 @@ class ScopedWhereMixin(ScopedMixin):
 
 def conjunction(where: WhereNode, predicate: TenantEquals) -> WhereNode:
     """Return a new WHERE clause; the one of the query may be compiled again for another tenant."""
-    return WhereNode([where, predicate] if where else [predicate], AND)
+    children: list[Any] = [where, predicate] if where else [predicate]
+    return WhereNode(children, AND)
 
 
 class SQLCompiler(ScopedMixin, compiler.SQLCompiler):
@@ -84,7 +85,7 @@ class SQLCompiler(ScopedMixin, compiler.SQLCompiler):
 
     where: WhereNode
 
-    def get_from_clause(self) -> tuple[list[str], list[Any]]:
+    def get_from_clause(self) -> tuple[list[str], Any]:
         """Return the FROM clause. All aliases are final by now, and WHERE is compiled next."""
         predicates = self.tenant_predicates()
         if base_predicate := predicates.pop(self.query.base_table, None):
@@ -93,6 +94,7 @@ class SQLCompiler(ScopedMixin, compiler.SQLCompiler):
         clauses, params = super().get_from_clause()
         if not predicates:
             return clauses, params
+        scoped_params = list(params)
         position = 0
         for index, alias in enumerate(active):
             position += placeholders(clauses[index])
@@ -101,9 +103,9 @@ class SQLCompiler(ScopedMixin, compiler.SQLCompiler):
                 # meaning: a row of another tenant is joined as if it did not exist.
                 condition, values = predicates[alias].as_sql(self, self.connection)
                 clauses[index] = f"{clauses[index].removesuffix(')')} AND {condition})"
-                params[position:position] = values
+                scoped_params[position:position] = values
                 position += len(values)
-        return clauses, params
+        return clauses, scoped_params
 
 
 class SQLInsertCompiler(compiler.SQLInsertCompiler):

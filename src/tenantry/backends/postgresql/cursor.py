@@ -273,7 +273,7 @@ class NamedBindingMixin(BindingMixin, ServerBase):
             self._check_results((yield from generators.execute(self._pgconn)))
 
 
-class ServerSideCursor(  # type: ignore[misc]
+class ServerSideCursor(
     NamedBindingMixin, CursorMixin, ClientCursorMixin[Any, Any], psycopg.ServerCursor[Any]
 ):
     """Be the bound server-side cursor; it merges parameters on the client, as Django's does."""
