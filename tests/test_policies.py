@@ -20,7 +20,7 @@ from tenantry.policies.ddl import Policy
 from tests.app.models import Label, Note, Tenant
 
 Tenants = tuple[Tenant, Tenant]
-Fields = list[tuple[str, models.Field[Any, Any]]]
+Fields = list[tuple[str, Any]]
 
 
 def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
