@@ -7,7 +7,7 @@ import os
 import pytest
 
 # The wire first: the servers import it, and pytest rewrites assertions as it imports a plugin.
-pytest_plugins = ["tests.fix_wire", "tests.fix_servers"]
+pytest_plugins = ["tests.fix_wire", "tests.fix_servers", "tests.fix_example"]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
