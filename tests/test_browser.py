@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -31,7 +32,12 @@ def browser() -> Iterator[webdriver.Chrome]:
         options = webdriver.ChromeOptions()
         for flag in [*FLAGS, f"--user-data-dir={profile}"]:
             options.add_argument(flag)
-        driver = webdriver.Chrome(options=options)
+        # Named, so that Selenium does not look for programs on the network.
+        programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+        assert all(programs.values()), f"install Chromium and its driver: {programs}"
+        options.binary_location = str(programs["chromium"])
+        service = webdriver.ChromeService(str(programs["chromedriver"]))
+        driver = webdriver.Chrome(options, service)
         yield driver
         driver.quit()
 
@@ -40,9 +46,9 @@ def log_in(browser: webdriver.Chrome, url: str, name: str) -> tuple[str, list[st
     """Return who the page says is bound, and the titles in the list, after logging in."""
     browser.delete_all_cookies()
     browser.get(f"{url}/login/")
-    browser.find_element(By.NAME, "username").send_keys(name)
-    browser.find_element(By.NAME, "password").send_keys("demo")
-    browser.find_element(By.CSS_SELECTOR, "main button").click()
+    browser.find_element(By.ID, "id_username").send_keys(name)
+    browser.find_element(By.ID, "id_password").send_keys("demo")
+    browser.find_element(By.ID, "id_password").submit()
     WebDriverWait(browser, 20).until(lambda page: page.find_elements(By.CSS_SELECTOR, "ul.notes"))
     titles = [link.text for link in browser.find_elements(By.CSS_SELECTOR, "ul.notes a")]
     return browser.find_element(By.ID, "bound").text, titles
