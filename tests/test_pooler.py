@@ -13,6 +13,7 @@ from django.db import connections, transaction
 from example_asgi.servers import PgBouncer
 from tenantry import admin_context, tenant_context
 from tests.app.models import Note, Tenant
+from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
 SESSIONS = 2
@@ -112,3 +113,13 @@ async def test_many_tasks_share_two_sessions_and_see_their_own_rows(tenants: Ten
                     assert [note.title async for note in notes] == expected
 
     await asyncio.gather(*(visit(tenant) for tenant in [*tenants, None] * 10))
+
+
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+def test_nothing_follows_the_sync_of_a_pipeline(alias: str, wire: Wire) -> None:
+    """A pooler has taken the server back by then, and lends out another one for good."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT %s", [1])
+        cursor.executemany("UPDATE app_note SET title = %s", [["x"], ["y"]])
+    assert wire.kinds.endswith("S")
+    assert "SH" not in wire.kinds

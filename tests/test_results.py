@@ -11,6 +11,7 @@ from django.db import ProgrammingError, connections, transaction
 from django.test.utils import CaptureQueriesContext
 from psycopg.pq import ExecStatus
 
+from example_asgi.servers import Postgres
 from tenantry import tenant_context
 from tests.app.models import Tenant
 
@@ -87,10 +88,11 @@ def test_an_error_shows_line_and_position_in_the_statement(alias: str) -> None:
     assert pickle.loads(pickle.dumps(error)).diag.statement_position == "15"
 
 
-def test_an_error_is_the_same_as_on_a_stock_cursor(raw: Any) -> None:
+def test_an_error_is_the_same_as_on_a_stock_connection(raw: Any, postgres: Postgres) -> None:
+    stock_connection = psycopg.connect(postgres.dsn("app", "tenantry"), autocommit=True)
     for statement in [BROKEN, "\n" * 8 + "SELECT nonsense", "SELECT 1 / 0", "SELECT '" + "x" * 200]:
         errors = []
-        for cursor in (raw.cursor(), psycopg.ClientCursor(raw)):
+        for cursor in (raw.cursor(), psycopg.ClientCursor(stock_connection)):
             with pytest.raises(psycopg.Error) as caught:
                 cursor.execute(statement)
             errors.append(caught.value)
@@ -98,6 +100,7 @@ def test_an_error_is_the_same_as_on_a_stock_cursor(raw: Any) -> None:
         assert type(ours) is type(stock)
         assert str(ours) == str(stock)
         assert ours.diag.statement_position == stock.diag.statement_position
+    stock_connection.close()
 
 
 def test_mogrify_shows_the_statement_alone(raw: Any) -> None:

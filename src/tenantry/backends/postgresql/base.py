@@ -24,6 +24,7 @@ from django.db.backends.postgresql.psycopg_any import register_tzloader
 from psycopg.pq import Format
 
 from ...conf import rls_tenants
+from . import driver
 from .cursor import ServerSideCursor, bound
 from .features import DatabaseFeatures
 from .operations import DatabaseOperations
@@ -44,6 +45,7 @@ class BoundConnections:
         """Return the parameters of a new connection, its cursors bound."""
         rls_tenants()  # A wrong setting shows before a connection is made, not at a statement.
         params: dict[str, Any] = super().get_connection_params()  # type: ignore[misc]
+        params.pop("ride_along", None)
         params["cursor_factory"] = bound(params["cursor_factory"])
         return params
 
@@ -51,6 +53,7 @@ class BoundConnections:
         """Return a new connection whose named cursors are bound too."""
         connection = super().get_new_connection(conn_params)  # type: ignore[misc]
         connection.server_cursor_factory = ServerSideCursor
+        connection.rides = self.settings_dict["OPTIONS"].get("ride_along", True)  # type: ignore[attr-defined]
         return connection
 
     def create_cursor(self, name: str | None = None) -> Any:
@@ -68,5 +71,6 @@ class BoundConnections:
 class DatabaseWrapper(BoundConnections, base.DatabaseWrapper):
     """Be Django's PostgreSQL backend with bound cursors and tenant predicates in ORM SQL."""
 
+    Database = driver
     features_class = DatabaseFeatures
     ops_class = DatabaseOperations

@@ -7,7 +7,7 @@ private methods of its cursors. They are named in ``tests/test_layers.py``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import psycopg
@@ -19,6 +19,7 @@ from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
 from .apply import first_word, parameters, prefix
+from .connection import BoundConnection, SavepointSQL
 from .positions import without_prefix
 
 if TYPE_CHECKING:
@@ -43,11 +44,16 @@ END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 class BindingMixin(Base):
     """Send the binding in the same message as the statement, and hide that from the user."""
 
+    _conn: BoundConnection
+
     # The text sent in front of the last statement, and how many results belong to it.
     _prefix = b""
     _prefix_results = 0
     # Whether statements go out as they are: outside a transaction, unbound.
     _bare = False
+    # The transaction control in the last message, and whether the server could not parse it.
+    _control: list[bytes] = []
+    _unparsed = False
     # Whether the binding is already queued in front of the rows of this executemany().
     _many_bound = False
 
@@ -56,14 +62,21 @@ class BindingMixin(Base):
 
         Raises UnbindableStatementError when the statement cannot carry a binding.
         """
-        if self._pgconn.pipeline_status == PipelineStatus.OFF and not self._is_simple(
-            query, params, **options
-        ):
-            with self._conn.pipeline():
-                return super().execute(query, params, **options)
+        if isinstance(query, SavepointSQL) and self._conn.defer(query):
+            # Who looks at the cursor, as Django's log does, finds the statement.
+            self._query = self._query_cls(psycopg.adapt.Transformer(self))
+            self._query.convert(query, None)
+            return self
+        if self._pgconn.pipeline_status == PipelineStatus.OFF:
+            if self._conn.must_not_share() and not _is_single(query):
+                self._conn.flush()
+            if self._conn.must_not_share() or not self._is_simple(query, params, **options):
+                with self._conn.pipeline():
+                    return super().execute(query, params, **options)
         outside = self._conn.autocommit and (
             self._pgconn.transaction_status == TransactionStatus.IDLE
         )
+        self._unparsed = False
         try:
             return super().execute(query, params, **options)
         except errors.ActiveSqlTransaction:
@@ -72,7 +85,12 @@ class BindingMixin(Base):
             statement = self._query.query if self._query else b""
             if not (outside and self._prefix_results and first_word(statement) in UTILITIES):
                 raise
-        self._bare = True
+            self._bare = True
+        except psycopg.Error:
+            if not self._unparsed:
+                raise
+            # Not even BEGIN has happened. The error belongs into the transaction, and ends it.
+            self._conn.begin(self._control)
         try:
             return super().execute(query, params, **options)
         finally:
@@ -81,7 +99,8 @@ class BindingMixin(Base):
     def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
         self._many_bound = False
-        super().executemany(query, params_seq, **options)
+        with self._conn.pipeline():
+            super().executemany(query, params_seq, **options)
 
     def stream(self, query: Any, params: Any = None, **options: Any) -> Iterator[Any]:
         """Iterate over the rows of a statement as they arrive; see ``psycopg.Cursor.stream``.
@@ -152,11 +171,20 @@ class BindingMixin(Base):
         # Among what goes on: binary results of a client-side cursor, which psycopg refuses.
         super()._execute_send(query, force_extended=force_extended, binary=binary)
 
+    def _start_query(self, query: Any = None) -> PQGen[None]:
+        # psycopg would send BEGIN here.
+        self._conn.carried = True
+        try:
+            yield from super()._start_query(query)
+        finally:
+            self._conn.carried = False
+
     def _send_with_binding(self, query: Any) -> None:
         self._query = query
-        self._prefix, self._prefix_results = prefix(
-            self._binding(), query.query, self._pgconn.server_version
-        )
+        self._control = self._conn.take_control()
+        binding = prefix(self._binding(), query.query, self._pgconn.server_version)
+        self._prefix = b"".join([*(part + b";" for part in self._control), binding.text])
+        self._prefix_results = len(self._control) + binding.results
         self._pgconn.send_query(self._prefix + query.query)
 
     def _binding(self) -> Binding:
@@ -173,13 +201,12 @@ class BindingMixin(Base):
             if self._many_bound:
                 return
             self._many_bound = True
-        pipeline = self._conn._pipeline
-        assert pipeline is not None  # noqa: S101 - execute() opened it, or the user did
+        self._conn.queue(self._conn.take_control())
         statement, values = parameters(self._binding())
-        pipeline.command_queue.append(partial(self._pgconn.send_query_params, statement, values))
-        pipeline.result_queue.append(None)
+        self._conn.queue([statement], values)
 
     def _check_results(self, results: list[PGresult]) -> None:
+        self._unparsed = bool(self._control) and results[0].status == ExecStatus.FATAL_ERROR
         super()._check_results(results)
         if self._prefix_results:
             del results[: self._prefix_results]
@@ -203,6 +230,7 @@ class BindingMixin(Base):
             raise
 
     def _stream_send_gen(self, query: Any, params: Any = None, **options: Any) -> PQGen[None]:
+        yield from self._conn.settle()
         yield from super()._stream_send_gen(query, params, **options)
         remaining = self._prefix_results
         while remaining:
@@ -216,6 +244,7 @@ class BindingMixin(Base):
         # psycopg insists on exactly one result; here the binding's come first.
         if self._conn._pipeline:
             raise psycopg.NotSupportedError("COPY cannot be used in pipeline mode")
+        yield from self._conn.settle()
         yield from self._start_query()
         if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
             # COPY takes no parameters on the server; psycopg merges them in too.
@@ -248,6 +277,7 @@ class NamedBindingMixin(BindingMixin, ServerBase):
 
     def _declare_gen(self, *args: Any, **kwargs: Any) -> PQGen[None]:
         self._declared = current_binding()
+        yield from self._conn.settle()
         yield from super()._declare_gen(*args, **kwargs)
 
     def _binding(self) -> Binding:
@@ -277,6 +307,12 @@ class ServerSideCursor(
     NamedBindingMixin, CursorMixin, ClientCursorMixin[Any, Any], psycopg.ServerCursor[Any]
 ):
     """Be the bound server-side cursor; it merges parameters on the client, as Django's does."""
+
+
+def _is_single(query: Any) -> bool:
+    """Return whether `query` is surely one statement, as the extended protocol demands."""
+    text = query.decode() if isinstance(query, bytes) else query
+    return isinstance(text, str) and ";" not in text.rstrip("; \n")
 
 
 @lru_cache(maxsize=64)

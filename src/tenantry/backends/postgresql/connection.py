@@ -1,0 +1,199 @@
+"""The driver connection: transaction control waits for a message to ride with.
+
+psycopg sends BEGIN as a message of its own before the first statement of a transaction, and Django
+sends SAVEPOINT and RELEASE as statements. Here BEGIN goes in front of the first statement, SAVEPOINT
+and RELEASE in front of the next one or of COMMIT. A savepoint that no statement followed is never
+sent, nor is a transaction without a statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors, generators
+from psycopg.pq import ExecStatus, Format, TransactionStatus
+
+from ...binding import current_binding
+from ...exceptions import UnbindableStatementError
+from .apply import parameters
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGresult
+
+SAVEPOINT, RELEASE, ROLLBACK_TO = "SAVEPOINT ", "RELEASE SAVEPOINT ", "ROLLBACK TO SAVEPOINT "
+
+
+class SavepointSQL(str):
+    """Be a statement of Django's about a savepoint, which may wait for the next message."""
+
+    __slots__ = ()
+
+
+class SyncedPipeline(psycopg.Pipeline):
+    """End with a Sync and nothing after it.
+
+    psycopg asks for a Flush after the Sync. A transaction pooler that has taken the server back by
+    then lends out another one for the Flush, which answers nothing, and so never comes back.
+    """
+
+    def _exit_gen(self) -> PQGen[None]:
+        try:
+            self._enqueue_sync()
+            yield from self._communicate_gen()
+        finally:
+            yield from self._fetch_gen(flush=False)
+
+
+class BoundConnection(psycopg.Connection[Any]):
+    """Be a psycopg connection whose transaction control rides along."""
+
+    # Whether it does; if not, BEGIN, SAVEPOINT and RELEASE are messages of their own.
+    rides = True
+    # Whether the cursor that starts a query now carries BEGIN and the binding itself.
+    carried = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Savepoint statements that no message has carried yet. What the server knows cannot tell
+        # them: it has not heard of them.
+        self.pending: list[str] = []
+
+    def defer(self, statement: SavepointSQL) -> bool:
+        """Keep `statement` for the next message; return False if it must be sent now."""
+        status = self.pgconn.transaction_status
+        waiting_for_begin = status == TransactionStatus.IDLE and not self.autocommit
+        if not self.rides or not (waiting_for_begin or status == TransactionStatus.INTRANS):
+            return False
+        if statement.startswith(SAVEPOINT):
+            self.pending.append(statement)
+            return True
+        release = statement.startswith(RELEASE)
+        created = SAVEPOINT + statement.removeprefix(RELEASE if release else ROLLBACK_TO)
+        if created not in self.pending:
+            if release:
+                self.pending.append(statement)
+            return release
+        # Nothing has happened since the savepoint, so there is nothing to keep or to undo.
+        position = self.pending.index(created)
+        del self.pending[position + (not release) :]
+        return True
+
+    def must_not_share(self) -> bool:
+        """Return whether what is pending has to reach the server whatever becomes of a statement.
+
+        A message that cannot be parsed does nothing. Inside a transaction it would take a
+        savepoint with it, without which the error cannot be undone.
+        """
+        return bool(
+            self.pending
+            and self.pgconn.transaction_status == TransactionStatus.INTRANS
+            and any(statement.startswith(SAVEPOINT) for statement in self.pending)
+        )
+
+    def take_control(self) -> list[bytes]:
+        """Return the statements that go in front of the next one, which must now be sent."""
+        control: list[bytes] = []
+        if not self.rides:
+            return control
+        if not self.autocommit and self.pgconn.transaction_status == TransactionStatus.IDLE:
+            control.append(self._get_tx_start_command())
+        if self.pending:
+            control += [statement.encode() for statement in self.pending]
+            self.pending.clear()
+        return control
+
+    def flush(self) -> None:
+        """Send what is pending, and BEGIN, in a message of its own."""
+        self.begin(self.take_control())
+
+    def begin(self, control: list[bytes]) -> None:
+        """Send statements of :meth:`take_control` in a message of their own."""
+        with self.lock:
+            self.wait(self.send_control(control))
+
+    def settle(self) -> PQGen[None]:
+        """Send pending savepoints before a message that may come to nothing."""
+        if self.pending:
+            yield from self.send_control(self.take_control())
+
+    def send_control(self, control: list[bytes]) -> PQGen[PGresult | None]:
+        """Send statements without results in one message, and return the last one's status."""
+        if not control:
+            return None
+        if self._pipeline:
+            self.queue(control)
+            return None
+        self.pgconn.send_query(b";".join(control))
+        results = yield from generators.execute(self.pgconn)
+        if results[-1].status == ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(results[-1], encoding=self.info.encoding)
+        return results[-1]
+
+    def queue(self, statements: list[bytes], params: list[bytes] | None = None) -> None:
+        """Queue statements whose results nobody reads in the pipeline that is open."""
+        pipeline = self._pipeline
+        assert pipeline is not None  # noqa: S101 - the caller looked
+        for statement in statements:
+            send = partial(self.pgconn.send_query_params, statement, params)
+            pipeline.command_queue.append(send)
+            pipeline.result_queue.append(None)
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """Open psycopg's pipeline mode, safe behind a transaction pooler."""
+        if self._pipeline is None:
+            self._pipeline = SyncedPipeline(self)
+        with super().pipeline() as pipeline:
+            yield pipeline
+
+    @contextmanager
+    def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:
+        """Open psycopg's own transaction block, after the savepoints around it."""
+        if self.pending:
+            self.flush()
+        with super().transaction(*args, **kwargs) as transaction:
+            yield transaction
+
+    # What follows overrides psycopg's internals.
+
+    def _start_query(self) -> PQGen[None]:
+        if not (self.carried and self.rides):
+            yield from super()._start_query()
+        if self.carried:
+            return
+        # A cursor that was made by hand, of a class that knows nothing of bindings.
+        yield from self.send_control(self.take_control())
+        status = self.pgconn.transaction_status
+        if status == TransactionStatus.IDLE and not self._pipeline:
+            raise UnbindableStatementError(
+                "a cursor made by hand cannot carry the tenant outside a transaction; get it from"
+                " connection.cursor(), or open a transaction with atomic()"
+            )
+        if status != TransactionStatus.INERROR:
+            statement, values = parameters(current_binding())
+            if self._pipeline:
+                self.queue([statement], values)
+            else:
+                self.pgconn.send_query_params(statement, values)
+                yield from generators.execute(self.pgconn)
+
+    def _commit_gen(self) -> PQGen[None]:
+        if self.pgconn.transaction_status == TransactionStatus.IDLE:
+            self.pending.clear()
+        yield from super()._commit_gen()
+
+    def _rollback_gen(self) -> PQGen[None]:
+        self.pending.clear()
+        yield from super()._rollback_gen()
+
+    def _exec_command(
+        self, command: Any, result_format: Format = Format.TEXT
+    ) -> PQGen[PGresult | None]:
+        if self.pending and command == b"COMMIT" and not self._pipeline:
+            return (yield from self.send_control([*self.take_control(), command]))
+        return (yield from super()._exec_command(command, result_format))

@@ -1,0 +1,411 @@
+"""Transaction control rides along: what it costs, and that nothing else about it is different."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import (
+    DataError,
+    IntegrityError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
+from django.db.transaction import TransactionManagementError
+from django.test.utils import CaptureQueriesContext
+from psycopg.pq import TransactionStatus
+
+from tenantry import tenant_context
+from tenantry.exceptions import UnbindableStatementError
+from tests.app.models import Note, Shared, Tenant
+from tests.fix_wire import Wire
+
+Tenants = tuple[Tenant, Tenant]
+ALIAS = "wire"
+
+
+def atomic(**options: Any) -> Any:
+    return transaction.atomic(using=ALIAS, **options)
+
+
+def read() -> list[tuple[int]]:
+    with connections[ALIAS].cursor() as cursor:
+        cursor.execute("SELECT 1")
+        rows: list[tuple[int]] = cursor.fetchall()
+        return rows
+
+
+def write(text: str) -> None:
+    Shared.objects.using(ALIAS).create(text=text)
+
+
+def fail(statement: str = "SELECT nonsense") -> None:
+    connections[ALIAS].cursor().execute(statement)
+
+
+def written() -> list[str]:
+    return sorted(Shared.objects.values_list("text", flat=True))
+
+
+def control(wire: Wire) -> list[str]:
+    """Return the transaction control on the wire, a line a message, savepoints by number."""
+    names: dict[str, str] = {}
+    lines = []
+    for query in wire.queries:
+        words = []
+        for statement in query.replace("\n", ";").split(";"):
+            verb, _, name = statement.partition('"')
+            if verb.startswith(("BEGIN", "SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT")):
+                number = names.setdefault(name, f"s{len(names) + 1}") if name else ""
+                words.append((verb.split()[0] + " " + number).strip())
+            elif verb.startswith(("SELECT 1", "INSERT")):
+                words.append(verb.split()[0])
+        lines.append("; ".join(words))
+    return lines
+
+
+def nested() -> None:
+    with atomic(), atomic():
+        read()
+
+
+def three_nested() -> None:
+    with atomic():
+        for _ in range(3):
+            with atomic():
+                read()
+
+
+def empty() -> None:
+    with atomic(), atomic():
+        pass
+
+
+def empty_savepoint() -> None:
+    with atomic():
+        read()
+        with atomic():
+            pass
+
+
+def plain() -> None:
+    with atomic():
+        read()
+
+
+def rolled_back() -> None:
+    with atomic():
+        read()
+        transaction.set_rollback(True, using=ALIAS)
+
+
+def never_sent() -> None:
+    with atomic(), atomic():
+        transaction.set_rollback(True, using=ALIAS)
+
+
+def inner_rolled_back() -> None:
+    with atomic():
+        with atomic():
+            read()
+            transaction.set_rollback(True, using=ALIAS)
+        read()
+
+
+CASES: list[tuple[Callable[[], None], list[str], int]] = [
+    (empty, [], 0),
+    (never_sent, [], 0),
+    (plain, ["BEGIN; SELECT", "COMMIT"], 2),
+    (rolled_back, ["BEGIN; SELECT", "ROLLBACK"], 2),
+    (empty_savepoint, ["BEGIN; SELECT", "COMMIT"], 2),
+    (nested, ["BEGIN; SAVEPOINT s1; SELECT", "RELEASE s1; COMMIT"], 2),
+    (
+        three_nested,
+        [
+            "BEGIN; SAVEPOINT s1; SELECT",
+            "RELEASE s1",
+            "SAVEPOINT s2",
+            "",
+            "SELECT",
+            "RELEASE s2",
+            "SAVEPOINT s3",
+            "",
+            "SELECT",
+            "RELEASE s3; COMMIT",
+        ],
+        4,
+    ),
+    (
+        inner_rolled_back,
+        ["BEGIN; SAVEPOINT s1; SELECT", "ROLLBACK s1", "RELEASE s1; SELECT", "COMMIT"],
+        4,
+    ),
+]
+
+
+@pytest.mark.parametrize(("block", "messages", "round_trips"), CASES)
+def test_control_rides_with_statements(
+    block: Callable[[], None], messages: list[str], round_trips: int, wire: Wire
+) -> None:
+    block()
+    assert control(wire) == messages
+    assert wire.round_trips == round_trips
+    assert connections[ALIAS].connection.info.transaction_status == TransactionStatus.IDLE
+
+
+@pytest.mark.parametrize("block", [case[0] for case in CASES])
+def test_the_log_is_djangos(
+    block: Callable[[], None], wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logged() -> list[str]:
+        with CaptureQueriesContext(connections[ALIAS]) as captured:
+            block()
+        return [query["sql"].partition('"')[0] for query in captured]
+
+    riding = logged()
+    monkeypatch.setattr(connections[ALIAS].connection, "rides", False)
+    assert riding == logged()
+
+
+def test_an_option_turns_it_off(wire: Wire) -> None:
+    connection = connections.create_connection(ALIAS)
+    options = {**connection.settings_dict["OPTIONS"], "ride_along": False}
+    connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
+    connections[ALIAS].close()
+    connections[ALIAS] = connection
+    try:
+        connection.ensure_connection()
+        wire.clear()
+        nested()
+        assert control(wire) == ["BEGIN", "SAVEPOINT s1", "SELECT", "RELEASE s1", "COMMIT"]
+    finally:
+        connection.close()
+        del connections[ALIAS]
+
+
+def test_committed_rows_are_there_and_rolled_back_ones_are_not(wire: Wire) -> None:
+    with atomic():
+        write("outer")
+        with atomic():
+            write("inner")
+        with pytest.raises(ProgrammingError), atomic():
+            write("lost")
+            fail()
+        with atomic():
+            write("after the error")
+            transaction.set_rollback(True, using=ALIAS)
+        write("last")
+    assert written() == ["inner", "last", "outer"]
+
+
+BROKEN = ["SELECT nonsense", "SELEC 1", "SELECT 'unterminated", "SELECT 1; SELEC 2", "SELECT 1/0"]
+
+
+@pytest.mark.parametrize("statement", BROKEN)
+@pytest.mark.parametrize("first", [False, True])
+def test_a_savepoint_undoes_any_error(statement: str, first: bool, wire: Wire) -> None:
+    """Also one that stops the server from parsing the message, savepoint included."""
+    with atomic():
+        if not first:
+            write("kept")
+        with pytest.raises((ProgrammingError, DataError)), atomic():
+            fail(statement)
+        write("after")
+    assert written() == (["after"] if first else ["after", "kept"])
+
+
+@pytest.mark.parametrize("statement", BROKEN)
+def test_an_error_ends_the_transaction_it_is_in(statement: str, wire: Wire) -> None:
+    connection = connections[ALIAS]
+    connection.set_autocommit(False)
+    try:
+        with pytest.raises((ProgrammingError, DataError)):
+            fail(statement)
+        with pytest.raises(InternalError, match="current transaction is aborted"):
+            read()
+        connection.rollback()
+        assert read() == [(1,)]
+        connection.rollback()
+    finally:
+        connection.set_autocommit(True)
+
+
+def test_a_statement_that_cannot_be_sent_leaves_the_savepoint_pending(wire: Wire) -> None:
+    with atomic():
+        write("kept")
+        with pytest.raises(ProgrammingError), atomic():
+            connections[ALIAS].cursor().execute("SELECT %s, %s", [1])
+        write("after")
+        with atomic():
+            with pytest.raises(ProgrammingError):
+                connections[ALIAS].cursor().execute("SELECT %s, %s", [1])
+            write("inside")
+    assert written() == ["after", "inside", "kept"]
+
+
+def test_manual_transactions_begin_again_by_themselves(wire: Wire) -> None:
+    connection = connections[ALIAS]
+    connection.set_autocommit(False)
+    try:
+        write("one")
+        connection.commit()
+        write("two")
+        connection.rollback()
+        write("three")
+        connection.commit()
+    finally:
+        connection.set_autocommit(True)
+    assert written() == ["one", "three"]
+
+
+def test_savepoints_by_hand(wire: Wire) -> None:
+    with atomic():
+        one = transaction.savepoint(using=ALIAS)
+        two = transaction.savepoint(using=ALIAS)
+        transaction.savepoint_rollback(one, using=ALIAS)
+        write("a")
+        transaction.savepoint_rollback(one, using=ALIAS)
+        write("b")
+        three = transaction.savepoint(using=ALIAS)
+        transaction.savepoint_commit(three, using=ALIAS)
+        transaction.savepoint_commit(one, using=ALIAS)
+        assert two != three
+    assert written() == ["b"]
+
+
+def test_durable_and_on_commit(wire: Wire) -> None:
+    done = []
+    with atomic(durable=True):
+        with pytest.raises(RuntimeError, match="durable"), atomic(durable=True):
+            pass
+        transaction.on_commit(lambda: done.append(written()), using=ALIAS)
+        write("x")
+        with atomic(savepoint=False):
+            write("y")
+    assert done == [["x", "y"]]
+
+
+def test_an_error_in_a_block_without_savepoint_breaks_the_outer_one(wire: Wire) -> None:
+    with atomic():
+        write("lost")
+        with pytest.raises(ProgrammingError), atomic(savepoint=False):
+            fail()
+        with pytest.raises(TransactionManagementError):
+            read()
+    assert written() == []
+
+
+def test_a_deferred_constraint_fails_at_commit(wire: Wire) -> None:
+    with pytest.raises(IntegrityError), atomic(), atomic():
+        Shared.objects.using(ALIAS).create(text="x", note_id=10**6)
+    assert read() == [(1,)]
+    assert written() == []
+
+
+@pytest.fixture
+def serializable() -> Iterator[None]:
+    connection = connections.create_connection(ALIAS)
+    level = psycopg.IsolationLevel.SERIALIZABLE
+    options = {**connection.settings_dict["OPTIONS"], "isolation_level": level}
+    connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
+    connections[ALIAS].close()
+    connections[ALIAS] = connection
+    yield
+    connection.close()
+    del connections[ALIAS]
+
+
+def test_the_isolation_level_rides_with_begin(serializable: None, wire: Wire) -> None:
+    with atomic(), connections[ALIAS].cursor() as cursor:
+        cursor.execute("SHOW transaction_isolation")
+        assert cursor.fetchone() == ("serializable",)
+    assert wire.queries[0].startswith("BEGIN ISOLATION LEVEL SERIALIZABLE;")
+
+
+def test_psycopgs_own_transactions_nest_inside(wire: Wire) -> None:
+    connection = connections[ALIAS].connection
+    with atomic():
+        write("outer")
+        with atomic():
+            with pytest.raises(ZeroDivisionError), connection.transaction():
+                write("lost")
+                raise ZeroDivisionError
+            with connection.transaction():
+                write("kept")
+    assert written() == ["kept", "outer"]
+
+
+def test_the_drivers_commit_and_rollback_still_work(wire: Wire) -> None:
+    connection = connections[ALIAS].connection
+    with atomic():
+        with atomic():
+            connection.execute("INSERT INTO app_shared (text) VALUES ('raw')")
+        assert connection.info.transaction_status == TransactionStatus.INTRANS
+        assert connection.autocommit is False
+    assert written() == ["raw"]
+
+
+def test_copy_stream_and_executemany_begin_too(wire: Wire, tenants: Tenants) -> None:
+    connection = connections[ALIAS]
+    titles = "SELECT title FROM app_note ORDER BY id"
+    with tenant_context(tenants[0].pk):
+        for _ in range(2):
+            with atomic(), connection.cursor() as cursor:
+                with atomic(), cursor.copy(f"COPY ({titles}) TO STDOUT") as copy:
+                    assert list(copy.rows()) == [("A 1",), ("A 2",)]
+                with atomic():
+                    assert list(cursor.stream(titles)) == [("A 1",), ("A 2",)]
+                with atomic():
+                    cursor.executemany("UPDATE app_note SET title = title || %s", [["!"], ["?"]])
+                    transaction.set_rollback(True, using=ALIAS)
+                with pytest.raises(psycopg.errors.SyntaxError), atomic(), cursor.copy("COPY ("):
+                    pass
+                with pytest.raises(psycopg.errors.SyntaxError), atomic():
+                    list(cursor.stream("SELEC"))
+                assert [note.title for note in Note.objects.using(ALIAS).iterator(1)] == [
+                    "A 1",
+                    "A 2",
+                ]
+
+
+def test_a_cursor_made_by_hand_is_bound_in_a_transaction_and_refused_outside(
+    wire: Wire, tenants: Tenants
+) -> None:
+    connection = connections[ALIAS].connection
+    titles = "SELECT title FROM app_note ORDER BY id"
+    for cursor_class in (psycopg.Cursor, psycopg.ClientCursor, psycopg.RawCursor):
+        cursor: Any = cursor_class(connection)
+        with tenant_context(tenants[0].pk):
+            with pytest.raises(UnbindableStatementError, match="made by hand"):
+                cursor.execute(titles)
+            with atomic(), atomic():
+                assert cursor.execute(titles).fetchall() == [("A 1",), ("A 2",)]
+                with tenant_context(tenants[1].pk):
+                    assert cursor.execute(titles).fetchall() == [("B 1",), ("B 2",)]
+        with atomic():
+            assert cursor.execute(titles).fetchall() == []
+
+
+def test_a_connection_that_breaks_in_a_transaction_is_replaced(
+    wire: Wire, superuser: psycopg.Connection[Any]
+) -> None:
+    connection = connections[ALIAS]
+
+    def lose_the_server() -> None:
+        with atomic():
+            write("lost")
+            pid = connection.connection.info.backend_pid
+            superuser.execute("SELECT pg_terminate_backend(%s)", [pid])
+            with atomic():
+                read()
+
+    with pytest.raises(OperationalError):
+        lose_the_server()
+    assert written() == []
+    connection.close_if_unusable_or_obsolete()
+    assert read() == [(1,)]
