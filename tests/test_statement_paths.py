@@ -237,6 +237,31 @@ def test_a_named_cursor_fetches_in_the_binding_of_its_declare(
     assert titles == ["A 1", "A 2"]
 
 
+def test_a_fetch_carries_its_binding_in_its_message(
+    wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk), transaction.atomic(using="wire"):
+        notes = Note.objects.using("wire").order_by("id").iterator(1)
+        for title in ("A 1", "A 2"):
+            wire.clear()
+            assert next(notes).title == title
+            if title == "A 2":
+                assert wire.kinds == "Q"
+                assert f"'{tenants[0].pk}'" in wire.queries[0]
+                assert wire.queries[0].splitlines()[1].startswith("FETCH FORWARD 1")
+
+
+def test_binary_rows_of_a_named_cursor_are_bound(tenants: tuple[Tenant, Tenant]) -> None:
+    a, b = tenants
+    with transaction.atomic(using="wire"):
+        connections["wire"].ensure_connection()
+        with connections["wire"].connection.cursor("c") as cursor:
+            with tenant_context(a.pk):
+                cursor.execute(TITLES, binary=True)
+            with tenant_context(b.pk):
+                assert cursor.fetchall() == [("A 1",), ("A 2",)]
+
+
 def test_a_scrolled_cursor_counts_the_rows_of_its_declare(
     alias: str, tenants: tuple[Tenant, Tenant]
 ) -> None:

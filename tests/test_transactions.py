@@ -27,6 +27,8 @@ from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
 ALIAS = "wire"
+# Django 6.1 renamed it.
+new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
 
 
 def atomic(**options: Any) -> Any:
@@ -265,13 +267,13 @@ def test_manual_transactions_begin_again_by_themselves(wire: Wire) -> None:
 
 def test_savepoints_by_hand(wire: Wire) -> None:
     with atomic():
-        one = transaction.savepoint(using=ALIAS)
-        two = transaction.savepoint(using=ALIAS)
+        one = new_savepoint(using=ALIAS)
+        two = new_savepoint(using=ALIAS)
         transaction.savepoint_rollback(one, using=ALIAS)
         write("a")
         transaction.savepoint_rollback(one, using=ALIAS)
         write("b")
-        three = transaction.savepoint(using=ALIAS)
+        three = new_savepoint(using=ALIAS)
         transaction.savepoint_commit(three, using=ALIAS)
         transaction.savepoint_commit(one, using=ALIAS)
         assert two != three

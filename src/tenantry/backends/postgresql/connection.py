@@ -1,9 +1,9 @@
 """The driver connection: transaction control waits for a message to ride with.
 
 psycopg sends BEGIN as a message of its own before the first statement of a transaction, and Django
-sends SAVEPOINT and RELEASE as statements. Here BEGIN goes in front of the first statement, SAVEPOINT
-and RELEASE in front of the next one or of COMMIT. A savepoint that no statement followed is never
-sent, nor is a transaction without a statement.
+sends SAVEPOINT and RELEASE as statements. Here BEGIN goes in front of the first statement, and
+SAVEPOINT and RELEASE go in front of the next one or of COMMIT. A savepoint that no statement
+followed is never sent, nor is a transaction without a statement.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class BoundConnection(psycopg.Connection[Any]):
     rides = True
     # Whether the cursor that starts a query now carries BEGIN and the binding itself.
     carried = False
+    # The binding that goes in front of psycopg's next command, a FETCH.
+    ahead = b""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -132,7 +134,8 @@ class BoundConnection(psycopg.Connection[Any]):
         results = yield from generators.execute(self.pgconn)
         if results[-1].status == ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(results[-1], encoding=self.info.encoding)
-        return results[-1]
+        last: PGresult = results[-1]
+        return last
 
     def queue(self, statements: list[bytes], params: list[bytes] | None = None) -> None:
         """Queue statements whose results nobody reads in the pipeline that is open."""
@@ -194,6 +197,16 @@ class BoundConnection(psycopg.Connection[Any]):
     def _exec_command(
         self, command: Any, result_format: Format = Format.TEXT
     ) -> PQGen[PGresult | None]:
-        if self.pending and command == b"COMMIT" and not self._pipeline:
-            return (yield from self.send_control([*self.take_control(), command]))
-        return (yield from super()._exec_command(command, result_format))
+        ahead, self.ahead = self.ahead, b""
+        if (
+            not (self.pending or ahead)
+            or self._pipeline
+            or result_format != Format.TEXT
+            or self.pgconn.transaction_status != TransactionStatus.INTRANS
+        ):
+            return (yield from super()._exec_command(command, result_format))
+        if isinstance(command, psycopg.sql.Composable):
+            command = command.as_bytes(self)
+        elif isinstance(command, str):
+            command = command.encode()
+        return (yield from self.send_control([*self.take_control(), ahead + command]))

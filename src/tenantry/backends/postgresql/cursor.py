@@ -297,10 +297,16 @@ class NamedBindingMixin(BindingMixin, ServerBase):
         yield from super()._scroll_gen(value, mode)
 
     def _rebind(self) -> PQGen[None]:
-        if self._pgconn.transaction_status == TransactionStatus.INTRANS:
+        if self._pgconn.transaction_status != TransactionStatus.INTRANS:
+            return
+        if self._format == Format.TEXT:
+            version = self._pgconn.server_version
+            self._conn.ahead = prefix(self._binding(), b"FETCH", version).text
+        else:
+            # psycopg asks for binary results by the extended protocol, where nothing rides.
             statement, values = parameters(self._binding())
             self._pgconn.send_query_params(statement, values)
-            self._check_results((yield from generators.execute(self._pgconn)))
+            yield from generators.execute(self._pgconn)
 
 
 class ServerSideCursor(
