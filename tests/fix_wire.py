@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -72,9 +72,19 @@ class Messages:
             yield kind, body
 
 
+@contextmanager
+def forwarding(source: socket.socket, target: socket.socket) -> Iterator[None]:
+    """Close the socket that is read, and wake who reads the other."""
+    with closing(source), suppress(OSError):
+        try:
+            yield
+        finally:
+            target.shutdown(socket.SHUT_RDWR)
+
+
 def record_client(wire: Wire, client: socket.socket, server: socket.socket) -> None:
     messages = Messages(untyped=1)
-    with closing(server), suppress(OSError):
+    with forwarding(client, server):
         while data := client.recv(65536):
             wire.messages.extend(
                 message for message in messages.feed(data) if message[0] not in ("startup", "p")
@@ -85,7 +95,7 @@ def record_client(wire: Wire, client: socket.socket, server: socket.socket) -> N
 def record_server(wire: Wire, client: socket.socket, server: socket.socket) -> None:
     messages = Messages()
     ready_before = False
-    with closing(client), suppress(OSError):
+    with forwarding(server, client):
         while data := server.recv(65536):
             for kind, _ in messages.feed(data):
                 # The first ReadyForQuery ends the connection's start.
