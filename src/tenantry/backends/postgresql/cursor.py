@@ -247,8 +247,22 @@ class NamedBindingMixin(BindingMixin, ServerBase):
     _declared: Binding | None = None
 
     def _declare_gen(self, *args: Any, **kwargs: Any) -> PQGen[None]:
+        outside = self._conn.autocommit and (
+            self._pgconn.transaction_status == TransactionStatus.IDLE
+        )
+        if self.withhold and not outside:
+            # PostgreSQL fills it at COMMIT, in the binding of whatever statement came last.
+            raise UnbindableStatementError(
+                f"the cursor {self.name!r} cannot be WITH HOLD inside a transaction: the tenant"
+                " is bound to the statement, and its rows are read at COMMIT"
+            )
+        # Without a transaction to live in, PostgreSQL's own error is the clearest.
+        self._bare = outside and not self.withhold
         self._declared = current_binding()
-        yield from super()._declare_gen(*args, **kwargs)
+        try:
+            yield from super()._declare_gen(*args, **kwargs)
+        finally:
+            self._bare = False
 
     def _binding(self) -> Binding:
         return current_binding() if self._declared is None else self._declared
