@@ -116,7 +116,7 @@ def test_copy_in_works_on_shared_tables(wire: Any, tenants: Tenants) -> None:
 
 
 def test_a_tenant_key_is_compared_by_index(tenants: Tenants) -> None:
-    """The predicate in ORM SQL makes an index condition; the policy stays a one-time filter."""
+    """The predicate in ORM SQL makes an index condition, which the policy's CASE does not."""
     with tenant_context(tenants[0].pk):
         run("SET enable_seqscan = off")
         plan = Note.objects.filter(title="A 1").explain()

@@ -68,7 +68,8 @@ def named_cursor(alias: str) -> Rows:
 
 
 def raw_named_cursor(alias: str) -> Rows:
-    with connections[alias].connection.cursor("c", withhold=True) as cursor:
+    connection = connections[alias].connection
+    with connection.cursor("c", withhold=connection.autocommit) as cursor:
         cursor.execute(TITLES)
         return [row[0] for row in cursor]
 
@@ -363,12 +364,43 @@ def test_a_client_side_cursor_refuses_binary_results_as_psycopg_does(
 
 def test_prepared_statements_are_bound(wire: Wire, tenants: tuple[Tenant, Tenant]) -> None:
     connection = connections["wire_server_side"].connection
+    connection.prepare_threshold = 0
     statement = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
     for tenant in tenants:
         with tenant_context(tenant.pk):
             rows = connection.execute(statement, [0], prepare=True).fetchall()
             assert [row[0] for row in rows] == [f"{tenant.name} 1", f"{tenant.name} 2"]
     assert connection.execute(statement, [0], prepare=True).fetchall() == []
+    # Parsed once, and executed by its name after that.
+    assert wire.queries.count(statement.replace("%s", "$1")) == 1
+
+
+def test_a_cursor_with_hold_is_refused_in_a_transaction(tenants: tuple[Tenant, Tenant]) -> None:
+    with transaction.atomic(using="wire"), tenant_context(tenants[0].pk):
+        connections["wire"].ensure_connection()
+        with (
+            connections["wire"].connection.cursor("c", withhold=True) as cursor,
+            pytest.raises(UnbindableStatementError, match="WITH HOLD inside a transaction"),
+        ):
+            cursor.execute(TITLES)
+
+
+def test_a_cursor_without_hold_needs_a_transaction(tenants: tuple[Tenant, Tenant]) -> None:
+    connections["wire"].ensure_connection()
+    with (
+        connections["wire"].connection.cursor("c") as cursor,
+        pytest.raises(psycopg.errors.NoActiveSqlTransaction, match="DECLARE CURSOR can only"),
+    ):
+        cursor.execute(TITLES)
+
+
+def test_rows_held_after_a_commit_are_those_of_the_declare(tenants: tuple[Tenant, Tenant]) -> None:
+    connections["wire"].ensure_connection()
+    with connections["wire"].connection.cursor("c", withhold=True) as cursor:
+        with tenant_context(tenants[0].pk):
+            cursor.execute(TITLES)
+        with tenant_context(tenants[1].pk):
+            assert cursor.fetchall() == [("A 1",), ("A 2",)]
 
 
 def test_copy_refuses_what_psycopg_refuses(tenants: tuple[Tenant, Tenant]) -> None:

@@ -2,9 +2,10 @@
 
 The ContextVar holds a *frame*: a binding, the frame around it, and where it may be seen. asgiref
 copies ContextVars from a ``sync_to_async`` hop back into the caller, also when the hop is cancelled
-or times out while its thread is still inside a scope. So a frame that is entered inside a hop has
-that thread as its home, and counts only there and only until its scope has ended. All other frames
-have no home and count wherever the context is copied: hops, tasks, ``async_to_sync``, threads.
+or times out while its thread is still inside a scope. So a frame that is entered inside a hop
+counts on that thread only, and only until its scope has ended; whoever else finds it looks at the
+frame around it. All other frames count wherever the context is copied: hops, tasks,
+``async_to_sync``, threads.
 """
 
 from __future__ import annotations
@@ -34,16 +35,21 @@ ADMIN = Binding(is_admin=True)
 
 
 class Frame:
-    """Hold a binding for the length of a scope; ``home`` is a thread id, or None for anywhere."""
+    """Hold a binding for the length of a scope, and the thread where it was entered."""
 
-    __slots__ = ("binding", "home", "live", "parent", "token")
+    __slots__ = ("binding", "in_hop", "live", "parent", "thread", "token")
 
-    def __init__(self, binding: Binding, parent: Frame | None, home: int | None) -> None:
+    def __init__(self, binding: Binding, parent: Frame | None) -> None:
         self.binding = binding
         self.parent = parent
-        self.home = home
+        self.thread = threading.get_ident()
+        self.in_hop = in_sync_hop()
         self.live = True
         self.token: Token[Frame | None]
+
+    def counts_here(self) -> bool:
+        """Return whether code on this thread that finds the frame runs in its binding."""
+        return not self.in_hop or (self.live and self.thread == threading.get_ident())
 
 
 _frame: ContextVar[Frame | None] = ContextVar("tenantry_frame", default=None)
@@ -57,41 +63,58 @@ def current_binding() -> Binding:
 
 def push(binding: Binding) -> Frame:
     """Make `binding` current in this context, until :func:`pop` is given the returned frame."""
-    home = threading.get_ident() if in_sync_hop() else None
-    frame = Frame(binding, _visible(_frame.get()), home)
+    frame = Frame(binding, _visible(_frame.get()))
     frame.token = _frame.set(frame)
     return frame
 
 
-def pop(frame: Frame) -> None:
+def pop(frame: Frame) -> bool:
     """Restore what was current before :func:`push`.
 
-    Raises ValueError when called in another context than :func:`push` was.
+    Returns False, and restores nothing, when a scope that was opened later is still open. Raises
+    ValueError in another context than :func:`push` was called in.
     """
     # First, so that copies of the frame lose their effect even if the reset is refused.
     frame.live = False
+    top = _frame.get()
+    while top is not None and top is not frame and not top.counts_here():
+        top = top.parent
+    if top is not frame:
+        # Some other scope may yet restore this frame, whose own scope is over: then as nobody.
+        frame.binding = UNBOUND
+        return False
     _frame.reset(frame.token)
+    return True
 
 
 def in_sync_hop() -> bool:
     """Return whether this is sync code that asgiref's ``sync_to_async`` runs in a thread."""
+    if in_event_loop():
+        return False
+    # asgiref has no public way to ask. It leaves its loop on the thread after a hop; once that
+    # loop has ended (a WSGI worker, the main thread), the thread is a top-level one again.
+    hop = SyncToAsync.threadlocal
+    loop = getattr(hop, "main_event_loop", None)
+    return loop is not None and loop.is_running() and hop.main_event_loop_pid == os.getpid()
+
+
+def in_event_loop() -> bool:
+    """Return whether this is code that an event loop runs on this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # asgiref has no public way to ask. It leaves its loop on the thread after a hop; once that
-        # loop has ended (a WSGI worker, the main thread), the thread is a top-level one again.
-        hop = SyncToAsync.threadlocal
-        loop = getattr(hop, "main_event_loop", None)
-        return loop is not None and loop.is_running() and hop.main_event_loop_pid == os.getpid()
-    return False
+        return False
+    return True
 
 
 def _visible(frame: Frame | None) -> Frame | None:
     """Return the first frame up the chain that counts here."""
-    while (
-        frame is not None
-        and frame.home is not None
-        and not (frame.live and frame.home == threading.get_ident())
-    ):
+    hidden = False
+    while frame is not None and not frame.counts_here():
+        hidden = True
         frame = frame.parent
+    if hidden and frame is not None and frame.thread != threading.get_ident():
+        # Either the caller of a cancelled hop, who was in the frame around it, or a thread that
+        # was started inside the hop's scope, who was not and must not run in it.
+        return frame if in_event_loop() or in_sync_hop() else None
     return frame

@@ -50,7 +50,11 @@ class Scope:
         if self._frame is None:
             raise ScopeError(f"{self!r} is not entered")
         frame, self._frame = self._frame, None
-        pop(frame)
+        if not pop(frame):
+            raise ScopeError(
+                f"{self!r} ends while a scope that was opened later is open; do not yield inside a"
+                " scope, which a generator shares with its consumer"
+            )
 
     async def __aenter__(self) -> Self:
         return self.__enter__()

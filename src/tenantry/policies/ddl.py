@@ -17,7 +17,10 @@ POLICY = "tenantry_isolation"
 # current_setting() gives '' and not NULL once a transaction has set the value locally.
 _FUNCTIONS_1 = """\
 DO $tenantry$ BEGIN
-  IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA {schema}; END IF;
+  IF to_regnamespace('{schema}') IS NULL THEN
+    CREATE SCHEMA {schema};
+    GRANT USAGE ON SCHEMA {schema} TO PUBLIC;
+  END IF;
 END $tenantry$;
 CREATE OR REPLACE FUNCTION {tenant_function}() RETURNS {key_type}
   LANGUAGE sql STABLE PARALLEL SAFE

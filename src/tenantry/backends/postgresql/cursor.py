@@ -73,9 +73,7 @@ class BindingMixin(Base):
             if self._conn.must_not_share() or not self._is_simple(query, params, **options):
                 with self._conn.pipeline():
                     return super().execute(query, params, **options)
-        outside = self._conn.autocommit and (
-            self._pgconn.transaction_status == TransactionStatus.IDLE
-        )
+        outside = self._is_outside()
         self._unparsed = False
         try:
             return super().execute(query, params, **options)
@@ -112,7 +110,7 @@ class BindingMixin(Base):
         if self._is_simple(query, params, **options_of_execute):
             yield from super().stream(query, params, **options)
             return
-        if self._conn.autocommit and self._pgconn.transaction_status == TransactionStatus.IDLE:
+        if self._is_outside():
             raise UnbindableStatementError(
                 "stream() with server-side parameters or binary results cannot carry the tenant"
                 " outside a transaction; open one with atomic(), or use a client-side cursor"
@@ -147,6 +145,11 @@ class BindingMixin(Base):
             or (prepare is None and self._conn.prepare_threshold is not None)
             or not isinstance(query, str | bytes | psycopg.sql.Composable)
         )
+
+    def _is_outside(self) -> bool:
+        """Return whether a statement now is a transaction of its own."""
+        idle = self._pgconn.transaction_status == TransactionStatus.IDLE
+        return self._conn.autocommit and idle
 
     def _goes_bare(self) -> bool:
         # After an error only a rollback can succeed, and not with anything in front of it.
@@ -276,9 +279,21 @@ class NamedBindingMixin(BindingMixin, ServerBase):
     _declared: Binding | None = None
 
     def _declare_gen(self, *args: Any, **kwargs: Any) -> PQGen[None]:
+        outside = self._is_outside()
+        if self.withhold and not outside:
+            # PostgreSQL fills it at COMMIT, in the binding of whatever statement came last.
+            raise UnbindableStatementError(
+                f"the cursor {self.name!r} cannot be WITH HOLD inside a transaction: the tenant"
+                " is bound to the statement, and its rows are read at COMMIT"
+            )
+        # Without a transaction to live in, PostgreSQL's own error is the clearest.
+        self._bare = outside and not self.withhold
         self._declared = current_binding()
         yield from self._conn.settle()
-        yield from super()._declare_gen(*args, **kwargs)
+        try:
+            yield from super()._declare_gen(*args, **kwargs)
+        finally:
+            self._bare = False
 
     def _binding(self) -> Binding:
         return current_binding() if self._declared is None else self._declared

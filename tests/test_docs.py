@@ -1,0 +1,434 @@
+"""What the documentation says is what happens: its code is run, its tables are compared."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import InternalError, NotSupportedError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.base import DatabaseWrapper as DjangosWrapper
+
+import tenantry
+from example_asgi.servers import PgBouncer, Postgres
+from tenantry import exceptions, tenant_context
+from tenantry.backends.postgresql.apply import prefix
+from tenantry.binding import Binding
+from tenantry.conf import RLSTenants
+from tenantry.policies.ddl import LATEST, Policy
+from tests.app.models import Shared, Tenant
+from tests.fix_wire import Wire
+
+SOURCE = Path(tenantry.__file__).resolve().parent.parent
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+OWNER, APP, DATABASE = "notebook_owner", "notebook_app", "notebook"
+
+# A fenced block: ``` or ```{code-block}, its language, perhaps a caption, its text.
+BLOCK = re.compile(
+    r"^```(?:\{code-block\} )?(\w+)\n(?::caption: ([^\n]+)\n\n)?(.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+# What a reader installs by hand, and tests have already.
+INSTALLATION = ("python -m venv ", ". .venv/", "pip install ")
+# Runs the examples of an interactive session, and fails if what they print is not what it says.
+SESSION = """\
+import doctest, sys, django
+django.setup()
+test = doctest.DocTestParser().get_doctest(sys.stdin.read(), {"__name__": "__main__"}, "", "", 0)
+results = doctest.DocTestRunner().run(test)
+sys.exit(results.failed > 0 or results.attempted == 0)
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block of a page."""
+
+    language: str
+    caption: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    text = (DOCS / page).read_text()
+    found = [Block(*groups) for groups in BLOCK.findall(text)]
+    assert text.count("\n```") == 2 * len(found), f"{page} has a block that nobody would run"
+    return found
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the first table under a heading, without its head."""
+    text = (DOCS / page).read_text().split(f"\n## {heading}\n")[1]
+    rows = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Does what a page says, in a folder, with a server."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def follow(self, page: str) -> list[str]:
+        """Write the page's files and run its commands and sessions; return what was done."""
+        done = []
+        session = ""
+        for block, following in pairwise([*blocks(page), Block("", "", "")]):
+            if block.language == "pycon":
+                session += block.text
+                if following.language != "pycon":
+                    self.run([sys.executable, "-W", "error", "-c", SESSION], session)
+                    session = ""
+            elif block.language == "console":
+                self.run_commands(block.text)
+            else:
+                self.write(block)
+            done.append(block.language)
+        return done
+
+    def run(self, command: list[str], text: str = "") -> str:
+        result = subprocess.run(
+            command,
+            input=text,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def run_commands(self, text: str) -> None:
+        for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, _, expected = part.partition("\n")
+            if not command.startswith(INSTALLATION):
+                output = self.run(["sh", "-c", command])
+                assert not expected or lines(output) == lines(expected)
+
+    def write(self, block: Block) -> None:
+        name, _, how = block.caption.partition(", ")
+        path = self.folder / name
+        before = path.read_text() if how else ""
+        if how == "instead of the model":
+            statement = block.text.partition("(")[0]
+            assert before.count(statement) == 1
+            before = before[: before.index(statement)]
+        else:
+            assert how in ("", "at the end")
+        path.write_text(before + block.text)
+
+
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+# The tutorial, and the how-to guides, which start where it ends.
+
+
+@pytest.fixture(scope="module")
+def tutorial(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Reader, list[str]]:
+    """Return a reader who has done what the tutorial says, and what that was."""
+    programs = [str(Path(sys.executable).parent), str(postgres.bindir), os.environ["PATH"]]
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith("PG")} | {
+        "PATH": os.pathsep.join(programs),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")])),
+        "LC_ALL": "C.UTF-8",
+        "DJANGO_SETTINGS_MODULE": f"{DATABASE}.settings",
+        "PGHOST": postgres.host,
+        "PGPORT": str(postgres.port),
+    }
+    reader = Reader(tmp_path_factory.mktemp("tutorial"), environment)
+    return reader, reader.follow("tutorial.md")
+
+
+def test_the_tutorial_does_what_it_says(tutorial: tuple[Reader, list[str]]) -> None:
+    _, done = tutorial
+    assert done.count("pycon") >= 5
+    assert done.count("console") >= 5
+
+
+@pytest.fixture
+def reader(
+    tutorial: tuple[Reader, list[str]], superuser: psycopg.Connection[Any], tmp_path: Path
+) -> Iterator[Reader]:
+    """Return a reader with the tutorial's project and database, to change as they like."""
+    after_tutorial, _ = tutorial
+    folder = tmp_path / "project"
+    shutil.copytree(after_tutorial.folder, folder)
+    superuser.execute(f"ALTER DATABASE {DATABASE} RENAME TO template_of_docs")
+    superuser.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER} TEMPLATE template_of_docs")
+    yield replace(after_tutorial, folder=folder)
+    superuser.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    superuser.execute(f"ALTER DATABASE template_of_docs RENAME TO {DATABASE}")
+
+
+@pytest.mark.parametrize("page", ["protect-a-model", "write-raw-sql", "background-code"])
+def test_a_guide_does_what_it_says(page: str, reader: Reader) -> None:
+    assert "pycon" in reader.follow(f"how-to/{page}.md")
+
+
+def test_the_guide_to_pgbouncer_does_what_it_says(
+    reader: Reader, postgres: Postgres, directory: Path
+) -> None:
+    page = "how-to/deploy-behind-pgbouncer.md"
+    ini = configparser.ConfigParser()
+    ini.read_string(next(block.text for block in blocks(page) if block.language == "ini"))
+    settings: dict[str, Any] = dict(ini["pgbouncer"])
+    with PgBouncer(postgres, directory / "docs", users=[APP], **settings) as pooler:
+        pooled = {"PGHOST": pooler.host, "PGPORT": str(pooler.port)}
+        done = replace(reader, environment=reader.environment | pooled).follow(page)
+    assert done.count("pycon") == 1
+
+
+# The reference.
+
+
+def test_the_settings_are_those_that_are_read() -> None:
+    documented = {}
+    for name, default, _ in table("reference/settings.md", "RLS_TENANTS"):
+        known = re.fullmatch(r"`(.+)`", default)
+        documented[name.strip("`").lower()] = ast.literal_eval(known[1]) if known else None
+    defaults = {field.name: field.default for field in fields(RLSTenants)}
+    assert defaults.pop("tenant_model") is MISSING
+    assert documented.pop("tenant_model") is None
+    assert documented == defaults
+
+
+def test_the_checks_are_those_that_exist() -> None:
+    found = {
+        identifier
+        for module in (SOURCE / "tenantry").rglob("*.py")
+        for identifier in re.findall(r'"(tenantry\.[EWI]\d+)"', module.read_text())
+    }
+    documented = [row[0].strip("`") for row in table("reference/settings.md", "System checks")]
+    assert documented == sorted(found)
+
+
+def test_everything_public_is_in_the_api() -> None:
+    page = (DOCS / "reference/api.md").read_text()
+    documented = re.findall(r"^\.\. auto\w+:: ([\w.]+)", page, re.MULTILINE)
+    errors = [
+        name
+        for name, value in vars(exceptions).items()
+        if isinstance(value, type) and value.__module__ == exceptions.__name__
+    ]
+    public = {f"tenantry.{name}" for name in tenantry.__all__}
+    public |= {f"tenantry.exceptions.{name}" for name in errors}
+    assert set(documented) == public | {"tenantry.middleware.RLSTenantMiddleware"}
+
+
+def test_the_policy_is_the_one_that_migrations_create() -> None:
+    text = (DOCS / "reference/policy.md").read_text()
+    protect, unprotect, _ = re.findall(r"^```postgresql\n(.*?)\n```$", text, re.M | re.S)
+    policy = Policy("rls", "bigint")
+    assert protect == policy.protect('"notes_note"', '"tenant_id"')
+    assert unprotect == policy.unprotect('"notes_note"')
+    assert f"`version={LATEST}`" in text
+
+
+@pytest.mark.parametrize("number", [180000, 150000])
+def test_the_prefix_is_the_one_that_is_sent(number: int) -> None:
+    text = (DOCS / "reference/statement-paths.md").read_text()
+    sent = prefix(Binding(42), b"SELECT", number).text.decode()
+    assert f"```postgresql\n{sent}SELECT ...\n```" in text
+
+
+# The statement paths: each as a function of a connection, on the connection that it is about.
+
+Connection = BaseDatabaseWrapper
+SERIES = "SELECT generate_series(1, 2)"
+SERIES_TO = "SELECT generate_series(1, %s)"
+
+
+def orm(connection: Connection) -> None:
+    list(Shared.objects.using(connection.alias).filter(text="x"))
+
+
+def execute(connection: Connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(SERIES_TO, [2])
+
+
+def execute_without_parameters(connection: Connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(SERIES)
+
+
+def execute_several(connection: Connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"{SERIES}; {SERIES}")
+
+
+def callproc(connection: Connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.callproc("pg_backend_pid")
+
+
+def executemany(connection: Connection) -> None:
+    with connection.cursor() as cursor:
+        rows = [["one"], ["two"], ["three"]]
+        cursor.executemany("INSERT INTO app_shared (text) VALUES (%s)", rows)
+
+
+def copy_from_server(connection: Any) -> None:
+    with connection.cursor() as cursor, cursor.copy(f"COPY ({SERIES}) TO STDOUT") as copy:
+        assert len(list(copy.rows())) == 2
+
+
+def copy_to_server(connection: Any) -> None:
+    statement = "COPY app_shared (text) FROM STDIN"
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.write_row(["one"])
+
+
+def stream(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        assert len(list(cursor.stream(SERIES_TO, [2]))) == 2
+
+
+def iterator(connection: Any) -> None:
+    with connection.chunked_cursor() as cursor:
+        cursor.execute(SERIES)
+        assert len(cursor.fetchmany(3)) == 2
+
+
+def of_driver(connection: Any) -> None:
+    with connection.connection.cursor() as cursor:
+        cursor.execute(SERIES_TO, [2])
+
+
+def of_drivers_connection(connection: Any) -> None:
+    connection.connection.execute(SERIES_TO, [2])
+
+
+def held(connection: Any) -> None:
+    with connection.connection.cursor("held", withhold=True) as cursor:
+        cursor.execute(SERIES)
+        assert len(cursor.fetchmany(3)) == 2
+
+
+def pipeline(connection: Any) -> None:
+    driver = connection.connection
+    with driver.pipeline(), driver.cursor() as one, driver.cursor() as two:
+        one.execute(SERIES_TO, [2])
+        two.execute(SERIES_TO, [2])
+
+
+def binary(connection: Any) -> None:
+    connection.connection.execute(SERIES, binary=True)
+
+
+def prepared(connection: Any) -> None:
+    # As OPTIONS = {"prepare_threshold": 0} does; fixtures close the connection.
+    connection.connection.prepare_threshold = 0
+    connection.connection.execute(SERIES_TO, [2])
+
+
+def refused_in_a_transaction(connection: Connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DISCARD ALL")
+
+
+def atomic(connection: Connection) -> None:
+    with transaction.atomic(using=connection.alias):
+        orm(connection)
+
+
+CLIENT_SIDE, SERVER_SIDE = "wire", "wire_server_side"
+PATHS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "ORM query": (orm, CLIENT_SIDE),
+    "`cursor.execute()`": (execute, CLIENT_SIDE),
+    "`cursor.execute()` with several statements": (execute_several, CLIENT_SIDE),
+    "`cursor.callproc()`": (callproc, CLIENT_SIDE),
+    "`cursor.executemany()` with three rows": (executemany, CLIENT_SIDE),
+    "`cursor.copy()` from the server": (copy_from_server, CLIENT_SIDE),
+    "`cursor.copy()` to the server": (copy_to_server, CLIENT_SIDE),
+    "`cursor.stream()`": (stream, CLIENT_SIDE),
+    "`.iterator()`: DECLARE, one FETCH, CLOSE": (iterator, CLIENT_SIDE),
+    "driver's `cursor.execute()`": (of_driver, CLIENT_SIDE),
+    "driver's `connection.execute()`": (of_drivers_connection, CLIENT_SIDE),
+    "driver's named cursor `WITH HOLD`: DECLARE, one FETCH, CLOSE": (held, CLIENT_SIDE),
+    "driver's pipeline of two statements": (pipeline, CLIENT_SIDE),
+    "server-side binding: parameters": (execute, SERVER_SIDE),
+    "server-side binding: no parameters": (execute_without_parameters, SERVER_SIDE),
+    "server-side binding: binary results": (binary, SERVER_SIDE),
+    "server-side binding: prepared statement, second time": (prepared, SERVER_SIDE),
+    "server-side binding: `stream()` with parameters": (stream, SERVER_SIDE),
+    "statement that PostgreSQL refuses in a transaction block": (
+        refused_in_a_transaction,
+        CLIENT_SIDE,
+    ),
+    "`atomic()` with one ORM query": (atomic, CLIENT_SIDE),
+}
+DOCUMENTED = {row[0]: row[1:] for row in table("reference/statement-paths.md", "Messages")}
+
+
+@pytest.fixture
+def stock(wire: Wire, superuser: psycopg.Connection[Any]) -> Iterator[dict[str, str]]:
+    """Return aliases of Django's own backend through the same proxy, by ours."""
+    aliases = {}
+    for alias in (CLIENT_SIDE, SERVER_SIDE):
+        aliases[alias] = f"stock_{alias}"
+        settings = connections[alias].settings_dict
+        connections[aliases[alias]] = DjangosWrapper(settings, aliases[alias])
+        connections[aliases[alias]].ensure_connection()
+    yield aliases
+    for alias in aliases.values():
+        connections[alias].close()
+        del connections[alias]
+
+
+def measure(path: Callable[[Any], None], alias: str, wire: Wire) -> tuple[str, int]:
+    """Return the client's messages and the number of round trips of a second call of `path`."""
+    connection = connections[alias]
+    try:
+        path(connection)
+        wire.clear()
+        path(connection)
+    except (NotSupportedError, InternalError):
+        if connection.in_atomic_block:
+            transaction.set_rollback(True, using=alias)
+        return "refused", 0
+    # libpq may ask for a flush, H, where it likes.
+    return wire.kinds.replace("H", ""), wire.round_trips
+
+
+def measure_twice(path: Callable[[Any], None], alias: str, wire: Wire) -> tuple[str, str, str]:
+    """Return the messages outside and inside a transaction, and the round trips of both."""
+    outside, trips_outside = measure(path, alias, wire)
+    with transaction.atomic(using=alias):
+        inside, trips_inside = measure(path, alias, wire)
+    trips = [str(number) for number in (trips_outside, trips_inside) if number]
+    return outside, inside, " / ".join(dict.fromkeys(trips))
+
+
+def test_every_path_is_documented() -> None:
+    assert list(DOCUMENTED) == list(PATHS)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_statement_paths_cost_what_the_page_says(
+    name: str, wire: Wire, stock: dict[str, str], tenants: tuple[Tenant, Tenant]
+) -> None:
+    path, alias = PATHS[name]
+    outside, inside, trips, djangos_trips = DOCUMENTED[name]
+    with tenant_context(tenants[0].pk):
+        messages = [re.sub("[` ]", "", cell) for cell in (outside, inside)]
+        assert measure_twice(path, alias, wire) == (*messages, trips)
+        assert measure_twice(path, stock[alias], wire)[2] == djangos_trips
