@@ -80,6 +80,7 @@ def project(
     addresses = {
         "default": (postgres.host, postgres.port),
         "owner": (postgres.host, postgres.port),
+        "pool": (postgres.host, postgres.port),
         "pooled": (pgbouncer.host, pgbouncer.port),
         "wire": ("127.0.0.1", proxy.port),
         "wire_server_side": ("127.0.0.1", proxy.port),

@@ -41,6 +41,8 @@ DATABASES = {
     "owner": database("owner"),
     # Through PgBouncer in transaction mode, which has two server sessions.
     "pooled": {**database(), "DISABLE_SERVER_SIDE_CURSORS": True},
+    # A pool of two, checked out for a transaction at a time.
+    "pool": database(pool={"min_size": 1, "max_size": 2, "timeout": 2}, pool_mode="transaction"),
     # Through a proxy that records messages.
     "wire": database(sslmode="disable", gssencmode="disable"),
     "wire_server_side": database(sslmode="disable", gssencmode="disable", server_side_binding=True),

@@ -28,6 +28,7 @@ from . import driver
 from .cursor import ServerSideCursor, bound
 from .features import DatabaseFeatures
 from .operations import DatabaseOperations
+from .pool import PoolingMixin
 
 MINIMUM_PSYCOPG = (3, 2)
 
@@ -45,16 +46,21 @@ class BoundConnections:
         """Return the parameters of a new connection, its cursors bound."""
         rls_tenants()  # A wrong setting shows before a connection is made, not at a statement.
         params: dict[str, Any] = super().get_connection_params()  # type: ignore[misc]
-        params.pop("ride_along", None)
+        for ours in ("ride_along", "pool_mode"):
+            params.pop(ours, None)
         params["cursor_factory"] = bound(params["cursor_factory"])
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return a new connection whose named cursors are bound too."""
         connection = super().get_new_connection(conn_params)  # type: ignore[misc]
+        self.bind_connection(connection)
+        return connection
+
+    def bind_connection(self, connection: driver.BoundConnection) -> None:
+        """Tell a new connection what the settings say about it."""
         connection.server_cursor_factory = ServerSideCursor
         connection.rides = self.settings_dict["OPTIONS"].get("ride_along", True)  # type: ignore[attr-defined]
-        return connection
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a bound cursor; Django would make a named one from a class of its own."""
@@ -68,7 +74,7 @@ class BoundConnections:
         return cursor
 
 
-class DatabaseWrapper(BoundConnections, base.DatabaseWrapper):
+class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
     """Be Django's PostgreSQL backend with bound cursors and tenant predicates in ORM SQL."""
 
     Database = driver

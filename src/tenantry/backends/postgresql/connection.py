@@ -56,6 +56,8 @@ class BoundConnection(psycopg.Connection[Any]):
     rides = True
     # Whether the cursor that starts a query now carries BEGIN and the binding itself.
     carried = False
+    # Whether it is returned to a pool after each transaction, so that session state gets lost.
+    per_transaction = False
     # The binding that goes in front of psycopg's next command, a FETCH.
     ahead = b""
 

@@ -6,7 +6,7 @@ private methods of its cursors. They are named in ``tests/test_layers.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -21,6 +21,7 @@ from ...exceptions import UnbindableStatementError
 from .apply import first_word, parameters, prefix
 from .connection import BoundConnection, SavepointSQL
 from .positions import without_prefix
+from .sessions import refuse_session_state
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -54,6 +55,8 @@ class BindingMixin(Base):
     # The transaction control in the last message, and whether the server could not parse it.
     _control: list[bytes] = []
     _unparsed = False
+    # Who wants to know when the cursor is closed.
+    closed_by: Callable[[Any], None] | None = None
     # Whether the binding is already queued in front of the rows of this executemany().
     _many_bound = False
 
@@ -93,6 +96,13 @@ class BindingMixin(Base):
             return super().execute(query, params, **options)
         finally:
             self._bare = False
+
+    def close(self) -> None:
+        """Close the cursor; whoever waits for that hears of it."""
+        super().close()
+        if self.closed_by is not None:
+            closed_by, self.closed_by = self.closed_by, None
+            closed_by(self)
 
     def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
@@ -158,6 +168,8 @@ class BindingMixin(Base):
     def _execute_send(
         self, query: Any, *, force_extended: bool = False, binary: bool | None = None
     ) -> None:
+        if self._conn.per_transaction and not isinstance(self, NamedBindingMixin):
+            refuse_session_state(query.query)
         self._prefix_results = 0
         text_results = self.format == Format.TEXT if binary is None else not binary
         client_side = isinstance(self, ClientCursorMixin)

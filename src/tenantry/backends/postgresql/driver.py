@@ -24,6 +24,7 @@ from .connection import BoundConnection
 connect = BoundConnection.connect
 
 __all__ = [
+    "BoundConnection",
     "DataError",
     "DatabaseError",
     "Error",

@@ -1,0 +1,214 @@
+"""Pooling: psycopg_pool's, for a whole session as in Django, or for a transaction at a time.
+
+With ``OPTIONS = {"pool": {...}, "pool_mode": "transaction"}`` a driver connection is checked out
+while a transaction or a cursor is open, and returned at once after. Because no connection carries a
+tenant, it can serve anybody next. What would outlive a transaction is refused where it can be seen.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import weakref
+from contextlib import suppress
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
+from django.db.backends.base.base import NO_DB_ALIAS
+from django.utils.asyncio import async_unsafe
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from .connection import BoundConnection
+
+SESSION, TRANSACTION = "session", "transaction"
+
+_pools: dict[tuple[str, int], ConnectionPool[Any]] = {}
+_creating = threading.Lock()
+
+
+class PoolingMixin:
+    """Give a PostgreSQL backend pools of bound connections, in either mode."""
+
+    alias: str
+    autocommit: bool
+    connection: Any
+    in_atomic_block: bool
+    settings_dict: dict[str, Any]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Whether Django has prepared this wrapper, so that a checkout needs no more than itself.
+        self.prepared = False
+        # The cursors that keep the connection checked out.
+        self.cursors: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @property
+    def per_transaction(self) -> bool:
+        """Whether connections are checked out for a transaction at a time."""
+        return bool(self.settings_dict["OPTIONS"].get("pool_mode") == TRANSACTION)
+
+    def check_settings(self) -> None:
+        """Refuse OPTIONS that contradict each other."""
+        super().check_settings()  # type: ignore[misc]
+        options = self.settings_dict["OPTIONS"]
+        mode = options.get("pool_mode", SESSION)
+        if mode not in (SESSION, TRANSACTION):
+            raise ImproperlyConfigured(
+                f"OPTIONS['pool_mode'] of the database {self.alias!r} is {mode!r}; it must be"
+                f" {SESSION!r} or {TRANSACTION!r}"
+            )
+        if mode == TRANSACTION and not options.get("pool"):
+            raise ImproperlyConfigured(
+                f"OPTIONS['pool_mode'] of the database {self.alias!r} is {TRANSACTION!r}, but there"
+                " is no pool; add OPTIONS['pool'] = {'min_size': 2, 'max_size': 10}"
+            )
+        if options.get("pool") and self.settings_dict["CONN_MAX_AGE"] != 0:
+            raise ImproperlyConfigured(
+                f"the database {self.alias!r} has a pool and CONN_MAX_AGE ="
+                f" {self.settings_dict['CONN_MAX_AGE']!r}; set it to 0, the pool keeps connections"
+                " (OPTIONS['pool']['max_lifetime'] says for how long)"
+            )
+
+    @property
+    def pool(self) -> ConnectionPool[Any] | None:
+        """The pool of this database in this process; None when it has none."""
+        given = self.settings_dict["OPTIONS"].get("pool")
+        if self.alias == NO_DB_ALIAS or not given:
+            return None
+        # A forked process makes its own: the parent's connections are not to be shared.
+        key = (self.alias, os.getpid())
+        pool = _pools.get(key)
+        if pool is None:
+            with _creating:
+                pool = _pools.get(key) or _pools.setdefault(key, self._make_pool(given))
+        return pool
+
+    def close_pool(self) -> None:
+        """Close the pool and its connections; the next checkout makes a new one."""
+        pool = _pools.pop((self.alias, os.getpid()), None)
+        if pool is not None:
+            pool.close()
+
+    def pool_stats(self) -> dict[str, int]:
+        """Return psycopg_pool's statistics of this process; empty when there is no pool."""
+        return self.pool.get_stats() if self.pool else {}
+
+    def _make_pool(self, given: Any) -> ConnectionPool[Any]:
+        options = {} if given is True else dict(given)
+        if self.settings_dict["CONN_HEALTH_CHECKS"]:
+            options.setdefault("check", ConnectionPool.check_connection)
+        return ConnectionPool(
+            connection_class=BoundConnection,
+            kwargs={**self.get_connection_params(), "autocommit": True},  # type: ignore[attr-defined]
+            configure=self.prepare_connection,
+            open=False,
+            **options,
+        )
+
+    def prepare_connection(self, connection: BoundConnection) -> None:
+        """Prepare a connection once, for all who will check it out."""
+        self._configure_connection(connection)  # type: ignore[attr-defined]
+        if level := self.settings_dict["OPTIONS"].get("isolation_level"):
+            connection.isolation_level = level
+        self.bind_connection(connection)  # type: ignore[attr-defined]
+        # Last: what prepares a session may set session state.
+        connection.per_transaction = self.per_transaction
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """Return a connection, from the pool when there is one.
+
+        Raises OperationalError when none becomes free in time.
+        """
+        try:
+            return super().get_new_connection(conn_params)  # type: ignore[misc]
+        except PoolTimeout as error:
+            connection = self.recovered(error)
+            self.bind_connection(connection)  # type: ignore[attr-defined]
+            return connection
+
+    def checkout(self, pool: ConnectionPool[Any]) -> Any:
+        """Return a connection that is prepared; errors are as for a new one."""
+        pool.open()
+        try:
+            return pool.getconn()
+        except PoolTimeout as error:
+            return self.recovered(error)
+
+    def recovered(self, error: PoolTimeout) -> Any:
+        """Return a connection that a thread took with it when it ended, if there is one."""
+        pool = self.pool
+        assert pool is not None  # noqa: S101 - it has just timed out
+        gc.collect()
+        try:
+            return pool.getconn(timeout=1)
+        except PoolTimeout:
+            raise OperationalError(
+                f"no connection of the database {self.alias!r} became free within"
+                f" {pool.timeout:g} s: all {pool.max_size} are in use; raise OPTIONS['pool']"
+                "['max_size'] (PostgreSQL's max_connections allowing) or ['timeout'], or end"
+                " transactions sooner"
+            ) from error
+
+    def __del__(self) -> None:
+        # A thread that ended, or a wrapper that was dropped, with its connection checked out. The
+        # pool's lock may be held by whoever triggers this, hence from another thread.
+        pool = getattr(self.connection, "_pool", None)
+        if pool is not None:
+            with suppress(RuntimeError):  # Python is ending, and the connections with it.
+                threading.Thread(target=pool.putconn, args=(self.connection,), daemon=True).start()
+
+    # Checkout for a transaction at a time.
+
+    @async_unsafe
+    def ensure_connection(self) -> None:
+        """Check out a connection, unless one is checked out."""
+        pool = self.pool
+        if self.connection is None and self.prepared and pool and not self.in_atomic_block:
+            with self.wrap_database_errors:  # type: ignore[attr-defined]
+                self.connection = self.checkout(pool)
+        else:
+            super().ensure_connection()  # type: ignore[misc]
+
+    def connect(self) -> None:
+        """Connect as Django does, with all its preparations; later checkouts need none."""
+        super().connect()  # type: ignore[misc]
+        self.prepared = self.per_transaction
+
+    def get_autocommit(self) -> bool:
+        """Return Django's autocommit flag, without a checkout to learn it."""
+        if not self.prepared:
+            super().get_autocommit()  # type: ignore[misc]
+            self.return_connection()
+        return self.autocommit
+
+    def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
+        """Begin or end a transaction block, and with it the checkout."""
+        super().set_autocommit(*args, **kwargs)  # type: ignore[misc]
+        self.return_connection()
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        """Return a cursor, which keeps its connection checked out until it is closed."""
+        cursor = super().create_cursor(name)  # type: ignore[misc]
+        if self.per_transaction:
+            self.cursors.add(cursor)
+            cursor.closed_by = self.forget_cursor
+        return cursor
+
+    def forget_cursor(self, cursor: Any) -> None:
+        """Return the connection if `cursor` was the last to need it."""
+        self.cursors.discard(cursor)
+        self.return_connection()
+
+    def return_connection(self) -> None:
+        """Return the connection to the pool, unless a transaction or a cursor is open."""
+        if (
+            self.prepared
+            and self.connection is not None
+            and self.autocommit
+            and not self.in_atomic_block
+            and not self.cursors
+        ):
+            connection, self.connection = self.connection, None
+            connection._pool.putconn(connection)

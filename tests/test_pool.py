@@ -1,0 +1,260 @@
+"""The pool: a connection is checked out for a transaction, and back at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.db import (
+    OperationalError,
+    ProgrammingError,
+    close_old_connections,
+    connections,
+    transaction,
+)
+from django.test.utils import CaptureQueriesContext
+
+from tenantry import tenant_context
+from tenantry.exceptions import UnbindableStatementError
+from tests.app.models import Note, Shared, Tenant
+
+Tenants = tuple[Tenant, Tenant]
+ALIAS = "pool"
+SIZE = 2
+
+
+@pytest.fixture(autouse=True)
+def pool(tenants: Tenants) -> Iterator[Any]:
+    connection: Any = connections[ALIAS]
+    yield connection
+    connection.close()
+    connection.close_pool()
+
+
+def titles() -> list[str]:
+    return [note.title for note in Note.objects.using(ALIAS).order_by("id")]
+
+
+def free(connection: Any) -> int:
+    return int(connection.pool_stats()["pool_available"])
+
+
+def test_a_connection_is_held_while_a_transaction_or_cursor_is_open(
+    pool: Any, tenants: Tenants
+) -> None:
+    with tenant_context(tenants[0].pk):
+        assert titles() == ["A 1", "A 2"]
+        assert pool.connection is None
+        everything_free = free(pool)
+        with transaction.atomic(using=ALIAS):
+            assert titles() == ["A 1", "A 2"]
+            held = pool.connection
+            assert held is not None
+            assert free(pool) == everything_free - 1
+            with transaction.atomic(using=ALIAS):
+                assert titles() == ["A 1", "A 2"]
+            assert pool.connection is held
+        assert pool.connection is None
+        assert free(pool) == everything_free
+        with pool.cursor() as cursor:
+            cursor.execute("SELECT title FROM app_note ORDER BY id")
+            assert pool.connection is not None
+            assert cursor.fetchone() == ("A 1",)
+        assert pool.connection is None
+        for note in Note.objects.using(ALIAS).order_by("id").iterator(1):
+            assert note.title.startswith("A")
+            assert pool.connection is not None
+        assert pool.connection is None
+
+
+def fail_in_atomic() -> None:
+    with transaction.atomic(using=ALIAS), connections[ALIAS].cursor() as cursor:
+        cursor.execute("SELECT nonsense")
+
+
+def fail_in_autocommit() -> None:
+    with connections[ALIAS].cursor() as cursor:
+        cursor.execute("SELECT nonsense")
+
+
+@pytest.mark.parametrize("fail", [fail_in_atomic, fail_in_autocommit])
+def test_errors_bring_the_connection_back(fail: Callable[[], None], pool: Any) -> None:
+    for _ in range(2 * SIZE):
+        with pytest.raises(ProgrammingError):
+            fail()
+        assert pool.connection is None
+    assert titles() == []
+    assert pool.pool_stats()["pool_size"] <= SIZE
+
+
+def test_a_checkout_sends_nothing_of_its_own(pool: Any) -> None:
+    titles()
+    with CaptureQueriesContext(pool) as captured:
+        titles()
+        titles()
+    assert len(captured) == 2
+    assert pool.pool_stats()["connections_num"] <= SIZE
+
+
+def test_an_exhausted_pool_says_what_to_raise(pool: Any) -> None:
+    released, held = threading.Event(), threading.Semaphore(0)
+
+    def hold() -> None:
+        try:
+            with transaction.atomic(using=ALIAS):
+                titles()
+                held.release()
+                assert released.wait(20)
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=hold) for _ in range(SIZE)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert held.acquire(timeout=10)
+    with pytest.raises(OperationalError, match=r"all 2 are in use; raise OPTIONS\['pool'\]"):
+        titles()
+    released.set()
+    for thread in threads:
+        thread.join(10)
+    assert titles() == []
+
+
+async def test_more_tasks_than_connections_await_something_slow(tenants: Tenants) -> None:
+    """Each reads, waits until all have read, and reads again: with two connections."""
+    count, arrived, everybody = 12, 0, asyncio.Event()
+
+    async def visit(tenant: Tenant) -> None:
+        nonlocal arrived
+        async with tenant_context(tenant.pk):
+            expected = [f"{tenant.name} 1", f"{tenant.name} 2"]
+            assert await sync_to_async(titles, thread_sensitive=False)() == expected
+            arrived += 1
+            if arrived == count:
+                everybody.set()
+            await asyncio.wait_for(everybody.wait(), 20)
+            assert await sync_to_async(titles, thread_sensitive=False)() == expected
+
+    await asyncio.gather(*(visit(tenants[number % 2]) for number in range(count)))
+
+
+def test_a_thread_that_dies_with_a_cursor_open_loses_no_connection(pool: Any) -> None:
+    def leave() -> None:
+        cursor = connections[ALIAS].cursor()
+        cursor.execute("SELECT 1")
+
+    for _ in range(SIZE + 1):
+        thread = threading.Thread(target=leave)
+        thread.start()
+        thread.join(10)
+    assert titles() == []
+
+
+def test_a_forked_process_has_a_pool_of_its_own(pool: Any, tenants: Tenants) -> None:
+    with tenant_context(tenants[0].pk):
+        assert titles() == ["A 1", "A 2"]
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - the child is not measured
+            os._exit(titles() != ["A 1", "A 2"])
+        assert os.waitpid(pid, 0)[1] == 0
+        assert titles() == ["A 1", "A 2"]
+
+
+def test_transactions_are_djangos(pool: Any) -> None:
+    done = []
+    with transaction.atomic(using=ALIAS, durable=True):
+        transaction.on_commit(lambda: done.append(Shared.objects.count()), using=ALIAS)
+        Shared.objects.using(ALIAS).create(text="x")
+        with transaction.atomic(using=ALIAS, savepoint=False):
+            Shared.objects.using(ALIAS).create(text="y")
+    assert done == [2]
+    pool.set_autocommit(False)
+    Shared.objects.using(ALIAS).create(text="z")
+    assert pool.connection is not None
+    pool.rollback()
+    pool.set_autocommit(True)
+    assert pool.connection is None
+    assert Shared.objects.count() == 2
+    close_old_connections()
+    assert titles() == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "LISTEN news",
+        "SET work_mem = '1MB'",
+        " /* c */ set session timezone to 'UTC'",
+        "PREPARE p AS SELECT 1",
+        "CREATE TEMPORARY TABLE t (n int)",
+        "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+        "SELECT pg_advisory_lock(1)",
+    ],
+)
+def test_what_would_outlive_the_transaction_is_refused(statement: str, pool: Any) -> None:
+    with (
+        pool.cursor() as cursor,
+        pytest.raises(UnbindableStatementError, match="is for a whole session"),
+    ):
+        cursor.execute(statement)
+    assert titles() == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET LOCAL work_mem = '1MB'",
+        "SET TRANSACTION READ ONLY",
+        "SET CONSTRAINTS ALL IMMEDIATE",
+        "SELECT pg_advisory_xact_lock(1)",
+    ],
+)
+def test_what_ends_with_the_transaction_is_not(statement: str, pool: Any) -> None:
+    with transaction.atomic(using=ALIAS), pool.cursor() as cursor:
+        cursor.execute(statement)
+
+
+def wrapper(**changes: Any) -> Any:
+    connection: Any = connections.create_connection(ALIAS)
+    options = {**connection.settings_dict["OPTIONS"], **changes.pop("OPTIONS", {})}
+    connection.settings_dict = {**connection.settings_dict, **changes, "OPTIONS": options}
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"OPTIONS": {"pool_mode": "transactoin"}}, "must be 'session' or 'transaction'"),
+        ({"OPTIONS": {"pool": None}}, "there is no pool; add"),
+        ({"CONN_MAX_AGE": 60}, "set it to 0"),
+    ],
+)
+def test_contradicting_options_say_the_fix(changes: Any, message: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=message):
+        wrapper(**changes).ensure_connection()
+
+
+@pytest.mark.parametrize("health", [False, True])
+def test_a_pool_for_whole_sessions_is_djangos(health: bool, tenants: Tenants) -> None:
+    connection = wrapper(OPTIONS={"pool_mode": "session"}, CONN_HEALTH_CHECKS=health)
+    connection.close_pool()
+    try:
+        with tenant_context(tenants[0].pk), connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM app_note")
+            assert cursor.fetchone() == (2,)
+        assert connection.connection is not None
+        connection.close()
+        assert connection.connection is None
+    finally:
+        connection.close_pool()
+
+
+def test_without_a_pool_there_are_no_statistics() -> None:
+    assert connections["default"].pool_stats() == {}  # type: ignore[attr-defined]
