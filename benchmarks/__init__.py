@@ -1,0 +1,1 @@
+"""Benchmarks: what isolation costs, measured against stock Django in the same run."""

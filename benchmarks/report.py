@@ -1,0 +1,46 @@
+"""What a benchmark tells: progress while it runs, then a table and a JSON file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .stats import Outcome, Round
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def with_progress(title: str, rounds: Iterable[Round], total: int) -> Iterator[Round]:
+    """Yield `rounds`, and show on stderr how many are done."""
+    live = sys.stderr.isatty()
+    for number, each in enumerate(rounds, 1):
+        yield each
+        if live:
+            print(f"\r{title}: round {number} of {total}", end="", file=sys.stderr, flush=True)
+        elif number % 25 == 0:
+            print(f"{title}: round {number} of {total}", file=sys.stderr, flush=True)
+    if live:
+        print(file=sys.stderr)
+
+
+def print_table(title: str, outcomes: Mapping[str, Outcome]) -> None:
+    """Print one line for each candidate."""
+    print(f"\n{title:28}{'median':>10}{'ratio':>9}   middle half of the rounds")
+    for name, outcome in outcomes.items():
+        ratio = outcome.ratio
+        print(
+            f"  {name:26}{outcome.microseconds.median:7.0f} us{ratio.median:9.3f}"
+            f"   {ratio.low:.3f} to {ratio.high:.3f}"
+        )
+    sys.stdout.flush()
+
+
+def write(name: str, result: Mapping[str, Any]) -> None:
+    """Write `result` to ``results/<name>.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps(result, indent=2, default=asdict)
+    (RESULTS / f"{name}.json").write_text(f"{text}\n")
