@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import subprocess
 import sys
 from importlib import import_module
@@ -126,6 +127,10 @@ def test_names_of_django() -> None:
     assert Note._meta.original_attrs["constraints"] is Note._meta.constraints
     assert callable(compiler.SQLCompiler.get_from_clause)
     assert WhereNode([], AND).children == []
+
+
+async def test_names_of_asyncio() -> None:
+    assert asyncio._get_running_loop() is asyncio.get_running_loop()
 
 
 async def test_names_of_asgiref() -> None:

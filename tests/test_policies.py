@@ -285,12 +285,15 @@ def test_a_changed_setting_makes_a_migration(project: None, settings: Any) -> No
     assert "Create constraint app_note_rls on model note" in output.getvalue()
 
 
-VERSION_1 = """\
+PREDICATE_1 = (
+    "CASE WHEN (SELECT pg_catalog.current_setting('rls.is_admin', true) = 'true') THEN true"
+    """ ELSE "c" = (SELECT NULLIF(pg_catalog.current_setting('rls.current_tenant', true),"""
+    " '')::bigint) END"
+)
+VERSION_1 = f"""\
 CREATE POLICY tenantry_isolation ON "t" AS PERMISSIVE FOR ALL TO PUBLIC
-  USING (CASE WHEN (SELECT tenantry.rls_is_admin()) THEN true\
- ELSE "c" = (SELECT tenantry.rls_current_tenant_bigint()) END)
-  WITH CHECK (CASE WHEN (SELECT tenantry.rls_is_admin()) THEN true\
- ELSE "c" = (SELECT tenantry.rls_current_tenant_bigint()) END)"""
+  USING ({PREDICATE_1})
+  WITH CHECK ({PREDICATE_1})"""
 
 
 def test_version_1_of_the_policy_never_changes() -> None:

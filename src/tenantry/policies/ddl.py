@@ -7,14 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .predicates import SCHEMA, admin_function, tenant_function, tenant_or_admin
+from .predicates import (
+    SCHEMA,
+    admin_function,
+    current_tenant,
+    is_admin,
+    tenant_function,
+    tenant_or_admin,
+)
 
 LATEST = 1
 POLICY = "tenantry_isolation"
 
-# Function bodies in SQL-standard form (RETURN) are parsed once, when they are created, so that no
-# search_path of a caller can change what they mean (PostgreSQL documentation, CREATE FUNCTION).
-# current_setting() gives '' and not NULL once a transaction has set the value locally.
+# Policies, and function bodies in SQL-standard form (RETURN), are parsed once, when they are
+# created, so that no search_path of a caller can change what they mean (PostgreSQL documentation,
+# CREATE FUNCTION). The functions are for raw SQL.
 _FUNCTIONS_1 = """\
 DO $tenantry$ BEGIN
   IF to_regnamespace('{schema}') IS NULL THEN
@@ -24,10 +31,10 @@ DO $tenantry$ BEGIN
 END $tenantry$;
 CREATE OR REPLACE FUNCTION {tenant_function}() RETURNS {key_type}
   LANGUAGE sql STABLE PARALLEL SAFE
-  RETURN NULLIF(pg_catalog.current_setting('{guc_prefix}.current_tenant', true), '')::{key_type};
+  RETURN {current_tenant};
 CREATE OR REPLACE FUNCTION {admin_function}() RETURNS boolean
   LANGUAGE sql STABLE PARALLEL SAFE
-  RETURN COALESCE(pg_catalog.current_setting('{guc_prefix}.is_admin', true), '') = 'true'"""
+  RETURN COALESCE({is_admin}, false)"""
 
 _PROTECT_1 = """\
 {functions};
@@ -61,8 +68,9 @@ class Policy:
                 schema=SCHEMA,
                 tenant_function=tenant_function(self.guc_prefix, self.key_type),
                 admin_function=admin_function(self.guc_prefix),
-                guc_prefix=self.guc_prefix,
                 key_type=self.key_type,
+                current_tenant=current_tenant(self.guc_prefix, self.key_type),
+                is_admin=is_admin(self.guc_prefix),
             ),
             table=table,
             policy=POLICY,

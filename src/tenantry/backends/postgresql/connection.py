@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
 
+    Base = psycopg.Connection[Any]
+else:
+    Base = object
+
 SAVEPOINT, RELEASE, ROLLBACK_TO = "SAVEPOINT ", "RELEASE SAVEPOINT ", "ROLLBACK TO SAVEPOINT "
 
 
@@ -49,8 +53,8 @@ class SyncedPipeline(psycopg.Pipeline):
             yield from self._fetch_gen(flush=False)
 
 
-class BoundConnection(psycopg.Connection[Any]):
-    """Be a psycopg connection whose transaction control rides along."""
+class ControlMixin(Base):
+    """Let the transaction control of a connection, sync or async, ride along."""
 
     # Whether it does; if not, BEGIN, SAVEPOINT and RELEASE are messages of their own.
     rides = True
@@ -111,15 +115,6 @@ class BoundConnection(psycopg.Connection[Any]):
             self.pending.clear()
         return control
 
-    def flush(self) -> None:
-        """Send what is pending, and BEGIN, in a message of its own."""
-        self.begin(self.take_control())
-
-    def begin(self, control: list[bytes]) -> None:
-        """Send statements of :meth:`take_control` in a message of their own."""
-        with self.lock:
-            self.wait(self.send_control(control))
-
     def settle(self) -> PQGen[None]:
         """Send pending savepoints before a message that may come to nothing."""
         if self.pending:
@@ -147,22 +142,6 @@ class BoundConnection(psycopg.Connection[Any]):
             send = partial(self.pgconn.send_query_params, statement, params)
             pipeline.command_queue.append(send)
             pipeline.result_queue.append(None)
-
-    @contextmanager
-    def pipeline(self) -> Iterator[psycopg.Pipeline]:
-        """Open psycopg's pipeline mode, safe behind a transaction pooler."""
-        if self._pipeline is None:
-            self._pipeline = SyncedPipeline(self)
-        with super().pipeline() as pipeline:
-            yield pipeline
-
-    @contextmanager
-    def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:
-        """Open psycopg's own transaction block, after the savepoints around it."""
-        if self.pending:
-            self.flush()
-        with super().transaction(*args, **kwargs) as transaction:
-            yield transaction
 
     # What follows overrides psycopg's internals.
 
@@ -212,3 +191,32 @@ class BoundConnection(psycopg.Connection[Any]):
         elif isinstance(command, str):
             command = command.encode()
         return (yield from self.send_control([*self.take_control(), ahead + command]))
+
+
+class BoundConnection(ControlMixin, psycopg.Connection[Any]):
+    """Be a psycopg connection whose transaction control rides along."""
+
+    def flush(self) -> None:
+        """Send what is pending, and BEGIN, in a message of its own."""
+        self.begin(self.take_control())
+
+    def begin(self, control: list[bytes]) -> None:
+        """Send statements of :meth:`take_control` in a message of their own."""
+        with self.lock:
+            self.wait(self.send_control(control))
+
+    @contextmanager
+    def pipeline(self) -> Iterator[psycopg.Pipeline]:
+        """Open psycopg's pipeline mode, safe behind a transaction pooler."""
+        if self._pipeline is None:
+            self._pipeline = SyncedPipeline(self)
+        with super().pipeline() as pipeline:
+            yield pipeline
+
+    @contextmanager
+    def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:
+        """Open psycopg's own transaction block, after the savepoints around it."""
+        if self.pending:
+            self.flush()
+        with super().transaction(*args, **kwargs) as transaction:
+            yield transaction

@@ -1,0 +1,273 @@
+"""The statement path: a binding goes with every statement, whichever way psycopg sends it.
+
+psycopg has no public hook between converting a query and sending it, so this module overrides
+private methods of its cursors, those that sync and async cursors share. They are named in
+``tests/test_layers.py``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import psycopg
+from psycopg import errors, generators
+from psycopg.client_cursor import ClientCursorMixin
+from psycopg.pq import ExecStatus, Format, TransactionStatus
+
+from ...binding import Binding, current_binding
+from ...exceptions import UnbindableStatementError
+from .apply import first_word, parameters, prefix
+from .connection import ControlMixin
+from .positions import without_prefix
+from .sessions import refuse_session_state
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGresult
+
+    Base = psycopg.Cursor[Any]
+    ServerBase = psycopg.ServerCursor[Any]
+else:
+    Base = object
+    ServerBase = object
+
+# What PostgreSQL refuses in a transaction block begins with one of these, and reads no rows.
+UTILITIES = frozenset(
+    {b"ALTER", b"CLUSTER", b"COMMIT", b"CREATE", b"DISCARD", b"DROP", b"REINDEX", b"REPACK"}
+    | {b"ROLLBACK", b"VACUUM"}
+)
+COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
+END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
+
+
+class StatementMixin(Base):
+    """Send the binding in the same message as the statement, and hide that from the user."""
+
+    _conn: ControlMixin
+
+    # The text sent in front of the last statement, and how many results belong to it.
+    _prefix = b""
+    _prefix_results = 0
+    # Whether statements go out as they are: outside a transaction, unbound.
+    _bare = False
+    # The transaction control in the last message, and whether the server could not parse it.
+    _control: list[bytes] = []
+    _unparsed = False
+    # Whether the binding is already queued in front of the rows of this executemany().
+    _many_bound = False
+
+    def is_refused_utility(self) -> bool:
+        """Return whether the statement that has just failed may go again on its own.
+
+        Nothing has happened yet. Anything that reads rows may not: on its own it would run as
+        whatever the server session was left with.
+        """
+        statement = self._query.query if self._query else b""
+        return bool(self._prefix_results) and first_word(statement) in UTILITIES
+
+    def is_simple(
+        self,
+        query: Any,
+        params: Any,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> bool:
+        """Return whether psycopg sends this as one simple Query message."""
+        if isinstance(self, ClientCursorMixin):
+            return True
+        return not (
+            params
+            or binary
+            or (binary is None and self.format == Format.BINARY)
+            or prepare
+            or (prepare is None and self._conn.prepare_threshold is not None)
+            or not isinstance(query, str | bytes | psycopg.sql.Composable)
+        )
+
+    def is_outside(self) -> bool:
+        """Return whether a statement now is a transaction of its own."""
+        idle = self._pgconn.transaction_status == TransactionStatus.IDLE
+        return self._conn.autocommit and idle
+
+    def goes_bare(self) -> bool:
+        # After an error only a rollback can succeed, and not with anything in front of it.
+        return self._bare or self._pgconn.transaction_status == TransactionStatus.INERROR
+
+    def _execute_send(
+        self, query: Any, *, force_extended: bool = False, binary: bool | None = None
+    ) -> None:
+        if self._conn.per_transaction and not isinstance(self, NamedStatementMixin):
+            refuse_session_state(query.query)
+        self._prefix_results = 0
+        self._control = []
+        text_results = self.format == Format.TEXT if binary is None else not binary
+        client_side = isinstance(self, ClientCursorMixin)
+        if self._conn._pipeline and not self.goes_bare():
+            self._queue_binding()
+        elif text_results and (client_side or not query.params) and not self.goes_bare():
+            self._send_with_binding(query)
+            return
+        elif not (client_side or self.goes_bare()):
+            raise UnbindableStatementError(
+                f"cannot bind {query.query!r}: it needs the extended query protocol, which can"
+                " carry the tenant in a pipeline only; use execute()"
+            )
+        # Among what goes on: binary results of a client-side cursor, which psycopg refuses.
+        super()._execute_send(query, force_extended=force_extended, binary=binary)
+
+    def _start_query(self, query: Any = None) -> PQGen[None]:
+        # psycopg would send BEGIN here.
+        self._conn.carried = True
+        try:
+            yield from super()._start_query(query)
+        finally:
+            self._conn.carried = False
+
+    def _send_with_binding(self, query: Any) -> None:
+        self._query = query
+        self._control = self._conn.take_control()
+        binding = prefix(self._binding(), query.query, self._pgconn.server_version)
+        self._prefix = b"".join([*(part + b";" for part in self._control), binding.text])
+        self._prefix_results = len(self._control) + binding.results
+        self._pgconn.send_query(self._prefix + query.query)
+
+    def _binding(self) -> Binding:
+        return current_binding()
+
+    def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
+        self._prefix_results = 0
+        if not self.goes_bare():
+            self._queue_binding()
+        super()._send_query_prepared(name, pgq, binary=binary)
+
+    def _queue_binding(self) -> None:
+        if self._execmany_returning is not None:
+            if self._many_bound:
+                return
+            self._many_bound = True
+        self._conn.queue(self._conn.take_control())
+        statement, values = parameters(self._binding())
+        self._conn.queue([statement], values)
+
+    def _check_results(self, results: list[PGresult]) -> None:
+        first_failed = bool(results) and results[0].status == ExecStatus.FATAL_ERROR
+        self._unparsed = bool(self._control) and first_failed
+        super()._check_results(results)
+        if self._prefix_results:
+            del results[: self._prefix_results]
+            if not results:
+                # An empty statement makes no result when it is not alone.
+                results.append(self._pgconn.make_empty_result(ExecStatus.EMPTY_QUERY))
+
+    def _raise_for_result(self, result: PGresult) -> NoReturn:
+        try:
+            super()._raise_for_result(result)
+        except errors.InvalidTransactionTermination as error:
+            if not self._prefix_results:
+                raise
+            raise type(error)(
+                f"{error}\nThe statement ends its transaction, but the tenant is bound to the"
+                " transaction; let the procedure leave COMMIT and ROLLBACK to its caller"
+            ) from error
+        except psycopg.Error as error:
+            if self._prefix_results:
+                raise without_prefix(error, self._prefix) from None
+            raise
+
+    def _stream_send_gen(self, query: Any, params: Any = None, **options: Any) -> PQGen[None]:
+        yield from self._conn.settle()
+        yield from super()._stream_send_gen(query, params, **options)
+        remaining = self._prefix_results
+        while remaining:
+            result = yield from generators.fetch(self._pgconn)
+            if result is None or result.status == ExecStatus.FATAL_ERROR:
+                self._check_results([result] if result else [])
+            elif result.status in END_OF_RESULT:
+                remaining -= 1
+
+    def _start_copy_gen(self, statement: Any, params: Any = None) -> PQGen[None]:
+        # psycopg insists on exactly one result; here the binding's come first.
+        if self._conn._pipeline:
+            raise psycopg.NotSupportedError("COPY cannot be used in pipeline mode")
+        yield from self._conn.settle()
+        yield from self._start_query()
+        if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
+            # COPY takes no parameters on the server; psycopg merges them in too.
+            merged = psycopg.ClientCursor(self._conn).mogrify(statement, params)
+            statement = merged.encode(self._encoding)
+        query = self._convert_query(statement)
+        self._execute_send(query, binary=False)
+        results = yield from generators.execute(self._pgconn)
+        if results[-1].status == ExecStatus.FATAL_ERROR:
+            self._raise_for_result(results[-1])
+        del results[: self._prefix_results]
+        if len(results) != 1:
+            raise psycopg.ProgrammingError("COPY cannot be mixed with other operations")
+        if results[0].status not in COPY_STARTED:
+            raise psycopg.ProgrammingError(
+                "copy() takes a COPY ... TO STDOUT or COPY ... FROM STDIN statement, not one that"
+                f" returns {ExecStatus(results[0].status).name}"
+            )
+        self._set_results(results)
+
+
+class NamedStatementMixin(StatementMixin, ServerBase):
+    """Declare a server-side cursor bound, and fetch from it in the binding of its DECLARE.
+
+    A policy is evaluated while rows are fetched (PostgreSQL documentation, "DECLARE"), so each
+    FETCH carries the binding again, whatever scope is open by then.
+    """
+
+    _declared: Binding | None = None
+
+    def _declare_gen(self, *args: Any, **kwargs: Any) -> PQGen[None]:
+        outside = self.is_outside()
+        if self.withhold and not outside:
+            # PostgreSQL fills it at COMMIT, in the binding of whatever statement came last.
+            raise UnbindableStatementError(
+                f"the cursor {self.name!r} cannot be WITH HOLD inside a transaction: the tenant"
+                " is bound to the statement, and its rows are read at COMMIT"
+            )
+        # Without a transaction to live in, PostgreSQL's own error is the clearest.
+        self._bare = outside and not self.withhold
+        self._declared = current_binding()
+        yield from self._conn.settle()
+        try:
+            yield from super()._declare_gen(*args, **kwargs)
+        finally:
+            self._bare = False
+
+    def _binding(self) -> Binding:
+        return current_binding() if self._declared is None else self._declared
+
+    def _describe_gen(self) -> PQGen[None]:
+        self._prefix_results = 0
+        yield from super()._describe_gen()
+
+    def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
+        yield from self._rebind()
+        rows: list[Any] = yield from super()._fetch_gen(num)
+        return rows
+
+    def _scroll_gen(self, value: int, mode: str) -> PQGen[None]:
+        yield from self._rebind()
+        yield from super()._scroll_gen(value, mode)
+
+    def _rebind(self) -> PQGen[None]:
+        if self._pgconn.transaction_status != TransactionStatus.INTRANS:
+            return
+        if self._format == Format.TEXT:
+            version = self._pgconn.server_version
+            self._conn.ahead = prefix(self._binding(), b"FETCH", version).text
+        else:
+            # psycopg asks for binary results by the extended protocol, where nothing rides.
+            statement, values = parameters(self._binding())
+            self._pgconn.send_query_params(statement, values)
+            yield from generators.execute(self._pgconn)
+
+
+def is_single(query: Any) -> bool:
+    """Return whether `query` is surely one statement, as the extended protocol demands."""
+    text = query.decode() if isinstance(query, bytes) else query
+    return isinstance(text, str) and ";" not in text.rstrip("; \n")
