@@ -354,6 +354,15 @@ def test_binary_results_of_a_server_side_cursor_are_bound(tenants: tuple[Tenant,
         assert connection.execute(TITLES, binary=True).fetchall() == [("A 1",), ("A 2",)]
 
 
+@pytest.mark.parametrize("path", [executemany, pipeline])
+def test_a_pipeline_after_a_stream_is_bound(
+    path: Callable[[str], Rows], alias: str, block: None, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk):
+        for _ in range(2):
+            assert stream(alias) == path(alias) == ["A 1", "A 2"]
+
+
 def test_a_client_side_cursor_refuses_binary_results_as_psycopg_does(
     tenants: tuple[Tenant, Tenant],
 ) -> None:

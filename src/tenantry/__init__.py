@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .context import admin_context, tenant_context
 
 if TYPE_CHECKING:
+    from .backends.postgresql.aio import aclose_pools, aconnection, arows
     from .constraints import RLSConstraint
     from .managers import RLSManager
     from .middleware import TenantUser
@@ -18,7 +19,10 @@ __all__ = [
     "RLSManager",
     "RLSProtectedModel",
     "TenantUser",
+    "aclose_pools",
+    "aconnection",
     "admin_context",
+    "arows",
     "tenant_context",
 ]
 
@@ -28,6 +32,9 @@ _LATER = {
     "RLSManager": "managers",
     "RLSProtectedModel": "models",
     "TenantUser": "middleware",
+    "aclose_pools": "backends.postgresql.aio",
+    "aconnection": "backends.postgresql.aio",
+    "arows": "backends.postgresql.aio",
 }
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
 
-    Base = psycopg.Connection[Any]
+    # The mixins stand over sync and async classes alike, whose methods no one type has.
+    Base = Any
 else:
     Base = object
 
@@ -38,7 +39,7 @@ class SavepointSQL(str):
     __slots__ = ()
 
 
-class SyncedPipeline(psycopg.Pipeline):
+class SyncedPipelineMixin(Base):  # type: ignore[misc]
     """End with a Sync and nothing after it.
 
     psycopg asks for a Flush after the Sync. A transaction pooler that has taken the server back by
@@ -52,8 +53,17 @@ class SyncedPipeline(psycopg.Pipeline):
         finally:
             yield from self._fetch_gen(flush=False)
 
+    def _process_results(self, queued: Any, results: Any) -> None:
+        # libpq keeps the single-row mode of a stream for the first statement of the pipeline after
+        # it, the binding, whose one row then comes as a result of its own.
+        super()._process_results(queued, results if queued else results[-1:])
 
-class ControlMixin(Base):
+
+class SyncedPipeline(SyncedPipelineMixin, psycopg.Pipeline):
+    """End with a Sync and nothing after it."""
+
+
+class ControlMixin(Base):  # type: ignore[misc]
     """Let the transaction control of a connection, sync or async, ride along."""
 
     # Whether it does; if not, BEGIN, SAVEPOINT and RELEASE are messages of their own.
@@ -185,7 +195,8 @@ class ControlMixin(Base):
             or result_format != Format.TEXT
             or self.pgconn.transaction_status != TransactionStatus.INTRANS
         ):
-            return (yield from super()._exec_command(command, result_format))
+            result: PGresult | None = yield from super()._exec_command(command, result_format)
+            return result
         if isinstance(command, psycopg.sql.Composable):
             command = command.as_bytes(self)
         elif isinstance(command, str):

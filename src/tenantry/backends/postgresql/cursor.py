@@ -40,11 +40,13 @@ class BindingMixin(StatementMixin):
                 self._conn.flush()
             if self._conn.must_not_share() or not self.is_simple(query, params, **options):
                 with self._conn.pipeline():
-                    return super().execute(query, params, **options)
+                    super().execute(query, params, **options)
+                return self
         outside = self.is_outside()
         self._unparsed = False
         try:
-            return super().execute(query, params, **options)
+            super().execute(query, params, **options)
+            return self
         except errors.ActiveSqlTransaction:
             if not (outside and self.is_refused_utility()):
                 raise
@@ -55,7 +57,8 @@ class BindingMixin(StatementMixin):
             # Not even BEGIN has happened. The error belongs into the transaction, and ends it.
             self._conn.begin(self._control)
         try:
-            return super().execute(query, params, **options)
+            super().execute(query, params, **options)
+            return self
         finally:
             self._bare = False
 

@@ -28,6 +28,15 @@ _pools: dict[tuple[str, int], ConnectionPool[Any]] = {}
 _creating = threading.Lock()
 
 
+def exhausted(alias: str, pool: Any) -> OperationalError:
+    """Return the error that says what to raise when a pool is too small."""
+    return OperationalError(
+        f"no connection of the database {alias!r} became free within {pool.timeout:g} s: all"
+        f" {pool.max_size} are in use; raise OPTIONS['pool']['max_size'] (PostgreSQL's"
+        " max_connections allowing) or ['timeout'], or end transactions sooner"
+    )
+
+
 class PoolingMixin:
     """Give a PostgreSQL backend pools of bound connections, in either mode."""
 
@@ -144,12 +153,7 @@ class PoolingMixin:
         try:
             return pool.getconn(timeout=1)
         except PoolTimeout:
-            raise OperationalError(
-                f"no connection of the database {self.alias!r} became free within"
-                f" {pool.timeout:g} s: all {pool.max_size} are in use; raise OPTIONS['pool']"
-                "['max_size'] (PostgreSQL's max_connections allowing) or ['timeout'], or end"
-                " transactions sooner"
-            ) from error
+            raise exhausted(self.alias, pool) from error
 
     def __del__(self) -> None:
         # A thread that ended, or a wrapper that was dropped, with its connection checked out. The

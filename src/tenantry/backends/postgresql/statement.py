@@ -17,7 +17,6 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
 from .apply import first_word, parameters, prefix
-from .connection import ControlMixin
 from .positions import without_prefix
 from .sessions import refuse_session_state
 
@@ -25,11 +24,10 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
 
-    Base = psycopg.Cursor[Any]
-    ServerBase = psycopg.ServerCursor[Any]
+    # The mixins stand over sync and async classes alike, whose methods no one type has.
+    Base = Any
 else:
     Base = object
-    ServerBase = object
 
 # What PostgreSQL refuses in a transaction block begins with one of these, and reads no rows.
 UTILITIES = frozenset(
@@ -40,10 +38,10 @@ COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
 END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
-class StatementMixin(Base):
+class StatementMixin(Base):  # type: ignore[misc]
     """Send the binding in the same message as the statement, and hide that from the user."""
 
-    _conn: ControlMixin
+    _conn: Any
 
     # The text sent in front of the last statement, and how many results belong to it.
     _prefix = b""
@@ -88,7 +86,7 @@ class StatementMixin(Base):
     def is_outside(self) -> bool:
         """Return whether a statement now is a transaction of its own."""
         idle = self._pgconn.transaction_status == TransactionStatus.IDLE
-        return self._conn.autocommit and idle
+        return idle and bool(self._conn.autocommit)
 
     def goes_bare(self) -> bool:
         # After an error only a rollback can succeed, and not with anything in front of it.
@@ -174,6 +172,7 @@ class StatementMixin(Base):
             if self._prefix_results:
                 raise without_prefix(error, self._prefix) from None
             raise
+        raise AssertionError(result)  # psycopg's method never returns.
 
     def _stream_send_gen(self, query: Any, params: Any = None, **options: Any) -> PQGen[None]:
         yield from self._conn.settle()
@@ -212,7 +211,7 @@ class StatementMixin(Base):
         self._set_results(results)
 
 
-class NamedStatementMixin(StatementMixin, ServerBase):
+class NamedStatementMixin(StatementMixin):
     """Declare a server-side cursor bound, and fetch from it in the binding of its DECLARE.
 
     A policy is evaluated while rows are fetched (PostgreSQL documentation, "DECLARE"), so each

@@ -1,0 +1,246 @@
+"""Native async connections: psycopg's, bound, from a pool for each event loop.
+
+Django's ORM runs in threads even in async code. What is hot enough to do without a thread gets a
+``psycopg.AsyncConnection`` here, in a transaction whose statements carry the current binding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+import anyio
+import psycopg
+from django.core.exceptions import EmptyResultSet
+from django.db import connections
+from django.db.models import QuerySet
+from psycopg.client_cursor import ClientCursorMixin
+from psycopg.pq import PipelineStatus
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from ...exceptions import UnbindableStatementError
+from .connection import ControlMixin, SyncedPipelineMixin
+from .pool import exhausted
+from .statement import NamedStatementMixin, StatementMixin
+
+logger = logging.getLogger("tenantry")
+
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncConnectionPool[Any]]] = (
+    WeakKeyDictionary()
+)
+
+
+class AsyncSyncedPipeline(SyncedPipelineMixin, psycopg.AsyncPipeline):
+    """End with a Sync and nothing after it."""
+
+
+class AsyncBoundConnection(ControlMixin, psycopg.AsyncConnection[Any]):
+    """Be a psycopg async connection whose BEGIN rides with the first statement."""
+
+    async def begin(self, control: list[bytes]) -> None:
+        """Send statements of :meth:`take_control` in a message of their own."""
+        async with self.lock:
+            await self.wait(self.send_control(control))
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
+        """Open psycopg's pipeline mode, safe behind a transaction pooler."""
+        if self._pipeline is None:
+            self._pipeline = AsyncSyncedPipeline(self)
+        async with super().pipeline() as pipeline:
+            yield pipeline
+
+
+class AsyncBindingMixin(StatementMixin):
+    """Run statements bound, as the sync cursors do."""
+
+    async def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+        """Run a statement bound; see ``psycopg.AsyncCursor.execute``."""
+        parent: Any = super()
+        if self._pgconn.pipeline_status == PipelineStatus.OFF and not self.is_simple(
+            query, params, **options
+        ):
+            async with self._conn.pipeline():
+                await parent.execute(query, params, **options)
+            return self
+        self._unparsed = False
+        try:
+            await parent.execute(query, params, **options)
+        except psycopg.Error:
+            if not self._unparsed:
+                raise
+            # Not even BEGIN has happened. The error belongs into the transaction, and ends it.
+            await self._conn.begin(self._control)
+            await parent.execute(query, params, **options)
+        return self
+
+    async def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
+        """Run a statement for each of `params_seq`; all run in the binding at the start."""
+        self._many_bound = False
+        parent: Any = super()
+        async with self._conn.pipeline():
+            await parent.executemany(query, params_seq, **options)
+
+    async def stream(self, query: Any, params: Any = None, **options: Any) -> AsyncIterator[Any]:
+        """Iterate over the rows of a statement as they arrive.
+
+        Raises UnbindableStatementError for server-side parameters or binary results.
+        """
+        binary = {"binary": options["binary"]} if "binary" in options else {}
+        if not self.is_simple(query, params, **binary):
+            raise UnbindableStatementError(
+                "stream() with server-side parameters or binary results cannot carry the tenant;"
+                " use a client-side cursor, or execute()"
+            )
+        parent: Any = super()
+        async for row in parent.stream(query, params, **options):
+            yield row
+
+
+class AsyncCursor(AsyncBindingMixin, psycopg.AsyncClientCursor[Any]):
+    """Merge parameters on the client, as Django's cursors do."""
+
+
+class AsyncServerBindingCursor(AsyncBindingMixin, psycopg.AsyncCursor[Any]):
+    """Leave parameters to the server, for ``OPTIONS["server_side_binding"]``."""
+
+
+class AsyncServerSideCursor(
+    NamedStatementMixin,
+    AsyncBindingMixin,
+    ClientCursorMixin[Any, Any],
+    psycopg.AsyncServerCursor[Any],
+):
+    """Be the bound server-side cursor."""
+
+
+@asynccontextmanager
+async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """Check out a psycopg async connection, in a transaction that carries the current binding.
+
+    ``using`` is an alias of ``DATABASES`` with tenantry's ENGINE. The transaction is committed when
+    the block ends and rolled back when it raises or is cancelled; either way the connection is back
+    in the pool before anything else happens. A block without a statement sends nothing. Errors of
+    statements are psycopg's, not Django's.
+
+    Raises OperationalError when no connection becomes free in time. Not for code that runs in a
+    thread: there use Django's connections.
+    """
+    pool = await _open_pool(using)
+    try:
+        connection = await pool.getconn()
+    except PoolTimeout as error:
+        raise exhausted(using, pool) from error
+    try:
+        try:
+            yield connection
+        except BaseException:
+            try:
+                await finish(connection.rollback())
+            except psycopg.Error as error:
+                logger.warning("error ignored in rollback of %r: %s", connection, error)
+            raise
+        await finish(connection.commit())
+    finally:
+        await finish(pool.putconn(connection))
+
+
+async def arows(
+    queryset: QuerySet[Any, Any], connection: psycopg.AsyncConnection[Any] | None = None
+) -> list[tuple[Any, ...]]:
+    """Return the rows of `queryset` without a thread, as ``values_list()`` would.
+
+    Runs on `connection`, or on one of its own that it checks out from the queryset's database. The
+    SQL is compiled now, so its predicates are those of the current binding. No related objects are
+    prefetched and no instances made.
+    """
+    if connection is None:
+        async with aconnection(queryset.db) as connection:
+            return await arows(queryset, connection)
+    wrapper: Any = connections[queryset.db]
+    # Django would ask the server, which it cannot do in an event loop.
+    wrapper.pg_version = connection.info.server_version
+    compiler: Any = queryset.query.clone().get_compiler(connection=wrapper)
+    try:
+        sql, params = compiler.as_sql()
+    except EmptyResultSet:
+        return []
+    cursor = await connection.execute(sql, params)
+    rows = await cursor.fetchall()
+    return list(compiler.results_iter(results=[rows], tuple_expected=True))
+
+
+async def aclose_pools() -> None:
+    """Close the pools of the running event loop; the next connection makes a new one."""
+    for pool in _pools.pop(asyncio.get_running_loop(), {}).values():
+        await finish(pool.close())
+
+
+async def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run `coroutine` to its end, and only then let a cancellation through."""
+    task = asyncio.ensure_future(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    # The scope holds off anyio's cancellation, shield() a task's own.
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError as error:
+                cancelled = error
+            except Exception:  # noqa: BLE001 - raised from the task's result below
+                break
+    if cancelled is not None:
+        if not task.cancelled() and (failure := task.exception()):
+            logger.warning("error ignored after cancellation: %s", failure)
+        raise cancelled
+    return task.result()
+
+
+async def _open_pool(using: str) -> AsyncConnectionPool[Any]:
+    pools = _pools.setdefault(asyncio.get_running_loop(), {})
+    if using not in pools:
+        pools[using] = _make_pool(using)
+    pool = pools[using]
+    await pool.open()
+    return pool
+
+
+def _make_pool(using: str) -> AsyncConnectionPool[Any]:
+    wrapper: Any = connections[using]
+    settings = wrapper.settings_dict
+    given = settings["OPTIONS"].get("pool")
+    options: dict[str, Any] = (
+        dict(given) if isinstance(given, dict) else {"min_size": 0, "max_size": 10}
+    )
+    if settings["CONN_HEALTH_CHECKS"]:
+        options["check"] = AsyncConnectionPool.check_connection
+    server_side = settings["OPTIONS"].get("server_side_binding") is True
+
+    async def prepare(connection: AsyncBoundConnection) -> None:
+        connection.server_cursor_factory = AsyncServerSideCursor
+        connection.rides = settings["OPTIONS"].get("ride_along", True)
+        await connection.set_autocommit(True)
+        if connection.info.parameter_status("TimeZone") != wrapper.timezone_name:
+            await connection.execute(wrapper.ops.set_time_zone_sql(), [wrapper.timezone_name])
+        if role := settings["OPTIONS"].get("assume_role"):
+            await connection.execute(psycopg.sql.SQL("SET ROLE {}").format(role))
+        await connection.set_autocommit(False)
+        if level := settings["OPTIONS"].get("isolation_level"):
+            await connection.set_isolation_level(level)
+        connection.per_transaction = True
+
+    return AsyncConnectionPool(
+        connection_class=AsyncBoundConnection,
+        kwargs={
+            **wrapper.get_connection_params(),
+            "cursor_factory": AsyncServerBindingCursor if server_side else AsyncCursor,
+            "autocommit": False,
+        },
+        configure=prepare,
+        open=False,
+        **options,
+    )

@@ -1,0 +1,221 @@
+"""Native async connections: bound, in a transaction, and back in the pool whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Generator
+from typing import Any
+
+import anyio
+import psycopg
+import pytest
+from django.db import OperationalError, connections
+from django.db.models import Count
+
+from tenantry import aclose_pools, aconnection, admin_context, arows, tenant_context
+from tenantry.backends.postgresql import aio
+from tenantry.exceptions import UnbindableStatementError
+from tests.app.models import Author, Note, Tenant
+from tests.fix_wire import Wire
+
+Tenants = tuple[Tenant, Tenant]
+TITLES = "SELECT title FROM app_note ORDER BY id"
+ALIASES = ["wire", "wire_server_side", "pool", "pooled"]
+
+
+@pytest.fixture(autouse=True)
+async def pools(tenants: Tenants) -> AsyncIterator[None]:
+    yield
+    await aclose_pools()
+
+
+async def titles(connection: Any) -> list[str]:
+    cursor = await connection.execute("SELECT title FROM app_note WHERE id > %s ORDER BY id", [0])
+    return [row[0] for row in await cursor.fetchall()]
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+async def test_every_statement_runs_in_the_current_binding(alias: str, tenants: Tenants) -> None:
+    a, b = tenants
+    async with aconnection(alias) as connection:
+        assert await titles(connection) == []
+        async with tenant_context(a.pk):
+            assert await titles(connection) == ["A 1", "A 2"]
+            async with tenant_context(b.pk):
+                assert await titles(connection) == ["B 1", "B 2"]
+            async with (
+                connection.cursor() as cursor,
+                cursor.copy(f"COPY ({TITLES}) TO STDOUT") as copy,
+            ):
+                assert [row[0] async for row in copy.rows()] == ["A 1", "A 2"]
+            assert [row[0] async for row in connection.cursor().stream(TITLES)] == ["A 1", "A 2"]
+            async with connection.cursor() as cursor:
+                await cursor.executemany("UPDATE app_note SET title = title || %s", [["!"], ["?"]])
+                assert cursor.rowcount == 4
+            await connection.rollback()
+            async with connection.cursor("named") as cursor:
+                await cursor.execute(TITLES)
+                async with tenant_context(b.pk):
+                    assert await cursor.fetchall() == [("A 1",), ("A 2",)]
+        async with admin_context():
+            assert len(await titles(connection)) == 4
+
+
+async def test_a_transaction_takes_two_round_trips_and_an_empty_one_none(
+    wire: Wire, tenants: Tenants
+) -> None:
+    async with aconnection("wire") as connection:
+        await titles(connection)
+    wire.clear()
+    async with tenant_context(tenants[0].pk), aconnection("wire") as connection:
+        assert await titles(connection) == ["A 1", "A 2"]
+    assert wire.kinds == "QQ"
+    assert wire.queries[0].startswith("BEGIN;")
+    assert f"'{tenants[0].pk}'" in wire.queries[0]
+    assert wire.queries[1] == "COMMIT"
+    wire.clear()
+    async with aconnection("wire"):
+        pass
+    assert wire.kinds == ""
+
+
+async def test_it_commits_and_rolls_back(tenants: Tenants) -> None:
+    insert = "INSERT INTO app_shared (text) VALUES (%s)"
+    async with aconnection() as connection:
+        await connection.execute(insert, ["kept"])
+
+    async def fail() -> None:
+        async with aconnection() as connection:
+            await connection.execute(insert, ["lost"])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    async with aconnection() as connection:
+        cursor = await connection.execute("SELECT text FROM app_shared")
+        assert await cursor.fetchall() == [("kept",)]
+
+
+@pytest.mark.parametrize("statement", ["SELECT nonsense", "SELEC 1"])
+async def test_an_error_ends_the_transaction(statement: str) -> None:
+    async with aconnection() as connection:
+        with pytest.raises(psycopg.ProgrammingError):
+            await connection.execute(statement)
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            await connection.execute("SELECT 1")
+    async with aconnection() as connection:
+        assert await titles(connection) == []
+
+
+async def test_rows_of_a_queryset_without_a_thread(tenants: Tenants) -> None:
+    a, b = tenants
+    notes = Note.objects.order_by("id").values_list("title", "author__name")
+    async with tenant_context(a.pk):
+        assert await arows(notes) == [("A 1", "author of A"), ("A 2", "author of A")]
+    async with tenant_context(b.pk), aconnection() as connection:
+        counted = Author.objects.annotate(notes=Count("note")).values_list("notes")
+        assert await arows(counted, connection) == [(2,)]
+        assert await arows(notes.none(), connection) == []
+    assert await arows(notes) == []
+    assert connections["default"].connection is None
+
+
+async def test_an_exhausted_pool_says_what_to_raise() -> None:
+    async with aconnection("pool"), aconnection("pool"):
+        with pytest.raises(OperationalError, match=r"all 2 are in use; raise OPTIONS\['pool'\]"):
+            async with aconnection("pool"):
+                pass
+
+
+async def test_stream_with_server_side_parameters_is_refused() -> None:
+    async with aconnection("wire_server_side") as connection:
+        with pytest.raises(UnbindableStatementError, match="cannot carry the tenant"):
+            async for _ in connection.cursor().stream("SELECT %s", [1]):
+                pass
+
+
+class CancelledAt:
+    """Run a coroutine, and cancel its task where it waits for the `number`-th time."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], number: int) -> None:
+        self.coroutine = coroutine
+        self.number = number
+        self.reached = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps = self.coroutine.__await__()
+        task = asyncio.current_task()
+        assert task
+        send: Any = lambda: steps.send(None)  # noqa: E731
+        for number in range(10_000):
+            try:
+                waits_for = send()
+            except StopIteration as stop:
+                return stop.value
+            if number == self.number:
+                self.reached = True
+                asyncio.get_running_loop().call_soon(task.cancel)
+            try:
+                yield waits_for
+                send = lambda: steps.send(None)  # noqa: E731
+            except BaseException as error:  # noqa: BLE001 - passed on to the coroutine
+                caught = error
+                send = lambda: steps.throw(caught)  # noqa: E731, B023
+        raise AssertionError("the coroutine does not end")
+
+
+async def test_cancelled_at_any_await_the_connection_comes_back(tenants: Tenants) -> None:
+    async def work() -> None:
+        async with tenant_context(tenants[0].pk), aconnection("pool") as connection:
+            assert await titles(connection) == ["A 1", "A 2"]
+            await connection.execute("UPDATE app_note SET title = title")
+            await asyncio.sleep(0)
+            assert await titles(connection) == ["A 1", "A 2"]
+
+    await work()
+    for number in range(1000):
+        run = CancelledAt(work(), number)
+
+        async def in_task(run: CancelledAt = run) -> None:
+            await run
+
+        task = asyncio.create_task(in_task())
+        await asyncio.wait([task], timeout=20)
+        assert task.done()
+        assert task.cancelled() == run.reached
+        pool = aio._pools[asyncio.get_running_loop()]["pool"]
+        async with aconnection("pool") as one, aconnection("pool") as two:
+            assert not await titles(one)
+            assert not await titles(two)
+        assert pool.get_stats()["pool_size"] <= 2
+        if not run.reached:
+            break
+    else:
+        raise AssertionError("every run was cancelled")
+    assert number >= 5
+
+
+async def test_a_cancel_scope_of_anyio_rolls_back_and_returns(tenants: Tenants) -> None:
+    async def update() -> None:
+        async with aconnection("pool") as connection:
+            await connection.execute("INSERT INTO app_shared (text) VALUES ('lost')")
+            await anyio.sleep_forever()
+
+    with anyio.move_on_after(0.2) as scope:
+        await update()
+    assert scope.cancelled_caught
+    async with aconnection("pool") as connection:
+        cursor = await connection.execute("SELECT count(*) FROM app_shared")
+        assert await cursor.fetchone() == (0,)
+
+
+async def test_each_event_loop_has_pools_of_its_own() -> None:
+    async def visit() -> list[str]:
+        async with aconnection() as connection:
+            rows = await titles(connection)
+        await aclose_pools()
+        return rows
+
+    here = asyncio.create_task(visit())
+    there = asyncio.to_thread(asyncio.run, visit())
+    assert list(await asyncio.gather(here, there)) == [[], []]
