@@ -55,7 +55,7 @@ async def test_scopes_decorate_coroutine_functions() -> None:
         await asyncio.sleep(0)
         return current_binding()
 
-    assert await asyncio.gather(fetch(), fetch()) == [ADMIN, ADMIN]
+    assert list(await asyncio.gather(fetch(), fetch())) == [ADMIN, ADMIN]
     assert current_binding() == UNBOUND
 
 
@@ -145,7 +145,7 @@ async def test_tasks_keep_the_binding_they_started_with() -> None:
             two = asyncio.create_task(look())
     nobody = asyncio.create_task(look())
     go.set()
-    assert await asyncio.gather(one, two, nobody) == [A, B, UNBOUND]
+    assert list(await asyncio.gather(one, two, nobody)) == [A, B, UNBOUND]
 
 
 async def test_tasks_do_not_see_each_others_bindings() -> None:

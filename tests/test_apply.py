@@ -1,0 +1,78 @@
+"""The text that carries a binding, by server version and by what it goes in front of."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+from pytest_django.fixtures import SettingsWrapper
+
+from tenantry.backends.postgresql.apply import first_word, parameters, prefix
+from tenantry.binding import ADMIN, UNBOUND, Binding
+
+OLD, NEW = 170005, 180000
+
+
+@pytest.mark.parametrize(
+    ("binding", "tenant", "admin"),
+    [
+        (Binding(42), "42", "false"),
+        (Binding("straße"), "straße", "false"),
+        (Binding("o'brien"), "o''brien", "false"),
+        (Binding(UUID(int=1)), "00000000-0000-0000-0000-000000000001", "false"),
+        (ADMIN, "", "true"),
+        (UNBOUND, "", "false"),
+    ],
+)
+def test_both_values_are_always_sent(binding: Binding, tenant: str, admin: str) -> None:
+    new = prefix(binding, b"SELECT 1", NEW)
+    assert new.text.decode() == (
+        f"SET LOCAL rls.current_tenant='{tenant}';SET LOCAL rls.is_admin='{admin}';\n"
+    )
+    assert new.results == 2
+    old = prefix(binding, b"SELECT 1", OLD)
+    assert old.text.decode() == (
+        f"SELECT pg_catalog.set_config('rls.current_tenant','{tenant}',true),"
+        f"pg_catalog.set_config('rls.is_admin','{admin}',true);\n"
+    )
+    assert old.results == 1
+    statement, values = parameters(binding)
+    assert statement.count(b"$") == 2
+    assert values == [tenant.replace("''", "'").encode(), admin.encode()]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        b"SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        b"  begin isolation level repeatable read",
+        b"-- first\nSTART TRANSACTION READ ONLY",
+        b"/* a */ /* b */ Set x = 1",
+    ],
+)
+def test_what_wants_to_be_first_goes_behind_no_query_and_unbound(statement: bytes) -> None:
+    assert prefix(Binding(42), statement, OLD) == prefix(UNBOUND, statement, NEW)
+    assert b"42" in prefix(Binding(42), statement, NEW).text
+
+
+@pytest.mark.parametrize(
+    ("statement", "word"),
+    [
+        (b"vacuum t", b"VACUUM"),
+        (b"-- only a comment", b""),
+        (b"", b""),
+        (b"(SELECT 1)", b""),
+        (b"/* unfinished", b""),
+        (b"\n\t--x\n--y\nDrop INDEX i", b"DROP"),
+    ],
+)
+def test_the_first_word_is_found_past_comments(statement: bytes, word: bytes) -> None:
+    assert first_word(statement) == word
+
+
+def test_the_prefix_of_the_names_is_a_setting(settings: SettingsWrapper) -> None:
+    assert b"rls." in prefix(UNBOUND, b"", NEW).text
+    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "GUC_PREFIX": "mine"}
+    for text in (prefix(UNBOUND, b"", NEW).text, prefix(UNBOUND, b"", OLD).text):
+        assert b"mine.current_tenant" in text
+        assert b"rls." not in text
