@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import pytest
-from pytest_django.fixtures import SettingsWrapper
 
 from tenantry.backends.postgresql.apply import first_word, parameters, prefix
 from tenantry.binding import ADMIN, UNBOUND, Binding
@@ -70,7 +70,7 @@ def test_the_first_word_is_found_past_comments(statement: bytes, word: bytes) ->
     assert first_word(statement) == word
 
 
-def test_the_prefix_of_the_names_is_a_setting(settings: SettingsWrapper) -> None:
+def test_the_prefix_of_the_names_is_a_setting(settings: Any) -> None:
     assert b"rls." in prefix(UNBOUND, b"", NEW).text
     settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "GUC_PREFIX": "mine"}
     for text in (prefix(UNBOUND, b"", NEW).text, prefix(UNBOUND, b"", OLD).text):
