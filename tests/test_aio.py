@@ -135,11 +135,17 @@ async def test_stream_with_server_side_parameters_is_refused() -> None:
 
 
 class CancelledAt:
-    """Run a coroutine, and cancel its task where it waits for the `number`-th time."""
+    """Run a coroutine, and cancel its task where it waits for the `number`-th time.
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], number: int) -> None:
+    With `again`, cancel it wherever it waits after that too, while it cleans up.
+    """
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], number: int, *, again: bool = False
+    ) -> None:
         self.coroutine = coroutine
         self.number = number
+        self.again = again
         self.reached = False
 
     def __await__(self) -> Generator[Any, Any, Any]:
@@ -152,7 +158,7 @@ class CancelledAt:
                 waits_for = send()
             except StopIteration as stop:
                 return stop.value
-            if number == self.number:
+            if number == self.number or (self.again and number > self.number):
                 self.reached = True
                 asyncio.get_running_loop().call_soon(task.cancel)
             try:
@@ -164,7 +170,10 @@ class CancelledAt:
         raise AssertionError("the coroutine does not end")
 
 
-async def test_cancelled_at_any_await_the_connection_comes_back(tenants: Tenants) -> None:
+@pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
+async def test_cancelled_at_any_await_the_connection_comes_back(
+    again: bool, tenants: Tenants, caplog: pytest.LogCaptureFixture
+) -> None:
     async def work() -> None:
         async with tenant_context(tenants[0].pk), aconnection("pool") as connection:
             assert await titles(connection) == ["A 1", "A 2"]
@@ -172,9 +181,10 @@ async def test_cancelled_at_any_await_the_connection_comes_back(tenants: Tenants
             await asyncio.sleep(0)
             assert await titles(connection) == ["A 1", "A 2"]
 
-    await work()
+    async with aconnection("pool"), aconnection("pool"):
+        pass  # Now the pool has grown to its size.
     for number in range(1000):
-        run = CancelledAt(work(), number)
+        run = CancelledAt(work(), number, again=again)
 
         async def in_task(run: CancelledAt = run) -> None:
             await run
@@ -184,6 +194,12 @@ async def test_cancelled_at_any_await_the_connection_comes_back(tenants: Tenants
         assert task.done()
         assert task.cancelled() == run.reached
         pool = aio._pools[asyncio.get_running_loop()]["pool"]
+        # It has been rolled back: the pool would say if it had to do that.
+        assert "rolling back returned connection" not in caplog.text
+        stats = pool.get_stats()
+        # Who is cancelled again while psycopg cancels the statement gives up the connection, and
+        # the pool replaces it.
+        assert again or stats["pool_available"] == stats["pool_size"]
         async with aconnection("pool") as one, aconnection("pool") as two:
             assert not await titles(one)
             assert not await titles(two)
@@ -193,6 +209,33 @@ async def test_cancelled_at_any_await_the_connection_comes_back(tenants: Tenants
     else:
         raise AssertionError("every run was cancelled")
     assert number >= 5
+
+
+async def test_cancelled_again_while_it_cleans_up_it_still_rolls_back(
+    tenants: Tenants, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrived = asyncio.Event()
+
+    async def work() -> None:
+        async with aconnection("pool") as connection:
+            await connection.execute("INSERT INTO app_shared (text) VALUES ('lost')")
+            arrived.set()
+            await asyncio.Event().wait()
+
+    async with aconnection("pool") as one, aconnection("pool") as two:
+        assert await titles(one) == await titles(two)
+    for _ in range(5):
+        arrived.clear()
+        task = asyncio.create_task(work())
+        await asyncio.wait_for(arrived.wait(), 5)
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        assert task.cancelled()
+        stats = aio._pools[asyncio.get_running_loop()]["pool"].get_stats()
+        assert stats["pool_available"] == stats["pool_size"] == 2
+        assert stats.get("connections_lost", 0) == 0
+    assert caplog.text == ""
 
 
 async def test_a_cancel_scope_of_anyio_rolls_back_and_returns(tenants: Tenants) -> None:
