@@ -375,6 +375,15 @@ def test_copy_stream_and_executemany_begin_too(wire: Wire, tenants: Tenants) -> 
                 ]
 
 
+def test_a_named_cursor_opens_in_a_savepoint(wire: Wire, tenants: Tenants) -> None:
+    with tenant_context(tenants[0].pk), atomic():
+        for _ in range(2):
+            read()
+            with atomic():
+                notes = Note.objects.using(ALIAS).order_by("id").iterator(1)
+                assert [note.title for note in notes] == ["A 1", "A 2"]
+
+
 def test_a_cursor_made_by_hand_is_bound_in_a_transaction_and_refused_outside(
     wire: Wire, tenants: Tenants
 ) -> None:

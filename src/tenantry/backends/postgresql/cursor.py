@@ -14,7 +14,7 @@ from psycopg.pq import PipelineStatus
 
 from ...exceptions import UnbindableStatementError
 from .connection import BoundConnection, SavepointSQL
-from .statement import NamedStatementMixin, StatementMixin, is_single
+from .statement import NamedStatementMixin, StatementMixin
 
 
 class BindingMixin(StatementMixin):
@@ -36,7 +36,7 @@ class BindingMixin(StatementMixin):
             self._query.convert(query, None)
             return self
         if self._pgconn.pipeline_status == PipelineStatus.OFF:
-            if self._conn.must_not_share() and not is_single(query):
+            if self._conn.must_not_share() and not self.may_be_pipelined(query):
                 self._conn.flush()
             if self._conn.must_not_share() or not self.is_simple(query, params, **options):
                 with self._conn.pipeline():

@@ -83,6 +83,11 @@ class StatementMixin(Base):  # type: ignore[misc]
             or not isinstance(query, str | bytes | psycopg.sql.Composable)
         )
 
+    def may_be_pipelined(self, query: Any) -> bool:
+        """Return whether `query` is surely one statement, as the extended protocol demands."""
+        text = query.decode() if isinstance(query, bytes) else query
+        return isinstance(text, str) and ";" not in text.rstrip("; \n")
+
     def is_outside(self) -> bool:
         """Return whether a statement now is a transaction of its own."""
         idle = self._pgconn.transaction_status == TransactionStatus.IDLE
@@ -237,6 +242,10 @@ class NamedStatementMixin(StatementMixin):
         finally:
             self._bare = False
 
+    def may_be_pipelined(self, query: Any) -> bool:
+        """Return False: psycopg does not support named cursors in a pipeline."""
+        return False
+
     def _binding(self) -> Binding:
         return current_binding() if self._declared is None else self._declared
 
@@ -264,9 +273,3 @@ class NamedStatementMixin(StatementMixin):
             statement, values = parameters(self._binding())
             self._pgconn.send_query_params(statement, values)
             yield from generators.execute(self._pgconn)
-
-
-def is_single(query: Any) -> bool:
-    """Return whether `query` is surely one statement, as the extended protocol demands."""
-    text = query.decode() if isinstance(query, bytes) else query
-    return isinstance(text, str) and ";" not in text.rstrip("; \n")

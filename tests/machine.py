@@ -1,0 +1,485 @@
+"""A state machine that knows what each tenant may see, and compares it with what the database says.
+
+Scopes, transactions, savepoints, cursors and errors come in any order that a program could bring
+about. The model is a list of rows with the semantics of transactions; what a binding sees of it is
+one comprehension. Between transactions other clients leave values on the server session, and
+nothing of ours may stay there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from django.db import DatabaseError, ProgrammingError, connections, transaction
+from django.db.models import Count
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from psycopg.pq import TransactionStatus
+
+from tenantry import admin_context, tenant_context
+from tests.app.models import Author, Note
+
+if TYPE_CHECKING:
+    from tests.soak import World
+
+NAMES = ("A", "B")
+TITLES = "SELECT title FROM app_note ORDER BY id"
+TITLES_WHERE = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
+INSERT = "INSERT INTO app_note (title, tenant_id, author_id) VALUES (%s, %s, %s)"
+PROBE = (
+    b"SELECT pg_backend_pid(), current_setting('rls.current_tenant', true),"
+    b" current_setting('rls.is_admin', true)"
+)
+BROKEN = ("SELECT nonsense", "SELEC 1", "SELECT 1/0", "SELECT 1; SELEC 2", "SELECT '")
+# Django 6.1 renamed it.
+new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
+
+Gucs = tuple[str, str]
+Rows = list[tuple[str, str]]
+names = st.sampled_from(NAMES)
+
+
+@dataclass
+class Mark:
+    """Be a state that a rollback returns to."""
+
+    moment: int
+    rows: Rows
+    block: Any = None
+    savepoint: str = ""
+
+
+@dataclass
+class Block:
+    """Be an open ``atomic()``, with the savepoints that were made by hand inside it."""
+
+    start: Mark
+    savepoints: list[Mark] = field(default_factory=list)
+
+
+@dataclass
+class Open:
+    """Be a cursor whose rows were chosen by the binding at its start."""
+
+    moment: int
+    # Returns up to so many rows, all without a number.
+    fetch: Callable[[int | None], list[str]]
+    close: Callable[[], None]
+    rows: list[str]
+    transaction_ends_it: bool
+
+
+class Machine(RuleBasedStateMachine):
+    """Do what programs do, and compare each read with the model."""
+
+    world: World
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alias = self.world.alias
+        self.wrapper: Any = connections[self.alias]
+        self.rows: Rows = []
+        self.scopes: list[tuple[Any, str]] = []
+        self.blocks: list[Block] = []
+        self.cursors: list[Open] = []
+        self.dead: list[Open] = []
+        self.left: dict[bytes, Gucs] = {}
+        self.failed = False
+        # Whether the next invariant does not send anything, which would end what is deferred.
+        self.quiet = False
+        self.moment = 0
+        self.world.superuser.execute("DELETE FROM app_note")
+        for name in NAMES * 2:
+            title = self.new_title(name)
+            values = (title, self.world.tenants[name], self.world.authors[name])
+            self.world.superuser.execute(INSERT, values)
+            self.rows.append((name, title))
+
+    # The model.
+
+    @property
+    def binding(self) -> str:
+        return self.scopes[-1][1] if self.scopes else ""
+
+    def sees(self, name: str) -> bool:
+        return self.binding in (name, "admin")
+
+    def visible(self) -> list[str]:
+        return [title for name, title in self.rows if self.sees(name)]
+
+    def new_title(self, name: str) -> str:
+        return f"{name}{self.tick()}"
+
+    def tick(self) -> int:
+        self.moment += 1
+        return self.moment
+
+    def mark(self, block: Any = None, savepoint: str = "") -> Mark:
+        return Mark(self.tick(), list(self.rows), block, savepoint)
+
+    def restore(self, mark: Mark) -> None:
+        self.rows = list(mark.rows)
+        self.failed = False
+        self.bury(lambda cursor: cursor.transaction_ends_it and cursor.moment > mark.moment)
+
+    def bury(self, condition: Callable[[Open], bool]) -> None:
+        """Forget cursors that are gone; CLOSE would find no such cursor in a transaction."""
+        self.dead += [cursor for cursor in self.cursors if condition(cursor)]
+        self.cursors = [cursor for cursor in self.cursors if not condition(cursor)]
+
+    def append(self, suffix: str) -> None:
+        self.rows = [
+            (name, title + suffix if self.sees(name) else title) for name, title in self.rows
+        ]
+
+    # Expectations.
+
+    def expect(self, found: Any, expected: Any) -> None:
+        binding = self.binding or "nobody"
+        assert found == expected, f"{self.alias} as {binding}: {found!r}, not {expected!r}"
+
+    def refused(self, act: Callable[[], Any], error: Any, protect: bool, sent: bool = True) -> None:
+        """Run what must fail, in a savepoint if it is to `protect` the transaction."""
+        try:
+            if protect:
+                with transaction.atomic(using=self.alias):
+                    act()
+            else:
+                act()
+        except error:
+            self.failed = bool(self.blocks) and not protect and sent
+        else:
+            raise AssertionError(f"{self.alias} as {self.binding or 'nobody'}: was not refused")
+
+    def cursor(self) -> Any:
+        return self.wrapper.cursor()
+
+    def execute(self, statement: str, params: Any = None) -> Any:
+        with self.cursor() as cursor:
+            cursor.execute(statement, params)
+            return cursor.fetchall() if cursor.description else cursor.rowcount
+
+    def holds_session(self) -> bool:
+        driver = self.wrapper.connection
+        return driver is not None and driver.pgconn.transaction_status != TransactionStatus.IDLE
+
+    # Scopes.
+
+    @rule(binding=st.sampled_from([*NAMES, "admin"]))
+    def bind(self, binding: str) -> None:
+        tenants = self.world.tenants
+        scope = admin_context() if binding == "admin" else tenant_context(tenants[binding])
+        scope.__enter__()
+        self.scopes.append((scope, binding))
+        self.quiet = True
+
+    @precondition(lambda self: self.scopes)
+    @rule()
+    def unbind(self) -> None:
+        self.scopes.pop()[0].__exit__(None, None, None)
+        self.quiet = True
+
+    # Transactions.
+
+    @precondition(lambda self: not self.failed and len(self.blocks) < 4)
+    @rule()
+    def begin(self) -> None:
+        mark = self.mark(transaction.atomic(using=self.alias))
+        mark.block.__enter__()
+        self.blocks.append(Block(mark))
+        self.quiet = True
+
+    @precondition(lambda self: self.blocks)
+    @rule(quiet=st.booleans())
+    def commit(self, quiet: bool) -> None:
+        block = self.blocks.pop()
+        failed = self.failed
+        try:
+            block.start.block.__exit__(None, None, None)
+        except DatabaseError:
+            if not failed:
+                raise
+        if failed:
+            self.restore(block.start)
+        self.after_block(quiet)
+
+    @precondition(lambda self: self.blocks)
+    @rule(raises=st.booleans(), quiet=st.booleans())
+    def roll_back(self, raises: bool, quiet: bool) -> None:
+        mark = self.blocks.pop().start
+        if raises:
+            error = ZeroDivisionError()
+            assert not mark.block.__exit__(ZeroDivisionError, error, None)
+        else:
+            transaction.set_rollback(True, using=self.alias)
+            mark.block.__exit__(None, None, None)
+        self.restore(mark)
+        self.after_block(quiet)
+
+    def after_block(self, quiet: bool) -> None:
+        self.quiet = quiet
+        if self.blocks:
+            return
+        self.bury(lambda cursor: cursor.transaction_ends_it)
+        for cursor in self.dead:
+            cursor.close()
+        self.dead.clear()
+
+    @precondition(lambda self: self.blocks and not self.failed)
+    @rule()
+    def save(self) -> None:
+        block = self.blocks[-1]
+        mark = self.mark()
+        mark.savepoint = new_savepoint(using=self.alias)
+        block.savepoints.append(mark)
+        self.quiet = True
+
+    @precondition(lambda self: self.blocks and self.blocks[-1].savepoints)
+    @rule(back=st.integers(1, 2), quiet=st.booleans())
+    def roll_back_to(self, back: int, quiet: bool) -> None:
+        savepoints = self.blocks[-1].savepoints
+        del savepoints[max(len(savepoints) - back, 0) + 1 :]
+        mark = savepoints[-1]
+        transaction.set_rollback(False, using=self.alias)
+        transaction.savepoint_rollback(mark.savepoint, using=self.alias)
+        self.restore(mark)
+        self.quiet = quiet
+
+    @precondition(lambda self: self.blocks and self.blocks[-1].savepoints and not self.failed)
+    @rule()
+    def release(self) -> None:
+        mark = self.blocks[-1].savepoints.pop()
+        transaction.savepoint_commit(mark.savepoint, using=self.alias)
+        self.quiet = True
+
+    # Reads.
+
+    @rule(how=st.sampled_from(["raw", "params", "orm", "count", "copy", "stream", "by hand"]))
+    def read(self, how: str) -> None:
+        if self.failed:
+            return
+        if how == "count":
+            found: Any = dict(
+                Author.objects.using(self.alias)
+                .annotate(count=Count("note"))
+                .values_list("name", "count")
+            )
+            counts = {name: sum(n == name for n, _ in self.rows) for name in NAMES}
+            self.expect(found, {name: n for name, n in counts.items() if self.sees(name)})
+        elif how == "orm":
+            notes = Note.objects.using(self.alias).select_related("author")
+            found = list(notes.filter(author__name__gte="A").values_list("author__name", "title"))
+            self.expect(found, [row for row in self.rows if self.sees(row[0])])
+        else:
+            self.expect(self.titles(how), self.visible())
+
+    def titles(self, how: str) -> list[str]:
+        with self.cursor() as cursor:
+            if how == "copy":
+                with cursor.copy(f"COPY ({TITLES}) TO STDOUT") as copy:
+                    return [row[0] for row in copy.rows()]
+            if how == "stream":
+                return [row[0] for row in cursor.stream(TITLES_WHERE, [0])]
+            if how == "by hand" and self.blocks:
+                by_hand = psycopg.Cursor(self.wrapper.connection)
+                return [row[0] for row in by_hand.execute(TITLES_WHERE, [0])]
+            cursor.execute(*((TITLES,) if how == "raw" else (TITLES_WHERE, [0])))
+            return [row[0] for row in cursor.fetchall()]
+
+    @precondition(lambda self: not self.failed)
+    @rule(first=st.integers(1, 2), other=st.sampled_from([*NAMES, "admin"]))
+    def stream_across_scopes(self, first: int, other: str) -> None:
+        expected = self.visible()
+        with self.cursor() as cursor, closing(cursor.stream(TITLES)) as stream:
+            found = [row[0] for row in islice(stream, first)]
+            self.bind(other)
+            found += [row[0] for row in stream]
+            self.unbind()
+        self.expect(found, expected)
+
+    @precondition(lambda self: not self.failed and len(self.cursors) < 3)
+    @rule(first=st.integers(0, 2), orm=st.booleans(), quiet=st.booleans())
+    def open_cursor(self, first: int, orm: bool, quiet: bool) -> None:
+        rows, inside = self.visible(), bool(self.blocks)
+        if orm:
+            notes = Note.objects.using(self.alias).iterator(chunk_size=1)
+            # It starts at the first row.
+            first = max(first, 1)
+
+            def fetch(n: int | None) -> list[str]:
+                return [note.title for note in islice(notes, n)]
+
+            close = notes.close  # type: ignore[attr-defined]
+        elif inside:
+            cursor = self.wrapper._cursor(f"c{self.tick()}")
+            cursor.execute(TITLES)
+
+            def fetch(n: int | None) -> list[str]:
+                return [row[0] for row in (cursor.fetchall() if n is None else cursor.fetchmany(n))]
+
+            close = cursor.close
+        else:
+            return
+        opened = Open(self.tick(), fetch, close, rows, inside)
+        if orm and self.wrapper.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
+            opened.transaction_ends_it = False
+        if first:
+            self.expect(fetch(first), rows[:first])
+            del rows[:first]
+        self.cursors.append(opened)
+        self.quiet = quiet
+
+    @precondition(lambda self: self.cursors and not self.failed)
+    @rule(index=st.integers(0, 2), close=st.booleans())
+    def drain(self, index: int, close: bool) -> None:
+        cursor = self.cursors.pop(index % len(self.cursors))
+        self.expect(cursor.fetch(None), cursor.rows)
+        cursor.close()
+
+    # Writes.
+
+    @precondition(lambda self: not self.failed)
+    @rule(name=names, orm=st.booleans(), protect=st.booleans())
+    def insert(self, name: str, orm: bool, protect: bool) -> None:
+        title = self.new_title(name)
+        tenant, author = self.world.tenants[name], self.world.authors[name]
+
+        def write() -> None:
+            if orm:
+                notes = Note.objects.using(self.alias)
+                notes.create(title=title, tenant_id=tenant, author_id=author)
+            else:
+                self.execute(INSERT, [title, tenant, author])
+
+        if self.sees(name):
+            write()
+            self.rows.append((name, title))
+        else:
+            self.refused(write, ProgrammingError, protect)
+
+    @precondition(lambda self: not self.failed)
+    @rule(how=st.sampled_from(["raw", "many", "orm"]))
+    def update(self, how: str) -> None:
+        count = len(self.visible())
+        if how == "orm":
+            found = Note.objects.using(self.alias).update(parent=None)
+        elif how == "raw":
+            found = self.execute("UPDATE app_note SET title = title || '.'")
+            self.append(".")
+        else:
+            with self.cursor() as cursor:
+                cursor.executemany("UPDATE app_note SET title = title || %s", [["x"], ["y"]])
+                found, count = cursor.rowcount, 2 * count
+            self.append("xy")
+        self.expect(found, count)
+
+    @precondition(lambda self: not self.failed and self.rows)
+    @rule(index=st.integers(0, 5), orm=st.booleans())
+    def delete(self, index: int, orm: bool) -> None:
+        name, title = row = self.rows[index % len(self.rows)]
+        if orm:
+            found = Note.objects.using(self.alias).filter(title=title).delete()[0]
+        else:
+            found = self.execute("DELETE FROM app_note WHERE title = %s", [title])
+        self.expect(found, int(self.sees(name)))
+        if self.sees(name):
+            self.rows.remove(row)
+
+    # Errors.
+
+    @precondition(lambda self: not self.failed)
+    @rule(
+        statement=st.sampled_from(BROKEN),
+        how=st.sampled_from(["execute", "executemany", "stream"]),
+        protect=st.booleans(),
+    )
+    def fail(self, statement: str, how: str, protect: bool) -> None:
+        def act() -> None:
+            with self.cursor() as cursor:
+                if how == "execute":
+                    cursor.execute(statement)
+                elif how == "executemany":
+                    cursor.executemany(statement, [[], []])
+                else:
+                    list(cursor.stream(statement))
+
+        self.refused(act, (DatabaseError, psycopg.Error), protect)
+
+    @precondition(lambda self: not self.failed)
+    @rule(protect=st.booleans(), quiet=st.booleans())
+    def fail_before_it_is_sent(self, protect: bool, quiet: bool) -> None:
+        self.refused(
+            lambda: self.execute("SELECT %s, %s", [1]), ProgrammingError, protect, sent=False
+        )
+        self.quiet = quiet
+
+    # The session.
+
+    @precondition(lambda self: not self.holds_session())
+    @rule(name=st.sampled_from(["", *NAMES]), admin=st.sampled_from(["", "true"]))
+    def pollute(self, name: str, admin: str) -> None:
+        """Leave values on the session, as another client of a pooler could."""
+        tenant = str(self.world.tenants[name]) if name else ""
+        with self.world.session() as execute:
+            execute(f"SET rls.current_tenant = '{tenant}'".encode())
+            execute(f"SET rls.is_admin = '{admin}'".encode())
+            self.left[execute(PROBE)[0][0]] = (tenant, admin)
+
+    @precondition(lambda self: not self.holds_session())
+    @rule()
+    def probe(self) -> None:
+        with self.world.session() as execute:
+            pid, *found = execute(PROBE)[0]
+        left = self.left.get(pid, ("", ""))
+        self.expect(tuple(value.decode() for value in found), left)
+
+    @precondition(lambda self: not self.blocks)
+    @rule()
+    def close(self) -> None:
+        self.cursors.clear()
+        self.wrapper.close()
+
+    @precondition(lambda self: not self.blocks)
+    @rule()
+    def vacuum(self) -> None:
+        self.execute("VACUUM app_shared")
+
+    # Always.
+
+    @invariant()
+    def reads_equal_the_model(self) -> None:
+        self.world.operations += 1
+        quiet, self.quiet = self.quiet, False
+        if quiet:
+            return
+        if self.failed:
+            self.refused(lambda: self.titles("raw"), DatabaseError, protect=False)
+        else:
+            self.expect(self.titles("raw"), self.visible())
+
+    @invariant()
+    def the_session_is_held_in_transactions_only(self) -> None:
+        if not self.blocks:
+            assert not self.holds_session()
+            if not self.cursors and self.wrapper.per_transaction:
+                assert self.wrapper.connection is None
+
+    def teardown(self) -> None:
+        try:
+            while self.blocks:
+                self.roll_back(raises=True, quiet=False)
+            self.reads_equal_the_model()
+            self.probe()
+            self.pollute("", "")
+        finally:
+            while self.scopes:
+                self.unbind()
+            self.cursors.clear()
+            self.wrapper.close()
+            if self.wrapper.settings_dict["OPTIONS"].get("pool"):
+                self.wrapper.close_pool()

@@ -1,0 +1,208 @@
+"""Run the state machine for minutes, in all configurations, on servers of its own.
+
+From the folder of the project: ``python -m tests.soak --minutes 10 --seed 1``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import django
+import psycopg
+from django.core.management import call_command
+from django.db import connections
+
+from example_asgi.servers import (
+    PgBouncer,
+    Postgres,
+    ensure_database,
+    ensure_role,
+    grant_by_default,
+)
+
+if TYPE_CHECKING:
+    from tests.machine import Machine
+
+DATABASE = "tenantry"
+NAMES = ("A", "B")
+ONE_SESSION = "one_session"
+REPORT_SECONDS = 5
+Execute = Callable[[bytes], list[tuple[bytes, ...]]]
+
+
+@contextmanager
+def one_session(pooler: PgBouncer) -> Iterator[str]:
+    """Register a database alias that goes through `pooler`."""
+    settings = {**connections.settings["pooled"], "HOST": pooler.host, "PORT": str(pooler.port)}
+    connections.settings[ONE_SESSION] = settings
+    try:
+        yield ONE_SESSION
+    finally:
+        connections[ONE_SESSION].close()
+        del connections[ONE_SESSION]
+        del connections.settings[ONE_SESSION]
+
+
+@dataclass
+class World:
+    """Be what machines run in: a database alias, and who arranges the rows.
+
+    `foreign` is another client of the alias's pooler. Without a pooler, statements that know
+    nothing of bindings go straight to libpq, on the session that the alias uses next.
+    """
+
+    alias: str
+    superuser: psycopg.Connection[Any]
+    foreign: psycopg.Connection[Any] | None = None
+    operations: int = 0
+    tenants: dict[str, int] = field(default_factory=dict)
+    authors: dict[str, int] = field(default_factory=dict)
+
+    def machine(self) -> type[Machine]:
+        """Return the machine of this world."""
+        from tests.machine import Machine  # It needs the models.
+
+        return type(f"Machine_{self.alias}", (Machine,), {"world": self})
+
+    def prepare(self) -> None:
+        """Make the two tenants and their authors, in tables that hold nothing else."""
+        self.superuser.execute("TRUNCATE app_tenant, app_user RESTART IDENTITY CASCADE")
+        for name in NAMES:
+            tenant = "INSERT INTO app_tenant (name) VALUES (%s) RETURNING id"
+            self.tenants[name] = self._insert(tenant, [name])
+            author = "INSERT INTO app_author (name, tenant_id) VALUES (%s, %s) RETURNING id"
+            self.authors[name] = self._insert(author, [name, self.tenants[name]])
+
+    def _insert(self, statement: Any, values: list[Any]) -> int:
+        row = self.superuser.execute(statement, values).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    @contextmanager
+    def session(self) -> Iterator[Execute]:
+        """Return what runs statements on the alias's session as they are."""
+        wrapper: Any = connections[self.alias]
+        pool = None if self.foreign else wrapper.pool
+        if pool:
+            pool.open()
+            driver = pool.getconn()
+        else:
+            wrapper.ensure_connection()
+            driver = self.foreign or wrapper.connection
+
+        def execute(statement: bytes) -> list[tuple[bytes, ...]]:
+            result = driver.pgconn.exec_(statement)
+            assert not result.error_message, result.error_message
+            return [
+                tuple(result.get_value(row, column) or b"" for column in range(result.nfields))
+                for row in range(result.ntuples)
+            ]
+
+        try:
+            yield execute
+        finally:
+            if pool:
+                pool.putconn(driver)
+
+
+@contextmanager
+def servers() -> Iterator[list[World]]:
+    """Start servers, migrate, and return a world for each configuration."""
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tenantry-")))
+        directory.chmod(0o755)
+        bindir = os.environ.get("TENANTRY_PG_BINDIR")
+        quick = dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes"), "off")
+        postgres = Postgres(directory / "pg", bindir=Path(bindir) if bindir else None, **quick)
+        stack.enter_context(postgres)
+        for role in ("owner", "app"):
+            ensure_role(postgres.dsn(), role)
+        ensure_database(postgres.dsn(), DATABASE, owner="owner")
+        dsn = postgres.dsn(dbname=DATABASE)
+        grant_by_default(dsn, owner="owner", to="app")
+        for alias in ("default", "owner", "pool"):
+            connections.settings[alias].update(HOST=postgres.host, PORT=str(postgres.port))
+        call_command("migrate", database="owner", verbosity=0)
+        superuser = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+        yield [
+            World("default", superuser),
+            World("pool", superuser),
+            stack.enter_context(pooled_world(postgres, directory / "one", superuser)),
+        ]
+        connections.close_all()
+
+
+@contextmanager
+def pooled_world(
+    postgres: Postgres, directory: Path, superuser: psycopg.Connection[Any]
+) -> Iterator[World]:
+    """Return a world behind a PgBouncer that has one server session."""
+    with (
+        PgBouncer(postgres, directory, users=["app"], pool_size=1) as pooler,
+        one_session(pooler) as alias,
+        psycopg.connect(pooler.dsn("app", DATABASE), autocommit=True) as foreign,
+    ):
+        yield World(alias, superuser, foreign)
+
+
+def soak(worlds: list[World], seconds: float, seeds: random.Random) -> tuple[int, int]:
+    """Run the machine with seed after seed; return how many operations and leaks there were."""
+    from hypothesis import HealthCheck, seed, settings
+    from hypothesis.stateful import run_state_machine_as_test
+
+    options = settings(
+        max_examples=20,
+        stateful_step_count=50,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    leaks = 0
+    end = time.monotonic() + seconds
+    report = 0.0
+    while time.monotonic() < end:
+        for world in worlds:
+            number = seeds.randrange(2**32)
+            world.prepare()
+            try:
+                run_state_machine_as_test(seed(number)(world.machine()), settings=options)  # type: ignore[no-untyped-call]
+            except Exception:  # noqa: BLE001 - whatever the model did not foresee counts
+                leaks += 1
+                print(f"{world.alias}, seed {number}:\n{traceback.format_exc()}", flush=True)
+            operations = sum(each.operations for each in worlds)
+            if time.monotonic() > report:
+                report = time.monotonic() + REPORT_SECONDS
+                print(f"operations so far: {operations}, leaks: {leaks}", flush=True)
+    return operations, leaks
+
+
+def main() -> int:
+    """Soak for as long as the arguments say; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32))
+    arguments = parser.parse_args()
+    print(f"seed: {arguments.seed}", flush=True)
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    django.setup()
+    with servers() as worlds:
+        seeds = random.Random(arguments.seed)
+        operations, leaks = soak(worlds, arguments.minutes * 60, seeds)
+    print(f"operations: {operations}, leaks: {leaks}")
+    return 1 if leaks else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Any order of scopes, transactions, cursors and errors, in three configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from example_asgi.servers import Postgres
+from tests.soak import World, pooled_world
+
+SETTINGS = settings(
+    max_examples=30,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture
+def one_session(
+    project: None, postgres: Postgres, directory: Path, superuser: psycopg.Connection[Any]
+) -> Iterator[World]:
+    with pooled_world(postgres, directory / "one", superuser) as world:
+        yield world
+
+
+def run(world: World) -> None:
+    world.prepare()
+    run_state_machine_as_test(world.machine(), settings=SETTINGS)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("alias", ["default", "pool"])
+def test_a_connection_of_our_own(
+    alias: str, project: None, superuser: psycopg.Connection[Any]
+) -> None:
+    run(World(alias, superuser))
+
+
+def test_one_server_session_that_others_use_too(one_session: World) -> None:
+    run(one_session)
