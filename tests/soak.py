@@ -177,7 +177,7 @@ def soak(worlds: list[World], seconds: float, seeds: random.Random) -> tuple[int
             number = seeds.randrange(2**32)
             world.prepare()
             try:
-                run_state_machine_as_test(seed(number)(world.machine()), settings=options)  # type: ignore[no-untyped-call]
+                run_state_machine_as_test(seed(number)(world.machine()), settings=options)
             except Exception:  # noqa: BLE001 - whatever the model did not foresee counts
                 leaks += 1
                 print(f"{world.alias}, seed {number}:\n{traceback.format_exc()}", flush=True)

@@ -35,7 +35,7 @@ def one_session(
 
 def run(world: World) -> None:
     world.prepare()
-    run_state_machine_as_test(world.machine(), settings=SETTINGS)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(world.machine(), settings=SETTINGS)
 
 
 @pytest.mark.parametrize("alias", ["default", "pool"])
