@@ -1,4 +1,4 @@
-# demo, test, lint, bench and docs each set up what they need. PYTHON names another Python than the
+# demo, test, lint, bench, docs and soak each set up what they need. PYTHON names another Python than the
 # machine's python3 (give it a VENV of its own), PG_BINDIR the programs of another PostgreSQL than
 # the embedded one, ARGS what is passed on.
 
@@ -8,7 +8,7 @@ PG_BINDIR ?=
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench docs clean pgbouncer browser
+.PHONY: demo test lint bench docs soak clean pgbouncer browser
 
 demo: $(VENV)/.demo
 	@$(call install,pgbouncer,pgbouncer) || true
@@ -30,6 +30,9 @@ bench: $(VENV)/.bench pgbouncer
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
 	@echo "docs/_build/index.html"
+
+soak: $(VENV)/.test pgbouncer
+	$(BIN)/python tests/soak.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) docs/_build .coverage .hypothesis
