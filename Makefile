@@ -32,7 +32,7 @@ docs: $(VENV)/.docs
 	@echo "docs/_build/index.html"
 
 soak: $(VENV)/.test pgbouncer
-	$(BIN)/python tests/soak.py $(ARGS)
+	$(BIN)/python -m tests.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) docs/_build .coverage .hypothesis
