@@ -8,7 +8,7 @@ PG_BINDIR ?=
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench docs soak clean pgbouncer browser
+.PHONY: demo test lint bench docs soak django-suite clean pgbouncer browser
 
 demo: $(VENV)/.demo
 	@$(call install,pgbouncer,pgbouncer) || true
@@ -33,6 +33,9 @@ docs: $(VENV)/.docs
 
 soak: $(VENV)/.test pgbouncer
 	$(BIN)/python -m tests.soak $(ARGS)
+
+django-suite: $(VENV)/.test
+	$(BIN)/python tests/django_suite/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) docs/_build .coverage .hypothesis

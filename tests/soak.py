@@ -158,7 +158,7 @@ def pooled_world(
 
 def soak(worlds: list[World], seconds: float, seeds: random.Random) -> tuple[int, int]:
     """Run the machine with seed after seed; return how many operations and leaks there were."""
-    from hypothesis import HealthCheck, seed, settings
+    from hypothesis import HealthCheck, Phase, seed, settings
     from hypothesis.stateful import run_state_machine_as_test
 
     options = settings(
@@ -166,7 +166,10 @@ def soak(worlds: list[World], seconds: float, seeds: random.Random) -> tuple[int
         stateful_step_count=50,
         deadline=None,
         database=None,
-        print_blob=False,
+        # Shrinking takes minutes, and what is found has to show at once.
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+        print_blob=True,
         suppress_health_check=list(HealthCheck),
     )
     leaks = 0

@@ -393,8 +393,7 @@ def test_a_middleware_around_a_sync_view_that_a_client_left_runs_as_before(setti
         with Work(ADMIN) as work:
             work.interrupt = left.set
             assert await get("/sync", left, work=work, seen=seen) == b""
-            assert seen == [{ONE}, {ONE}]
-            assert work.seen == [ADMIN, ADMIN, ONE]
+            assert (seen, work.seen) == ([{ONE}, {ONE}], [ADMIN, ADMIN, ONE])
             assert await bindings(True, False) == {UNBOUND}
 
     run(main())

@@ -15,7 +15,7 @@ from .exceptions import InvalidTenantIdError, TenantIdTypeError
 
 INTEGER_RANGES = {"int": 2**31, "bigint": 2**63}
 # Quotes and backslashes are legal in SQL text, but in a tenant id they are an attack or a mistake.
-FORBIDDEN_IN_TEXT = re.compile(r"""['"\\\x00-\x1f\x7f]""")
+FORBIDDEN_IN_TEXT = re.compile(r"""['"\\\x00-\x1f\x7f\ud800-\udfff]""")
 DECIMAL = re.compile(r"-?[0-9]+")
 
 
@@ -75,21 +75,27 @@ class TenantKey:
             raise self._wrong_type(value, "a str")
         if not value or FORBIDDEN_IN_TEXT.search(value):
             raise self._malformed(value, "a text without quotes, backslashes or control characters")
-        return str(value)
+        # Not str(value), which is what a subclass wants it to be.
+        return str.__str__(value)
 
     def _wrong_type(self, value: object, wanted: str) -> TenantIdTypeError:
         return TenantIdTypeError(
             f"tenant_id must be {wanted}, the tenant key being {self.sql_type};"
-            f" got {value!r} of type {type(value).__name__}"
+            f" got {_shown(value)} of type {type(value).__name__}"
         )
 
     def _malformed(self, value: object, wanted: str) -> InvalidTenantIdError:
-        shown = repr(value)
-        if len(shown) > 60:
-            shown = f"{shown[:60]}..."
         return InvalidTenantIdError(
-            f"tenant_id {shown} is not {wanted}; the tenant key is {self.sql_type}"
+            f"tenant_id {_shown(value)} is not {wanted}; the tenant key is {self.sql_type}"
         )
+
+
+def _shown(value: object) -> str:
+    try:
+        shown = repr(value)
+    except ValueError:  # Python refuses to print very long numbers.
+        return f"<a long {type(value).__name__}>"
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
 _PARSERS: dict[str, Callable[[TenantKey, Any], TenantId]] = {
