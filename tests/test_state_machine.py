@@ -15,7 +15,7 @@ from example_asgi.servers import Postgres
 from tests.soak import World, pooled_world
 
 SETTINGS = settings(
-    max_examples=200,
+    max_examples=150,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

@@ -237,6 +237,38 @@ def test_an_error_ends_the_transaction_it_is_in(statement: str, wire: Wire) -> N
         connection.set_autocommit(True)
 
 
+def stream_broken(connection: Any) -> None:
+    list(connection.cursor().stream("SELEC 1"))
+
+
+def copy_broken(connection: Any) -> None:
+    with connection.cursor() as cursor, cursor.copy("COPY ("):
+        pass
+
+
+def declare_broken(connection: Any) -> None:
+    with connection.connection.cursor("c") as cursor:
+        cursor.execute("SELEC 1")
+
+
+@pytest.mark.parametrize("fail_first", [stream_broken, copy_broken, declare_broken])
+def test_an_error_ends_the_transaction_whatever_sent_it(
+    fail_first: Callable[[Any], None], wire: Wire
+) -> None:
+    connection = connections[ALIAS]
+    connection.set_autocommit(False)
+    try:
+        with pytest.raises((ProgrammingError, psycopg.errors.SyntaxError)):
+            fail_first(connection)
+        with pytest.raises(InternalError, match="current transaction is aborted"):
+            read()
+        connection.rollback()
+        assert read() == [(1,)]
+        connection.rollback()
+    finally:
+        connection.set_autocommit(True)
+
+
 def test_a_statement_that_cannot_be_sent_leaves_the_savepoint_pending(wire: Wire) -> None:
     with atomic():
         write("kept")

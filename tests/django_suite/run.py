@@ -42,8 +42,14 @@ MODULES = [
     "schema",
     "postgres_tests",
 ]
-# Nothing here has to survive a crash of the machine.
-SERVER = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+SERVER = {
+    # Nothing here has to survive a crash of the machine.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    # All of Django's test models are flushed in one transaction.
+    "max_locks_per_transaction": 1024,
+}
 
 
 class Process:

@@ -185,10 +185,21 @@ class StatementMixin(Base):  # type: ignore[misc]
         remaining = self._prefix_results
         while remaining:
             result = yield from generators.fetch(self._pgconn)
+            if self._is_unparsed(result, remaining):
+                while (yield from generators.fetch(self._pgconn)) is not None:
+                    pass
+                yield from self._conn.send_control(self._control)
+                yield from self._stream_send_gen(query, params, **options)
+                return
             if result is None or result.status == ExecStatus.FATAL_ERROR:
                 self._check_results([result] if result else [])
             elif result.status in END_OF_RESULT:
                 remaining -= 1
+
+    def _is_unparsed(self, result: Any, remaining: int) -> bool:
+        """Return whether the first `result` says that not even BEGIN has happened."""
+        failed = result is not None and result.status == ExecStatus.FATAL_ERROR
+        return failed and bool(self._control) and remaining == self._prefix_results
 
     def _start_copy_gen(self, statement: Any, params: Any = None) -> PQGen[None]:
         # psycopg insists on exactly one result; here the binding's come first.
@@ -199,10 +210,15 @@ class StatementMixin(Base):  # type: ignore[misc]
         if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
             # COPY takes no parameters on the server; psycopg merges them in too.
             merged = psycopg.ClientCursor(self._conn).mogrify(statement, params)
-            statement = merged.encode(self._encoding)
-        query = self._convert_query(statement)
+            query = self._convert_query(merged.encode(self._encoding))
+        else:
+            query = self._convert_query(statement)
         self._execute_send(query, binary=False)
         results = yield from generators.execute(self._pgconn)
+        if self._is_unparsed(results[0], self._prefix_results):
+            yield from self._conn.send_control(self._control)
+            yield from self._start_copy_gen(statement, params)
+            return
         if results[-1].status == ExecStatus.FATAL_ERROR:
             self._raise_for_result(results[-1])
         del results[: self._prefix_results]
@@ -239,6 +255,10 @@ class NamedStatementMixin(StatementMixin):
         yield from self._conn.settle()
         try:
             yield from super()._declare_gen(*args, **kwargs)
+        except psycopg.Error:
+            idle = self._pgconn.transaction_status == TransactionStatus.IDLE
+            self._unparsed = idle and bool(self._control)
+            raise
         finally:
             self._bare = False
 
