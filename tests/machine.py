@@ -403,7 +403,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.failed)
     @rule(
         statement=st.sampled_from(BROKEN),
-        how=st.sampled_from(["execute", "executemany", "stream"]),
+        how=st.sampled_from(["execute", "executemany", "stream", "copy"]),
         protect=st.booleans(),
     )
     def fail(self, statement: str, how: str, protect: bool) -> None:
@@ -413,9 +413,9 @@ class Machine(RuleBasedStateMachine):
                     cursor.execute(statement)
                 elif how == "executemany":
                     cursor.executemany(statement, [[], []])
+                elif how == "copy":
+                    cursor.copy(f"COPY ({statement}) TO STDOUT").__enter__()
                 else:
-                    # Not first: an error then does not end the transaction yet.
-                    self.titles("raw")
                     list(cursor.stream(statement))
 
         self.refused(act, (DatabaseError, psycopg.Error), protect)
