@@ -96,7 +96,22 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
         ),
         (
             "GUC_PREFIX",
-            [None, "", "RLS", "1a", "a.b", "a-b", "a'b", "a b", "ä", "rls\n", "x" * 32, 1],
+            [
+                None,
+                "",
+                "RLS",
+                "Rls",
+                "rLs",
+                "1a",
+                "a.b",
+                "a-b",
+                "a'b",
+                "a b",
+                "ä",
+                "rls\n",
+                "x" * 32,
+                1,
+            ],
             "at most 31 lower-case letters, digits or underscores",
         ),
         (

@@ -246,6 +246,7 @@ async def test_a_decorated_coroutine_function_runs_in_a_scope(
         return first, second, before
 
     assert inspect.iscoroutinefunction(function)
+    assert function.__name__ == "function"
     coroutine = function(1, second=2)
     assert current_binding() is UNBOUND
     assert await coroutine == (1, 2, binding)
