@@ -308,6 +308,12 @@ def iterator(connection: Any) -> None:
         assert len(cursor.fetchmany(3)) == 2
 
 
+def iterator_with_parameters(connection: Any) -> None:
+    with connection.chunked_cursor() as cursor:
+        cursor.execute(SERIES_TO, [2])
+        assert len(cursor.fetchmany(3)) == 2
+
+
 def of_driver(connection: Any) -> None:
     with connection.connection.cursor() as cursor:
         cursor.execute(SERIES_TO, [2])
@@ -370,6 +376,7 @@ PATHS: dict[str, tuple[Callable[[Any], None], str]] = {
     "server-side binding: binary results": (binary, SERVER_SIDE),
     "server-side binding: prepared statement, second time": (prepared, SERVER_SIDE),
     "server-side binding: `stream()` with parameters": (stream, SERVER_SIDE),
+    "server-side binding: `.iterator()` with parameters": (iterator_with_parameters, SERVER_SIDE),
     "statement that PostgreSQL refuses in a transaction block": (
         refused_in_a_transaction,
         CLIENT_SIDE,

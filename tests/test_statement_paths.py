@@ -74,6 +74,15 @@ def raw_named_cursor(alias: str) -> Rows:
         return [row[0] for row in cursor]
 
 
+def raw_named_cursor_with_parameters(alias: str) -> Rows:
+    connection = connections[alias].connection
+    with connection.cursor("c", withhold=connection.autocommit) as cursor:
+        # Used again, it closes what it has declared.
+        for after in (1, 0):
+            cursor.execute("SELECT title FROM app_note WHERE id > %s ORDER BY id", [after])
+        return [row[0] for row in cursor]
+
+
 def executemany(alias: str) -> Rows:
     connections[alias].ensure_connection()
     with connections[alias].connection.cursor() as cursor:
@@ -116,6 +125,7 @@ PATHS = [
     callproc,
     named_cursor,
     raw_named_cursor,
+    raw_named_cursor_with_parameters,
     executemany,
     multi_statement,
     pipeline,
@@ -261,6 +271,45 @@ def test_binary_rows_of_a_named_cursor_are_bound(tenants: tuple[Tenant, Tenant])
                 cursor.execute(TITLES, binary=True)
             with tenant_context(b.pk):
                 assert cursor.fetchall() == [("A 1",), ("A 2",)]
+
+
+def test_a_named_cursor_leaves_parameters_to_the_server_where_options_say_so(
+    wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    # The two parameters of the SELECT and the ORDER BY are one value for a client only.
+    statement = "SELECT DISTINCT coalesce(title, %s) FROM app_note ORDER BY coalesce(title, %s)"
+    for alias in ("wire", "wire_server_side"):
+        with tenant_context(tenants[0].pk), transaction.atomic(using=alias):
+            connection = connections[alias]
+            with transaction.atomic(using=alias), connection.chunked_cursor() as cursor:
+                if alias == "wire":
+                    cursor.execute(statement, ["", ""])
+                    assert cursor.fetchall() == [("A 1",), ("A 2",)]
+                    continue
+                with pytest.raises(ProgrammingError, match="must appear in select list"):
+                    cursor.execute(statement, ["", ""])
+                transaction.set_rollback(True, using=alias)
+            assert execute(alias) == ["A 1", "A 2"]
+
+
+def test_a_declare_with_parameters_carries_begin_and_the_binding(
+    wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    statement = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
+    a, b = tenants
+    with (
+        tenant_context(a.pk),
+        transaction.atomic(using="wire_server_side"),
+        connections["wire_server_side"].chunked_cursor() as cursor,
+    ):
+        wire.clear()
+        cursor.execute(statement, [0])
+        assert wire.kinds == "PBDEPBDEPBDESDS"
+        assert wire.round_trips == 2
+        assert wire.queries[0] == "BEGIN"
+        assert "set_config('rls.current_tenant',$1,true)" in wire.queries[1]
+        with tenant_context(b.pk):
+            assert cursor.fetchall() == [("A 1",), ("A 2",)]
 
 
 def test_a_scrolled_cursor_counts_the_rows_of_its_declare(

@@ -109,13 +109,12 @@ class AsyncServerBindingCursor(AsyncBindingMixin, psycopg.AsyncCursor[Any]):
     """Leave parameters to the server, for ``OPTIONS["server_side_binding"]``."""
 
 
-class AsyncServerSideCursor(
-    NamedStatementMixin,
-    AsyncBindingMixin,
-    ClientCursorMixin[Any, Any],
-    psycopg.AsyncServerCursor[Any],
-):
-    """Be the bound server-side cursor."""
+class AsyncServerSideCursor(NamedStatementMixin, AsyncBindingMixin, psycopg.AsyncServerCursor[Any]):
+    """Be the bound server-side cursor, for ``OPTIONS["server_side_binding"]``."""
+
+
+class AsyncMergingServerSideCursor(AsyncServerSideCursor, ClientCursorMixin[Any, Any]):
+    """Be the bound server-side cursor that merges parameters on the client."""
 
 
 @asynccontextmanager
@@ -221,7 +220,9 @@ def _make_pool(using: str) -> AsyncConnectionPool[Any]:
     server_side = settings["OPTIONS"].get("server_side_binding") is True
 
     async def prepare(connection: AsyncBoundConnection) -> None:
-        connection.server_cursor_factory = AsyncServerSideCursor
+        connection.server_cursor_factory = (
+            AsyncServerSideCursor if server_side else AsyncMergingServerSideCursor
+        )
         connection.rides = settings["OPTIONS"].get("ride_along", True)
         await connection.set_autocommit(True)
         if connection.info.parameter_status("TimeZone") != wrapper.timezone_name:

@@ -25,7 +25,7 @@ from psycopg.pq import Format
 
 from ...conf import rls_tenants
 from . import driver
-from .cursor import ServerSideCursor, bound
+from .cursor import MergingServerSideCursor, ServerSideCursor, bound
 from .features import DatabaseFeatures
 from .operations import DatabaseOperations
 from .pool import PoolingMixin
@@ -59,8 +59,12 @@ class BoundConnections:
 
     def bind_connection(self, connection: driver.BoundConnection) -> None:
         """Tell a new connection what the settings say about it."""
-        connection.server_cursor_factory = ServerSideCursor
-        connection.rides = self.settings_dict["OPTIONS"].get("ride_along", True)  # type: ignore[attr-defined]
+        options = self.settings_dict["OPTIONS"]  # type: ignore[attr-defined]
+        on_server = options.get("server_side_binding") is True
+        connection.server_cursor_factory = (
+            ServerSideCursor if on_server else MergingServerSideCursor
+        )
+        connection.rides = options.get("ride_along", True)
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a bound cursor; Django would make a named one from a class of its own."""

@@ -100,14 +100,16 @@ class BindingMixin(StatementMixin):
             self._bare = False
 
 
-class ServerSideCursor(
-    NamedStatementMixin,
-    BindingMixin,
-    CursorMixin,
-    ClientCursorMixin[Any, Any],
-    psycopg.ServerCursor[Any],
+class ServerSideCursor(  # type: ignore[misc]  # the connection is one of ours
+    NamedStatementMixin, BindingMixin, CursorMixin, psycopg.ServerCursor[Any]
 ):
-    """Be the bound server-side cursor; it merges parameters on the client, as Django's does."""
+    """Be the bound server-side cursor, for ``OPTIONS["server_side_binding"]``."""
+
+
+class MergingServerSideCursor(  # type: ignore[misc]
+    ServerSideCursor, ClientCursorMixin[Any, Any]
+):
+    """Be the bound server-side cursor that merges parameters on the client, as Django's does."""
 
 
 @lru_cache(maxsize=64)

@@ -240,8 +240,12 @@ class NamedStatementMixin(StatementMixin):
     """
 
     _declared: Binding | None = None
+    # psycopg's.
+    _described: bool
+    _format: Format
+    _iter_rows: Any
 
-    def _declare_gen(self, *args: Any, **kwargs: Any) -> PQGen[None]:
+    def _declare_gen(self, query: Any, params: Any = None, binary: Any = None) -> PQGen[None]:
         outside = self.is_outside()
         if self.withhold and not outside:
             # PostgreSQL fills it at COMMIT, in the binding of whatever statement came last.
@@ -252,15 +256,60 @@ class NamedStatementMixin(StatementMixin):
         # Without a transaction to live in, PostgreSQL's own error is the clearest.
         self._bare = outside and not self.withhold
         self._declared = current_binding()
+        if params and not (self._bare or isinstance(self, ClientCursorMixin)):
+            yield from self._declare_on_server(query, params, binary)
+            return
         yield from self._conn.settle()
         try:
-            yield from super()._declare_gen(*args, **kwargs)
+            yield from super()._declare_gen(query, params, binary)
         except psycopg.Error:
             idle = self._pgconn.transaction_status == TransactionStatus.IDLE
             self._unparsed = idle and bool(self._control)
             raise
         finally:
             self._bare = False
+
+    def _declare_on_server(self, query: Any, params: Any, binary: bool | None) -> PQGen[None]:
+        """Send BEGIN, the binding and a DECLARE with server-side parameters in one flush."""
+        statement = self._make_declare_statement(query)
+        if self._described:
+            yield from self._close_gen()
+            self._described = False
+        self._iter_rows = None
+        yield from self._start_query(statement)
+        declare = self._convert_query(statement, params)
+        ahead: list[tuple[bytes, list[bytes] | None]] = [
+            *((control, None) for control in self._conn.take_control()),
+            parameters(self._binding()),
+        ]
+        results: list[PGresult] = []
+        self._pgconn.enter_pipeline_mode()
+        try:
+            for text, values in ahead:
+                self._pgconn.send_query_params(text, values)
+            self._query = declare
+            self._pgconn.send_query_params(
+                declare.query,
+                declare.params,
+                param_formats=declare.formats,
+                param_types=declare.types,
+            )
+            self._pgconn.pipeline_sync()
+            # One more is that of the Sync.
+            for _ in range(len(ahead) + 2):
+                results += yield from generators.execute(self._pgconn)
+        finally:
+            self._pgconn.exit_pipeline_mode()
+        self._prefix_results = 0
+        for result in results:
+            if result.status == ExecStatus.FATAL_ERROR:
+                self._raise_for_result(result)
+        self._format = Format(binary) if binary is not None else self.format
+        yield from self._describe_gen()
+
+    def is_simple(self, query: Any, params: Any, **options: Any) -> bool:
+        """Return True: a DECLARE that is not simple makes a pipeline of its own."""
+        return True
 
     def may_be_pipelined(self, query: Any) -> bool:
         """Return False: psycopg does not support named cursors in a pipeline."""
