@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Generator
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -14,7 +15,6 @@ from django.db.models import Count
 
 from tenantry import aclose_pools, aconnection, admin_context, arows, tenant_context
 from tenantry.backends.postgresql import aio
-from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Author, Note, Tenant
 from tests.fix_wire import Wire
 
@@ -127,11 +127,19 @@ async def test_an_exhausted_pool_says_what_to_raise() -> None:
                 pass
 
 
-async def test_stream_with_server_side_parameters_is_refused() -> None:
-    async with aconnection("wire_server_side") as connection:
-        with pytest.raises(UnbindableStatementError, match="cannot carry the tenant"):
-            async for _ in connection.cursor().stream("SELECT %s", [1]):
-                pass
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+async def test_streams_and_named_cursors_with_parameters(alias: str, tenants: Tenants) -> None:
+    statement = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
+    a, b = tenants
+    async with tenant_context(a.pk), aconnection(alias) as connection:
+        cursor = connection.cursor()
+        assert [row async for row in cursor.stream(statement, [0])] == [("A 1",), ("A 2",)]
+        async with aclosing(cursor.stream(statement, [0])) as rows:  # type: ignore[type-var]
+            assert await anext(rows) == ("A 1",)
+        async with connection.cursor("c") as named:
+            await named.execute(statement, [0])
+            async with tenant_context(b.pk):
+                assert await named.fetchall() == [("A 1",), ("A 2",)]
 
 
 class CancelledAt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -44,6 +45,12 @@ def raw_connection_execute(alias: str) -> Rows:
 def stream(alias: str) -> Rows:
     with connections[alias].cursor() as cursor:
         return [row[0] for row in cursor.stream(TITLES)]
+
+
+def stream_with_parameters(alias: str) -> Rows:
+    with connections[alias].cursor() as cursor:
+        statement = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
+        return [row[0] for row in cursor.stream(statement, [0])]
 
 
 def copy_out(alias: str) -> Rows:
@@ -120,6 +127,7 @@ PATHS = [
     raw_cursor,
     raw_connection_execute,
     stream,
+    stream_with_parameters,
     copy_out,
     copy_out_with_parameters,
     callproc,
@@ -384,16 +392,52 @@ def test_a_procedure_that_commits_is_refused_with_the_reason(
         cursor.execute("CALL commits()")
 
 
-def test_stream_with_server_side_parameters_fails_closed_outside_a_transaction(
-    tenants: tuple[Tenant, Tenant],
+NUMBERS = "SELECT i, title FROM app_note, generate_series(1, %s) i ORDER BY i"
+
+
+def test_a_stream_that_is_left_leaves_nothing_behind(
+    alias: str, block: None, tenants: tuple[Tenant, Tenant]
 ) -> None:
-    statement = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
-    connection = connections["wire_server_side"]
-    with tenant_context(tenants[0].pk), connection.cursor() as cursor:
-        with pytest.raises(UnbindableStatementError, match=r"open one with atomic\(\)"):
-            list(cursor.stream(statement, [0]))
-        with transaction.atomic(using="wire_server_side"):
-            assert [row[0] for row in cursor.stream(statement, [0])] == ["A 1", "A 2"]
+    with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
+        with transaction.atomic(using=alias):
+            with closing(cursor.stream(NUMBERS, [100_000])) as rows:
+                assert next(rows) == (1, "A 1")
+            transaction.set_rollback(True, using=alias)
+        assert execute(alias) == ["A 1", "A 2"]
+        assert len(list(cursor.stream(NUMBERS, [3]))) == 6
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELECT nonsense, %s", "nonsense"),
+        ("SELECT 1 / (i - %s) FROM generate_series(1, 5) i", "division by zero"),
+        ("SELECT set_config('a.b', 'c', true) FROM app_note WHERE 1 / (id - id) = %s", "division"),
+        ("CREATE TABLE IF NOT EXISTS %s", "syntax error"),
+    ],
+)
+def test_a_stream_that_fails_leaves_nothing_behind(
+    statement: str, error: str, alias: str, block: None, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
+        with pytest.raises(psycopg.Error, match=error), transaction.atomic(using=alias):
+            list(cursor.stream(statement, [3]))
+        assert execute(alias) == ["A 1", "A 2"]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_streamed_rows_come_in_chunks_and_formats_as_asked_for(
+    binary: bool, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk), connections["wire_server_side"].cursor() as cursor:
+        rows = list(cursor.stream("SELECT title, %s FROM app_note", [1], binary=binary, size=1))
+        assert rows == [("A 1", 1), ("A 2", 1)]
+        if psycopg.capabilities.has_stream_chunked():
+            rows = list(cursor.stream("SELECT title, %s FROM app_note", [1], size=2))
+            assert rows == [("A 1", 1), ("A 2", 1)]
+        with pytest.raises(ValueError, match="size must be >= 1"):
+            next(cursor.stream("SELECT %s", [1], size=0))
+        assert cursor.execute("SELECT 1").fetchall() == [(1,)]
 
 
 def test_binary_results_of_a_server_side_cursor_are_bound(tenants: tuple[Tenant, Tenant]) -> None:
@@ -401,6 +445,17 @@ def test_binary_results_of_a_server_side_cursor_are_bound(tenants: tuple[Tenant,
     connection = connections["wire_server_side"].connection
     with tenant_context(tenants[0].pk):
         assert connection.execute(TITLES, binary=True).fetchall() == [("A 1",), ("A 2",)]
+
+
+@pytest.mark.parametrize("path", [execute_with_parameters, stream_with_parameters])
+def test_server_side_parameters_go_with_begin_and_the_binding(
+    path: Callable[[str], Rows], wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    with tenant_context(tenants[0].pk), transaction.atomic(using="wire_server_side"):
+        assert path("wire_server_side") == ["A 1", "A 2"]
+    assert wire.kinds == "PBDEPBDEPBDESQ"
+    assert wire.round_trips == 2
+    assert wire.queries[0] == "BEGIN"
 
 
 @pytest.mark.parametrize("path", [executemany, pipeline])

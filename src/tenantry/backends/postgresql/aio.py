@@ -22,10 +22,10 @@ from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from ...exceptions import UnbindableStatementError
 from .connection import ControlMixin, SyncedPipelineMixin
+from .named import NamedStatementMixin
 from .pool import exhausted
-from .statement import NamedStatementMixin, StatementMixin
+from .statement import StatementMixin
 
 logger = logging.getLogger("tenantry")
 
@@ -84,21 +84,6 @@ class AsyncBindingMixin(StatementMixin):
         parent: Any = super()
         async with self._conn.pipeline():
             await parent.executemany(query, params_seq, **options)
-
-    async def stream(self, query: Any, params: Any = None, **options: Any) -> AsyncIterator[Any]:
-        """Iterate over the rows of a statement as they arrive.
-
-        Raises UnbindableStatementError for server-side parameters or binary results.
-        """
-        binary = {"binary": options["binary"]} if "binary" in options else {}
-        if not self.is_simple(query, params, **binary):
-            raise UnbindableStatementError(
-                "stream() with server-side parameters or binary results cannot carry the tenant;"
-                " use a client-side cursor, or execute()"
-            )
-        parent: Any = super()
-        async for row in parent.stream(query, params, **options):
-            yield row
 
 
 class AsyncCursor(AsyncBindingMixin, psycopg.AsyncClientCursor[Any]):

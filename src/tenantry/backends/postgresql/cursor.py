@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Self
 
@@ -12,9 +12,9 @@ from psycopg import errors
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus
 
-from ...exceptions import UnbindableStatementError
 from .connection import BoundConnection, SavepointSQL
-from .statement import NamedStatementMixin, StatementMixin
+from .named import NamedStatementMixin
+from .statement import StatementMixin
 
 
 class BindingMixin(StatementMixin):
@@ -74,30 +74,6 @@ class BindingMixin(StatementMixin):
         self._many_bound = False
         with self._conn.pipeline():
             super().executemany(query, params_seq, **options)
-
-    def stream(self, query: Any, params: Any = None, **options: Any) -> Iterator[Any]:
-        """Iterate over the rows of a statement as they arrive; see ``psycopg.Cursor.stream``.
-
-        Raises UnbindableStatementError for a statement with server-side parameters or binary
-        results outside a transaction.
-        """
-        options_of_execute = {"binary": options["binary"]} if "binary" in options else {}
-        if self.is_simple(query, params, **options_of_execute):
-            yield from super().stream(query, params, **options)
-            return
-        if self.is_outside():
-            raise UnbindableStatementError(
-                "stream() with server-side parameters or binary results cannot carry the tenant"
-                " outside a transaction; open one with atomic(), or use a client-side cursor"
-            )
-        # In a transaction the binding of this empty statement lasts until the next statement.
-        with self._conn.cursor() as cursor:
-            cursor.execute("")
-        self._bare = True
-        try:
-            yield from super().stream(query, params, **options)
-        finally:
-            self._bare = False
 
 
 class ServerSideCursor(  # type: ignore[misc]  # the connection is one of ours

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import psycopg
 from psycopg import errors, generators
 from psycopg.client_cursor import ClientCursorMixin
-from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus, TransactionStatus
 
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
@@ -93,6 +93,10 @@ class StatementMixin(Base):  # type: ignore[misc]
         idle = self._pgconn.transaction_status == TransactionStatus.IDLE
         return idle and bool(self._conn.autocommit)
 
+    def refuse_session_state(self, statement: bytes) -> None:
+        """Raise UnbindableStatementError if `statement` would outlive its transaction."""
+        refuse_session_state(statement)
+
     def goes_bare(self) -> bool:
         # After an error only a rollback can succeed, and not with anything in front of it.
         return self._bare or self._pgconn.transaction_status == TransactionStatus.INERROR
@@ -100,8 +104,8 @@ class StatementMixin(Base):  # type: ignore[misc]
     def _execute_send(
         self, query: Any, *, force_extended: bool = False, binary: bool | None = None
     ) -> None:
-        if self._conn.per_transaction and not isinstance(self, NamedStatementMixin):
-            refuse_session_state(query.query)
+        if self._conn.per_transaction:
+            self.refuse_session_state(query.query)
         self._prefix_results = 0
         self._control = []
         text_results = self.format == Format.TEXT if binary is None else not binary
@@ -179,9 +183,14 @@ class StatementMixin(Base):  # type: ignore[misc]
             raise
         raise AssertionError(result)  # psycopg's method never returns.
 
-    def _stream_send_gen(self, query: Any, params: Any = None, **options: Any) -> PQGen[None]:
+    def _stream_send_gen(
+        self, query: Any, params: Any = None, *, binary: bool | None = None, size: int = 1
+    ) -> PQGen[None]:
+        if not self.is_simple(query, params, binary=binary):
+            yield from self._stream_send_flush(query, params, binary, size)
+            return
         yield from self._conn.settle()
-        yield from super()._stream_send_gen(query, params, **options)
+        yield from super()._stream_send_gen(query, params, binary=binary, size=size)
         remaining = self._prefix_results
         while remaining:
             result = yield from generators.fetch(self._pgconn)
@@ -189,12 +198,83 @@ class StatementMixin(Base):  # type: ignore[misc]
                 while (yield from generators.fetch(self._pgconn)) is not None:
                     pass
                 yield from self._conn.send_control(self._control)
-                yield from self._stream_send_gen(query, params, **options)
+                yield from self._stream_send_gen(query, params, binary=binary, size=size)
                 return
             if result is None or result.status == ExecStatus.FATAL_ERROR:
                 self._check_results([result] if result else [])
             elif result.status in END_OF_RESULT:
                 remaining -= 1
+
+    def _stream_send_flush(
+        self, query: Any, params: Any, binary: bool | None, size: int
+    ) -> PQGen[None]:
+        if size < 1:
+            raise ValueError("size must be >= 1")
+        if size > 1:
+            psycopg.capabilities.has_stream_chunked(check=True)
+        yield from self._start_query(query)
+        statement = self._convert_query(query, params)
+        if self._conn.per_transaction:
+            self.refuse_session_state(statement.query)
+        wanted = self.format if binary is None else Format(binary)
+        ahead = self._send_flush(statement, wanted)
+        yield from self._fetch_ahead(ahead)
+        if size == 1:
+            self._pgconn.set_single_row_mode()
+        else:
+            self._pgconn.set_chunked_rows_mode(size)
+        self._last_query = query
+
+    def _stream_fetchone_gen(self, first: bool) -> PQGen[PGresult | None]:
+        try:
+            row: PGresult | None = yield from super()._stream_fetchone_gen(first)
+        except psycopg.Error:
+            yield from self._end_flush()
+            raise
+        if row is None:
+            yield from self._end_flush()
+        return row
+
+    # Server-side parameters have no text to ride in front of, so they share a flush instead: that
+    # of libpq's pipeline mode. psycopg's own pipelines have no streams and no named cursors.
+
+    def _send_flush(self, query: Any, result_format: Format = Format.TEXT) -> int:
+        """Send BEGIN, the binding and `query` together; return how many results come first."""
+        ahead: list[tuple[bytes, list[bytes] | None]] = [
+            *((control, None) for control in self._conn.take_control()),
+            parameters(self._binding()),
+        ]
+        self._query = query
+        self._prefix_results = 0
+        self._pgconn.enter_pipeline_mode()
+        for statement, values in ahead:
+            self._pgconn.send_query_params(statement, values)
+        self._pgconn.send_query_params(
+            query.query,
+            query.params,
+            param_formats=query.formats,
+            param_types=query.types,
+            result_format=result_format,
+        )
+        self._pgconn.pipeline_sync()
+        return len(ahead)
+
+    def _fetch_ahead(self, count: int) -> PQGen[None]:
+        """Read the results that come first; raise psycopg's error for one that failed."""
+        for _ in range(count):
+            results = yield from generators.execute(self._pgconn)
+            if results[-1].status == ExecStatus.FATAL_ERROR:
+                yield from self._end_flush()
+                self._raise_for_result(results[-1])
+
+    def _end_flush(self) -> PQGen[None]:
+        """Read what is left of a flush, if one is open, and leave libpq's pipeline mode."""
+        if self._conn._pipeline or self._pgconn.status != ConnStatus.OK:
+            return
+        while self._pgconn.pipeline_status != PipelineStatus.OFF:
+            results = yield from generators.execute(self._pgconn)
+            if results and results[-1].status == ExecStatus.PIPELINE_SYNC:
+                self._pgconn.exit_pipeline_mode()
 
     def _is_unparsed(self, result: Any, remaining: int) -> bool:
         """Return whether the first `result` says that not even BEGIN has happened."""
@@ -230,115 +310,3 @@ class StatementMixin(Base):  # type: ignore[misc]
                 f" returns {ExecStatus(results[0].status).name}"
             )
         self._set_results(results)
-
-
-class NamedStatementMixin(StatementMixin):
-    """Declare a server-side cursor bound, and fetch from it in the binding of its DECLARE.
-
-    A policy is evaluated while rows are fetched (PostgreSQL documentation, "DECLARE"), so each
-    FETCH carries the binding again, whatever scope is open by then.
-    """
-
-    _declared: Binding | None = None
-    # psycopg's.
-    _described: bool
-    _format: Format
-    _iter_rows: Any
-
-    def _declare_gen(self, query: Any, params: Any = None, binary: Any = None) -> PQGen[None]:
-        outside = self.is_outside()
-        if self.withhold and not outside:
-            # PostgreSQL fills it at COMMIT, in the binding of whatever statement came last.
-            raise UnbindableStatementError(
-                f"the cursor {self.name!r} cannot be WITH HOLD inside a transaction: the tenant"
-                " is bound to the statement, and its rows are read at COMMIT"
-            )
-        # Without a transaction to live in, PostgreSQL's own error is the clearest.
-        self._bare = outside and not self.withhold
-        self._declared = current_binding()
-        if params and not (self._bare or isinstance(self, ClientCursorMixin)):
-            yield from self._declare_on_server(query, params, binary)
-            return
-        yield from self._conn.settle()
-        try:
-            yield from super()._declare_gen(query, params, binary)
-        except psycopg.Error:
-            idle = self._pgconn.transaction_status == TransactionStatus.IDLE
-            self._unparsed = idle and bool(self._control)
-            raise
-        finally:
-            self._bare = False
-
-    def _declare_on_server(self, query: Any, params: Any, binary: bool | None) -> PQGen[None]:
-        """Send BEGIN, the binding and a DECLARE with server-side parameters in one flush."""
-        statement = self._make_declare_statement(query)
-        if self._described:
-            yield from self._close_gen()
-            self._described = False
-        self._iter_rows = None
-        yield from self._start_query(statement)
-        declare = self._convert_query(statement, params)
-        ahead: list[tuple[bytes, list[bytes] | None]] = [
-            *((control, None) for control in self._conn.take_control()),
-            parameters(self._binding()),
-        ]
-        results: list[PGresult] = []
-        self._pgconn.enter_pipeline_mode()
-        try:
-            for text, values in ahead:
-                self._pgconn.send_query_params(text, values)
-            self._query = declare
-            self._pgconn.send_query_params(
-                declare.query,
-                declare.params,
-                param_formats=declare.formats,
-                param_types=declare.types,
-            )
-            self._pgconn.pipeline_sync()
-            # One more is that of the Sync.
-            for _ in range(len(ahead) + 2):
-                results += yield from generators.execute(self._pgconn)
-        finally:
-            self._pgconn.exit_pipeline_mode()
-        self._prefix_results = 0
-        for result in results:
-            if result.status == ExecStatus.FATAL_ERROR:
-                self._raise_for_result(result)
-        self._format = Format(binary) if binary is not None else self.format
-        yield from self._describe_gen()
-
-    def is_simple(self, query: Any, params: Any, **options: Any) -> bool:
-        """Return True: a DECLARE that is not simple makes a pipeline of its own."""
-        return True
-
-    def may_be_pipelined(self, query: Any) -> bool:
-        """Return False: psycopg does not support named cursors in a pipeline."""
-        return False
-
-    def _binding(self) -> Binding:
-        return current_binding() if self._declared is None else self._declared
-
-    def _describe_gen(self) -> PQGen[None]:
-        self._prefix_results = 0
-        yield from super()._describe_gen()
-
-    def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
-        yield from self._rebind()
-        rows: list[Any] = yield from super()._fetch_gen(num)
-        return rows
-
-    def _scroll_gen(self, value: int, mode: str) -> PQGen[None]:
-        yield from self._rebind()
-        yield from super()._scroll_gen(value, mode)
-
-    def _rebind(self) -> PQGen[None]:
-        if self._pgconn.transaction_status != TransactionStatus.INTRANS:
-            return
-        if self._format == Format.TEXT:
-            version = self._pgconn.server_version
-            self._conn.ahead = prefix(self._binding(), b"FETCH", version).text
-        else:
-            # psycopg asks for binary results by the extended protocol, where nothing rides.
-            statement, values = parameters(self._binding())
-            self._pgconn.send_query_params(statement, values)
-            yield from generators.execute(self._pgconn)

@@ -1,0 +1,113 @@
+"""Named cursors: declared on the server, and fetched from in the binding of their DECLARE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import generators
+from psycopg.client_cursor import ClientCursorMixin
+from psycopg.pq import ExecStatus, Format, TransactionStatus
+
+from ...binding import Binding, current_binding
+from ...exceptions import UnbindableStatementError
+from .apply import parameters, prefix
+from .statement import StatementMixin
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+
+
+class NamedStatementMixin(StatementMixin):
+    """Declare a server-side cursor bound, and fetch from it in the binding of its DECLARE.
+
+    A policy is evaluated while rows are fetched (PostgreSQL documentation, "DECLARE"), so each
+    FETCH carries the binding again, whatever scope is open by then.
+    """
+
+    _declared: Binding | None = None
+    # psycopg's.
+    _described: bool
+    _format: Format
+    _iter_rows: Any
+
+    def _declare_gen(self, query: Any, params: Any = None, binary: Any = None) -> PQGen[None]:
+        outside = self.is_outside()
+        if self.withhold and not outside:
+            # PostgreSQL fills it at COMMIT, in the binding of whatever statement came last.
+            raise UnbindableStatementError(
+                f"the cursor {self.name!r} cannot be WITH HOLD inside a transaction: the tenant"
+                " is bound to the statement, and its rows are read at COMMIT"
+            )
+        # Without a transaction to live in, PostgreSQL's own error is the clearest.
+        self._bare = outside and not self.withhold
+        self._declared = current_binding()
+        if params and not (self._bare or isinstance(self, ClientCursorMixin)):
+            yield from self._declare_on_server(query, params, binary)
+            return
+        yield from self._conn.settle()
+        try:
+            yield from super()._declare_gen(query, params, binary)
+        except psycopg.Error:
+            idle = self._pgconn.transaction_status == TransactionStatus.IDLE
+            self._unparsed = idle and bool(self._control)
+            raise
+        finally:
+            self._bare = False
+
+    def _declare_on_server(self, query: Any, params: Any, binary: bool | None) -> PQGen[None]:
+        """Send BEGIN, the binding and a DECLARE with server-side parameters in one flush."""
+        statement = self._make_declare_statement(query)
+        if self._described:
+            yield from self._close_gen()
+            self._described = False
+        self._iter_rows = None
+        yield from self._start_query(statement)
+        declare = self._convert_query(statement, params)
+        ahead = self._send_flush(declare)
+        yield from self._fetch_ahead(ahead)
+        [result] = yield from generators.execute(self._pgconn)
+        yield from self._end_flush()
+        if result.status == ExecStatus.FATAL_ERROR:
+            self._raise_for_result(result)
+        self._format = Format(binary) if binary is not None else self.format
+        yield from self._describe_gen()
+
+    def refuse_session_state(self, statement: bytes) -> None:
+        """Accept any DECLARE: a cursor WITH HOLD keeps its connection until it is closed."""
+
+    def is_simple(self, query: Any, params: Any, **options: Any) -> bool:
+        """Return True: a DECLARE that is not simple makes a pipeline of its own."""
+        return True
+
+    def may_be_pipelined(self, query: Any) -> bool:
+        """Return False: psycopg does not support named cursors in a pipeline."""
+        return False
+
+    def _binding(self) -> Binding:
+        return current_binding() if self._declared is None else self._declared
+
+    def _describe_gen(self) -> PQGen[None]:
+        self._prefix_results = 0
+        yield from super()._describe_gen()
+
+    def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
+        yield from self._rebind()
+        rows: list[Any] = yield from super()._fetch_gen(num)
+        return rows
+
+    def _scroll_gen(self, value: int, mode: str) -> PQGen[None]:
+        yield from self._rebind()
+        yield from super()._scroll_gen(value, mode)
+
+    def _rebind(self) -> PQGen[None]:
+        if self._pgconn.transaction_status != TransactionStatus.INTRANS:
+            return
+        if self._format == Format.TEXT:
+            version = self._pgconn.server_version
+            self._conn.ahead = prefix(self._binding(), b"FETCH", version).text
+        else:
+            # psycopg asks for binary results by the extended protocol, where nothing rides.
+            statement, values = parameters(self._binding())
+            self._pgconn.send_query_params(statement, values)
+            yield from generators.execute(self._pgconn)
