@@ -8,13 +8,13 @@ PG_BINDIR ?=
 ARGS ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench docs soak django-suite clean pgbouncer browser
+.PHONY: demo test lint bench docs soak django-suite clean pgbouncer browser postgis
 
 demo: $(VENV)/.demo
 	@$(call install,pgbouncer,pgbouncer) || true
 	@$(BIN)/python example_asgi/demo.py $(ARGS)
 
-test: $(VENV)/.test pgbouncer browser
+test: $(VENV)/.test pgbouncer browser postgis
 	TENANTRY_PG_BINDIR=$(PG_BINDIR) $(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
 
@@ -46,6 +46,10 @@ pgbouncer:
 browser:
 	@$(call install,chromedriver,chromium chromium-driver)
 
+# GDAL and GEOS, which Django loads, come with it.
+postgis:
+	@$(call install,/usr/share/postgresql/15/extension/postgis.control,postgresql-15-postgis-3)
+
 # $(VENV)/.GROUP stands for a dependency group that is installed.
 $(VENV)/.%: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -54,17 +58,18 @@ $(VENV)/.%: pyproject.toml
 	@$(BIN)/python -m pip install -q --group $* -e .
 	@touch $@
 
-# $(call install,PROGRAM,PACKAGES): install Debian's packages if the program is missing and we may.
+# $(call install,PROGRAM,PACKAGES): install Debian's packages if the program, or a file, is missing and
+# we may.
 define install
 PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
-if ! command -v $(1) >/dev/null; then \
+if ! command -v $(1) >/dev/null && ! test -e $(1); then \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	if command -v apt-get >/dev/null && $$sudo true 2>/dev/null; then \
 		echo "Installing $(2)..."; \
 		$$sudo apt-get update -qq >/dev/null && \
 		DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $(2) >/dev/null; \
 	fi; \
-	command -v $(1) >/dev/null || { \
+	command -v $(1) >/dev/null || test -e $(1) || { \
 		echo "$(1) is missing: install it with your system's package manager, on Debian and" \
 			"Ubuntu with: sudo apt-get install $(2)"; false; }; \
 fi

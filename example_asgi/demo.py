@@ -94,7 +94,7 @@ class Demo:
     def serve(self, env: dict[str, str]) -> None:
         """Start Uvicorn and wait until it answers."""
         args = [sys.executable, "-m", "uvicorn", "project.asgi:application", "--app-dir", str(HERE)]
-        args += ["--host", LOOPBACK, "--port", str(self.port), "--lifespan", "off"]
+        args += ["--host", LOOPBACK, "--port", str(self.port)]
         args += ["--timeout-graceful-shutdown", "2"]
         uvicorn = Child(args, self.log("uvicorn"), name="Uvicorn", env=env)
         self.running.callback(uvicorn.stop)

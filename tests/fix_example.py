@@ -76,7 +76,7 @@ def example(postgres: Postgres, directory: Path) -> Iterator[Example]:
         manage("seed", env, directory)
         port = free_port()
         log = directory / "uvicorn.log"
-        args = [sys.executable, "-m", "uvicorn", "project.asgi:application", "--lifespan", "off"]
+        args = [sys.executable, "-m", "uvicorn", "project.asgi:application", "--lifespan", "on"]
         args += ["--app-dir", str(EXAMPLE), "--host", LOOPBACK, "--port", str(port)]
         uvicorn = Child(args, log, env=env)
         url = f"http://{LOOPBACK}:{port}"

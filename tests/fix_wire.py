@@ -114,12 +114,19 @@ def accept(wire: Wire, listener: socket.socket, postgres: Postgres) -> None:
                 threading.Thread(target=target, args=(wire, client, server), daemon=True).start()
 
 
-@pytest.fixture(scope="session")
-def proxy(postgres: Postgres) -> Iterator[Wire]:
-    """Return the recording proxy that the database alias "wire" goes through."""
+@contextmanager
+def recording(postgres: Postgres) -> Iterator[Wire]:
+    """Open a recording proxy in front of a server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         wire = Wire(port=listener.getsockname()[1])
         threading.Thread(target=accept, args=(wire, listener, postgres), daemon=True).start()
         yield wire
         # Closing alone does not wake accept().
         listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="session")
+def proxy(postgres: Postgres) -> Iterator[Wire]:
+    """Return the recording proxy that the database alias "wire" goes through."""
+    with recording(postgres) as wire:
+        yield wire

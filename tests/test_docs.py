@@ -230,7 +230,8 @@ def test_everything_public_is_in_the_api() -> None:
     ]
     public = {f"tenantry.{name}" for name in tenantry.__all__}
     public |= {f"tenantry.exceptions.{name}" for name in errors}
-    assert set(documented) == public | {"tenantry.middleware.RLSTenantMiddleware"}
+    public |= {"tenantry.asgi.PoolLifespan", "tenantry.middleware.RLSTenantMiddleware"}
+    assert set(documented) == public
 
 
 def test_the_policy_is_the_one_that_migrations_create() -> None:

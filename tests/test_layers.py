@@ -87,7 +87,7 @@ def test_all_is_what_is_public() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_public_names_say_what_they_are(name: str) -> None:
     module: Any = import_module(name)
-    assert module.__doc__ or name.endswith(("backends", "postgresql", "policies"))
+    assert module.__doc__ or name.endswith(("backends", "postgresql", "postgis", "policies"))
     for public, value in vars(module).items():
         if not public.startswith("_") and getattr(value, "__module__", None) == name:
             assert not callable(value) or value.__doc__, public

@@ -30,7 +30,7 @@ from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES, TenantKey, key_type_of
 
 SETTING = "RLS_TENANTS"
-ENGINES = ("tenantry.backends.postgresql",)
+ENGINES = ("tenantry.backends.postgresql", "tenantry.backends.postgis")
 MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 

@@ -212,6 +212,7 @@ def _make_pool(using: str) -> AsyncConnectionPool[Any]:
         await connection.set_autocommit(True)
         if connection.info.parameter_status("TimeZone") != wrapper.timezone_name:
             await connection.execute(wrapper.ops.set_time_zone_sql(), [wrapper.timezone_name])
+        await wrapper.aprepare_connection(connection)
         if role := settings["OPTIONS"].get("assume_role"):
             await connection.execute(psycopg.sql.SQL("SET ROLE {}").format(role))
         await connection.set_autocommit(False)

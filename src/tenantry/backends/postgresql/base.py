@@ -66,6 +66,9 @@ class BoundConnections:
         )
         connection.rides = options.get("ride_along", True)
 
+    async def aprepare_connection(self, connection: Any) -> None:
+        """Prepare an async connection; a backend with types of its own registers them."""
+
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a bound cursor; Django would make a named one from a class of its own."""
         if name is None:

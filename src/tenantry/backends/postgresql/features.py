@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db.backends.postgresql import features
 
 
-class DatabaseFeatures(features.DatabaseFeatures):
+class RequirementMixin:
     """Require PostgreSQL 15."""
 
-    minimum_database_version = (15,)
+    minimum_database_version: Any = (15,)
+
+
+class DatabaseFeatures(RequirementMixin, features.DatabaseFeatures):
+    """Be Django's features, but of PostgreSQL 15 and newer."""

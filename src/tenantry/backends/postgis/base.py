@@ -1,0 +1,50 @@
+"""``ENGINE = "tenantry.backends.postgis"``: Django's PostGIS backend, bound.
+
+Everything of ``tenantry.backends.postgresql`` works here as it does there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.gis.db.backends.postgis import base, features, operations
+
+from ..postgresql import driver
+from ..postgresql.base import BoundConnections
+from ..postgresql.features import RequirementMixin
+from ..postgresql.operations import OperationsMixin
+from ..postgresql.pool import PoolingMixin
+
+
+class DatabaseFeatures(RequirementMixin, features.DatabaseFeatures):
+    """Be the features of Django's PostGIS backend, but of PostgreSQL 15 and newer."""
+
+
+class DatabaseOperations(OperationsMixin, operations.PostGISOperations):
+    """Be the operations of Django's PostGIS backend, with tenant predicates."""
+
+
+class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
+    """Be Django's PostGIS backend with bound cursors and tenant predicates in ORM SQL."""
+
+    Database = driver
+    features_class = DatabaseFeatures
+    ops_class = DatabaseOperations
+
+    # Django's: what each alias knows of the types of PostGIS.
+    _type_infos: dict[str, dict[str, Any]]
+
+    def checkout(self, pool: Any) -> Any:
+        """Return a connection that knows the types of PostGIS, which may be newer than it."""
+        connection = super().checkout(pool)
+        self.register_geometry_adapters(connection)
+        return connection
+
+    async def aprepare_connection(self, connection: Any) -> None:
+        """Register the types of PostGIS with an async connection."""
+        await super().aprepare_connection(connection)
+        fetch: Any = base.TypeInfo.fetch  # type: ignore[attr-defined]
+        for name, infos in self._type_infos.items():
+            if infos.get(self.alias) is None:
+                infos[self.alias] = await fetch(connection, name)
+        self.register_geometry_adapters(connection)
