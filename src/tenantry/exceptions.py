@@ -2,6 +2,7 @@
 
 TenantryError
 ├── RLSConfigurationError (also ImproperlyConfigured)   a setting is missing or wrong
+│   └── UnsupportedServerError (also NotSupportedError) PostgreSQL is too old
 ├── InvalidTenantIdError (also ValueError)              a tenant id has a value it cannot have
 ├── TenantIdTypeError (also TypeError)                  a tenant id has a type it cannot have
 ├── ScopeError (also RuntimeError)                      a scope is entered or left out of order
@@ -36,3 +37,7 @@ class ScopeError(TenantryError, RuntimeError):
 
 class UnbindableStatementError(TenantryError, NotSupportedError):
     """Report a statement that PostgreSQL cannot run together with a binding."""
+
+
+class UnsupportedServerError(RLSConfigurationError, NotSupportedError):
+    """Report a server that is too old; Django raises NotSupportedError for one."""

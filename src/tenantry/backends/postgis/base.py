@@ -7,17 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.gis.db.backends.postgis import base, features, operations
+from django.contrib.gis.db.backends.postgis import base, operations
 
 from ..postgresql import driver
 from ..postgresql.base import BoundConnections
-from ..postgresql.features import RequirementMixin
 from ..postgresql.operations import OperationsMixin
 from ..postgresql.pool import PoolingMixin
-
-
-class DatabaseFeatures(RequirementMixin, features.DatabaseFeatures):
-    """Be the features of Django's PostGIS backend, but of PostgreSQL 15 and newer."""
 
 
 class DatabaseOperations(OperationsMixin, operations.PostGISOperations):
@@ -28,7 +23,6 @@ class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
     """Be Django's PostGIS backend with bound cursors and tenant predicates in ORM SQL."""
 
     Database = driver
-    features_class = DatabaseFeatures
     ops_class = DatabaseOperations
 
     # Django's: what each alias knows of the types of PostGIS.

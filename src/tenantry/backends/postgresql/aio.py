@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import anyio
 import psycopg
 from django.core.exceptions import EmptyResultSet
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.models import QuerySet
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus
@@ -118,7 +118,7 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
     try:
         connection = await pool.getconn()
     except PoolTimeout as error:
-        raise exhausted(using, pool) from error
+        raise OperationalError(str(exhausted(using, pool))) from error
     try:
         try:
             yield connection

@@ -19,18 +19,21 @@ except ImportError as error:
         " with a statement. Install it with: pip install 'psycopg[binary,pool]>=3.2'"
     ) from error
 
+from django.db import NotSupportedError
 from django.db.backends.postgresql import base
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 from psycopg.pq import Format
 
 from ...conf import rls_tenants
+from ...exceptions import UnsupportedServerError
 from . import driver
-from .cursor import MergingServerSideCursor, ServerSideCursor, bound
-from .features import DatabaseFeatures
+from .connection import BoundConnection
+from .cursor import MergingServerSideCursor, ServerSideCursor
 from .operations import DatabaseOperations
 from .pool import PoolingMixin
 
 MINIMUM_PSYCOPG = (3, 2)
+MINIMUM_POSTGRESQL = 15
 
 if base.psycopg_version()[:2] < MINIMUM_PSYCOPG:
     raise ImproperlyConfigured(
@@ -43,12 +46,11 @@ class BoundConnections:
     """Make every cursor of a PostgreSQL backend send the current binding with its statements."""
 
     def get_connection_params(self) -> dict[str, Any]:
-        """Return the parameters of a new connection, its cursors bound."""
+        """Return the parameters of a new connection, without the options of ours."""
         rls_tenants()  # A wrong setting shows before a connection is made, not at a statement.
         params: dict[str, Any] = super().get_connection_params()  # type: ignore[misc]
         for ours in ("ride_along", "pool_mode"):
             params.pop(ours, None)
-        params["cursor_factory"] = bound(params["cursor_factory"])
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
@@ -57,14 +59,33 @@ class BoundConnections:
         self.bind_connection(connection)
         return connection
 
-    def bind_connection(self, connection: driver.BoundConnection) -> None:
+    def bind_connection(self, connection: BoundConnection) -> None:
         """Tell a new connection what the settings say about it."""
-        options = self.settings_dict["OPTIONS"]  # type: ignore[attr-defined]
-        on_server = options.get("server_side_binding") is True
-        connection.server_cursor_factory = (
-            ServerSideCursor if on_server else MergingServerSideCursor
+        connection.server_cursor_factory = self.named_cursor_class()
+        connection.rides = self.settings_dict["OPTIONS"].get("ride_along", True)  # type: ignore[attr-defined]
+
+    def named_cursor_class(self) -> type[ServerSideCursor]:
+        """Return the class of server-side cursors that OPTIONS ask for now."""
+        on_server = self.settings_dict["OPTIONS"].get("server_side_binding") is True  # type: ignore[attr-defined]
+        return ServerSideCursor if on_server else MergingServerSideCursor
+
+    def check_database_version_supported(self) -> None:
+        """Raise UnsupportedServerError if the server is too old for Django or for tenantry."""
+        needs = (
+            f"the database {self.alias!r}: tenantry needs PostgreSQL {MINIMUM_POSTGRESQL} or newer;"  # type: ignore[attr-defined]
+            " upgrade the server"
         )
-        connection.rides = options.get("ride_along", True)
+        try:
+            super().check_database_version_supported()  # type: ignore[misc]
+        except NotSupportedError as error:
+            raise UnsupportedServerError(f"{error} This is {needs}") from error
+        # None says that Django supports all versions.
+        if self.features.minimum_database_version is None:  # type: ignore[attr-defined]
+            return
+        found: tuple[int, ...] = self.get_database_version()  # type: ignore[attr-defined]
+        if found < (MINIMUM_POSTGRESQL,):
+            version = ".".join(map(str, found))
+            raise UnsupportedServerError(f"PostgreSQL {version} is the server of {needs}")
 
     async def aprepare_connection(self, connection: Any) -> None:
         """Prepare an async connection; a backend with types of its own registers them."""
@@ -74,7 +95,9 @@ class BoundConnections:
         if name is None:
             return super().create_cursor()  # type: ignore[misc]
         connection: psycopg.Connection[Any] = self.connection  # type: ignore[attr-defined]
-        cursor = connection.cursor(name, scrollable=False, withhold=connection.autocommit)
+        cursor = self.named_cursor_class()(
+            connection, name, scrollable=False, withhold=connection.autocommit
+        )
         loader: Any = connection.adapters.get_loader(base.TIMESTAMPTZ_OID, Format.TEXT)
         if self.timezone != loader.timezone:  # type: ignore[attr-defined]
             register_tzloader(self.timezone, cursor)  # type: ignore[attr-defined]
@@ -85,5 +108,4 @@ class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
     """Be Django's PostgreSQL backend with bound cursors and tenant predicates in ORM SQL."""
 
     Database = driver
-    features_class = DatabaseFeatures
     ops_class = DatabaseOperations

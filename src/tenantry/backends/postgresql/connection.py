@@ -20,6 +20,8 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from ...binding import current_binding
 from ...exceptions import UnbindableStatementError
 from .apply import parameters
+from .cursor import bound
+from .savepoints import SAVEPOINT, Savepoints, SavepointSQL
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -29,14 +31,6 @@ if TYPE_CHECKING:
     Base = Any
 else:
     Base = object
-
-SAVEPOINT, RELEASE, ROLLBACK_TO = "SAVEPOINT ", "RELEASE SAVEPOINT ", "ROLLBACK TO SAVEPOINT "
-
-
-class SavepointSQL(str):
-    """Be a statement of Django's about a savepoint, which may wait for the next message."""
-
-    __slots__ = ()
 
 
 class SyncedPipelineMixin(Base):  # type: ignore[misc]
@@ -77,29 +71,19 @@ class ControlMixin(Base):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Savepoint statements that no message has carried yet. What the server knows cannot tell
-        # them: it has not heard of them.
-        self.pending: list[str] = []
+        self.savepoints = Savepoints()
 
     def defer(self, statement: SavepointSQL) -> bool:
         """Keep `statement` for the next message; return False if it must be sent now."""
         status = self.pgconn.transaction_status
+        if status == TransactionStatus.IDLE:
+            self.savepoints.sent.clear()
         waiting_for_begin = status == TransactionStatus.IDLE and not self.autocommit
-        if not self.rides or not (waiting_for_begin or status == TransactionStatus.INTRANS):
-            return False
-        if statement.startswith(SAVEPOINT):
-            self.pending.append(statement)
+        in_transaction = waiting_for_begin or status == TransactionStatus.INTRANS
+        if self.rides and in_transaction and self.savepoints.defer(statement):
             return True
-        release = statement.startswith(RELEASE)
-        created = SAVEPOINT + statement.removeprefix(RELEASE if release else ROLLBACK_TO)
-        if created not in self.pending:
-            if release:
-                self.pending.append(statement)
-            return release
-        # Nothing has happened since the savepoint, so there is nothing to keep or to undo.
-        position = self.pending.index(created)
-        del self.pending[position + (not release) :]
-        return True
+        self.savepoints.note(statement)
+        return False
 
     def must_not_share(self) -> bool:
         """Return whether what is pending has to reach the server whatever becomes of a statement.
@@ -108,9 +92,9 @@ class ControlMixin(Base):  # type: ignore[misc]
         savepoint with it, without which the error cannot be undone.
         """
         return bool(
-            self.pending
+            self.savepoints.pending
             and self.pgconn.transaction_status == TransactionStatus.INTRANS
-            and any(statement.startswith(SAVEPOINT) for statement in self.pending)
+            and any(each.startswith(SAVEPOINT) for each in self.savepoints.pending)
         )
 
     def take_control(self) -> list[bytes]:
@@ -120,14 +104,13 @@ class ControlMixin(Base):  # type: ignore[misc]
             return control
         if not self.autocommit and self.pgconn.transaction_status == TransactionStatus.IDLE:
             control.append(self._get_tx_start_command())
-        if self.pending:
-            control += [statement.encode() for statement in self.pending]
-            self.pending.clear()
+        if self.savepoints.pending:
+            control += self.savepoints.take()
         return control
 
     def settle(self) -> PQGen[None]:
         """Send pending savepoints before a message that may come to nothing."""
-        if self.pending:
+        if self.savepoints.pending:
             yield from self.send_control(self.take_control())
 
     def send_control(self, control: list[bytes]) -> PQGen[PGresult | None]:
@@ -178,11 +161,12 @@ class ControlMixin(Base):  # type: ignore[misc]
 
     def _commit_gen(self) -> PQGen[None]:
         if self.pgconn.transaction_status == TransactionStatus.IDLE:
-            self.pending.clear()
+            self.savepoints.clear()
         yield from super()._commit_gen()
+        self.savepoints.clear()
 
     def _rollback_gen(self) -> PQGen[None]:
-        self.pending.clear()
+        self.savepoints.clear()
         yield from super()._rollback_gen()
 
     def _exec_command(
@@ -190,7 +174,7 @@ class ControlMixin(Base):  # type: ignore[misc]
     ) -> PQGen[PGresult | None]:
         ahead, self.ahead = self.ahead, b""
         if (
-            not (self.pending or ahead)
+            not (self.savepoints.pending or ahead)
             or self._pipeline
             or result_format != Format.TEXT
             or self.pgconn.transaction_status != TransactionStatus.INTRANS
@@ -206,6 +190,20 @@ class ControlMixin(Base):  # type: ignore[misc]
 
 class BoundConnection(ControlMixin, psycopg.Connection[Any]):
     """Be a psycopg connection whose transaction control rides along."""
+
+    def cursor(
+        self, name: str = "", *, binary: bool = False, row_factory: Any = None, **options: Any
+    ) -> Any:
+        """Return a bound cursor; see ``psycopg.Connection.cursor``."""
+        if name:
+            return super().cursor(name, binary=binary, row_factory=row_factory, **options)
+        self._check_connection_ok()
+        # Bound here, so that cursor_factory stays the class that somebody chose.
+        factory = bound(self.cursor_factory)  # type: ignore[arg-type]  # classes are hashable
+        cursor = factory(self, row_factory=row_factory or self.row_factory)
+        if binary:
+            cursor.format = Format.BINARY
+        return cursor
 
     def flush(self) -> None:
         """Send what is pending, and BEGIN, in a message of its own."""
@@ -227,7 +225,7 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
     @contextmanager
     def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:
         """Open psycopg's own transaction block, after the savepoints around it."""
-        if self.pending:
+        if self.savepoints.pending:
             self.flush()
         with super().transaction(*args, **kwargs) as transaction:
             yield transaction

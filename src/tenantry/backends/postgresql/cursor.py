@@ -12,15 +12,13 @@ from psycopg import errors
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus
 
-from .connection import BoundConnection, SavepointSQL
 from .named import NamedStatementMixin
+from .savepoints import SavepointSQL
 from .statement import StatementMixin
 
 
 class BindingMixin(StatementMixin):
     """Run statements bound, inside and outside transactions."""
-
-    _conn: BoundConnection
 
     # Who wants to know when the cursor is closed.
     closed_by: Callable[[Any], None] | None = None
@@ -76,15 +74,11 @@ class BindingMixin(StatementMixin):
             super().executemany(query, params_seq, **options)
 
 
-class ServerSideCursor(  # type: ignore[misc]  # the connection is one of ours
-    NamedStatementMixin, BindingMixin, CursorMixin, psycopg.ServerCursor[Any]
-):
+class ServerSideCursor(NamedStatementMixin, BindingMixin, CursorMixin, psycopg.ServerCursor[Any]):
     """Be the bound server-side cursor, for ``OPTIONS["server_side_binding"]``."""
 
 
-class MergingServerSideCursor(  # type: ignore[misc]
-    ServerSideCursor, ClientCursorMixin[Any, Any]
-):
+class MergingServerSideCursor(ServerSideCursor, ClientCursorMixin[Any, Any]):
     """Be the bound server-side cursor that merges parameters on the client, as Django's does."""
 
 

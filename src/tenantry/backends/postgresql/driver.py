@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-from psycopg import (
-    DatabaseError,
-    DataError,
-    Error,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    NotSupportedError,
-    OperationalError,
-    ProgrammingError,
-    Warning,  # noqa: A004 - DB-API's name
-    __version__,
-    apilevel,
-    paramstyle,
-    threadsafety,
-)
+from typing import Any
+
+import psycopg
 
 from .connection import BoundConnection
 
 connect = BoundConnection.connect
 
-__all__ = [
-    "BoundConnection",
-    "DataError",
-    "DatabaseError",
-    "Error",
-    "IntegrityError",
-    "InterfaceError",
-    "InternalError",
-    "NotSupportedError",
-    "OperationalError",
-    "ProgrammingError",
-    "Warning",
-    "__version__",
-    "apilevel",
-    "connect",
-    "paramstyle",
-    "threadsafety",
-]
+
+def __getattr__(name: str) -> Any:
+    """Return everything else that psycopg has."""
+    return getattr(psycopg, name)

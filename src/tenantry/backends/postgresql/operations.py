@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.db.backends.postgresql import operations
 
-from .connection import SavepointSQL
+from .savepoints import SavepointSQL
 
 
 class SavepointMixin:

@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.utils.asyncio import async_unsafe
 from psycopg_pool import ConnectionPool, PoolTimeout
@@ -28,9 +27,9 @@ _pools: dict[tuple[str, int], ConnectionPool[Any]] = {}
 _creating = threading.Lock()
 
 
-def exhausted(alias: str, pool: Any) -> OperationalError:
-    """Return the error that says what to raise when a pool is too small."""
-    return OperationalError(
+def exhausted(alias: str, pool: Any) -> PoolTimeout:
+    """Return psycopg_pool's error, saying what to raise when a pool is too small."""
+    return PoolTimeout(
         f"no connection of the database {alias!r} became free within {pool.timeout:g} s: all"
         f" {pool.max_size} are in use; raise OPTIONS['pool']['max_size'] (PostgreSQL's"
         " max_connections allowing) or ['timeout'], or end transactions sooner"
@@ -73,11 +72,16 @@ class PoolingMixin:
                 f"OPTIONS['pool_mode'] of the database {self.alias!r} is {TRANSACTION!r}, but there"
                 " is no pool; add OPTIONS['pool'] = {'min_size': 2, 'max_size': 10}"
             )
-        if options.get("pool") and self.settings_dict["CONN_MAX_AGE"] != 0:
+        if options.get("pool"):
+            self.refuse_persistent_connections()
+
+    def refuse_persistent_connections(self) -> None:
+        """Raise ImproperlyConfigured if Django is to keep connections beside the pool."""
+        if (age := self.settings_dict["CONN_MAX_AGE"]) != 0:
             raise ImproperlyConfigured(
-                f"the database {self.alias!r} has a pool and CONN_MAX_AGE ="
-                f" {self.settings_dict['CONN_MAX_AGE']!r}; set it to 0, the pool keeps connections"
-                " (OPTIONS['pool']['max_lifetime'] says for how long)"
+                "Pooling doesn't support persistent connections. The database"
+                f" {self.alias!r} has a pool and CONN_MAX_AGE = {age!r}; set that to 0, the pool"
+                " keeps connections (OPTIONS['pool']['max_lifetime'] says for how long)"
             )
 
     @property
@@ -90,6 +94,7 @@ class PoolingMixin:
         key = (self.alias, os.getpid())
         pool = _pools.get(key)
         if pool is None:
+            self.refuse_persistent_connections()
             with _creating:
                 pool = _pools.get(key) or _pools.setdefault(key, self._make_pool(given))
         return pool
@@ -168,8 +173,9 @@ class PoolingMixin:
     @async_unsafe
     def ensure_connection(self) -> None:
         """Check out a connection, unless one is checked out."""
-        pool = self.pool
-        if self.connection is None and self.prepared and pool and not self.in_atomic_block:
+        # What is prepared has a pool; to ask for it sooner would make one.
+        prepared = self.connection is None and self.prepared and not self.in_atomic_block
+        if prepared and (pool := self.pool):
             with self.wrap_database_errors:  # type: ignore[attr-defined]
                 self.connection = self.checkout(pool)
         else:

@@ -1,0 +1,62 @@
+"""Savepoints: those that the server has, and the statements that it has not heard yet."""
+
+from __future__ import annotations
+
+SAVEPOINT, RELEASE, ROLLBACK_TO = "SAVEPOINT ", "RELEASE SAVEPOINT ", "ROLLBACK TO SAVEPOINT "
+
+
+class SavepointSQL(str):
+    """Be a statement of Django's about a savepoint, which may wait for the next message."""
+
+    __slots__ = ()
+
+
+class Savepoints:
+    """Follow the savepoints of a transaction.
+
+    What the server knows cannot tell them: it has not heard of those that wait, and it names those
+    that it has in no answer.
+    """
+
+    def __init__(self) -> None:
+        self.pending: list[str] = []
+        # The names, in order, of those that a message has carried and none has released.
+        self.sent: list[str] = []
+
+    def defer(self, statement: SavepointSQL) -> bool:
+        """Keep `statement` for the next message; return False if it must be sent now."""
+        if statement.startswith(SAVEPOINT):
+            self.pending.append(statement)
+            return True
+        release = statement.startswith(RELEASE)
+        name = statement.removeprefix(RELEASE if release else ROLLBACK_TO)
+        created = SAVEPOINT + name
+        if created in self.pending:
+            # Nothing has happened since the savepoint, so there is nothing to keep or to undo.
+            del self.pending[self.pending.index(created) + (not release) :]
+            return True
+        # A name that is unknown here may be unknown there: the error belongs to who sends it.
+        if not release or name not in self.sent:
+            return False
+        del self.sent[self.sent.index(name) :]
+        self.pending.append(statement)
+        return True
+
+    def note(self, statement: str) -> None:
+        """Remember what `statement` does, which is sent now."""
+        if statement.startswith(SAVEPOINT):
+            self.sent.append(statement.removeprefix(SAVEPOINT))
+        elif (name := statement.removeprefix(ROLLBACK_TO)) in self.sent:
+            del self.sent[self.sent.index(name) + 1 :]
+
+    def take(self) -> list[bytes]:
+        """Return the statements that have waited, which must now be sent."""
+        statements, self.pending = self.pending, []
+        for statement in statements:
+            self.note(statement)
+        return [statement.encode() for statement in statements]
+
+    def clear(self) -> None:
+        """Forget everything, at the end of a transaction."""
+        self.pending.clear()
+        self.sent.clear()
