@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
@@ -23,6 +24,8 @@ class Wire:
     port: int = 0
     messages: list[tuple[str, bytes]] = field(default_factory=list)
     round_trips: int = 0
+    # The major version that the server is made to announce, such as b"14".
+    announced: bytes = b""
 
     def clear(self) -> None:
         """Forget what was seen."""
@@ -101,6 +104,8 @@ def record_server(wire: Wire, client: socket.socket, server: socket.socket) -> N
                 # The first ReadyForQuery ends the connection's start.
                 wire.round_trips += kind == "Z" and ready_before
                 ready_before = ready_before or kind == "Z"
+            if wire.announced:
+                data = re.sub(rb"(?<=server_version\0)\d\d", wire.announced, data)
             client.sendall(data)
 
 

@@ -233,7 +233,7 @@ def wrapper(**changes: Any) -> Any:
     [
         ({"OPTIONS": {"pool_mode": "transactoin"}}, "must be 'session' or 'transaction'"),
         ({"OPTIONS": {"pool": None}}, "there is no pool; add"),
-        ({"CONN_MAX_AGE": 60}, "set it to 0"),
+        ({"CONN_MAX_AGE": 60}, "set that to 0"),
     ],
 )
 def test_contradicting_options_say_the_fix(changes: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Projects that must not start, each in a process of its own: a clear error, and nothing sent."""
+"""Projects and servers that are refused: a clear error, and nothing sent."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+
+from tenantry import aclose_pools, aconnection
+from tests.fix_wire import Wire
 
 ROOT = Path(__file__).parent.parent
 ENGINE = "tenantry.backends.postgresql"
@@ -184,6 +191,50 @@ def test_a_project_with_an_old_psycopg_does_not_connect(server: Server) -> None:
         " not 3.1.20; upgrade it with: pip install"
     )
     assert server.connections == 0
+
+
+@pytest.fixture
+def old_server(wire: Wire) -> Iterator[None]:
+    connections["wire"].close()
+    wire.announced = b"14"
+    yield
+    wire.announced = b""
+    connections["wire"].close()
+    del connections["wire"]
+
+
+def refused_server() -> AbstractContextManager[pytest.ExceptionInfo[ImproperlyConfigured]]:
+    return pytest.raises(
+        ImproperlyConfigured,
+        match=r"'(wire|old \d)': tenantry needs PostgreSQL 15 or newer; upgrade the server",
+    )
+
+
+@pytest.mark.parametrize(
+    "pooling", [{}, {"pool": True}, {"pool": True, "pool_mode": "transaction"}]
+)
+def test_an_old_server_is_refused(old_server: None, pooling: dict[str, object]) -> None:
+    # Django asks once for each alias.
+    connection: Any = connections["wire"].copy(alias=f"old {len(pooling)}")
+    connection.settings_dict = {
+        **connection.settings_dict,
+        "OPTIONS": connection.settings_dict["OPTIONS"] | pooling,
+    }
+    try:
+        with refused_server():
+            connection.ensure_connection()
+    finally:
+        connection.close()
+        connection.close_pool()
+
+
+async def test_an_old_server_is_refused_in_an_event_loop(old_server: None) -> None:
+    try:
+        with refused_server():
+            async with aconnection("wire"):
+                pytest.fail("it was accepted")
+    finally:
+        await aclose_pools()
 
 
 def test_a_process_that_is_forked_inside_a_hop_is_outside_of_it() -> None:

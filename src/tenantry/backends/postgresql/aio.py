@@ -111,7 +111,8 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
     in the pool before anything else happens. A block without a statement sends nothing. Errors of
     statements are psycopg's, not Django's.
 
-    Raises OperationalError when no connection becomes free in time. Not for code that runs in a
+    Raises OperationalError when no connection becomes free in time, UnsupportedServerError for a
+    server before PostgreSQL 15. Not for code that runs in a
     thread: there use Django's connections.
     """
     pool = await _open_pool(using)
@@ -121,6 +122,7 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
         raise OperationalError(str(exhausted(using, pool))) from error
     try:
         try:
+            know_server(using, connection)
             yield connection
         except BaseException:
             try:
@@ -145,9 +147,7 @@ async def arows(
     if connection is None:
         async with aconnection(queryset.db) as connection:
             return await arows(queryset, connection)
-    wrapper: Any = connections[queryset.db]
-    # Django would ask the server, which it cannot do in an event loop.
-    wrapper.pg_version = connection.info.server_version
+    wrapper = know_server(queryset.db, connection)
     compiler: Any = queryset.query.clone().get_compiler(connection=wrapper)
     try:
         sql, params = compiler.as_sql()
@@ -156,6 +156,18 @@ async def arows(
     cursor = await connection.execute(sql, params)
     rows = await cursor.fetchall()
     return list(compiler.results_iter(results=[rows], tuple_expected=True))
+
+
+def know_server(using: str, connection: psycopg.AsyncConnection[Any]) -> Any:
+    """Return Django's wrapper of `using`, which knows the version of the server that we reached.
+
+    Raises UnsupportedServerError if that is too old.
+    """
+    wrapper: Any = connections[using]
+    # Django would ask the server, which it cannot do in an event loop.
+    wrapper.pg_version = connection.info.server_version
+    wrapper.check_database_version_supported()
+    return wrapper
 
 
 async def aclose_pools() -> None:
