@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import ProgrammingError, connections
+from django.db import DataError, ProgrammingError, connections
 from django.db.models import Count, Exists, OuterRef
 from django_async_backend.db import async_connections, async_new_connection
 from django_async_backend.db.backends.postgresql import async_base
@@ -22,6 +22,7 @@ from tenantry import aclose_pools, admin_context, tenant_context
 from tenantry.backends.postgresql import aio, async_orm, base
 from tests.app.models import Author, Note, Tenant
 from tests.fix_wire import Wire
+from tests.test_docs import table
 
 Tenants = tuple[Tenant, Tenant]
 ALIASES = ["wire", "wire_server_side", "pool", "pooled"]
@@ -241,6 +242,51 @@ async def test_pools_belong_to_the_event_loop_and_are_closed(tenants: Tenants) -
     await aclose_pools()
     assert pool.closed
     assert aio.orm_pools() == {}
+
+
+async def one() -> None:
+    await titles("wire")
+
+
+async def many() -> None:
+    async with await async_connections["wire"].cursor() as cursor:
+        await cursor.executemany("UPDATE app_note SET title = title || %s", [["!"], ["?"]])
+
+
+async def atomic() -> None:
+    async with async_atomic("wire"):
+        await one()
+
+
+async def nested() -> None:
+    async with async_atomic("wire"), async_atomic("wire"):
+        await one()
+
+
+async def failing() -> None:
+    async with async_atomic("wire"):
+        with pytest.raises(DataError):
+            async with async_atomic("wire"), await async_connections["wire"].cursor() as cursor:
+                await cursor.execute("SELECT 1/0")
+        await one()
+
+
+@pytest.mark.parametrize("column", [1, 2], ids=["tenantry", "package"])
+async def test_round_trips_are_those_of_the_guide(
+    column: int, wire: Wire, tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if column == 2:
+        engine = async_base.__name__.removesuffix(".async_base")
+        monkeypatch.setitem(connections.settings["wire"], "ENGINE", engine)
+    documented = [int(row[column]) for row in table("how-to/async-orm.md", "What it costs")]
+    measured = []
+    async with session("wire"), tenant_context(tenants[0].pk):
+        await one()
+        for work in (one, many, atomic, nested, failing):
+            wire.clear()
+            await work()
+            measured.append(wire.round_trips)
+    assert measured == documented
 
 
 @pytest.mark.parametrize("found", ["", "5.2.9", "6.1.4", "6.2.0", "7.0"])
