@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, replace
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,12 @@ def reader(
     superuser.execute(f"ALTER DATABASE template_of_docs RENAME TO {DATABASE}")
 
 
-@pytest.mark.parametrize("page", ["protect-a-model", "write-raw-sql", "background-code"])
+GUIDES = ["protect-a-model", "write-raw-sql", "background-code"]
+if find_spec("django_async_backend"):
+    GUIDES.append("async-orm")
+
+
+@pytest.mark.parametrize("page", GUIDES)
 def test_a_guide_does_what_it_says(page: str, reader: Reader) -> None:
     assert "pycon" in reader.follow(f"how-to/{page}.md")
 

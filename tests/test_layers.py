@@ -6,17 +6,21 @@ import ast
 import asyncio
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from asgiref.sync import SyncToAsync, sync_to_async
+from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.postgresql import base, compiler, psycopg_any
 from django.db.models.sql.where import AND, WhereNode
 
 import tenantry
+from tenantry.backends.postgresql import base as our_base
 from tests.app.models import Note
 
 SOURCE = Path(tenantry.__file__).parent
@@ -84,13 +88,28 @@ def test_all_is_what_is_public() -> None:
         tenantry.nonsense  # noqa: B018
 
 
-@pytest.mark.parametrize("name", NAMES)
+def importable(name: str) -> bool:
+    """Return whether a module needs nothing that only newer versions of Python have."""
+    orm = name.rpartition(".")[2] in ("async_compiler", "async_orm")
+    return not orm or find_spec("django_async_backend") is not None
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if importable(name)])
 def test_public_names_say_what_they_are(name: str) -> None:
     module: Any = import_module(name)
     assert module.__doc__ or name.endswith(("backends", "postgresql", "postgis", "policies"))
     for public, value in vars(module).items():
         if not public.startswith("_") and getattr(value, "__module__", None) == name:
             assert not callable(value) or value.__doc__, public
+
+
+def test_the_async_wrapper_is_imported_when_somebody_asks_for_it() -> None:
+    installed = find_spec("django_async_backend")
+    missing = pytest.raises(ImproperlyConfigured, match="here is none; install it with: pip")
+    with nullcontext() if installed else missing:
+        assert our_base.AsyncDatabaseWrapper.__name__ == "AsyncDatabaseWrapper"
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        our_base.nonsense  # noqa: B018
 
 
 # Private or undocumented names of others that are relied on. A release that renames one fails here.

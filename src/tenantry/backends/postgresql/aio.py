@@ -29,9 +29,11 @@ from .statement import StatementMixin
 
 logger = logging.getLogger("tenantry")
 
-_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncConnectionPool[Any]]] = (
-    WeakKeyDictionary()
-)
+Pools = dict[str, AsyncConnectionPool[Any]]
+
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pools] = WeakKeyDictionary()
+# Their connections are in autocommit, and so are not to be shared.
+_orm_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pools] = WeakKeyDictionary()
 
 
 class AsyncSyncedPipeline(SyncedPipelineMixin, psycopg.AsyncPipeline):
@@ -172,8 +174,14 @@ def know_server(using: str, connection: psycopg.AsyncConnection[Any]) -> Any:
 
 async def aclose_pools() -> None:
     """Close the pools of the running event loop; the next connection makes a new one."""
-    for pool in _pools.pop(asyncio.get_running_loop(), {}).values():
-        await finish(pool.close())
+    for pools in (_pools, _orm_pools):
+        for pool in pools.pop(asyncio.get_running_loop(), {}).values():
+            await finish(pool.close())
+
+
+def orm_pools() -> Pools:
+    """Return the pools that an async ORM uses in the running event loop."""
+    return _orm_pools.setdefault(asyncio.get_running_loop(), {})
 
 
 async def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:

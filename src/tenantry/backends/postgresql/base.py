@@ -7,6 +7,7 @@ set up, tracked or cleaned up per request.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -109,3 +110,10 @@ class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
 
     Database = driver
     ops_class = DatabaseOperations
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AsyncDatabaseWrapper":
+        # django-async-backend looks for it here. Nobody else needs that package.
+        return import_module(f"{__package__}.async_orm").AsyncDatabaseWrapper
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -80,7 +80,7 @@ def conjunction(where: WhereNode, predicate: TenantEquals) -> WhereNode:
     return WhereNode(children, AND)
 
 
-class SQLCompiler(ScopedMixin, compiler.SQLCompiler):
+class ScopedSelectMixin(ScopedMixin):
     """Scope SELECT: the base table in WHERE, joined tables in ON."""
 
     where: WhereNode
@@ -91,7 +91,7 @@ class SQLCompiler(ScopedMixin, compiler.SQLCompiler):
         if base_predicate := predicates.pop(self.query.base_table, None):
             self.where = conjunction(self.where, base_predicate)
         active = [alias for alias in self.query.alias_map if self.query.alias_refcount[alias]]
-        clauses, params = super().get_from_clause()
+        clauses, params = super().get_from_clause()  # type: ignore[misc]
         if not predicates:
             return clauses, params
         scoped_params = list(params)
@@ -106,6 +106,10 @@ class SQLCompiler(ScopedMixin, compiler.SQLCompiler):
                 scoped_params[position:position] = values
                 position += len(values)
         return clauses, scoped_params
+
+
+class SQLCompiler(ScopedSelectMixin, compiler.SQLCompiler):
+    """Scope SELECT."""
 
 
 class SQLInsertCompiler(compiler.SQLInsertCompiler):
