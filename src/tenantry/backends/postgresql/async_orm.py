@@ -16,9 +16,13 @@ import psycopg
 from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import rls_tenants
-from . import driver
-from .aio import AsyncBindingMixin, AsyncBoundConnection, AsyncServerSideCursor, orm_pools
-from .features import DatabaseFeatures
+from .aio import (
+    AsyncBindingMixin,
+    AsyncBoundConnection,
+    AsyncMergingServerSideCursor,
+    AsyncServerSideCursor,
+    orm_pools,
+)
 
 PACKAGE = "django-async-backend"
 # Its minor versions follow Django's, and what is overridden here is private.
@@ -59,11 +63,7 @@ class AsyncDatabaseOperations(async_base.AsyncDatabaseOperations):  # type: igno
 class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[misc]
     """Be the package's wrapper, with connections and cursors that are bound."""
 
-    Database = SimpleNamespace(
-        **{name: getattr(driver, name) for name in driver.__all__},
-        AsyncConnection=AsyncBoundConnection,
-    )
-    features_class = DatabaseFeatures
+    Database = SimpleNamespace(**vars(psycopg) | {"AsyncConnection": AsyncBoundConnection})
     ops_class = AsyncDatabaseOperations
 
     def __init__(self, settings_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
@@ -89,15 +89,22 @@ class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[mis
 
     async def _configure_connection(self, connection: AsyncBoundConnection) -> bool:
         connection.rides = self.settings_dict["OPTIONS"].get("ride_along", True)
-        connection.server_cursor_factory = AsyncServerSideCursor
+        connection.server_cursor_factory = self.named_cursor_class()
         changed: bool = await super()._configure_connection(connection)
         return changed
+
+    def named_cursor_class(self) -> type[AsyncServerSideCursor]:
+        """Return the class of server-side cursors that OPTIONS ask for now."""
+        on_server = self.settings_dict["OPTIONS"].get("server_side_binding") is True
+        return AsyncServerSideCursor if on_server else AsyncMergingServerSideCursor
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a bound cursor; the package would make a named one from a class of its own."""
         if name is None:
             return super().create_cursor()
         connection: psycopg.AsyncConnection[Any] = self.connection
-        cursor = connection.cursor(name, scrollable=False, withhold=connection.autocommit)
+        cursor = self.named_cursor_class()(
+            connection, name, scrollable=False, withhold=connection.autocommit
+        )
         async_base.register_tzloader(self.timezone, cursor)
         return cursor
