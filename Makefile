@@ -34,7 +34,7 @@ docs: $(VENV)/.docs
 soak: $(VENV)/.test pgbouncer
 	$(BIN)/python -m tests.soak $(ARGS)
 
-django-suite: $(VENV)/.test
+django-suite: $(VENV)/.django-suite
 	$(BIN)/python tests/django_suite/run.py $(ARGS)
 
 clean:

@@ -2,8 +2,8 @@
 
 A test that passes on the one has to pass on the other; what fails on both is not looked at. The
 suite comes from Django's source distribution of the installed version, or of ``--django VERSION``,
-which is then used instead of the installed one. Install what the tests need first: see
-``tests/requirements/py3.txt`` there. Logs and outcomes stay in ``.data/django-suite``.
+which is then used instead of the installed one. ``make django-suite`` installs what the tests need.
+Logs and outcomes stay in ``.data/django-suite``.
 """
 
 from __future__ import annotations
