@@ -32,6 +32,8 @@ SIZE = 2
 @pytest.fixture(autouse=True)
 def pool(tenants: Tenants) -> Iterator[Any]:
     connection: Any = connections[ALIAS]
+    # One who finds no connection yet makes the pool grow meanwhile.
+    connection.pool.open(wait=True)
     yield connection
     connection.close()
     connection.close_pool()
