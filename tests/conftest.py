@@ -7,7 +7,13 @@ import os
 import pytest
 
 # The wire first: the servers import it, and pytest rewrites assertions as it imports a plugin.
-pytest_plugins = ["tests.fix_wire", "tests.fix_servers", "tests.fix_example"]
+pytest_plugins = [
+    "tests.fix_wire",
+    "tests.fix_servers",
+    "tests.fix_example",
+    "tests.fix_cut",
+    "tests.fix_faults",
+]
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
