@@ -103,7 +103,7 @@ def database(kind: str, path: Cut, *, bounced: bool) -> dict[str, Any]:
         "tcp_user_timeout": 500,
     }
     if kind in ("session", "transaction", "stock_pool"):
-        options["pool"] = {"min_size": SIZE, "max_size": SIZE, "timeout": 5}
+        options["pool"] = {"min_size": SIZE, "max_size": SIZE, "timeout": 2}
     if kind == "transaction":
         options["pool_mode"] = "transaction"
     ours = not kind.startswith("stock")
@@ -125,6 +125,7 @@ def site_of_module(
     bouncer = PgBouncer(
         postgres, directory / "faults", users=["app"], pool_size=SIZE, query_wait_timeout=3
     )
+    superuser.execute("ALTER DATABASE tenantry SET deadlock_timeout = '100ms'")
     with ExitStack() as stack:
         stack.enter_context(bouncer)
         socket = f"{postgres.host}/.s.PGSQL.{postgres.port}"
@@ -138,6 +139,9 @@ def site_of_module(
         try:
             yield Site(superuser, bouncer, paths)
         finally:
+            superuser.execute("ALTER DATABASE tenantry RESET deadlock_timeout")
+            for wrapper in wrappers():
+                del connections[wrapper.alias]
             for name in paths:
                 for kind in ALL_KINDS:
                     del connections.settings[f"{name}_{kind}"]

@@ -95,6 +95,21 @@ def in_a_named_cursor(connection: Any, fault: Fault) -> None:
         cursor.fetchmany(2)
 
 
+def before_a_stream(connection: Any, fault: Fault) -> None:
+    ask(connection)
+    with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+        fault()
+        list(cursor.stream("SELECT 1"))
+
+
+def before_copy(connection: Any, fault: Fault) -> None:
+    ask(connection)
+    with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+        fault()
+        with cursor.copy("COPY app_shared (text) FROM STDIN") as copy:
+            copy.write("lost\n")
+
+
 def in_copy(connection: Any, fault: Fault) -> None:
     with (
         transaction.atomic(using=connection.alias),
@@ -115,6 +130,8 @@ PLACES = [
     at_commit,
     at_rollback,
     in_a_named_cursor,
+    before_a_stream,
+    before_copy,
     in_copy,
 ]
 
@@ -200,7 +217,9 @@ def test_it_fails_as_stock_django_does_and_the_next_request_works(
     else:
         assert ours == stock
     assert_whole(site, f"{path}_{kind}", tenants)
-    assert site.value("SELECT count(*) FROM app_shared") == 0
+    # PgBouncer hides what happens to a server session between two transactions.
+    written = 2 if stock is None and place is before_copy else 0
+    assert site.value("SELECT count(*) FROM app_shared") == written
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import psycopg
 from psycopg import errors, generators
 from psycopg.client_cursor import ClientCursorMixin
-from psycopg.pq import ConnStatus, ExecStatus, Format, TransactionStatus
+from psycopg.pq import DiagnosticField, ExecStatus, Format, TransactionStatus
 
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
@@ -155,7 +155,9 @@ class StatementMixin(Base):  # type: ignore[misc]
 
     def _check_results(self, results: list[PGresult]) -> None:
         first_failed = bool(results) and results[0].status == ExecStatus.FATAL_ERROR
-        self._unparsed = first_failed and self._may_go_again()
+        # Only in front of BEGIN: in a transaction, the error has ended it, and the rest is lost.
+        idle = self._pgconn.transaction_status == TransactionStatus.IDLE
+        self._unparsed = bool(self._control) and first_failed and idle
         super()._check_results(results)
         if self._prefix_results:
             del results[: self._prefix_results]
@@ -199,11 +201,11 @@ class StatementMixin(Base):  # type: ignore[misc]
     def _is_unparsed(self, result: Any, remaining: int) -> bool:
         """Return whether the first `result` says that not even BEGIN has happened."""
         failed = result is not None and result.status == ExecStatus.FATAL_ERROR
-        return failed and remaining == self._prefix_results and self._may_go_again()
-
-    def _may_go_again(self) -> bool:
-        """Return whether there is control to send first, and a connection to send it on."""
-        return bool(self._control) and self._pgconn.status == ConnStatus.OK
+        if not (failed and self._control and remaining == self._prefix_results):
+            return False
+        # FATAL is the end of the connection, on which nothing can go again.
+        severity: bytes | None = result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED)
+        return severity == b"ERROR"
 
     def _start_copy_gen(self, statement: Any, params: Any = None) -> PQGen[None]:
         # psycopg insists on exactly one result; here the binding's come first.
