@@ -8,7 +8,13 @@ from importlib.util import find_spec
 import pytest
 
 # The wire first: the servers import it, and pytest rewrites assertions as it imports a plugin.
-pytest_plugins = ["tests.fix_wire", "tests.fix_servers", "tests.fix_example"]
+pytest_plugins = [
+    "tests.fix_wire",
+    "tests.fix_servers",
+    "tests.fix_example",
+    "tests.fix_cut",
+    "tests.fix_faults",
+]
 
 # The package needs Python 3.12 and Django 6.1, so the oldest versions do not have it.
 collect_ignore = [] if find_spec("django_async_backend") else ["test_async_orm.py"]

@@ -91,6 +91,13 @@ class PgBouncer:
         if child is not None:
             child.stop(grace=1)
 
+    def kill(self) -> None:
+        """End the pooler at once, as a crash would."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.process.kill()
+            child.process.wait()
+
     def admin(self, command: str) -> list[dict[str, Any]]:
         """Run a command on the admin console, such as ``SHOW POOLS``, and return its rows."""
         dsn = self.dsn(CONSOLE_USER, "pgbouncer")

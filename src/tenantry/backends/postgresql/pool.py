@@ -113,10 +113,13 @@ class PoolingMixin:
         options = {} if given is True else dict(given)
         if self.settings_dict["CONN_HEALTH_CHECKS"]:
             options.setdefault("check", ConnectionPool.check_connection)
+        # Of a wrapper that never connects: the pool would keep this one alive, and so the
+        # connection that its thread may take with it when it ends.
+        preparing = type(self)(self.settings_dict, self.alias)
         return ConnectionPool(
             connection_class=BoundConnection,
             kwargs={**self.get_connection_params(), "autocommit": True},  # type: ignore[attr-defined]
-            configure=self.prepare_connection,
+            configure=preparing.prepare_connection,
             open=False,
             **options,
         )
@@ -205,6 +208,11 @@ class PoolingMixin:
             self.cursors.add(cursor)
             cursor.closed_by = self.forget_cursor
         return cursor
+
+    def _close(self) -> None:
+        # Whoever still holds a cursor of this connection keeps no other one checked out.
+        self.cursors.clear()
+        super()._close()  # type: ignore[misc]
 
     def forget_cursor(self, cursor: Any) -> None:
         """Return the connection if `cursor` was the last to need it."""

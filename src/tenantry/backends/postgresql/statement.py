@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import psycopg
 from psycopg import errors, generators
 from psycopg.client_cursor import ClientCursorMixin
-from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus, TransactionStatus
+from psycopg.pq import (
+    ConnStatus,
+    DiagnosticField,
+    ExecStatus,
+    Format,
+    PipelineStatus,
+    TransactionStatus,
+)
 
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
@@ -159,7 +166,9 @@ class StatementMixin(Base):  # type: ignore[misc]
 
     def _check_results(self, results: list[PGresult]) -> None:
         first_failed = bool(results) and results[0].status == ExecStatus.FATAL_ERROR
-        self._unparsed = bool(self._control) and first_failed
+        # Only in front of BEGIN: in a transaction, the error has ended it, and the rest is lost.
+        idle = self._pgconn.transaction_status == TransactionStatus.IDLE
+        self._unparsed = bool(self._control) and first_failed and idle
         super()._check_results(results)
         if self._prefix_results:
             del results[: self._prefix_results]
@@ -279,7 +288,11 @@ class StatementMixin(Base):  # type: ignore[misc]
     def _is_unparsed(self, result: Any, remaining: int) -> bool:
         """Return whether the first `result` says that not even BEGIN has happened."""
         failed = result is not None and result.status == ExecStatus.FATAL_ERROR
-        return failed and bool(self._control) and remaining == self._prefix_results
+        if not (failed and self._control and remaining == self._prefix_results):
+            return False
+        # FATAL is the end of the connection, on which nothing can go again.
+        severity: bytes | None = result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED)
+        return severity == b"ERROR"
 
     def _start_copy_gen(self, statement: Any, params: Any = None) -> PQGen[None]:
         # psycopg insists on exactly one result; here the binding's come first.
