@@ -148,15 +148,20 @@ async def test_more_tasks_than_connections_await_something_slow(tenants: Tenants
 
 
 def test_a_thread_that_dies_with_a_cursor_open_loses_no_connection(pool: Any) -> None:
+    left: list[int] = []
+
     def leave() -> None:
         cursor = connections[ALIAS].cursor()
-        cursor.execute("SELECT 1")
+        cursor.execute("SELECT pg_backend_pid()")
+        left.extend(cursor.fetchone() or ())
 
     for _ in range(SIZE + 1):
         thread = threading.Thread(target=leave)
         thread.start()
         thread.join(10)
     assert titles() == []
+    # Nobody gets the session itself, which something that the thread left might still use.
+    assert len(left) == len(set(left)) == SIZE + 1
 
 
 def test_a_forked_process_has_a_pool_of_its_own(pool: Any, tenants: Tenants) -> None:

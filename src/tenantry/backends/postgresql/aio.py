@@ -29,6 +29,9 @@ from .statement import StatementMixin
 
 logger = logging.getLogger("tenantry")
 
+# Seconds that a cancelled task waits for its ROLLBACK.
+GRACE = 5.0
+
 Pools = dict[str, AsyncConnectionPool[Any]]
 
 _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pools] = WeakKeyDictionary()
@@ -126,10 +129,10 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
         try:
             know_server(using, connection)
             yield connection
-        except BaseException:
+        except BaseException as reason:
             try:
-                await finish(connection.rollback())
-            except psycopg.Error as error:
+                await finish(connection.rollback(), hurry=not isinstance(reason, Exception))
+            except (psycopg.Error, TimeoutError) as error:
                 logger.warning("error ignored in rollback of %r: %s", connection, error)
             raise
         await finish(connection.commit())
@@ -184,23 +187,30 @@ def orm_pools() -> Pools:
     return _orm_pools.setdefault(asyncio.get_running_loop(), {})
 
 
-async def finish(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run `coroutine` to its end, and only then let a cancellation through."""
+async def finish(coroutine: Coroutine[Any, Any, Any], *, hurry: bool = False) -> Any:
+    """Run `coroutine` to its end, and only then let a cancellation through.
+
+    Once cancelled, or with `hurry` from the start, it has ``GRACE`` seconds before it is cancelled
+    too: on a path that has gone deaf it would never end. Raises TimeoutError if it was.
+    """
     task = asyncio.ensure_future(coroutine)
     cancelled: asyncio.CancelledError | None = None
-    # The scope holds off anyio's cancellation, shield() a task's own.
+    # The scope holds off anyio's cancellation, wait() does not pass on a task's own.
     with anyio.CancelScope(shield=True):
         while not task.done():
             try:
-                await asyncio.shield(task)
+                await asyncio.wait([task], timeout=GRACE if hurry or cancelled else None)
             except asyncio.CancelledError as error:
                 cancelled = error
-            except Exception:  # noqa: BLE001 - raised from the task's result below
-                break
+            else:
+                # Without effect on one that has ended; psycopg tries once more after the first.
+                task.cancel()
     if cancelled is not None:
         if not task.cancelled() and (failure := task.exception()):
             logger.warning("error ignored after cancellation: %s", failure)
         raise cancelled
+    if task.cancelled():
+        raise TimeoutError(f"given up after {GRACE:g} s")
     return task.result()
 
 

@@ -36,6 +36,15 @@ def exhausted(alias: str, pool: Any) -> PoolTimeout:
     )
 
 
+def replace(pool: Any, connection: Any) -> None:
+    """Close a connection that nobody returned, and let the pool make another one.
+
+    Somebody may still hold a cursor of it, who would close that in the next one's transaction.
+    """
+    connection.close()
+    pool.putconn(connection)
+
+
 class PoolingMixin:
     """Give a PostgreSQL backend pools of bound connections, in either mode."""
 
@@ -164,12 +173,12 @@ class PoolingMixin:
             raise exhausted(self.alias, pool) from error
 
     def __del__(self) -> None:
-        # A thread that ended, or a wrapper that was dropped, with its connection checked out. The
-        # pool's lock may be held by whoever triggers this, hence from another thread.
-        pool = getattr(self.connection, "_pool", None)
-        if pool is not None:
+        # A thread that ended, or a wrapper that was dropped, with its connection checked out.
+        if (pool := getattr(self.connection, "_pool", None)) is not None:
+            # The pool's lock may be held by whoever triggers this, hence from another thread.
+            give_back = threading.Thread(target=replace, args=(pool, self.connection), daemon=True)
             with suppress(RuntimeError):  # Python is ending, and the connections with it.
-                threading.Thread(target=pool.putconn, args=(self.connection,), daemon=True).start()
+                give_back.start()
 
     # Checkout for a transaction at a time.
 
