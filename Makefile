@@ -26,6 +26,8 @@ lint: $(VENV)/.lint
 
 bench: $(VENV)/.bench pgbouncer
 	$(BIN)/python benchmarks/orm_read.py $(ARGS)
+	$(BIN)/python benchmarks/transactions.py $(ARGS)
+	$(BIN)/python benchmarks/driver_read.py $(ARGS)
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
+from benchmarks.delay import LOOPBACK, delayed
 from example_asgi.servers import (
     PgBouncer,
     Postgres,
@@ -24,8 +27,10 @@ from example_asgi.servers import (
 
 DATABASE, OWNER, APP = "benchmark", "owner", "app"
 STOCK, TENANTRY = "django.db.backends.postgresql", "tenantry.backends.postgresql"
-# How statements reach the server; PgBouncer is in transaction mode.
-ROUTES = ("direct", "pgbouncer")
+# How statements reach the server. PgBouncer is in transaction mode; the last one takes 1 ms for a
+# round trip.
+ROUTES = ("direct", "pgbouncer", "1 ms")
+ROUND_TRIP = 1.0
 
 
 @contextmanager
@@ -48,11 +53,13 @@ def project() -> Iterator[dict[str, str | int]]:
                 autovacuum="off",
             ) as postgres,
             PgBouncer(postgres, directory / "pgbouncer", users=[APP]) as pgbouncer,
+            delayed(f"{postgres.host}/.s.PGSQL.{postgres.port}", ROUND_TRIP) as port,
         ):
             create_database(postgres)
-            configure(postgres, pgbouncer)
+            addresses = [(postgres.host, postgres.port), (pgbouncer.host, pgbouncer.port)]
+            configure([*addresses, (LOOPBACK, port)])
             try:
-                yield facts(postgres, pgbouncer)
+                yield facts(postgres, pgbouncer) | {"round_trip_us": measured_round_trip()}
             finally:
                 connections.close_all()
 
@@ -65,14 +72,15 @@ def create_database(postgres: Postgres) -> None:
     grant_by_default(postgres.dsn(dbname=DATABASE), owner=OWNER, to=APP)
 
 
-def configure(postgres: Postgres, pgbouncer: PgBouncer) -> None:
-    """Set Django up."""
-    owner = database(postgres, TENANTRY, OWNER)
+def configure(addresses: Sequence[tuple[Path | str, int]]) -> None:
+    """Set Django up; `addresses` are those of the routes."""
+    owner = database(addresses[0], TENANTRY, OWNER)
     databases = {"default": owner, "owner": owner}
-    servers: tuple[Postgres | PgBouncer, ...] = (postgres, pgbouncer)
-    for route, server in zip(ROUTES, servers, strict=True):
-        databases[f"{route} stock"] = database(server, STOCK, APP)
-        databases[f"{route} tenantry"] = database(server, TENANTRY, APP)
+    for route, address in zip(ROUTES, addresses, strict=True):
+        for name, engine in (("stock", STOCK), ("tenantry", TENANTRY)):
+            databases[f"{route} {name}"] = database(address, engine, APP)
+            on_server = database(address, engine, APP, server_side_binding=True)
+            databases[f"{route} {name} on server"] = on_server
     settings.configure(
         DATABASES=databases,
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
@@ -83,17 +91,31 @@ def configure(postgres: Postgres, pgbouncer: PgBouncer) -> None:
     django.setup()
 
 
-def database(server: Postgres | PgBouncer, engine: str, user: str) -> dict[str, object]:
+def database(
+    address: tuple[Path | str, int], engine: str, user: str, **options: object
+) -> dict[str, object]:
     """Return an entry of DATABASES."""
     return {
         "ENGINE": engine,
         "NAME": DATABASE,
         "USER": user,
-        "HOST": server.host,
-        "PORT": server.port,
+        "HOST": str(address[0]),
+        "PORT": str(address[1]),
         "CONN_MAX_AGE": None,
         "DISABLE_SERVER_SIDE_CURSORS": True,
+        "OPTIONS": {"sslmode": "disable", "gssencmode": "disable", **options},
     }
+
+
+def measured_round_trip() -> int:
+    """Return the median microseconds of an empty statement over the slow route."""
+    times = []
+    with connections["1 ms stock"].cursor() as cursor:
+        for _ in range(50):
+            start = time.perf_counter()
+            cursor.execute("")
+            times.append(time.perf_counter() - start)
+    return round(1e6 * statistics.median(times))
 
 
 def facts(postgres: Postgres, pgbouncer: PgBouncer) -> dict[str, str | int]:

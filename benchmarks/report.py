@@ -27,20 +27,35 @@ def with_progress(title: str, rounds: Iterable[Round], total: int) -> Iterator[R
         print(file=sys.stderr)
 
 
-def print_table(title: str, outcomes: Mapping[str, Outcome]) -> None:
-    """Print one line for each candidate."""
+def print_table(
+    title: str, outcomes: Mapping[str, Outcome], targets: Mapping[str, float] | None = None
+) -> None:
+    """Print one line for each candidate, with what its ratio should be at most."""
     print(f"\n{title:28}{'median':>10}{'ratio':>9}   middle half of the rounds")
     for name, outcome in outcomes.items():
         ratio = outcome.ratio
+        aimed_at = verdict(ratio.median, (targets or {}).get(name))
         print(
             f"  {name:26}{outcome.microseconds.median:7.0f} us{ratio.median:9.3f}"
-            f"   {ratio.low:.3f} to {ratio.high:.3f}"
+            f"   {ratio.low:.3f} to {ratio.high:.3f}{aimed_at}"
         )
     sys.stdout.flush()
 
 
-def write(name: str, result: Mapping[str, Any]) -> None:
-    """Write `result` to ``results/<name>.json``."""
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(result, indent=2, default=asdict)
-    (RESULTS / f"{name}.json").write_text(f"{text}\n")
+def verdict(ratio: float, target: float | None) -> str:
+    """Return whether `ratio` is at most `target`, for a table."""
+    if target is None:
+        return ""
+    return f"   at most {target:.2f}: {'yes' if ratio <= target else 'NO'}"
+
+
+def write(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> None:
+    """Write `result` to ``<name>.json`` in `folder`."""
+    folder.mkdir(exist_ok=True)
+    text = json.dumps(result, indent=2, default=as_json)
+    (folder / f"{name}.json").write_text(f"{text}\n")
+
+
+def as_json(value: Any) -> Any:
+    """Return what stands for `value` in JSON."""
+    return str(value) if isinstance(value, Path) else asdict(value)

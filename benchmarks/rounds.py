@@ -13,8 +13,6 @@ from typing import Any
 
 from .stats import Round
 
-BATCH = 50
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -26,11 +24,11 @@ class Candidate:
 
 
 def measure(
-    candidates: Sequence[Candidate], *, tenants: int, rounds: int, seconds: float
+    candidates: Sequence[Candidate], *, tenants: int, rounds: int, batch: int, seconds: float
 ) -> Iterator[Round]:
     """Yield the median microseconds of each candidate, for `rounds` rounds or about `seconds`.
 
-    A round goes through the candidates forwards and then backwards (ABBA), in small batches, and
+    A round goes through the candidates forwards and then backwards (ABBA), `batch` times each, and
     the next one begins at the other end. Each batch draws tenants of its own, so that no candidate
     finds the rows of another still in the processor's cache.
     """
@@ -44,7 +42,7 @@ def measure(
             return
         times: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
         for candidate in (*order, *reversed(order)):
-            times[candidate.name] += time_reads(candidate, chance.choices(everyone, k=BATCH))
+            times[candidate.name] += time_reads(candidate, chance.choices(everyone, k=batch))
         yield {name: statistics.median(taken) for name, taken in times.items()}
         order.reverse()
 

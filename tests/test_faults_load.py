@@ -171,9 +171,7 @@ async def test_tasks_under_sabotage(site: Site, tenants: Tenants) -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "session", "transaction"])
-def test_a_paused_pooler_makes_wait(
-    kind: str, site: Site, tenants: Tenants
-) -> None:
+def test_a_paused_pooler_makes_wait(kind: str, site: Site, tenants: Tenants) -> None:
     """It is served once the pooler goes on."""
     alias = f"bounced_{kind}"
     assert_whole(site, alias, tenants)

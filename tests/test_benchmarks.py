@@ -1,0 +1,49 @@
+"""Benchmarks run, check what they read, and write down what they measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = ["--rows", "400", "--tenants", "20", "--rounds", "2", "--batch", "2", "--seconds", "0"]
+
+
+def run(name: str, output: Path) -> Any:
+    """Run a benchmark in the least that it can be, and return its file of results."""
+    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    result = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *QUICK, "--output", output],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads((output / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "workloads", "candidates"),
+    [("orm_read", 1, 3), ("transactions", 4, 2), ("driver_read", 3, 3)],
+)
+def test_a_benchmark_measures_every_candidate_on_every_route(
+    name: str, workloads: int, candidates: int, tmp_path: Path
+) -> None:
+    result = run(name, tmp_path)
+    assert list(result["routes"]) == ["direct", "pgbouncer", "1 ms"]
+    for route in result["routes"].values():
+        assert len(route) == workloads
+        for workload in route.values():
+            assert len(workload) == candidates
+            first, *others = workload.values()
+            assert first["ratio"]["median"] == 1
+            assert all(other["microseconds"]["median"] > 0 for other in others)
+    # The proxy holds back for as long as it says, and not for much longer.
+    assert 1000 <= result["machine"]["round_trip_us"] < 5000
