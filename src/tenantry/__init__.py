@@ -10,11 +10,13 @@ from .context import admin_context, tenant_context
 if TYPE_CHECKING:
     from .backends.postgresql.aio import aclose_pools, aconnection, arows
     from .constraints import RLSConstraint
+    from .expressions import CurrentTenant
     from .managers import RLSManager
     from .middleware import TenantUser
     from .models import RLSProtectedModel
 
 __all__ = [
+    "CurrentTenant",
     "RLSConstraint",
     "RLSManager",
     "RLSProtectedModel",
@@ -28,6 +30,7 @@ __all__ = [
 
 # Django imports this package before models may be imported.
 _LATER = {
+    "CurrentTenant": "expressions",
     "RLSConstraint": "constraints",
     "RLSManager": "managers",
     "RLSProtectedModel": "models",

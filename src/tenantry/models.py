@@ -9,22 +9,25 @@ from django.db.models.signals import class_prepared
 
 from .conf import rls_tenants
 from .constraints import RLSConstraint
+from .expressions import CurrentTenant
 from .managers import RLSManager
 
 
 class RLSProtectedModel(models.Model):
     """Protect a model's table: rows can be seen and written only in a binding that owns them.
 
-    Adds a foreign key to ``RLS_TENANTS["TENANT_MODEL"]``, named ``TENANT_FK_FIELD`` (declare a
-    field of that name yourself to choose its options), and an :class:`RLSConstraint`, also where
-    ``class Meta`` does not inherit. Lead composite indexes with the tenant.
+    Adds a foreign key to ``RLS_TENANTS["TENANT_MODEL"]``, named ``TENANT_FK_FIELD``, and an
+    :class:`RLSConstraint`, also where ``class Meta`` does not inherit. The database fills the
+    foreign key with the current tenant where a row names none. Declare a field of that name
+    yourself to choose its options, with ``db_default=CurrentTenant()`` to keep that. Lead composite
+    indexes with the tenant.
 
     Not for tables that all tenants share.
     """
 
     # In a class body, because the field's name is a setting.
     vars()[rls_tenants().tenant_fk_field] = models.ForeignKey(
-        rls_tenants().tenant_model, on_delete=models.CASCADE
+        rls_tenants().tenant_model, on_delete=models.CASCADE, db_default=CurrentTenant()
     )
 
     objects = RLSManager()

@@ -80,7 +80,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('note', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='notes.note')),
                 ('tag', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='notes.tag')),
-                ('tenant', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='notes.tenant')),
+                ('tenant', models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix='rls', key_type='bigint'), on_delete=django.db.models.deletion.CASCADE, to='notes.tenant')),
             ],
         ),
         migrations.AddField(
@@ -91,12 +91,12 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='tag',
             name='tenant',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='notes.tenant'),
+            field=models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix='rls', key_type='bigint'), on_delete=django.db.models.deletion.CASCADE, to='notes.tenant'),
         ),
         migrations.AddField(
             model_name='note',
             name='tenant',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='notes.tenant'),
+            field=models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix='rls', key_type='bigint'), on_delete=django.db.models.deletion.CASCADE, to='notes.tenant'),
         ),
         migrations.AddConstraint(
             model_name='tag',

@@ -68,7 +68,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "tenant",
-                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+                    models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix="rls", key_type="bigint"), on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
                 ),
             ],
             options={
@@ -114,7 +114,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="author",
             name="tenant",
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+            field=models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix="rls", key_type="bigint"), on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
         ),
         migrations.CreateModel(
             name="User",

@@ -23,7 +23,7 @@ class Command(BaseCommand):
         created = 0
         for sample, tenant in zip(SAMPLES, tenants, strict=True):
             with tenant_context(tenant.pk), transaction.atomic():
-                created += write_notes(sample, tenant)
+                created += write_notes(sample)
         self.stdout.write(f"{len(tenants)} tenants, {created} new notes")
 
 
@@ -49,22 +49,22 @@ def ensure_users(tenants):
         User.objects.bulk_create(missing)
 
 
-def write_notes(sample, tenant):
-    """Write a tenant's notes, unless it has some, and return how many are new."""
+def write_notes(sample):
+    """Write the current tenant's notes, unless it has some, and return how many are new."""
     if Note.objects.exists():
         return 0
     author = User.objects.get(username=sample.username)
-    tags = Tag.objects.bulk_create([Tag(tenant=tenant, name=name) for name in sample.tags])
+    tags = Tag.objects.bulk_create([Tag(name=name) for name in sample.tags])
     contents = list(texts(sample))
     notes = Note.objects.bulk_create(
-        [Note(tenant=tenant, author=author, title=title, body=body) for title, body, _ in contents]
+        [Note(author=author, title=title, body=body) for title, body, _ in contents]
     )
     # Afterwards, because creation always writes the present time.
     for note, (_, _, created_at) in zip(notes, contents, strict=True):
         note.created_at = created_at
     Note.objects.bulk_update(notes, ["created_at"])
     NoteTag.objects.bulk_create(
-        NoteTag(tenant=tenant, note=note, tag=tag)
+        NoteTag(note=note, tag=tag)
         for index, note in enumerate(notes)
         for tag in {tags[index % len(tags)], tags[index // 3 % len(tags)]}
     )

@@ -1,0 +1,59 @@
+"""``CurrentTenant``: the tenant that the database sees, as an expression."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from django.db.models.expressions import Expression
+
+from .conf import rls_tenants, tenant_key
+from .policies.predicates import current_tenant
+
+FIELDS: dict[str, type[models.Field[Any, Any]]] = {
+    "int": models.IntegerField,
+    "bigint": models.BigIntegerField,
+    "uuid": models.UUIDField,
+    "text": models.TextField,
+}
+
+
+class CurrentTenant(Expression):
+    """Be the tenant id of the binding that a statement runs in; NULL unbound and as admin.
+
+    It reads what the policies read (PostgreSQL documentation, "current_setting"). As a column's
+    database default it stamps what is written by the ORM, in bulk and by raw SQL::
+
+        customer = ForeignKey(Tenant, on_delete=CASCADE, db_default=CurrentTenant())
+
+    ``guc_prefix`` and ``key_type`` come from the settings when left out; migrations spell them out.
+
+    Do not filter by it: ORM queries have the tenant in their SQL already, as a value that the
+    planner can see.
+    """
+
+    allowed_default = True
+
+    def __init__(self, guc_prefix: str | None = None, key_type: str | None = None) -> None:
+        super().__init__()
+        self.guc_prefix = guc_prefix
+        self.key_type = key_type
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The GUC prefix and the key type; the settings fill what was left out."""
+        return {
+            "guc_prefix": self.guc_prefix or rls_tenants().guc_prefix,
+            "key_type": self.key_type or tenant_key().sql_type,
+        }
+
+    def _resolve_output_field(self) -> models.Field[Any, Any]:
+        return FIELDS[self.names["key_type"]]()
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[()]]:
+        """Return the expression, which has no parameters."""
+        return current_tenant(**self.names), ()
+
+    def deconstruct(self) -> tuple[str, tuple[()], dict[str, str]]:
+        """Return what a migration needs to make this expression again, settings included."""
+        return "tenantry.CurrentTenant", (), self.names
