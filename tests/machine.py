@@ -317,7 +317,7 @@ class Machine(RuleBasedStateMachine):
             def fetch(n: int | None) -> list[str]:
                 return [note.title for note in islice(notes, n)]
 
-            close = notes.close  # type: ignore[attr-defined]
+            close = notes.close
         elif inside:
             cursor = self.wrapper._cursor(f"c{self.tick()}")
             # Without ORDER BY, whose sort would read all rows at the first FETCH.

@@ -20,7 +20,8 @@ from django.urls import path
 from tenantry import TenantUser, admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.exceptions import InvalidTenantIdError
-from tenantry.middleware import RLSTenantMiddleware, binding_of
+from tenantry.middleware import RLSTenantMiddleware
+from tenantry.users import binding_of
 from tests.app.models import Note, Tenant, User
 
 Tenants = tuple[Tenant, Tenant]

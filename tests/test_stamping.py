@@ -34,16 +34,18 @@ def save() -> list[Note]:
 
 
 def bulk_create() -> list[Note]:
-    return Note.objects.bulk_create([Note(title="new"), Note(title="newer")])
+    notes: list[Note] = Note.objects.bulk_create([Note(title="new"), Note(title="newer")])
+    return notes
 
 
 def upsert() -> list[Note]:
-    return Note.objects.bulk_create(
+    notes: list[Note] = Note.objects.bulk_create(
         [Note(title="new")],
         update_conflicts=True,
         unique_fields=["tenant", "title"],
         update_fields=["parent"],
     )
+    return notes
 
 
 def get_or_create() -> list[Note]:

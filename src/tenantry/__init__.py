@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from .constraints import RLSConstraint
     from .expressions import CurrentTenant
     from .managers import RLSManager
-    from .middleware import TenantUser
     from .models import RLSProtectedModel
+    from .users import TenantUser
 
 __all__ = [
     "CurrentTenant",
@@ -34,7 +34,7 @@ _LATER = {
     "RLSConstraint": "constraints",
     "RLSManager": "managers",
     "RLSProtectedModel": "models",
-    "TenantUser": "middleware",
+    "TenantUser": "users",
     "aclose_pools": "backends.postgresql.aio",
     "aconnection": "backends.postgresql.aio",
     "arows": "backends.postgresql.aio",

@@ -1,15 +1,137 @@
-"""``RLSManager``: the manager of protected models."""
+"""``RLSManager`` and its querysets, which can be those of a user."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Any, Self
 
 from django.db import models
 
+from .binding import Binding
+from .context import Scope
+from .exceptions import ScopeError
+from .users import binding_of
 
-class RLSManager(models.Manager[Any]):
-    """Be the default manager of protected models.
 
-    It adds no filter of its own: the backend's compiler scopes every query, whichever manager it
+Scopes = Callable[[], AbstractContextManager[object]]
+
+
+def in_scope(name: str) -> Callable[..., Any]:
+    """Return the method `name` of Django's querysets, run in the scope of ours."""
+    method = getattr(models.QuerySet, name)
+
+    @wraps(method)
+    def run(self: RLSQuerySet, *args: Any, **kwargs: Any) -> Any:
+        with self.scope():
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+def steps(rows: Any, scope: Scopes) -> Iterator[Any]:
+    """Yield `rows`, each of which is made in a scope of its own."""
+    try:
+        while True:
+            with scope():
+                try:
+                    row = next(rows)
+                except StopIteration:
+                    return
+            yield row
+    finally:
+        with scope():
+            rows.close()
+
+
+async def asteps(
+    rows: Any, scope: Scopes
+) -> AsyncIterator[Any]:
+    """Yield `rows`, each of which is made in a scope of its own."""
+    try:
+        while True:
+            with scope():
+                try:
+                    row = await anext(rows)
+                except StopAsyncIteration:
+                    return
+            yield row
+    finally:
+        with scope():
+            await rows.aclose()
+
+
+class RLSQuerySet(models.QuerySet[Any]):
+    """Be a queryset that can run in the binding of a user, whoever evaluates it.
+
+    It adds no filter of its own: the backend's compiler scopes every query, whichever queryset it
     comes from, and the database refuses the rest.
     """
+
+    def for_user(self, user: object) -> Self:
+        """Return this queryset, as `user` sees it: its tenant's rows, all rows, or none.
+
+        It is evaluated in the user's binding, for the ORM's SQL and for the policies alike, and so
+        are its writes and prefetches. What its instances load later runs in the binding that is
+        current by then. An anonymous user, or None, sees nothing.
+
+        Raises ImproperlyConfigured when the user has no ``rls_tenant_id``, and ValueError when a
+        user that is no admin has no tenant. Not for subqueries: a statement has one binding.
+        """
+        queryset = self._chain()  # type: ignore[attr-defined]
+        # On the query, which subqueries and SQL are made of.
+        queryset.query.tenantry_binding = binding_of(user)
+        found: Self = queryset
+        return found
+
+    @property
+    def binding(self) -> Binding | None:
+        """The binding of :meth:`for_user`; None where there is none."""
+        return getattr(self.query, "tenantry_binding", None)
+
+    def scope(self) -> AbstractContextManager[object]:
+        """Return the scope that this queryset is evaluated in."""
+        return nullcontext() if self.binding is None else Scope(self.binding)
+
+    def raw(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a raw queryset; not of a user, because it would not remember."""
+        if self.binding is not None:
+            raise ScopeError("raw() cannot be used after for_user(); open a tenant_context()")
+        return super().raw(*args, **kwargs)
+
+    def iterator(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Return an iterator, each step of which runs in the scope."""
+        rows = super().iterator(*args, **kwargs)
+        return rows if self.binding is None else steps(rows, self.scope)
+
+    def aiterator(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Return an async iterator, each step of which runs in the scope."""
+        rows = super().aiterator(*args, **kwargs)
+        return rows if self.binding is None else asteps(rows, self.scope)
+
+    _fetch_all = in_scope("_fetch_all")
+    aggregate = in_scope("aggregate")
+    count = in_scope("count")
+    exists = in_scope("exists")
+    explain = in_scope("explain")
+    create = in_scope("create")
+    bulk_create = in_scope("bulk_create")
+    bulk_update = in_scope("bulk_update")
+    get_or_create = in_scope("get_or_create")
+    update_or_create = in_scope("update_or_create")
+    update = in_scope("update")
+    delete = in_scope("delete")
+
+    def _combinator_query(self, combinator: str, *others: Any, **options: Any) -> Any:
+        for other in others:
+            if getattr(other.query, "tenantry_binding", None) != self.binding:
+                raise ScopeError(
+                    f"{combinator}() takes querysets of one user; call for_user() with the same"
+                    " user on each, or on none"
+                )
+        return super()._combinator_query(combinator, *others, **options)  # type: ignore[misc]
+
+
+class RLSManager(models.Manager.from_queryset(RLSQuerySet)):  # type: ignore[misc]
+    """Be the default manager of protected models; see :class:`RLSQuerySet`."""

@@ -22,6 +22,7 @@ from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from ...binding import current_binding, pop, push
 from .connection import ControlMixin, SyncedPipelineMixin
 from .named import NamedStatementMixin
 from .pool import exhausted
@@ -149,6 +150,13 @@ async def arows(
     SQL is compiled now, so its predicates are those of the current binding. No related objects are
     prefetched and no instances made.
     """
+    wanted = getattr(queryset.query, "tenantry_binding", None)
+    if wanted is not None and wanted != current_binding():
+        frame = push(wanted)
+        try:
+            return await arows(queryset, connection)
+        finally:
+            pop(frame)
     if connection is None:
         async with aconnection(queryset.db) as connection:
             return await arows(queryset, connection)

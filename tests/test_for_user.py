@@ -1,0 +1,176 @@
+"""``for_user()``: a queryset in the binding of a user, whoever evaluates it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import AnonymousUser
+from django.db import ProgrammingError, connections, transaction
+from django.db.models import Count, Exists, OuterRef, Prefetch
+from django.test.utils import CaptureQueriesContext
+
+from tenantry import admin_context, aclose_pools, arows, tenant_context
+from tenantry.binding import current_binding
+from tenantry.exceptions import ScopeError
+from tests.app.models import Author, Note, Tenant, User
+
+Tenants = tuple[Tenant, Tenant]
+OF_A = ["A 1", "A 2"]
+
+
+def user_of(tenant: Tenant | None, **options: Any) -> User:
+    return User(username="someone", tenant=tenant, **options)
+
+
+def titles(notes: Any) -> list[str]:
+    return [note.title for note in notes]
+
+
+def unpickled(notes: Any) -> Any:
+    copy = notes.model._default_manager.all()
+    copy.query = pickle.loads(pickle.dumps(notes.query))
+    return copy
+
+
+EVALUATIONS: dict[str, Callable[[Any], object]] = {
+    "iteration": titles,
+    "iterator": lambda notes: titles(notes.iterator(1)),
+    "iterator with prefetch": lambda notes: [
+        note.title
+        for note in notes.prefetch_related("author").iterator(1)
+        if note.author.name == "author of A"
+    ],
+    "prefetch": lambda notes: [
+        note.title
+        for note in notes.prefetch_related(Prefetch("author", Author.objects.all()))
+        if note.author.name == "author of A"
+    ],
+    "select_related": lambda notes: [
+        note.title for note in notes.select_related("author") if note.author.name == "author of A"
+    ],
+    "values": lambda notes: [title for (title,) in notes.values_list("title")],
+    "count": lambda notes: ["A 1", "A 2"][: notes.count()],
+    "len": lambda notes: ["A 1", "A 2"][: len(notes)],
+    "first and last": lambda notes: [notes.first().title, notes.last().title],
+    "get": lambda notes: [notes.get(title="A 1").title, "A 2"],
+    "in_bulk": lambda notes: sorted(note.title for note in notes.in_bulk().values()),
+    "exists": lambda notes: OF_A if notes.exists() else [],
+    "aggregate": lambda notes: ["A 1", "A 2"][: notes.aggregate(n=Count("pk"))["n"]],
+    "aggregate of distinct": lambda notes: ["A 1", "A 2"][: notes.distinct().count()],
+    "slice": lambda notes: titles(notes[:5]),
+    "union": lambda notes: titles(notes.union(notes)),
+    "explain": lambda notes: OF_A if "Scan" in notes.explain() else [],
+    "copy by pickle": lambda notes: titles(unpickled(notes)),
+    "update": lambda notes: ["A 1", "A 2"][: notes.update(parent=None)],
+    "delete": lambda notes: ["A 1", "A 2"][: notes.delete()[0]],
+    "related manager": lambda notes: titles(
+        notes.filter(author__in=Author.objects.values("pk")).order_by("id")
+    ),
+}
+
+
+@pytest.mark.parametrize("around", ["unbound", "other", "admin"])
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_a_queryset_is_evaluated_as_its_user(
+    evaluation: str, around: str, tenants: Tenants
+) -> None:
+    a, b = tenants
+    notes = Note.objects.for_user(user_of(a)).order_by("id")
+    scopes = {"unbound": None, "other": tenant_context(b.pk), "admin": admin_context()}
+    scope = scopes[around]
+    with transaction.atomic():
+        if scope is None:
+            assert EVALUATIONS[evaluation](notes) == OF_A
+        else:
+            with scope:
+                before = current_binding()
+                assert EVALUATIONS[evaluation](notes) == OF_A
+                assert current_binding() == before
+    with tenant_context(b.pk):
+        assert Note.objects.count() == 2
+
+
+def test_a_users_queryset_shows_what_the_user_may_see(tenants: Tenants) -> None:
+    admin = user_of(None, is_tenant_admin=True)
+    with tenant_context(tenants[1].pk):
+        assert Note.objects.for_user(admin).count() == 4
+        assert titles(Note.objects.for_user(AnonymousUser())) == []
+        assert titles(Note.objects.for_user(None)) == []
+    with pytest.raises(ValueError, match="Non-admin user has rls_tenant_id=None"):
+        Note.objects.for_user(user_of(None))
+
+
+def test_the_sql_has_the_users_tenant(tenants: Tenants) -> None:
+    a, b = tenants
+    notes = Note.objects.for_user(user_of(a))
+    with tenant_context(b.pk), CaptureQueriesContext(connections["default"]) as captured:
+        assert len(notes) == 2
+        assert f'"app_note"."tenant_id" = {a.pk}' in str(notes.query)
+    assert f'"app_note"."tenant_id" = {a.pk}' in captured.captured_queries[0]["sql"]
+
+
+def test_rows_are_written_as_the_user(tenants: Tenants) -> None:
+    a, b = tenants
+    notes = Note.objects.for_user(user_of(a))
+    with tenant_context(b.pk):
+        written = [
+            notes.create(title="created"),
+            *notes.bulk_create([Note(title="in bulk")]),
+            notes.get_or_create(title="got")[0],
+            notes.update_or_create(title="updated")[0],
+        ]
+        assert {note.tenant_id for note in written} == {a.pk}
+        assert notes.bulk_update([Note(pk=written[0].pk, title="later")], ["title"]) == 1
+        with pytest.raises(ProgrammingError, match="row-level security"):
+            notes.create(title="foreign", tenant=b)
+        assert Note.objects.count() == 2
+
+
+async def test_async_methods_run_as_the_user(tenants: Tenants) -> None:
+    a, b = tenants
+    notes = Note.objects.for_user(user_of(a)).order_by("id")
+    async with tenant_context(b.pk):
+        assert [note.title async for note in notes] == OF_A
+        assert [note.title async for note in notes.all().aiterator(1)] == OF_A
+        assert await notes.acount() == 2
+        assert (await notes.aget(title="A 1")).title == "A 1"
+        assert (await notes.acreate(title="new")).tenant_id == a.pk
+        assert await arows(notes.filter(title="new").values_list("title")) == [("new",)]
+        assert await Note.objects.acount() == 2
+    await aclose_pools()
+
+
+def test_a_row_between_steps_of_an_iterator_runs_in_the_consumers_scope(tenants: Tenants) -> None:
+    a, b = tenants
+    notes = Note.objects.for_user(user_of(a))
+    with tenant_context(b.pk):
+        for _ in notes.iterator(1):
+            assert current_binding().tenant_id == b.pk
+            assert Note.objects.filter(title__startswith="B").count() == 2
+
+
+def test_one_statement_has_one_user(tenants: Tenants) -> None:
+    of_a, of_b = (Note.objects.for_user(user_of(tenant)) for tenant in tenants)
+    with pytest.raises(ScopeError, match=r"union\(\) takes querysets of one user"):
+        of_a.union(of_b)
+    with pytest.raises(ScopeError, match="of one user"):
+        Note.objects.union(of_a)
+    for authors in (
+        Author.objects.filter(pk__in=of_a.values("author")),
+        Author.objects.filter(Exists(of_a.filter(author=OuterRef("pk")))),
+    ):
+        with admin_context(), pytest.raises(ScopeError, match="in a subquery"):
+            len(authors)
+    with pytest.raises(ScopeError, match=r"raw\(\) cannot be used after for_user\(\)"):
+        of_a.raw("SELECT * FROM app_note")
+
+
+def test_a_subquery_of_the_same_user_is_one_statement(tenants: Tenants) -> None:
+    user = user_of(tenants[0])
+    authors = Author.objects.for_user(user).filter(
+        pk__in=Note.objects.for_user(user).values("author")
+    )
+    assert [author.name for author in authors] == ["author of A"]
