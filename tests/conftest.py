@@ -11,6 +11,7 @@ import pytest
 pytest_plugins = [
     "tests.fix_wire",
     "tests.fix_servers",
+    "tests.fix_library",
     "tests.fix_example",
     "tests.fix_cut",
     "tests.fix_faults",

@@ -90,6 +90,22 @@ SHAPES: dict[str, tuple[Callable[[], QuerySet[Any, Any]], list[str]]] = {
         lambda: Note.objects.extra(tables=["app_tenant"], where=["app_tenant.id = tenant_id"]),
         ["FROM app_note , app_tenant WHERE", "AND app_note.tenant_id = {})"],
     ),
+    "protected extra table": (
+        lambda: Note.objects.extra(tables=["app_author"], where=["app_author.id = author_id"]),
+        [
+            "FROM app_note , app_author WHERE",
+            "app_note.tenant_id = {} AND app_author.tenant_id = {}",
+        ],
+    ),
+    # Django trims the first table from the subquery, so that it starts with what was a join.
+    "excluded over a reverse relation": (
+        lambda: Author.objects.exclude(note__title__endswith="3"),
+        ["FROM app_note U1 WHERE", "U1.tenant_id = {}) LIMIT 1", "AND app_author.tenant_id = {})"],
+    ),
+    "excluded over several hops": (
+        lambda: Author.objects.exclude(note__parent__author__name="x"),
+        ["U1.tenant_id = {}) LIMIT 1", "U2.tenant_id = {})", "U3.tenant_id = {})"],
+    ),
     "sliced and distinct": (
         lambda: Note.objects.order_by("title").distinct("title")[:3],
         ["WHERE app_note.tenant_id = {} ORDER BY"],
@@ -116,9 +132,9 @@ def test_every_protected_table_is_scoped_when_the_queryset_is_executed(
         with tenant_context(tenant.pk):
             text = sql()
             for fragment in fragments:
-                assert fragment.format(tenant.pk) in text
+                assert fragment.replace("{}", str(tenant.pk)) in text
     for fragment in fragments:
-        assert fragment.format("NULL") in sql()
+        assert fragment.replace("{}", "NULL") in sql()
     with admin_context():
         assert "tenant_id = 1" not in sql().replace("tenant_id = tenant_id", "")
         assert "NULL)" not in sql()
@@ -155,6 +171,11 @@ def test_update_and_delete_are_scoped(tenants: Tenants) -> None:
         text = sent(lambda: Note.objects.update(title=F("title")))
         assert text.endswith(f"WHERE app_note.tenant_id = {a.pk}")
         text = sent(lambda: Note.objects.filter(author__name="x").update(title="x"))
+        assert "U1.tenant_id = 1)" in text
+        assert "U0.tenant_id = 1)" in text
+        assert text.endswith("AND app_note.tenant_id = 1)")
+        text = sent(lambda: Note.objects.filter(author__name="x")._raw_delete("default"))
+        assert text.startswith("DELETE FROM app_note WHERE (app_note.id IN (SELECT U0.id")
         assert "U1.tenant_id = 1)" in text
         assert "U0.tenant_id = 1)" in text
         assert text.endswith("AND app_note.tenant_id = 1)")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 
 from django.contrib.auth.models import AbstractUser
+from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
+from django.contrib.contenttypes.models import ContentType
 from django.db import models
 
 from tenantry import RLSConstraint, RLSManager, RLSProtectedModel
@@ -58,3 +60,59 @@ class Shared(models.Model):
 
     text = models.TextField()
     note = models.ForeignKey(Note, null=True, on_delete=models.CASCADE)
+
+
+class Tag(RLSProtectedModel):
+    name = models.TextField()
+
+
+class Comment(RLSProtectedModel):
+    """About an object of any model."""
+
+    text = models.TextField()
+    content_type = models.ForeignKey(ContentType, on_delete=models.CASCADE)
+    object_id = models.BigIntegerField()
+    about = GenericForeignKey()
+
+
+class Item(RLSProtectedModel):
+    name = models.TextField()
+    replaces = models.ForeignKey("self", null=True, on_delete=models.SET_NULL)
+    tags: models.ManyToManyField[Tag, Tagging] = models.ManyToManyField(Tag, through="Tagging")
+    comments = GenericRelation(Comment)
+
+
+class Tagging(RLSProtectedModel):
+    item = models.ForeignKey(Item, on_delete=models.CASCADE)
+    tag = models.ForeignKey(Tag, on_delete=models.CASCADE)
+    weight = models.IntegerField(default=1)
+
+
+class Book(Item):
+    """Has a table of its own, without the tenant and so without protection."""
+
+    pages = models.IntegerField()
+
+
+class NewestFirst(Item):
+    class Meta:
+        proxy = True
+        ordering = ["-id"]
+
+
+class Invoice(RLSProtectedModel):
+    pk = models.CompositePrimaryKey("tenant_id", "number")
+    number = models.IntegerField()
+    total = models.IntegerField(default=0)
+
+
+class Payment(RLSProtectedModel):
+    number = models.IntegerField()
+    amount = models.IntegerField()
+    invoice = models.ForeignObject(
+        Invoice,
+        on_delete=models.DO_NOTHING,
+        from_fields=("tenant", "number"),
+        to_fields=("tenant", "number"),
+        related_name="payments",
+    )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from django_async_backend.db.models.sql import compiler
 
-from .compiler import ScopedSelectMixin, ScopedWhereMixin
+from .compiler import ScopedDeleteMixin, ScopedSelectMixin, ScopedWhereMixin
 
 
 class SQLCompiler(ScopedSelectMixin, compiler.SQLCompiler):  # type: ignore[misc]
-    """Scope SELECT: the base table in WHERE, joined tables in ON."""
+    """Scope SELECT."""
 
 
 class SQLInsertCompiler(compiler.SQLInsertCompiler):  # type: ignore[misc]
@@ -19,8 +19,8 @@ class SQLUpdateCompiler(ScopedWhereMixin, compiler.SQLUpdateCompiler):  # type: 
     """Scope UPDATE."""
 
 
-class SQLDeleteCompiler(ScopedWhereMixin, compiler.SQLDeleteCompiler):  # type: ignore[misc]
-    """Scope DELETE; one that needs joins is a DELETE by the keys of a scoped SELECT."""
+class SQLDeleteCompiler(ScopedDeleteMixin, compiler.SQLDeleteCompiler):  # type: ignore[misc]
+    """Scope DELETE."""
 
 
 class SQLAggregateCompiler(compiler.SQLAggregateCompiler):  # type: ignore[misc]

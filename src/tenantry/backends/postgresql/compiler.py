@@ -7,11 +7,12 @@ unbound it compares with NULL, which PostgreSQL knows to be empty before it read
 
 from __future__ import annotations
 
-from copy import copy
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from django.core.exceptions import FullResultSet
 from django.db.backends.postgresql import compiler
-from django.db.models.sql.where import AND, WhereNode
 
 from ...binding import TenantId, current_binding
 from ...protected import tenant_columns
@@ -25,11 +26,6 @@ QUOTE_NAME = (
 class TenantEquals:
     """Be the SQL condition that a column holds the tenant."""
 
-    # What Django asks of the children of a WHERE clause.
-    conditional = True
-    contains_aggregate = False
-    contains_over_clause = False
-
     def __init__(self, alias: str, column: str, tenant_id: TenantId | None) -> None:
         self.alias = alias
         self.column = column
@@ -41,71 +37,133 @@ class TenantEquals:
         return f"{alias}.{connection.ops.quote_name(self.column)} = %s", [self.tenant_id]
 
 
+class ScopedWhere:
+    """Be a WHERE clause and the tenant predicates that are added to it.
+
+    The clause of the query stays what it is: it may be compiled again for another tenant.
+    """
+
+    def __init__(self, where: Any, predicates: Collection[TenantEquals]) -> None:
+        self.where = where
+        self.predicates = predicates
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
+        """Return all conditions; an empty WHERE clause matches every row."""
+        conditions: list[str] = []
+        params: list[Any] = []
+        if self.where is not None:
+            with suppress(FullResultSet):
+                sql, values = self.where.as_sql(compiler, connection)
+                conditions.append(sql)
+                params.extend(values)
+        for predicate in self.predicates:
+            sql, values = predicate.as_sql(compiler, connection)
+            conditions.append(sql)
+            params.extend(values)
+        return (f"({' AND '.join(conditions)})" if conditions[1:] else conditions[0]), params
+
+
 class ScopedMixin:
-    """Find the protected tables of a query, and scope them."""
+    """Find the protected tables among those of a query."""
 
     query: Any
     connection: Any
 
-    def tenant_predicates(self) -> dict[str, TenantEquals]:
-        """Return the predicate of each alias in the query's FROM clause that is protected."""
-        query = self.query
+    def tenant_predicates(self, tables: Iterable[tuple[str, str]]) -> dict[str, TenantEquals]:
+        """Return the predicate of each alias in `tables`, of alias and name, that is protected."""
         binding = current_binding()
-        if binding.is_admin or query.model is None:
+        if binding.is_admin or self.query.model is None:
             return {}
-        columns = tenant_columns(query.model._meta.apps)
+        columns = tenant_columns(self.query.model._meta.apps)
         return {
-            alias: TenantEquals(alias, columns[source.table_name], binding.tenant_id)
-            for alias, source in query.alias_map.items()
-            if source.table_name in columns and query.alias_refcount[alias]
+            alias: TenantEquals(alias, columns[table], binding.tenant_id)
+            for alias, table in tables
+            if table in columns
         }
 
 
 class ScopedWhereMixin(ScopedMixin):
     """Scope UPDATE and DELETE, whose one table is the base table."""
 
+    @property
+    def statement(self) -> Any:
+        """The query that becomes the statement."""
+        return self.query
+
     def compile(self, node: Any) -> tuple[str, Any]:
-        """Compile `node`; the statement's own WHERE clause gets the predicate."""
-        if node is self.query.where:
-            predicate = self.tenant_predicates().get(self.query.base_table)
-            # A copy, for this method to know the query's own clause from its part of the new one.
-            node = conjunction(copy(node), predicate) if predicate else node
+        """Compile `node`; the statement's own WHERE clause gets the predicate.
+
+        The base table counts even if nothing refers to it: Django drops the reference when it
+        updates a parent's table too.
+        """
+        statement = self.statement
+        if node is statement.where:
+            alias = statement.base_table
+            predicates = self.tenant_predicates([(alias, statement.alias_map[alias].table_name)])
+            if predicates:
+                return ScopedWhere(node, predicates.values()).as_sql(self, self.connection)
         sql, params = super().compile(node)  # type: ignore[misc]
         return sql, params
 
 
-def conjunction(where: WhereNode, predicate: TenantEquals) -> WhereNode:
-    """Return a new WHERE clause; the one of the query may be compiled again for another tenant."""
-    children: list[Any] = [where, predicate] if where else [predicate]
-    return WhereNode(children, AND)
+class ScopedDeleteMixin(ScopedWhereMixin):
+    """Scope DELETE; one that needs joins is a DELETE by the keys of a scoped SELECT."""
+
+    statement: Any = None
+
+    def _as_sql(self, query: Any) -> tuple[str, Any]:
+        self.statement = query
+        sql, params = super()._as_sql(query)  # type: ignore[misc]
+        return sql, params
 
 
 class ScopedSelectMixin(ScopedMixin):
-    """Scope SELECT: the base table in WHERE, joined tables in ON."""
+    """Scope SELECT: joined tables in ON, all others in WHERE."""
 
-    where: WhereNode
+    where: Any
 
     def get_from_clause(self) -> tuple[list[str], Any]:
         """Return the FROM clause. All aliases are final by now, and WHERE is compiled next."""
-        predicates = self.tenant_predicates()
-        if base_predicate := predicates.pop(self.query.base_table, None):
-            self.where = conjunction(self.where, base_predicate)
-        active = [alias for alias in self.query.alias_map if self.query.alias_refcount[alias]]
+        query = self.query
+        refcounts = query.alias_refcount
+        sources = {alias: source for alias, source in query.alias_map.items() if refcounts[alias]}
         clauses, params = super().get_from_clause()  # type: ignore[misc]
-        if not predicates:
-            return clauses, params
+        tables = [(alias, source.table_name) for alias, source in sources.items()]
+        tables += [(query.table_map[table][0], table) for table in query.extra_tables]
+        predicates = self.tenant_predicates(tables)
+        # Where Django trims joins from the start of a subquery, the first alias has no reference
+        # left, so that query.base_table is none of the tables here.
+        joins = {
+            alias: predicates.pop(alias)
+            for alias, source in sources.items()
+            if source.join_type and alias in predicates
+        }
+        if predicates:
+            self.where = ScopedWhere(self.where, predicates.values())
+        return clauses, self.scope_joins(joins, sources, clauses, params) if joins else params
+
+    def scope_joins(
+        self,
+        joins: Mapping[str, TenantEquals],
+        aliases: Iterable[str],
+        clauses: list[str],
+        params: Iterable[Any],
+    ) -> list[Any]:
+        """Put predicates into the ON clauses of joins, and return the parameters of all clauses.
+
+        A row of another tenant is joined as if it did not exist, and LEFT JOIN keeps its meaning.
+        """
         scoped_params = list(params)
         position = 0
-        for index, alias in enumerate(active):
+        for index, alias in enumerate(aliases):
             position += placeholders(clauses[index])
-            if alias in predicates:
-                # Django ends a join with its parenthesised ON clause, and so keeps LEFT JOIN's
-                # meaning: a row of another tenant is joined as if it did not exist.
-                condition, values = predicates[alias].as_sql(self, self.connection)
+            if alias in joins:
+                # Django ends a join with its parenthesised ON clause.
+                condition, values = joins[alias].as_sql(self, self.connection)
                 clauses[index] = f"{clauses[index].removesuffix(')')} AND {condition})"
                 scoped_params[position:position] = values
                 position += len(values)
-        return clauses, scoped_params
+        return scoped_params
 
 
 class SQLCompiler(ScopedSelectMixin, compiler.SQLCompiler):
@@ -120,8 +178,8 @@ class SQLUpdateCompiler(ScopedWhereMixin, compiler.SQLUpdateCompiler):
     """Scope UPDATE."""
 
 
-class SQLDeleteCompiler(ScopedWhereMixin, compiler.SQLDeleteCompiler):
-    """Scope DELETE; one that needs joins is a DELETE by the keys of a scoped SELECT."""
+class SQLDeleteCompiler(ScopedDeleteMixin, compiler.SQLDeleteCompiler):
+    """Scope DELETE."""
 
 
 class SQLAggregateCompiler(compiler.SQLAggregateCompiler):

@@ -1,0 +1,68 @@
+"""What ORM SQL says about tenants, and what runs in each binding."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from django.apps import apps
+from django.db import connections, transaction
+from django.test.utils import CaptureQueriesContext
+
+from tenantry import admin_context, tenant_context
+from tenantry.protected import tenant_columns
+from tests.app.models import Tenant
+
+Tenants = tuple[Tenant, Tenant]
+
+KEYWORDS = "ON|WHERE|INNER|LEFT|SET|ORDER|GROUP|LIMIT|FOR|UNION|INTERSECT|EXCEPT|HAVING|CROSS"
+# A table where SQL reads or changes it; as a qualifier of a column, it has a dot behind it.
+TABLE = re.compile(
+    r"(?:FROM|JOIN|UPDATE|,) (?P<table>\"[^\"]+\")(?!\.)"
+    rf"(?: (?!(?:{KEYWORDS})\b)(?P<alias>\"\w+\"|\w+))?"
+)
+
+# What the compiler adds.
+COMPARED = re.compile(r'"(tenant_id|cust_no)" = (\d|NULL)')
+VERBS = ("SELECT", "(SELECT", "UPDATE", "DELETE", "INSERT", "EXPLAIN", "DECLARE")
+
+
+def sent(evaluate: Callable[[], Any], alias: str = "default") -> list[str]:
+    """Return the statements of the ORM that `evaluate` sends."""
+    with CaptureQueriesContext(connections[alias]) as captured:
+        evaluate()
+    statements = [query["sql"] for query in captured]
+    return [sql for sql in statements if sql.partition(" ")[0] in VERBS]
+
+
+def used(sql: str) -> Counter[str]:
+    """Return how often `sql` reads or changes a protected table, by its qualified tenant column."""
+    columns = {f'"{table}"': column for table, column in tenant_columns(apps).items()}
+    return Counter(
+        f'{use["alias"] or use["table"]}."{columns[use["table"]]}"'
+        for use in TABLE.finditer(sql.partition(" FOR UPDATE OF ")[0])
+        if use["table"] in columns
+    )
+
+
+def unscoped(sql: str, value: Any) -> dict[str, int]:
+    """Return the tenant columns in `sql` that are compared with `value` less often than used."""
+    found = {column: sql.count(f"{column} = {value}") for column in used(sql)}
+    return {column: count for column, count in used(sql).items() if found[column] < count}
+
+
+def bindings(tenants: Tenants) -> Iterator[tuple[str, Any, AbstractContextManager[Any]]]:
+    """Return name, tenant in SQL and scope of every kind of binding."""
+    for tenant in tenants:
+        yield tenant.name, tenant.pk, tenant_context(tenant.pk)
+    yield "admin", None, admin_context()
+    yield "unbound", "NULL", nullcontext()
+
+
+def atomically(evaluate: Callable[[], Any]) -> Any:
+    """Return what `evaluate` returns, in a transaction, which locking rows asks for."""
+    with transaction.atomic():
+        return evaluate()

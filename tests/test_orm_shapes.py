@@ -1,0 +1,38 @@
+"""Queries of every shape: each protected table is scoped, and the rows are the policy's."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import shapes, shapes_of_models
+from tests.scoping import COMPARED, Tenants, atomically, bindings, sent, unscoped
+
+SHAPES = shapes.SHAPES | shapes_of_models.SHAPES
+OFF = "tenantry.backends.postgresql.compiler.tenant_columns"
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shape(name: str, library: Tenants, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = SHAPES[name]
+    seen = []
+
+    def read() -> None:
+        seen.append(atomically(shape.read))
+
+    for binding, value, scope in bindings(library):
+        with scope:
+            statements = sent(read)
+            with monkeypatch.context() as patch:
+                patch.setattr(OFF, lambda apps: {})
+                alone = sent(read)
+        expected = shape.expected(binding)
+        assert seen[-2:] == [expected, expected], binding
+        assert not [sql for sql in alone if COMPARED.search(sql)]
+        for sql in statements:
+            if binding == "admin":
+                assert not COMPARED.search(sql)
+            else:
+                assert unscoped(sql, value) == {}, sql
+        assert shape.sql in "".join(statements)
+    # What finds the tables in SQL would otherwise be able to find none.
+    assert any(map(COMPARED.search, statements)) is (name not in ("no row", "raw"))
