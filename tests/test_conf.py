@@ -21,6 +21,8 @@ DEFAULTS = RLSTenants(
     guc_prefix="rls",
     tenant_pk_type=None,
     use_local_set=True,
+    strict_mode=False,
+    strict_mode_exclude=(),
 )
 
 
@@ -60,6 +62,8 @@ def test_only_the_tenant_model_is_required() -> None:
         ("TENANT_PK_TYPE", "uuid", "tenant_pk_type"),
         ("TENANT_PK_TYPE", "text", "tenant_pk_type"),
         ("USE_LOCAL_SET", True, "use_local_set"),
+        ("STRICT_MODE", True, "strict_mode"),
+        ("STRICT_MODE_EXCLUDE", ["app.Note", "app"], "strict_mode_exclude"),
     ],
 )
 def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> None:
@@ -125,6 +129,12 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
             "True or left out: bindings are always transaction-local, because a session-level one"
             " would reach other tenants behind a transaction pooler",
         ),
+        ("STRICT_MODE", [None, 1, 0, "yes"], "True or False"),
+        (
+            "STRICT_MODE_EXCLUDE",
+            [None, "app.Note", [1], ["a.b.c"], ["app."], [""]],
+            "a list of model labels such as 'accounts.Invite', or of app labels such as 'accounts'",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isupper() else "",
 )
@@ -156,7 +166,8 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
         message = refusal()
     assert f"RLS_TENANTS has the unknown key {unknown!r} (did you mean {meant!r}?)" in message
     assert message.endswith(
-        "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET"
+        "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
+        " STRICT_MODE, STRICT_MODE_EXCLUDE"
     )
 
 

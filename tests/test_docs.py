@@ -237,6 +237,7 @@ def test_everything_public_is_in_the_api() -> None:
     public = {f"tenantry.{name}" for name in tenantry.__all__}
     public |= {f"tenantry.exceptions.{name}" for name in errors}
     public |= {"tenantry.asgi.PoolLifespan", "tenantry.middleware.RLSTenantMiddleware"}
+    public |= {"tenantry.managers.RLSQuerySet.for_user"}
     assert set(documented) == public
 
 

@@ -12,7 +12,7 @@ from django.db import ProgrammingError, connections, transaction
 from django.db.models import Count, Exists, OuterRef, Prefetch
 from django.test.utils import CaptureQueriesContext
 
-from tenantry import admin_context, aclose_pools, arows, tenant_context
+from tenantry import aclose_pools, admin_context, arows, tenant_context
 from tenantry.binding import current_binding
 from tenantry.exceptions import ScopeError
 from tests.app.models import Author, Note, Tenant, User

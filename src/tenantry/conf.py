@@ -8,6 +8,8 @@ key                       default                    means
 ``GUC_PREFIX``            ``"rls"``                  prefix of the GUCs, ``<prefix>.current_tenant``
 ``TENANT_PK_TYPE``        from the tenant model      ``"int"``, ``"bigint"``, ``"uuid"``, ``"text"``
 ``USE_LOCAL_SET``         ``True``                   accepted for compatibility; only True is valid
+``STRICT_MODE``           ``False``                  refuse ORM queries of protected models unbound
+``STRICT_MODE_EXCLUDE``   ``()``                     labels of models or apps that it leaves alone
 ========================  =========================  =============================================
 """
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 import difflib
 import keyword
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -32,6 +34,7 @@ from .keys import KEY_TYPES, TenantKey, key_type_of
 SETTING = "RLS_TENANTS"
 ENGINES = ("tenantry.backends.postgresql", "tenantry.backends.postgis")
 MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
+APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 
 
@@ -44,6 +47,8 @@ class RLSTenants:
     guc_prefix: str = "rls"
     tenant_pk_type: str | None = None
     use_local_set: bool = True
+    strict_mode: bool = False
+    strict_mode_exclude: Sequence[str] = ()
 
 
 @cache
@@ -157,10 +162,28 @@ def _validate_local_set(value: object) -> None:
         )
 
 
+def _validate_strict_mode(value: object) -> None:
+    if not isinstance(value, bool):
+        raise _refuse("STRICT_MODE", value, "True or False")
+
+
+def _validate_exclude(value: object) -> None:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(label, str) and APP_OR_MODEL.fullmatch(label) for label in value
+    ):
+        raise _refuse(
+            "STRICT_MODE_EXCLUDE",
+            value,
+            "a list of model labels such as 'accounts.Invite', or of app labels such as 'accounts'",
+        )
+
+
 _VALIDATORS = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": _validate_field,
     "GUC_PREFIX": _validate_prefix,
     "TENANT_PK_TYPE": _validate_pk_type,
     "USE_LOCAL_SET": _validate_local_set,
+    "STRICT_MODE": _validate_strict_mode,
+    "STRICT_MODE_EXCLUDE": _validate_exclude,
 }

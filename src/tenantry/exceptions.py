@@ -5,6 +5,7 @@ TenantryError
 │   └── UnsupportedServerError (also NotSupportedError) PostgreSQL is too old
 ├── InvalidTenantIdError (also ValueError)              a tenant id has a value it cannot have
 ├── TenantIdTypeError (also TypeError)                  a tenant id has a type it cannot have
+├── NoTenantContextError (also RuntimeError)            strict mode: a query runs in no scope
 ├── ScopeError (also RuntimeError)                      a scope is entered or left out of order
 └── UnbindableStatementError (also NotSupportedError)   a statement cannot carry a binding
 """
@@ -29,6 +30,10 @@ class InvalidTenantIdError(TenantryError, ValueError):
 
 class TenantIdTypeError(TenantryError, TypeError):
     """Report a tenant id whose Python type does not fit the tenant key."""
+
+
+class NoTenantContextError(TenantryError, RuntimeError):
+    """Report an ORM query of a protected model in no scope, where strict mode wants one."""
 
 
 class ScopeError(TenantryError, RuntimeError):

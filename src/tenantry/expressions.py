@@ -50,9 +50,10 @@ class CurrentTenant(Expression):
     def _resolve_output_field(self) -> models.Field[Any, Any]:
         return FIELDS[self.names["key_type"]]()
 
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[()]]:
+    def as_sql(self, compiler: Any, connection: Any) -> Any:
         """Return the expression, which has no parameters."""
-        return current_tenant(**self.names), ()
+        # A list, to which Django's schema editor adds others.
+        return current_tenant(**self.names), []
 
     def deconstruct(self) -> tuple[str, tuple[()], dict[str, str]]:
         """Return what a migration needs to make this expression again, settings included."""

@@ -14,7 +14,6 @@ from .context import Scope
 from .exceptions import ScopeError
 from .users import binding_of
 
-
 Scopes = Callable[[], AbstractContextManager[object]]
 
 
@@ -45,9 +44,7 @@ def steps(rows: Any, scope: Scopes) -> Iterator[Any]:
             rows.close()
 
 
-async def asteps(
-    rows: Any, scope: Scopes
-) -> AsyncIterator[Any]:
+async def asteps(rows: Any, scope: Scopes) -> AsyncIterator[Any]:
     """Yield `rows`, each of which is made in a scope of its own."""
     try:
         while True:

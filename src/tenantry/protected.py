@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.apps.registry import Apps
 from django.db.models.signals import class_prepared
 
+from .conf import rls_tenants
 from .constraints import RLSConstraint
+from .exceptions import NoTenantContextError
 
 _columns: WeakKeyDictionary[Apps, Mapping[str, str]] = WeakKeyDictionary()
 
@@ -31,6 +33,26 @@ def tenant_columns(apps: Apps) -> Mapping[str, str]:
         if apps.ready:
             _columns[apps] = columns
     return columns
+
+
+def require_tenant(apps: Apps, tables: Collection[str]) -> None:
+    """Raise NoTenantContextError if strict mode wants a scope for one of `tables`."""
+    settings = rls_tenants()
+    if not settings.strict_mode:
+        return
+    protected = tenant_columns(apps)
+    for model in apps.get_models(include_auto_created=True):
+        options = model._meta
+        if (
+            options.db_table in tables
+            and options.db_table in protected
+            and not {options.label, options.app_label} & set(settings.strict_mode_exclude)
+        ):
+            raise NoTenantContextError(
+                f"a query of {options.label} runs in no scope, where it finds nothing; open"
+                " tenant_context() or admin_context() around it, or name the model in"
+                " RLS_TENANTS['STRICT_MODE_EXCLUDE']"
+            )
 
 
 def _forget(sender: Any, **kwargs: Any) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from django_async_backend.db.models.sql import compiler
 
-from .compiler import ScopedDeleteMixin, ScopedSelectMixin, ScopedWhereMixin
+from .compiler import ScopedDeleteMixin, ScopedSelectMixin, ScopedWhereMixin, StrictInsertMixin
 
 
 class SQLCompiler(ScopedSelectMixin, compiler.SQLCompiler):  # type: ignore[misc]
     """Scope SELECT."""
 
 
-class SQLInsertCompiler(compiler.SQLInsertCompiler):  # type: ignore[misc]
-    """Be the package's: the policy checks rows as they are written."""
+class SQLInsertCompiler(StrictInsertMixin, compiler.SQLInsertCompiler):  # type: ignore[misc]
+    """Be the package's, but strict."""
 
 
 class SQLUpdateCompiler(ScopedWhereMixin, compiler.SQLUpdateCompiler):  # type: ignore[misc]

@@ -14,8 +14,9 @@ from typing import Any
 from django.core.exceptions import FullResultSet
 from django.db.backends.postgresql import compiler
 
-from ...binding import TenantId, current_binding
-from ...protected import tenant_columns
+from ...binding import Binding, TenantId, current_binding
+from ...exceptions import ScopeError
+from ...protected import require_tenant, tenant_columns
 
 # Django 6.1 renamed it.
 QUOTE_NAME = (
@@ -71,15 +72,31 @@ class ScopedMixin:
 
     def tenant_predicates(self, tables: Iterable[tuple[str, str]]) -> dict[str, TenantEquals]:
         """Return the predicate of each alias in `tables`, of alias and name, that is protected."""
-        binding = current_binding()
+        binding = self.binding()
         if binding.is_admin or self.query.model is None:
             return {}
         columns = tenant_columns(self.query.model._meta.apps)
-        return {
+        predicates = {
             alias: TenantEquals(alias, columns[table], binding.tenant_id)
             for alias, table in tables
             if table in columns
         }
+        if predicates and binding.tenant_id is None:
+            require_tenant(self.query.model._meta.apps, [table for _, table in tables])
+        return predicates
+
+    def binding(self) -> Binding:
+        """Return the binding of the query: that of ``for_user()``, or else the current one."""
+        current = current_binding()
+        wanted: Binding | None = getattr(self.query, "tenantry_binding", None)
+        if wanted is None or wanted == current:
+            return current
+        if self.query.subquery:
+            raise ScopeError(
+                "a queryset of for_user() is in a subquery of a statement that runs as somebody"
+                " else; call for_user() on the outer queryset too, with the same user"
+            )
+        return wanted
 
 
 class ScopedWhereMixin(ScopedMixin):
@@ -170,8 +187,19 @@ class SQLCompiler(ScopedSelectMixin, compiler.SQLCompiler):
     """Scope SELECT."""
 
 
-class SQLInsertCompiler(compiler.SQLInsertCompiler):
-    """Be Django's: the policy checks rows as they are written."""
+class StrictInsertMixin(ScopedMixin):
+    """Leave INSERT to the policy, which checks rows as they are written, but be strict."""
+
+    def as_sql(self) -> list[tuple[str, Any]]:
+        """Return the statements; raise NoTenantContextError where strict mode wants a scope."""
+        table = self.query.get_meta().db_table
+        self.tenant_predicates([(table, table)])
+        statements: list[tuple[str, Any]] = super().as_sql()  # type: ignore[misc]
+        return statements
+
+
+class SQLInsertCompiler(StrictInsertMixin, compiler.SQLInsertCompiler):  # type: ignore[misc]
+    """Be Django's, but strict."""
 
 
 class SQLUpdateCompiler(ScopedWhereMixin, compiler.SQLUpdateCompiler):
