@@ -26,6 +26,7 @@ lint: $(VENV)/.lint
 
 bench: $(VENV)/.bench pgbouncer
 	$(BIN)/python benchmarks/orm_read.py $(ARGS)
+	$(BIN)/python benchmarks/slow_await.py
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import django
 import psycopg
@@ -36,25 +37,38 @@ def project() -> Iterator[dict[str, str | int]]:
     to make tables with. All but that one log in as the same role, which policies bind.
     ``TENANTRY_PG_BINDIR`` names the programs of another PostgreSQL than the embedded one.
     """
-    bindir = os.environ.get("TENANTRY_PG_BINDIR")
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         with (
-            Postgres(
-                directory / "pg",
-                bindir=Path(bindir) if bindir else None,
-                fsync="off",
-                # It would wake up in the middle of a round.
-                autovacuum="off",
-            ) as postgres,
-            PgBouncer(postgres, directory / "pgbouncer", users=[APP]) as pgbouncer,
+            postgres(directory) as server,
+            PgBouncer(server, directory / "pgbouncer", users=[APP]) as pgbouncer,
         ):
-            create_database(postgres)
-            configure(postgres, pgbouncer)
+            databases = {}
+            servers: tuple[Postgres | PgBouncer, ...] = (server, pgbouncer)
+            for route, each in zip(ROUTES, servers, strict=True):
+                databases[f"{route} stock"] = database(each, STOCK, APP)
+                databases[f"{route} tenantry"] = database(each, TENANTRY, APP)
+            set_up(server, databases)
             try:
-                yield facts(postgres, pgbouncer)
+                yield facts(server) | {"pgbouncer": pgbouncer.version}
             finally:
                 connections.close_all()
+
+
+@contextmanager
+def postgres(directory: Path, **server_settings: Any) -> Iterator[Postgres]:
+    """Start PostgreSQL with the benchmark's database and roles."""
+    bindir = os.environ.get("TENANTRY_PG_BINDIR")
+    with Postgres(
+        directory / "pg",
+        bindir=Path(bindir) if bindir else None,
+        fsync="off",
+        # It would wake up in the middle of a round.
+        autovacuum="off",
+        **server_settings,
+    ) as server:
+        create_database(server)
+        yield server
 
 
 def create_database(postgres: Postgres) -> None:
@@ -65,20 +79,16 @@ def create_database(postgres: Postgres) -> None:
     grant_by_default(postgres.dsn(dbname=DATABASE), owner=OWNER, to=APP)
 
 
-def configure(postgres: Postgres, pgbouncer: PgBouncer) -> None:
-    """Set Django up."""
-    owner = database(postgres, TENANTRY, OWNER)
-    databases = {"default": owner, "owner": owner}
-    servers: tuple[Postgres | PgBouncer, ...] = (postgres, pgbouncer)
-    for route, server in zip(ROUTES, servers, strict=True):
-        databases[f"{route} stock"] = database(server, STOCK, APP)
-        databases[f"{route} tenantry"] = database(server, TENANTRY, APP)
+def set_up(server: Postgres, databases: dict[str, dict[str, object]], **more: Any) -> None:
+    """Set Django up with `databases`, ``"owner"``, and `more` settings."""
+    owner = database(server, TENANTRY, OWNER)
     settings.configure(
-        DATABASES=databases,
+        DATABASES={"default": owner, "owner": owner, **databases},
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         INSTALLED_APPS=["tenantry", "benchmarks"],
         RLS_TENANTS={"TENANT_MODEL": "benchmarks.Tenant"},
         USE_TZ=True,
+        **more,
     )
     django.setup()
 
@@ -96,13 +106,12 @@ def database(server: Postgres | PgBouncer, engine: str, user: str) -> dict[str, 
     }
 
 
-def facts(postgres: Postgres, pgbouncer: PgBouncer) -> dict[str, str | int]:
+def facts(server: Postgres) -> dict[str, str | int]:
     """Return the versions and the number of processors."""
     return {
         "python": platform.python_version(),
         "django": django.get_version(),
         "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
-        "postgresql": postgres.version,
-        "pgbouncer": pgbouncer.version,
+        "postgresql": server.version,
         "cpus": os.cpu_count() or 0,
     }

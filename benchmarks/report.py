@@ -39,8 +39,8 @@ def print_table(title: str, outcomes: Mapping[str, Outcome]) -> None:
     sys.stdout.flush()
 
 
-def write(name: str, result: Mapping[str, Any]) -> None:
-    """Write `result` to ``results/<name>.json``."""
-    RESULTS.mkdir(exist_ok=True)
+def write(name: str, result: Mapping[str, Any], *, directory: Path = RESULTS) -> None:
+    """Write `result` to ``<name>.json`` in `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2, default=asdict)
-    (RESULTS / f"{name}.json").write_text(f"{text}\n")
+    (directory / f"{name}.json").write_text(f"{text}\n")
