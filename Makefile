@@ -28,6 +28,7 @@ bench: $(VENV)/.bench pgbouncer
 	$(BIN)/python benchmarks/orm_read.py $(ARGS)
 	$(BIN)/python benchmarks/transactions.py $(ARGS)
 	$(BIN)/python benchmarks/driver_read.py $(ARGS)
+	$(BIN)/python benchmarks/slow_await.py
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build

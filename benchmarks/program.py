@@ -40,7 +40,7 @@ def run(name: str, description: str | None, workloads: Callable[[str], Iterable[
                 workload.name: outcome_of(route, workload, options) for workload in workloads(route)
             }
     result = {"machine": facts, "options": vars(options), "routes": results}
-    report.write(name, result, options.output)
+    report.write(name, result, directory=options.output)
 
 
 def outcome_of(route: str, workload: Workload, options: argparse.Namespace) -> object:

@@ -7,9 +7,10 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import django
 import psycopg
@@ -33,35 +34,64 @@ ROUTES = ("direct", "pgbouncer", "1 ms")
 ROUND_TRIP = 1.0
 
 
+class Address(NamedTuple):
+    """Where a server is, or what stands in front of it."""
+
+    host: str
+    port: int
+
+
+Place = Postgres | PgBouncer | Address
+
+
 @contextmanager
 def project() -> Iterator[dict[str, str | int]]:
     """Start the servers and set Django up on them; yield the facts that results depend on.
 
-    There is one alias for each route with each ENGINE, such as ``"direct stock"``, and ``"owner"``
-    to make tables with. All but that one log in as the same role, which policies bind.
-    ``TENANTRY_PG_BINDIR`` names the programs of another PostgreSQL than the embedded one.
+    There is one alias for each route with each ENGINE, such as ``"direct stock"``, one more with
+    server-side binding, such as ``"direct stock on server"``, and ``"owner"`` to make tables with.
+    All but that one log in as the same role, which policies bind. ``TENANTRY_PG_BINDIR`` names the
+    programs of another PostgreSQL than the embedded one.
     """
-    bindir = os.environ.get("TENANTRY_PG_BINDIR")
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         with (
-            Postgres(
-                directory / "pg",
-                bindir=Path(bindir) if bindir else None,
-                fsync="off",
-                # It would wake up in the middle of a round.
-                autovacuum="off",
-            ) as postgres,
-            PgBouncer(postgres, directory / "pgbouncer", users=[APP]) as pgbouncer,
-            delayed(f"{postgres.host}/.s.PGSQL.{postgres.port}", ROUND_TRIP) as port,
+            postgres(directory) as server,
+            PgBouncer(server, directory / "pgbouncer", users=[APP]) as pgbouncer,
+            delayed(f"{server.host}/.s.PGSQL.{server.port}", ROUND_TRIP) as port,
         ):
-            create_database(postgres)
-            addresses = [(postgres.host, postgres.port), (pgbouncer.host, pgbouncer.port)]
-            configure([*addresses, (LOOPBACK, port)])
+            databases = {}
+            places: tuple[Place, ...] = (server, pgbouncer, Address(LOOPBACK, port))
+            for route, place in zip(ROUTES, places, strict=True):
+                for name, engine in (("stock", STOCK), ("tenantry", TENANTRY)):
+                    databases[f"{route} {name}"] = database(place, engine, APP)
+                    databases[f"{route} {name} on server"] = database(
+                        place, engine, APP, server_side_binding=True
+                    )
+            set_up(server, databases)
             try:
-                yield facts(postgres, pgbouncer) | {"round_trip_us": measured_round_trip()}
+                yield facts(server) | {
+                    "pgbouncer": pgbouncer.version,
+                    "round_trip_us": measured_round_trip(),
+                }
             finally:
                 connections.close_all()
+
+
+@contextmanager
+def postgres(directory: Path, **server_settings: Any) -> Iterator[Postgres]:
+    """Start PostgreSQL with the benchmark's database and roles."""
+    bindir = os.environ.get("TENANTRY_PG_BINDIR")
+    with Postgres(
+        directory / "pg",
+        bindir=Path(bindir) if bindir else None,
+        fsync="off",
+        # It would wake up in the middle of a round.
+        autovacuum="off",
+        **server_settings,
+    ) as server:
+        create_database(server)
+        yield server
 
 
 def create_database(postgres: Postgres) -> None:
@@ -72,35 +102,28 @@ def create_database(postgres: Postgres) -> None:
     grant_by_default(postgres.dsn(dbname=DATABASE), owner=OWNER, to=APP)
 
 
-def configure(addresses: Sequence[tuple[Path | str, int]]) -> None:
-    """Set Django up; `addresses` are those of the routes."""
-    owner = database(addresses[0], TENANTRY, OWNER)
-    databases = {"default": owner, "owner": owner}
-    for route, address in zip(ROUTES, addresses, strict=True):
-        for name, engine in (("stock", STOCK), ("tenantry", TENANTRY)):
-            databases[f"{route} {name}"] = database(address, engine, APP)
-            on_server = database(address, engine, APP, server_side_binding=True)
-            databases[f"{route} {name} on server"] = on_server
+def set_up(server: Postgres, databases: dict[str, dict[str, object]], **more: Any) -> None:
+    """Set Django up with `databases`, ``"owner"``, and `more` settings."""
+    owner = database(server, TENANTRY, OWNER)
     settings.configure(
-        DATABASES=databases,
+        DATABASES={"default": owner, "owner": owner, **databases},
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         INSTALLED_APPS=["tenantry", "benchmarks"],
         RLS_TENANTS={"TENANT_MODEL": "benchmarks.Tenant"},
         USE_TZ=True,
+        **more,
     )
     django.setup()
 
 
-def database(
-    address: tuple[Path | str, int], engine: str, user: str, **options: object
-) -> dict[str, object]:
+def database(place: Place, engine: str, user: str, **options: object) -> dict[str, object]:
     """Return an entry of DATABASES."""
     return {
         "ENGINE": engine,
         "NAME": DATABASE,
         "USER": user,
-        "HOST": str(address[0]),
-        "PORT": str(address[1]),
+        "HOST": str(place.host),
+        "PORT": str(place.port),
         "CONN_MAX_AGE": None,
         "DISABLE_SERVER_SIDE_CURSORS": True,
         "OPTIONS": {"sslmode": "disable", "gssencmode": "disable", **options},
@@ -118,13 +141,12 @@ def measured_round_trip() -> int:
     return round(1e6 * statistics.median(times))
 
 
-def facts(postgres: Postgres, pgbouncer: PgBouncer) -> dict[str, str | int]:
+def facts(server: Postgres) -> dict[str, str | int]:
     """Return the versions and the number of processors."""
     return {
         "python": platform.python_version(),
         "django": django.get_version(),
         "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
-        "postgresql": postgres.version,
-        "pgbouncer": pgbouncer.version,
+        "postgresql": server.version,
         "cpus": os.cpu_count() or 0,
     }

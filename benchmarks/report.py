@@ -49,11 +49,11 @@ def verdict(ratio: float, target: float | None) -> str:
     return f"   at most {target:.2f}: {'yes' if ratio <= target else 'NO'}"
 
 
-def write(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> None:
-    """Write `result` to ``<name>.json`` in `folder`."""
-    folder.mkdir(exist_ok=True)
+def write(name: str, result: Mapping[str, Any], *, directory: Path = RESULTS) -> None:
+    """Write `result` to ``<name>.json`` in `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2, default=as_json)
-    (folder / f"{name}.json").write_text(f"{text}\n")
+    (directory / f"{name}.json").write_text(f"{text}\n")
 
 
 def as_json(value: Any) -> Any:

@@ -6,6 +6,7 @@ From the folder of the project: ``python -m tests.soak --minutes 10 --seed 1``.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import sys
@@ -200,6 +201,8 @@ def main() -> int:
     print(f"seed: {arguments.seed}", flush=True)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     django.setup()
+    # Statements fail here on purpose, and psycopg warns of each pipeline that one has ended.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     with servers() as worlds:
         seeds = random.Random(arguments.seed)
         operations, leaks = soak(worlds, arguments.minutes * 60, seeds)

@@ -12,10 +12,12 @@ import psycopg
 import pytest
 from django.db import OperationalError, connections
 from django.db.models import Count
+from django.db.models.expressions import RawSQL
+from psycopg.pq import TransactionStatus
 
 from tenantry import aclose_pools, aconnection, admin_context, arows, tenant_context
 from tenantry.backends.postgresql import aio
-from tests.app.models import Author, Note, Tenant
+from tests.app.models import Author, Note, Shared, Tenant
 from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
@@ -118,6 +120,46 @@ async def test_rows_of_a_queryset_without_a_thread(tenants: Tenants) -> None:
         assert await arows(notes.none(), connection) == []
     assert await arows(notes) == []
     assert connections["default"].connection is None
+
+
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+async def test_rows_alone_take_one_round_trip(alias: str, wire: Wire, tenants: Tenants) -> None:
+    a, b = tenants
+    notes = Note.objects.using(alias).filter(id__gt=0).order_by("id").values_list("title")
+    # What is checked out here shows in what state the connection comes back.
+    async with aconnection(alias) as connection:
+        await titles(connection)
+    wire.clear()
+    for tenant, name in ((a, "A"), (b, "B")):
+        async with tenant_context(tenant.pk):
+            assert await arows(notes) == [(f"{name} 1",), (f"{name} 2",)]
+    assert await arows(notes) == []
+    assert wire.kinds.count("Q") + wire.kinds.count("S") == 3
+    assert not any("BEGIN" in query or "COMMIT" in query for query in wire.queries)
+    failing = Tenant.objects.using(alias).annotate(failure=RawSQL("1 / (id - id)", ()))
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await arows(failing.values_list("failure"))
+    wire.clear()
+    async with tenant_context(a.pk), aconnection(alias) as connection:
+        assert await titles(connection) == ["A 1", "A 2"]
+        assert connection.info.transaction_status == TransactionStatus.INTRANS
+
+
+async def test_rows_alone_run_at_the_isolation_level_that_is_asked_for(tenants: Tenants) -> None:
+    level = RawSQL("current_setting('transaction_isolation')", ())
+    rows = Shared.objects.annotate(level=level).values_list("level")
+    async with aconnection() as connection:
+        await connection.execute("INSERT INTO app_shared (text) VALUES ('x')")
+    assert await arows(rows) == [("read committed",)]
+    pool = aio._pools[asyncio.get_running_loop()]["default"]
+    async with pool.connection() as connection:
+        await connection.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
+        others = [await pool.getconn() for _ in range(pool.get_stats()["pool_available"])]
+    try:
+        assert await arows(rows) == [("serializable",)]
+    finally:
+        for other in others:
+            await pool.putconn(other)
 
 
 async def test_an_exhausted_pool_says_what_to_raise() -> None:

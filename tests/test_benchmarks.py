@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--rows", "400", "--tenants", "20", "--rounds", "2", "--batch", "2", "--seconds", "0"]
 
 
-def run(name: str, output: Path) -> Any:
+QUICK_BURST = ["--concurrency", "6", "--max-size", "2", "--await-seconds", "0.05", "--tenants"]
+QUICK_BURST += ["20", "--rows", "400", "--enough", "3", "--rounds", "1"]
+
+
+def run(name: str, output: Path, options: Sequence[str] = QUICK) -> Any:
     """Run a benchmark in the least that it can be, and return its file of results."""
     paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
     result = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *QUICK, "--output", output],
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *options, "--output", output],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
@@ -47,3 +52,13 @@ def test_a_benchmark_measures_every_candidate_on_every_route(
             assert all(other["microseconds"]["median"] > 0 for other in others)
     # The proxy holds back for as long as it says, and not for much longer.
     assert 1000 <= result["machine"]["round_trip_us"] < 5000
+
+
+def test_requests_that_await_are_measured_with_few_connections_and_enough(tmp_path: Path) -> None:
+    few, enough = run("slow_await", tmp_path, QUICK_BURST)["setups"]
+    for setup, connections in ((few, 2), (enough, 3)):
+        assert list(setup["results"]) == ["stock", "tenantry", "native"]
+        for result in setup["results"].values():
+            assert result["errors"] == {}
+            assert 0 < result["connections"] <= connections
+            assert all(rps > 0 for rps in result["rps"])

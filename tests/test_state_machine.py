@@ -1,4 +1,4 @@
-"""Any order of scopes, transactions, cursors and errors, in three configurations."""
+"""Any order of scopes, transactions, cursors and errors, in four configurations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(world: World) -> None:
     run_state_machine_as_test(world.machine(), settings=SETTINGS)
 
 
-@pytest.mark.parametrize("alias", ["default", "pool"])
+@pytest.mark.parametrize("alias", ["default", "pool", "wire_server_side"])
 def test_a_connection_of_our_own(
     alias: str, project: None, superuser: psycopg.Connection[Any]
 ) -> None:

@@ -146,9 +146,9 @@ async def arows(
 ) -> list[tuple[Any, ...]]:
     """Return the rows of `queryset` without a thread, as ``values_list()`` would.
 
-    Runs on `connection`, or on one of its own that it checks out from the queryset's database. The
-    SQL is compiled now, so its predicates are those of the current binding. No related objects are
-    prefetched and no instances made.
+    Runs on `connection`, or on one of its own that it checks out from the queryset's database, in
+    one round trip. The SQL is compiled now, so its predicates are those of the current binding. No
+    related objects are prefetched and no instances made.
     """
     wanted = getattr(queryset.query, "tenantry_binding", None)
     if wanted is not None and wanted != current_binding():
@@ -158,8 +158,8 @@ async def arows(
         finally:
             pop(frame)
     if connection is None:
-        async with aconnection(queryset.db) as connection:
-            return await arows(queryset, connection)
+        async with aconnection(queryset.db) as own, single_statement(own):
+            return await arows(queryset, own)
     wrapper = know_server(queryset.db, connection)
     compiler: Any = queryset.query.clone().get_compiler(connection=wrapper)
     try:
@@ -169,6 +169,17 @@ async def arows(
     cursor = await connection.execute(sql, params)
     rows = await cursor.fetchall()
     return list(compiler.results_iter(results=[rows], tuple_expected=True))
+
+
+@asynccontextmanager
+async def single_statement(connection: Any) -> AsyncIterator[None]:
+    """Save the round trips of BEGIN and COMMIT around the one statement of the block."""
+    # Only BEGIN can ask for an isolation level, or to be read only.
+    connection.single = connection._get_tx_start_command() == b"BEGIN"
+    try:
+        yield
+    finally:
+        connection.single = False
 
 
 def know_server(using: str, connection: psycopg.AsyncConnection[Any]) -> Any:

@@ -64,6 +64,8 @@ class ControlMixin(Base):  # type: ignore[misc]
     rides = True
     # Whether the cursor that starts a query now carries BEGIN and the binding itself.
     carried = False
+    # Whether the next statement is the only one of its transaction, and needs no BEGIN for it.
+    single = False
     # Whether it is returned to a pool after each transaction, so that session state gets lost.
     per_transaction = False
     # The binding that goes in front of psycopg's next command, a FETCH.
@@ -102,7 +104,8 @@ class ControlMixin(Base):  # type: ignore[misc]
         control: list[bytes] = []
         if not self.rides:
             return control
-        if not self.autocommit and self.pgconn.transaction_status == TransactionStatus.IDLE:
+        idle = self.pgconn.transaction_status == TransactionStatus.IDLE
+        if idle and not (self.autocommit or self.single):
             control.append(self._get_tx_start_command())
         if self.savepoints.pending:
             control += self.savepoints.take()

@@ -183,20 +183,13 @@ class PoolingMixin:
     # Checkout for a transaction at a time.
 
     @async_unsafe
-    def ensure_connection(self) -> None:
-        """Check out a connection, unless one is checked out."""
-        # What is prepared has a pool; to ask for it sooner would make one.
-        prepared = self.connection is None and self.prepared and not self.in_atomic_block
-        if prepared and (pool := self.pool):
-            with self.wrap_database_errors:  # type: ignore[attr-defined]
-                self.connection = self.checkout(pool)
-        else:
-            super().ensure_connection()  # type: ignore[misc]
-
     def connect(self) -> None:
-        """Connect as Django does, with all its preparations; later checkouts need none."""
-        super().connect()  # type: ignore[misc]
-        self.prepared = self.per_transaction
+        """Connect as Django does, with all its preparations; a checkout after that needs none."""
+        if self.prepared and (pool := self.pool):
+            self.connection = self.checkout(pool)
+        else:
+            super().connect()  # type: ignore[misc]
+            self.prepared = self.per_transaction
 
     def get_autocommit(self) -> bool:
         """Return Django's autocommit flag, without a checkout to learn it."""
