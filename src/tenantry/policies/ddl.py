@@ -5,6 +5,7 @@ A migration keeps the version it was made with, so an old one never changes its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .predicates import (
@@ -44,10 +45,26 @@ CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO PUBLIC
   USING ({predicate})
   WITH CHECK ({predicate})"""
 
+_INDEPENDENT = """\
+DROP POLICY IF EXISTS {policy} ON {table};
+ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
+
 _UNPROTECT_1 = """\
 DROP POLICY {policy} ON {table};
 ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
+
+# For a table whose rows belong to rows of protected tables. The subqueries are subject to the
+# policies of those (PostgreSQL documentation, "Row Security Policies"), so they find what the
+# binding may see.
+_DEPEND_1 = """\
+ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS {policy} ON {table};
+CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO PUBLIC
+  USING ({predicate})
+  WITH CHECK ({predicate})"""
 
 _TEMPLATES = {1: (_FUNCTIONS_1, _PROTECT_1, _UNPROTECT_1)}
 
@@ -80,3 +97,27 @@ class Policy:
     def unprotect(self, table: str) -> str:
         """Return the SQL that undoes :meth:`protect`, but for the functions other tables use."""
         return _TEMPLATES[self.version][2].format(table=table, policy=POLICY)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Name a column and what it refers to: a table and its key. All are quoted."""
+
+    column: str
+    table: str
+    key: str
+
+
+def depend(table: str, references: Iterable[Reference]) -> str:
+    """Return the SQL that shows rows of the quoted `table` with all rows that they refer to."""
+    conditions = [
+        f"EXISTS (SELECT FROM {reference.table} AS owner"
+        f" WHERE owner.{reference.key} = {table}.{reference.column})"
+        for reference in references
+    ]
+    return _DEPEND_1.format(table=table, policy=POLICY, predicate=" AND ".join(conditions))
+
+
+def independ(table: str) -> str:
+    """Return the SQL that undoes :func:`depend`, also where there is nothing to undo."""
+    return _INDEPENDENT.format(table=table, policy=POLICY)

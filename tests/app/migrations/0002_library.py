@@ -28,7 +28,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "tenant",
-                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+                    models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix="rls", key_type="bigint"), on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
                 ),
             ],
             options={
@@ -85,7 +85,7 @@ class Migration(migrations.Migration):
                 ("total", models.IntegerField(default=0)),
                 (
                     "tenant",
-                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+                    models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix="rls", key_type="bigint"), on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
                 ),
             ],
             options={
@@ -115,7 +115,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "tenant",
-                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+                    models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix="rls", key_type="bigint"), on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
                 ),
             ],
             options={
@@ -134,7 +134,7 @@ class Migration(migrations.Migration):
                 ("name", models.TextField()),
                 (
                     "tenant",
-                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+                    models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix="rls", key_type="bigint"), on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
                 ),
             ],
             options={
@@ -161,7 +161,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "tenant",
-                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+                    models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix="rls", key_type="bigint"), on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
                 ),
             ],
             options={
@@ -192,7 +192,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "tenant",
-                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+                    models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix="rls", key_type="bigint"), on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
                 ),
             ],
             options={

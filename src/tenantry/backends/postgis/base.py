@@ -7,22 +7,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.gis.db.backends.postgis import base, operations
+from django.contrib.gis.db.backends.postgis import base, operations, schema
 
 from ..postgresql import driver
 from ..postgresql.base import BoundConnections
 from ..postgresql.operations import OperationsMixin
 from ..postgresql.pool import PoolingMixin
+from ..postgresql.schema import SchemaEditorMixin
 
 
 class DatabaseOperations(OperationsMixin, operations.PostGISOperations):
     """Be the operations of Django's PostGIS backend, with tenant predicates."""
 
 
+class DatabaseSchemaEditor(SchemaEditorMixin, schema.PostGISSchemaEditor):
+    """Be the schema editor of Django's PostGIS backend, for protected tables."""
+
+
 class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
     """Be Django's PostGIS backend with bound cursors and tenant predicates in ORM SQL."""
 
     Database = driver
+    SchemaEditorClass = DatabaseSchemaEditor
     ops_class = DatabaseOperations
 
     # Django's: what each alias knows of the types of PostGIS.

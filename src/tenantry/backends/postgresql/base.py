@@ -32,6 +32,7 @@ from .connection import BoundConnection
 from .cursor import MergingServerSideCursor, ServerSideCursor
 from .operations import DatabaseOperations
 from .pool import PoolingMixin
+from .schema import DatabaseSchemaEditor
 
 MINIMUM_PSYCOPG = (3, 2)
 MINIMUM_POSTGRESQL = 15
@@ -109,6 +110,7 @@ class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
     """Be Django's PostgreSQL backend with bound cursors and tenant predicates in ORM SQL."""
 
     Database = driver
+    SchemaEditorClass = DatabaseSchemaEditor
     ops_class = DatabaseOperations
 
 

@@ -1,0 +1,69 @@
+"""The schema editor: tables that depend on protected ones are protected with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.ddl_references import Statement, Table
+from django.db.backends.postgresql import schema
+
+from ...constraints import RLSConstraint
+from ...dependents import dependents, has_constraint, label, owners
+from ...policies.ddl import Reference, depend, independ
+
+if TYPE_CHECKING:
+    # A mixin over the editors of two backends.
+    Base = Any
+else:
+    Base = object
+
+
+class SchemaEditorMixin(Base):  # type: ignore[misc]
+    """Protect the tables of many-to-many relations, and of children in inheritance."""
+
+    def create_model(self, model: Any) -> None:
+        """Create the table of `model`, and those of its many-to-many relations."""
+        super().create_model(model)
+        # Later, as constraints are: the tables that it refers to may not be protected yet.
+        if sql := self.dependence(model, model._meta.apps):
+            self.deferred_sql.append(sql)
+
+    def add_constraint(self, model: Any, constraint: Any) -> None:
+        """Add a constraint; one that protects `model` protects what depends on it."""
+        super().add_constraint(model, constraint)
+        if isinstance(constraint, RLSConstraint):
+            self.follow(model)
+
+    def remove_constraint(self, model: Any, constraint: Any) -> None:
+        """Remove a constraint; what depends on `model` follows."""
+        super().remove_constraint(model, constraint)
+        if isinstance(constraint, RLSConstraint):
+            self.follow(model)
+
+    def follow(self, model: Any) -> None:
+        """Protect what depends on `model` by what it refers to that is protected now."""
+        apps = model._meta.apps
+        for dependent in dict.fromkeys(dependents(model, apps)):
+            if sql := self.dependence(dependent, apps):
+                self.execute(sql)
+            elif not has_constraint(dependent):
+                table = self.quote_name(dependent._meta.db_table)
+                self.execute(independ(table))
+
+    def dependence(self, model: Any, apps: Any) -> Statement | None:
+        """Return the SQL that protects the table of `model` by what it refers to, if it has to."""
+        quote = self.quote_name
+        references = []
+        for key in owners(model, apps):
+            options = apps.get_model(label(key))._meta
+            table = quote(options.db_table)
+            references.append(Reference(quote(key.column), table, quote(options.pk.column)))
+        if not references:
+            return None
+        sql = depend(quote(model._meta.db_table), references)
+        # A Statement, so that Django forgets it when the table is deleted in the same migration.
+        return Statement(sql.replace("%", "%%"), table=Table(model._meta.db_table, quote))
+
+
+class DatabaseSchemaEditor(SchemaEditorMixin, schema.DatabaseSchemaEditor):
+    """Be Django's schema editor, for protected tables."""

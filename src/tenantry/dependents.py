@@ -1,0 +1,60 @@
+"""Tables without a tenant of their own, whose rows belong to rows of protected tables.
+
+Such are the table of a ``ManyToManyField`` without ``through`` and that of a child in multi-table
+inheritance.
+
+All of this asks a registry of models, because in a migration a model may still know the registry,
+and the models, that there were before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.apps.registry import Apps
+
+from .constraints import RLSConstraint
+
+Model = type[Any]
+
+
+def is_protected(model: Model, apps: Apps) -> bool:
+    """Return whether the model's table has a policy: one of its own, or by what it refers to."""
+    return has_constraint(model) or bool(owners(model, apps))
+
+
+def has_constraint(model: Model) -> bool:
+    """Return whether the model's rows name their tenant."""
+    return any(isinstance(each, RLSConstraint) for each in model._meta.constraints)
+
+
+def owners(model: Model, apps: Apps) -> list[Any]:
+    """Return the foreign keys to protected tables that decide who sees the rows of `model`."""
+    options = model._meta
+    if has_constraint(model) or options.proxy or not options.managed:
+        return []
+    if options.auto_created:
+        keys = [field for field in options.local_concrete_fields if field.is_relation]
+    else:
+        keys = [link for link in options.parents.values() if link in options.local_concrete_fields]
+    return [key for key in keys if is_protected(apps.get_model(label(key)), apps)]
+
+
+def label(key: Any) -> str:
+    """Return the label of the model that a foreign key refers to."""
+    found: str = key.remote_field.model._meta.label_lower
+    return found
+
+
+def dependents(model: Model, apps: Apps) -> Iterator[Model]:
+    """Yield the models whose rows belong to rows of `model`, and those of theirs."""
+    for other in apps.get_models(include_auto_created=True):
+        options = other._meta
+        keys = options.local_concrete_fields if options.auto_created else options.parents.values()
+        if not options.proxy and any(
+            key is not None and key.is_relation and label(key) == model._meta.label_lower
+            for key in keys
+        ):
+            yield other
+            yield from dependents(other, apps)

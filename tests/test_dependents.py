@@ -1,0 +1,202 @@
+"""Tables without a tenant column that hang on protected ones, and are protected with them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import IntegrityError, ProgrammingError, connections, models
+from django.db.migrations import AddConstraint, AddField, CreateModel, RemoveConstraint
+from django.db.migrations.migration import Migration
+from django.db.migrations.state import ProjectState
+
+from tenantry import RLSConstraint, admin_context, tenant_context
+from tests.app.models import Book, Tenant
+
+Tenants = tuple[Tenant, Tenant]
+Migrate = Callable[..., ProjectState]
+RLS = RLSConstraint(field="owner", name="left_rls", key_type="bigint", guc_prefix="rls")
+THROUGH = "dependent_left_rights"
+
+
+def fields(**more: Any) -> list[tuple[str, Any]]:
+    return [
+        ("id", models.AutoField(primary_key=True)),
+        ("owner", models.BigIntegerField()),
+        *more.items(),
+    ]
+
+
+def right(**options: Any) -> CreateModel:
+    return CreateModel("Right", fields(), options)
+
+
+def left(**options: Any) -> CreateModel:
+    return CreateModel("Left", fields(rights=models.ManyToManyField("dependent.Right")), options)
+
+
+@pytest.fixture
+def migrate(project: None) -> Iterator[Migrate]:
+    """Return a function that applies operations, each as a migration."""
+    states: list[tuple[Any, ProjectState]] = []
+
+    def forwards(*operations: Any, state: ProjectState | None = None) -> ProjectState:
+        state = state or ProjectState()
+        for operation in operations:
+            migration: Any = Migration("test", "dependent")
+            migration.operations = [operation]
+            with connections["owner"].schema_editor() as editor:
+                after = migration.apply(state.clone(), editor)
+            states.append((migration, state))
+            state = after
+        return state
+
+    yield forwards
+    for migration, before in reversed(states):
+        with connections["owner"].schema_editor() as editor:
+            migration.unapply(before.clone(), editor)
+
+
+def run(sql: str, alias: str = "default") -> list[Any]:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall() if cursor.description else []
+
+
+def protection(table: str) -> tuple[bool, bool, str]:
+    """Return whether RLS is on, whether it binds the owner, and the policy."""
+    rows = run(
+        "SELECT relrowsecurity, relforcerowsecurity,"
+        " coalesce((SELECT pg_get_expr(polqual, c.oid) FROM pg_policy WHERE polrelid = c.oid), '')"
+        f" FROM pg_class c WHERE oid = to_regclass('{table}')",
+        alias="owner",
+    )
+    enabled, forced, policy = rows[0]
+    return enabled, forced, " ".join(policy.split())
+
+
+def both_ends(table: str) -> None:
+    enabled, forced, policy = protection(table)
+    assert (enabled, forced) == (True, True)
+    assert policy.count("EXISTS") == 2
+
+
+@pytest.mark.parametrize("alias", ["default", "pooled"])
+def test_rows_of_a_many_to_many_table_belong_to_both_ends(
+    alias: str, migrate: Migrate, project: None
+) -> None:
+    right_rls = RLSConstraint(field="owner", name="right_rls", key_type="bigint", guc_prefix="rls")
+    state = migrate(right(constraints=[right_rls]), left(constraints=[RLS]))
+    both_ends(THROUGH)
+    lefts, rights = (
+        state.apps.get_model("dependent", name)._default_manager.using(alias)
+        for name in ("Left", "Right")
+    )
+    made: dict[int, Any] = {}
+    for tenant in (1, 2):
+        with tenant_context(tenant):
+            made[tenant] = lefts.create(owner=tenant), rights.create(owner=tenant)
+            made[tenant][0].rights.add(made[tenant][1])
+    count = f"SELECT count(*) FROM {THROUGH}"
+    assert run(count, alias) == [(0,)]
+    with admin_context():
+        assert run(count, alias) == [(2,)]
+    (mine, my_right), (_, foreign) = made[1], made[2]
+    with tenant_context(1):
+        assert run(count, alias) == [(1,)]
+        assert list(mine.rights.all()) == [my_right]
+        with pytest.raises(ProgrammingError, match="row-level security"):
+            mine.rights.add(foreign)
+        with pytest.raises(ProgrammingError, match="row-level security"):
+            mine.rights.through._default_manager.using(alias).create(
+                left_id=made[2][0].pk, right_id=my_right.pk
+            )
+        run(f"DELETE FROM {THROUGH}", alias)
+        mine.rights.set([my_right])
+        mine.rights.remove(my_right)
+        mine.rights.clear()
+        assert run(count, alias) == [(0,)]
+    with pytest.raises((ProgrammingError, IntegrityError)):
+        mine.rights.add(my_right)
+    with admin_context():
+        assert run(count, alias) == [(1,)]
+        # The admin may see both, and so join them.
+        mine.rights.add(foreign)
+    with tenant_context(1):
+        assert run(count, alias) == [(0,)]
+
+
+def test_a_relation_to_a_shared_table_belongs_to_its_protected_end(migrate: Migrate) -> None:
+    migrate(right(), left(constraints=[RLS]))
+    enabled, forced, policy = protection(THROUGH)
+    assert (enabled, forced) == (True, True)
+    assert policy.count("EXISTS") == 1
+    assert "dependent_left owner" in policy
+
+
+def test_a_relation_between_shared_tables_is_shared(migrate: Migrate) -> None:
+    migrate(right(), left())
+    assert protection(THROUGH) == (False, False, "")
+
+
+def test_a_relation_to_itself_belongs_to_both_ends(migrate: Migrate) -> None:
+    friends = models.ManyToManyField("self")
+    migrate(CreateModel("Left", fields(friends=friends), {"constraints": [RLS]}))
+    both_ends("dependent_left_friends")
+
+
+def test_what_is_added_later_is_protected_then(migrate: Migrate) -> None:
+    state = migrate(right(), CreateModel("Left", fields(), {"constraints": [RLS]}))
+    field = models.ManyToManyField("dependent.Right")
+    state = migrate(AddField("left", "rights", field), state=state)
+    assert protection(THROUGH)[0]
+    right_rls = RLSConstraint(field="owner", name="right_rls", key_type="bigint", guc_prefix="rls")
+    state = migrate(AddConstraint("right", right_rls), state=state)
+    both_ends(THROUGH)
+    state = migrate(RemoveConstraint("right", "right_rls"), state=state)
+    assert protection(THROUGH)[2].count("EXISTS") == 1
+    migrate(RemoveConstraint("left", "left_rls"), state=state)
+    assert protection(THROUGH) == (False, False, "")
+
+
+def test_children_in_inheritance_belong_to_their_parents(migrate: Migrate) -> None:
+    link = {
+        "left_ptr": models.OneToOneField(
+            "dependent.Left", models.CASCADE, primary_key=True, parent_link=True
+        )
+    }
+    grand_link = {
+        "child_ptr": models.OneToOneField(
+            "dependent.Child", models.CASCADE, primary_key=True, parent_link=True
+        )
+    }
+    state = migrate(
+        CreateModel("Left", fields()),
+        CreateModel("Child", list(link.items()), bases=("dependent.left",)),
+        CreateModel("Grandchild", list(grand_link.items()), bases=("dependent.child",)),
+    )
+    assert protection("dependent_grandchild") == (False, False, "")
+    state = migrate(AddConstraint("left", RLS), state=state)
+    for table in ("dependent_child", "dependent_grandchild"):
+        assert protection(table)[:2] == (True, True)
+    grandchildren = state.apps.get_model("dependent", "Grandchild")._default_manager
+    for tenant in (1, 2):
+        with tenant_context(tenant):
+            grandchildren.create(owner=tenant)
+            assert run("SELECT count(*) FROM dependent_grandchild") == [(1,)]
+            assert grandchildren.count() == 1
+    assert run("SELECT count(*) FROM dependent_grandchild") == [(0,)]
+    with admin_context():
+        assert grandchildren.all().delete()[0] == 6
+
+
+def test_a_child_with_a_constraint_of_its_own_keeps_it(project: None) -> None:
+    output = io.StringIO()
+    call_command("sqlmigrate", "app", "0002", stdout=output, no_color=True, database="owner")
+    sql = output.getvalue()
+    assert 'ALTER TABLE "app_book" FORCE ROW LEVEL SECURITY' in sql
+    assert 'owner."id" = "app_book"."item_ptr_id"' in sql
+    assert Book._meta.constraints == []
