@@ -47,7 +47,7 @@ def migrate(project: None) -> Iterator[Migrate]:
         state = state or ProjectState()
         for operation in operations:
             migration: Any = Migration("test", "dependent")
-            migration.operations = [operation]
+            migration.operations = operation if isinstance(operation, list) else [operation]
             with connections["owner"].schema_editor() as editor:
                 after = migration.apply(state.clone(), editor)
             states.append((migration, state))
@@ -193,7 +193,28 @@ def test_children_in_inheritance_belong_to_their_parents(migrate: Migrate) -> No
         assert grandchildren.all().delete()[0] == 6
 
 
-def test_a_child_with_a_constraint_of_its_own_keeps_it(project: None) -> None:
+def test_a_child_with_a_constraint_of_its_own_depends_on_nothing_else(migrate: Migrate) -> None:
+    own = RLSConstraint(field="other", name="child_rls", key_type="bigint", guc_prefix="rls")
+    link = models.OneToOneField(
+        "dependent.Left", models.CASCADE, primary_key=True, parent_link=True
+    )
+    child = CreateModel("Child", [("left_ptr", link)], bases=("dependent.left",))
+    # As makemigrations writes them: the column and the constraint in operations of their own.
+    column = AddField("child", "other", models.BigIntegerField(default=0))
+    constraint = AddConstraint("child", own)
+    state = migrate(
+        CreateModel("Left", fields(), {"constraints": [RLS]}), [child, column, constraint]
+    )
+    policy = protection("dependent_child")[2]
+    assert "EXISTS" not in policy
+    assert "other = " in policy
+    state = migrate(RemoveConstraint("child", "child_rls"), state=state)
+    assert "EXISTS" in protection("dependent_child")[2]
+    migrate(AddConstraint("child", own), state=state)
+    assert "EXISTS" not in protection("dependent_child")[2]
+
+
+def test_sqlmigrate_shows_how_a_child_depends(project: None) -> None:
     output = io.StringIO()
     call_command("sqlmigrate", "app", "0002", stdout=output, no_color=True, database="owner")
     sql = output.getvalue()

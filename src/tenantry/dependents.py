@@ -29,16 +29,21 @@ def has_constraint(model: Model) -> bool:
     return any(isinstance(each, RLSConstraint) for each in model._meta.constraints)
 
 
-def owners(model: Model, apps: Apps) -> list[Any]:
-    """Return the foreign keys to protected tables that decide who sees the rows of `model`."""
+def links(model: Model) -> list[Any]:
+    """Return the foreign keys that may decide who sees the rows of `model`."""
     options = model._meta
-    if has_constraint(model) or options.proxy or not options.managed:
+    if options.proxy or not options.managed:
         return []
     if options.auto_created:
-        keys = [field for field in options.local_concrete_fields if field.is_relation]
-    else:
-        keys = [link for link in options.parents.values() if link in options.local_concrete_fields]
-    return [key for key in keys if is_protected(apps.get_model(label(key)), apps)]
+        return [field for field in options.local_concrete_fields if field.is_relation]
+    return [link for link in options.parents.values() if link in options.local_concrete_fields]
+
+
+def owners(model: Model, apps: Apps) -> list[Any]:
+    """Return the foreign keys to protected tables that decide who sees the rows of `model`."""
+    if has_constraint(model):
+        return []
+    return [link for link in links(model) if is_protected(apps.get_model(label(link)), apps)]
 
 
 def label(key: Any) -> str:
@@ -50,11 +55,6 @@ def label(key: Any) -> str:
 def dependents(model: Model, apps: Apps) -> Iterator[Model]:
     """Yield the models whose rows belong to rows of `model`, and those of theirs."""
     for other in apps.get_models(include_auto_created=True):
-        options = other._meta
-        keys = options.local_concrete_fields if options.auto_created else options.parents.values()
-        if not options.proxy and any(
-            key is not None and key.is_relation and label(key) == model._meta.label_lower
-            for key in keys
-        ):
+        if any(label(link) == model._meta.label_lower for link in links(other)):
             yield other
             yield from dependents(other, apps)

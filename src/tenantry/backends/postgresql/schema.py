@@ -8,7 +8,7 @@ from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
 from ...constraints import RLSConstraint
-from ...dependents import dependents, has_constraint, label, owners
+from ...dependents import dependents, has_constraint, label, links, owners
 from ...policies.ddl import Reference, depend, independ
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     Base = Any
 else:
     Base = object
+
+
+class Dependence(Statement):
+    """Be SQL that Django forgets when its table is deleted in the same migration."""
 
 
 class SchemaEditorMixin(Base):  # type: ignore[misc]
@@ -30,14 +34,26 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
 
     def add_constraint(self, model: Any, constraint: Any) -> None:
         """Add a constraint; one that protects `model` protects what depends on it."""
+        protects = isinstance(constraint, RLSConstraint)
+        if protects and links(model):
+            # Its rows name their tenant now, and depend on nothing else.
+            table = model._meta.db_table
+            self.deferred_sql[:] = [
+                sql
+                for sql in self.deferred_sql
+                if not (isinstance(sql, Dependence) and sql.references_table(table))
+            ]
+            self.execute(independ(self.quote_name(table)))
         super().add_constraint(model, constraint)
-        if isinstance(constraint, RLSConstraint):
+        if protects:
             self.follow(model)
 
     def remove_constraint(self, model: Any, constraint: Any) -> None:
-        """Remove a constraint; what depends on `model` follows."""
+        """Remove a constraint; `model`, and what depends on it, follow."""
         super().remove_constraint(model, constraint)
         if isinstance(constraint, RLSConstraint):
+            if sql := self.dependence(model, model._meta.apps):
+                self.execute(sql)
             self.follow(model)
 
     def follow(self, model: Any) -> None:
@@ -47,10 +63,9 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             if sql := self.dependence(dependent, apps):
                 self.execute(sql)
             elif not has_constraint(dependent):
-                table = self.quote_name(dependent._meta.db_table)
-                self.execute(independ(table))
+                self.execute(independ(self.quote_name(dependent._meta.db_table)))
 
-    def dependence(self, model: Any, apps: Any) -> Statement | None:
+    def dependence(self, model: Any, apps: Any) -> Dependence | None:
         """Return the SQL that protects the table of `model` by what it refers to, if it has to."""
         quote = self.quote_name
         references = []
@@ -61,8 +76,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         if not references:
             return None
         sql = depend(quote(model._meta.db_table), references)
-        # A Statement, so that Django forgets it when the table is deleted in the same migration.
-        return Statement(sql.replace("%", "%%"), table=Table(model._meta.db_table, quote))
+        return Dependence(sql.replace("%", "%%"), table=Table(model._meta.db_table, quote))
 
 
 class DatabaseSchemaEditor(SchemaEditorMixin, schema.DatabaseSchemaEditor):
