@@ -35,7 +35,6 @@ django.setup()
 
 from django.db import models  # noqa: E402
 
-from benchmarks.models import Tenant  # noqa: E402
 from tenantry import RLSProtectedModel, admin_context, tenant_context  # noqa: E402
 
 Compile = Callable[[], Any]
