@@ -35,6 +35,9 @@ INSERT INTO app_tagging (item_id, tag_id, weight, tenant_id)
 INSERT INTO app_comment (text, content_type_id, object_id, tenant_id)
   SELECT 'about ' || name, $type$, id, {} FROM app_item WHERE name = $tenant$ || ' old';
 INSERT INTO app_invoice (tenant_id, number, total) VALUES ({}, 1, 30), ({}, 2, 40);
+WITH document AS (
+    INSERT INTO app_document (text) VALUES ($tenant$ || ' document') RETURNING id)
+  INSERT INTO app_contract (document_ptr_id, tenant_id, value) SELECT id, {}, 5 FROM document;
 INSERT INTO app_payment (tenant_id, number, amount) VALUES ({}, 1, 10), ({}, 1, 20);
 """
 

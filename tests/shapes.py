@@ -215,6 +215,14 @@ SHAPES = {
         ),
         ["{} book/None", "{} new/{} blue", "{} new/{} red", "{} old/{} red"],
     ),
+    "FilteredRelation behind a join": Shape(
+        lambda: names(
+            Item.objects.filter(replaces__tags__name__endswith="red")
+            .annotate(odd=FilteredRelation("comments", condition=Q(comments__text__endswith="%d")))
+            .filter(odd__isnull=True)
+        ),
+        ["{} new"],
+    ),
     "prefetch_related": Shape(
         prefetched,
         [

@@ -8,7 +8,7 @@ from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Manager, QuerySet, Sum
 
-from tests.app.models import Book, Comment, Invoice, Item, NewestFirst, Payment
+from tests.app.models import Book, Comment, Contract, Document, Invoice, Item, NewestFirst, Payment
 from tests.shapes import BLUE, Rows, Shape, names, texts
 
 
@@ -57,6 +57,12 @@ SHAPES = {
     "child of a parent": Shape(
         lambda: texts(item.book.pages for item in Item.objects.filter(book__pages__gt=0)),
         ["{key}0"],
+    ),
+    "protected child of a shared parent": Shape(
+        lambda: names(Contract.objects.all(), "text", "value"), ["{} document/5"]
+    ),
+    "shared parent, with its child": Shape(
+        lambda: names(Document.objects.filter(contract__value=5), "text"), ["{} document"]
     ),
     "proxy": Shape(
         lambda: texts(

@@ -13,7 +13,7 @@ from django.db.models import F, OuterRef, Q, Subquery, Value
 from django.db.models.functions import Concat
 
 from tenantry import tenant_context
-from tests.app.models import Author, Book, Comment, Invoice, Item, Note, Tag, Tagging
+from tests.app.models import Author, Book, Comment, Contract, Invoice, Item, Note, Tag, Tagging
 from tests.scoping import COMPARED, Tenants, atomically, bindings, sent, unscoped
 from tests.test_orm_shapes import OFF
 
@@ -31,6 +31,8 @@ UNION ALL SELECT g.tenant_id, 'tagging', concat_ws('/', i.name, t.name, g.weight
   FROM app_tagging g JOIN app_item i ON i.id = g.item_id JOIN app_tag t ON t.id = g.tag_id
 UNION ALL SELECT tenant_id, 'comment', text FROM app_comment
 UNION ALL SELECT tenant_id, 'invoice', concat_ws('/', number, total) FROM app_invoice
+UNION ALL SELECT c.tenant_id, 'contract', concat_ws('/', d.text, c.value)
+  FROM app_contract c JOIN app_document d ON d.id = c.document_ptr_id
 """
 Content = set[tuple[int, str, str]]
 
@@ -122,6 +124,11 @@ WRITES = {
         ),
         ["item {} book", "book {key}0"],
         ["item read", "book {key}1"],
+    ),
+    "update of a protected child and its shared parent": Write(
+        lambda: Contract.objects.update(text="read", value=6),
+        ["contract {} document/5"],
+        ["contract read/6"],
     ),
     "save": Write(
         save_each,

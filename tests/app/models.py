@@ -94,6 +94,16 @@ class Book(Item):
     pages = models.IntegerField()
 
 
+class Document(models.Model):
+    """Not protected, but what is below is."""
+
+    text = models.TextField()
+
+
+class Contract(RLSProtectedModel, Document):  # type: ignore[misc]
+    value = models.IntegerField()
+
+
 class NewestFirst(Item):
     class Meta:
         proxy = True

@@ -36,6 +36,18 @@ class Migration(migrations.Migration):
             },
         ),
         migrations.CreateModel(
+            name="Document",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("text", models.TextField()),
+            ],
+        ),
+        migrations.CreateModel(
             name="Book",
             fields=[
                 (
@@ -208,6 +220,31 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        migrations.CreateModel(
+            name="Contract",
+            fields=[
+                (
+                    "document_ptr",
+                    models.OneToOneField(
+                        auto_created=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        parent_link=True,
+                        primary_key=True,
+                        serialize=False,
+                        to="app.document",
+                    ),
+                ),
+                ("value", models.IntegerField()),
+                (
+                    "tenant",
+                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+                ),
+            ],
+            options={
+                "abstract": False,
+            },
+            bases=("app.document", models.Model),
+        ),
         migrations.AddConstraint(
             model_name="invoice",
             constraint=tenantry.RLSConstraint(
@@ -248,6 +285,16 @@ class Migration(migrations.Migration):
             model_name="item",
             constraint=tenantry.RLSConstraint(
                 field="tenant", guc_prefix="rls", key_type="bigint", name="app_item_rls", version=1
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="contract",
+            constraint=tenantry.RLSConstraint(
+                field="tenant",
+                guc_prefix="rls",
+                key_type="bigint",
+                name="app_contract_rls",
+                version=1,
             ),
         ),
     ]

@@ -8,7 +8,6 @@ unbound it compares with NULL, which PostgreSQL knows to be empty before it read
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from django.core.exceptions import FullResultSet
@@ -52,15 +51,13 @@ class ScopedWhere:
         """Return all conditions; an empty WHERE clause matches every row."""
         conditions: list[str] = []
         params: list[Any] = []
-        if self.where is not None:
-            with suppress(FullResultSet):
-                sql, values = self.where.as_sql(compiler, connection)
-                conditions.append(sql)
-                params.extend(values)
-        for predicate in self.predicates:
-            sql, values = predicate.as_sql(compiler, connection)
+        for node in (self.where, *self.predicates) if self.where else self.predicates:
+            try:
+                sql, values = node.as_sql(compiler, connection)
+            except FullResultSet:
+                continue
             conditions.append(sql)
-            params.extend(values)
+            params += values
         return (f"({' AND '.join(conditions)})" if conditions[1:] else conditions[0]), params
 
 
@@ -142,22 +139,25 @@ class ScopedSelectMixin(ScopedMixin):
     def get_from_clause(self) -> tuple[list[str], Any]:
         """Return the FROM clause. All aliases are final by now, and WHERE is compiled next."""
         query = self.query
-        refcounts = query.alias_refcount
-        sources = {alias: source for alias, source in query.alias_map.items() if refcounts[alias]}
+        sources = query.alias_map
+        active = [alias for alias in sources if query.alias_refcount[alias]]
         clauses, params = super().get_from_clause()  # type: ignore[misc]
-        tables = [(alias, source.table_name) for alias, source in sources.items()]
-        tables += [(query.table_map[table][0], table) for table in query.extra_tables]
+        tables = [(alias, sources[alias].table_name) for alias in active]
+        if query.extra_tables:
+            tables += [(query.table_map[table][0], table) for table in query.extra_tables]
         predicates = self.tenant_predicates(tables)
+        if not predicates:
+            return clauses, params
         # Where Django trims joins from the start of a subquery, the first alias has no reference
         # left, so that query.base_table is none of the tables here.
         joins = {
             alias: predicates.pop(alias)
-            for alias, source in sources.items()
-            if source.join_type and alias in predicates
+            for alias in active
+            if sources[alias].join_type and alias in predicates
         }
         if predicates:
             self.where = ScopedWhere(self.where, predicates.values())
-        return clauses, self.scope_joins(joins, sources, clauses, params) if joins else params
+        return clauses, self.scope_joins(joins, active, clauses, params) if joins else params
 
     def scope_joins(
         self,
