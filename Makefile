@@ -29,6 +29,7 @@ bench: $(VENV)/.bench pgbouncer
 	$(BIN)/python benchmarks/transactions.py $(ARGS)
 	$(BIN)/python benchmarks/driver_read.py $(ARGS)
 	$(BIN)/python benchmarks/slow_await.py
+	$(BIN)/python benchmarks/compile_cost.py
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build

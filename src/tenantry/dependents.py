@@ -43,13 +43,22 @@ def owners(model: Model, apps: Apps) -> list[Any]:
     """Return the foreign keys to protected tables that decide who sees the rows of `model`."""
     if has_constraint(model):
         return []
-    return [link for link in links(model) if is_protected(apps.get_model(label(link)), apps)]
+    return [link for link in links(model) if is_protected(target(link, apps), apps)]
 
 
 def label(key: Any) -> str:
     """Return the label of the model that a foreign key refers to."""
     found: str = key.remote_field.model._meta.label_lower
     return found
+
+
+def target(key: Any, apps: Apps) -> Model:
+    """Return the model that a foreign key refers to, as the registry has it if it does."""
+    try:
+        return apps.get_model(label(key))
+    except LookupError:
+        model: Model = key.remote_field.model
+        return model
 
 
 def dependents(model: Model, apps: Apps) -> Iterator[Model]:

@@ -8,7 +8,7 @@ from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
 from ...constraints import RLSConstraint
-from ...dependents import dependents, has_constraint, label, links, owners
+from ...dependents import dependents, has_constraint, links, owners, target
 from ...policies.ddl import Reference, depend, independ
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         quote = self.quote_name
         references = []
         for key in owners(model, apps):
-            options = apps.get_model(label(key))._meta
+            options = target(key, apps)._meta
             table = quote(options.db_table)
             references.append(Reference(quote(key.column), table, quote(options.pk.column)))
         if not references:
