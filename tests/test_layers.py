@@ -96,7 +96,9 @@ def importable(name: str) -> bool:
 @pytest.mark.parametrize("name", [name for name in NAMES if importable(name)])
 def test_public_names_say_what_they_are(name: str) -> None:
     module: Any = import_module(name)
-    assert module.__doc__ or name.endswith(("backends", "postgresql", "postgis", "policies"))
+    assert module.__doc__ or name.endswith(
+        ("backends", "commands", "management", "postgresql", "postgis", "policies")
+    )
     for public, value in vars(module).items():
         if not public.startswith("_") and getattr(value, "__module__", None) == name:
             assert not callable(value) or value.__doc__, public

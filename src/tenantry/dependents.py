@@ -9,12 +9,13 @@ and the models, that there were before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.apps.registry import Apps
 
 from .constraints import RLSConstraint
+from .policies.ddl import Reference
 
 Model = type[Any]
 
@@ -44,6 +45,16 @@ def owners(model: Model, apps: Apps) -> list[Any]:
     if has_constraint(model):
         return []
     return [link for link in links(model) if is_protected(target(link, apps), apps)]
+
+
+def references_of(model: Model, apps: Apps, quote: Callable[[str], str]) -> list[Reference]:
+    """Return what :func:`owners` are in the database, its names quoted."""
+    found = []
+    for key in owners(model, apps):
+        options = target(key, apps)._meta
+        table, primary_key = quote(options.db_table), quote(options.pk.column)
+        found.append(Reference(quote(key.column), table, primary_key))
+    return found
 
 
 def label(key: Any) -> str:

@@ -91,8 +91,12 @@ class Policy:
             ),
             table=table,
             policy=POLICY,
-            predicate=tenant_or_admin(column, self.guc_prefix, self.key_type),
+            predicate=self.predicate(column),
         )
+
+    def predicate(self, column: str) -> str:
+        """Return what the policy says of a row, by its tenant `column`, quoted."""
+        return tenant_or_admin(column, self.guc_prefix, self.key_type)
 
     def unprotect(self, table: str) -> str:
         """Return the SQL that undoes :meth:`protect`, but for the functions other tables use."""
@@ -110,12 +114,17 @@ class Reference:
 
 def depend(table: str, references: Iterable[Reference]) -> str:
     """Return the SQL that shows rows of the quoted `table` with all rows that they refer to."""
-    conditions = [
+    predicate = all_exist(table, references)
+    return _DEPEND_1.format(table=table, policy=POLICY, predicate=predicate)
+
+
+def all_exist(table: str, references: Iterable[Reference]) -> str:
+    """Return the predicate of :func:`depend`."""
+    return " AND ".join(
         f"EXISTS (SELECT FROM {reference.table} AS owner"
         f" WHERE owner.{reference.key} = {table}.{reference.column})"
         for reference in references
-    ]
-    return _DEPEND_1.format(table=table, policy=POLICY, predicate=" AND ".join(conditions))
+    )
 
 
 def independ(table: str) -> str:

@@ -237,7 +237,7 @@ class Migration(migrations.Migration):
                 ("value", models.IntegerField()),
                 (
                     "tenant",
-                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
+                    models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix="rls", key_type="bigint"), on_delete=django.db.models.deletion.CASCADE, to="app.tenant"),
                 ),
             ],
             options={

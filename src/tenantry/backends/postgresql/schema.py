@@ -8,8 +8,8 @@ from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
 from ...constraints import RLSConstraint
-from ...dependents import dependents, has_constraint, links, owners, target
-from ...policies.ddl import Reference, depend, independ
+from ...dependents import dependents, has_constraint, links, references_of
+from ...policies.ddl import depend, independ
 
 if TYPE_CHECKING:
     # A mixin over the editors of two backends.
@@ -68,11 +68,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
     def dependence(self, model: Any, apps: Any) -> Dependence | None:
         """Return the SQL that protects the table of `model` by what it refers to, if it has to."""
         quote = self.quote_name
-        references = []
-        for key in owners(model, apps):
-            options = target(key, apps)._meta
-            table = quote(options.db_table)
-            references.append(Reference(quote(key.column), table, quote(options.pk.column)))
+        references = references_of(model, apps, quote)
         if not references:
             return None
         sql = depend(quote(model._meta.db_table), references)
