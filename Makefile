@@ -7,12 +7,19 @@ VENV ?= .venv
 PG_BINDIR ?=
 ARGS ?=
 BIN = $(VENV)/bin
+SHAPE ?= role
+# What does not depend on the shape of the policies.
+ANY_SHAPE = benchmarks browser docs drive layers startup
 
-.PHONY: demo test lint bench docs soak django-suite clean pgbouncer browser postgis
+.PHONY: demo test shape lint bench docs soak django-suite clean pgbouncer browser postgis
 
 demo: $(VENV)/.demo
 	@$(call install,pgbouncer,pgbouncer) || true
 	@$(BIN)/python example_asgi/demo.py $(ARGS)
+
+# The tests of isolation again, with the policies in another shape: SHAPE=role.
+shape: $(VENV)/.test pgbouncer postgis
+	TENANTRY_SHAPE=$(SHAPE) $(BIN)/python -m pytest $(patsubst %,--ignore=tests/test_%.py,$(ANY_SHAPE)) $(ARGS)
 
 test: $(VENV)/.test pgbouncer browser postgis
 	TENANTRY_PG_BINDIR=$(PG_BINDIR) $(BIN)/coverage run -m pytest $(ARGS)

@@ -23,6 +23,7 @@ from servers import (
     PgBouncer,
     Postgres,
     ServerError,
+    ensure_admin_role,
     ensure_database,
     ensure_role,
     grant_by_default,
@@ -31,7 +32,7 @@ from servers import (
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-OWNER, APP, DATABASE = "notes_owner", "notes_app", "notes"
+OWNER, APP, ADMIN, DATABASE = "notes_owner", "notes_app", "notes_admin", "notes"
 POOL_SIZE = 5
 PORTS = 65536
 LOGINS = (("alice", "Acme"), ("bob", "Globex"), ("carol", "Initech"), ("root", "admin of all"))
@@ -63,6 +64,7 @@ class Demo:
         admin = self.postgres.dsn()
         for role in (OWNER, APP):
             ensure_role(admin, role)
+        ensure_admin_role(admin, ADMIN, members=[OWNER, APP])
         ensure_database(admin, DATABASE, owner=OWNER)
         grant_by_default(self.postgres.dsn(dbname=DATABASE), owner=OWNER, to=APP)
 

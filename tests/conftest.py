@@ -7,11 +7,14 @@ from importlib.util import find_spec
 
 import pytest
 
+from tests import settings
+
 # The wire first: the servers import it, and pytest rewrites assertions as it imports a plugin.
 pytest_plugins = [
     "tests.fix_wire",
     "tests.fix_servers",
     "tests.fix_library",
+    "tests.fix_migrations",
     "tests.fix_example",
     "tests.fix_cut",
     "tests.fix_faults",
@@ -28,3 +31,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         reasons = [report.longrepr[2] for report in reporter.stats.get("skipped", [])]
         if any("platform" not in reason for reason in reasons) and exitstatus == 0:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is about another shape of policies than that of this run."""
+    shapes = [f"{shape}_shape" for shape in settings.SHAPES if shape != settings.SHAPE]
+    left = {item for item in items for shape in shapes if item.get_closest_marker(shape)}
+    config.hook.pytest_deselected(items=list(left))
+    items[:] = [item for item in items if item not in left]

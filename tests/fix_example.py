@@ -10,6 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from example_asgi.servers import (
@@ -17,6 +18,7 @@ from example_asgi.servers import (
     Child,
     PgBouncer,
     Postgres,
+    ensure_admin_role,
     ensure_database,
     ensure_role,
     free_port,
@@ -24,8 +26,9 @@ from example_asgi.servers import (
 )
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "example_asgi"
-OWNER, APP, DATABASE = "notes_owner", "notes_app", "notes"
+OWNER, APP, ADMIN, DATABASE = "notes_owner", "notes_app", "notes_admin", "notes"
 SESSIONS = 2
+MODERN = 160000
 
 
 @dataclass
@@ -63,9 +66,23 @@ def manage(command: str, env: dict[str, str], directory: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def example(postgres: Postgres, directory: Path) -> Iterator[Example]:
+def modern(postgres: Postgres, directory: Path) -> Iterator[Postgres]:
+    """Return a server that knows memberships without inheritance."""
+    with psycopg.connect(postgres.dsn()) as connection:
+        enough = connection.info.server_version >= MODERN
+    if enough:
+        yield postgres
+    else:
+        with Postgres(directory / "modern", fsync="off") as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def example(modern: Postgres, directory: Path) -> Iterator[Example]:
+    postgres = modern
     for role in (OWNER, APP):
         ensure_role(postgres.dsn(), role)
+    ensure_admin_role(postgres.dsn(), ADMIN, members=[OWNER, APP])
     ensure_database(postgres.dsn(), DATABASE, owner=OWNER)
     grant_by_default(postgres.dsn(dbname=DATABASE), owner=OWNER, to=APP)
     manage("migrate", environment(OWNER, postgres.host, postgres.port), directory)

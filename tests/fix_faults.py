@@ -20,6 +20,7 @@ from django.db import close_old_connections, connections
 
 from example_asgi.servers import PgBouncer, Postgres
 from tenantry import tenant_context
+from tests import settings
 from tests.app.models import Note, Tenant
 from tests.fix_cut import Cut, path_to
 
@@ -29,9 +30,8 @@ STOCK_OF = {"plain": "stock", "session": "stock_pool", "transaction": "stock_poo
 ALL_KINDS = [*KINDS, "stock", "stock_pool"]
 PATHS = ["direct", "bounced"]
 GUCS = (
-    b"SELECT coalesce(current_setting('rls.current_tenant', true), '')"
-    b" || coalesce(current_setting('rls.is_admin', true), '')"
-)
+    "SELECT coalesce(current_setting('rls.current_tenant', true), '') || " + settings.IS_ADMIN
+).encode()
 OTHERS = "FROM pg_stat_activity WHERE usename = 'app' AND datname = current_database()"
 
 Outcome = tuple[type[BaseException], type[BaseException] | None, str | None] | None

@@ -13,11 +13,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 from pytest_django.plugin import DjangoDbBlocker
 
-from example_asgi.servers import PgBouncer, Postgres
+from example_asgi.servers import PgBouncer, Postgres, ensure_admin_role
 from tests.app.models import Tenant
 from tests.fix_wire import Wire
 
@@ -49,6 +50,8 @@ def superuser(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
         connection.execute("SELECT pg_reload_conf()")
         connection.execute("CREATE ROLE owner LOGIN")
         connection.execute("CREATE ROLE app LOGIN")
+        if settings.SHAPE != "guc":
+            ensure_admin_role(postgres.dsn(), "app_admin", members=["app", "owner"])
         connection.execute(f"CREATE DATABASE {DATABASE} OWNER owner")
     with psycopg.connect(postgres.dsn("postgres", DATABASE), autocommit=True) as connection:
         connection.execute(
@@ -88,7 +91,7 @@ def project(
     for alias, (host, port) in addresses.items():
         connections.settings[alias].update(HOST=str(host), PORT=str(port))
     with django_db_blocker.unblock():
-        call_command("migrate", database="owner", verbosity=0)
+        call_command("migrate", database="owner", verbosity=0, run_syncdb=True)
         yield
         connections.close_all()
 

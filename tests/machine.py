@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from psycopg.pq import TransactionStatus
 
 from tenantry import admin_context, tenant_context
+from tests import settings
 from tests.app.models import Author, Note
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ TITLES = "SELECT title FROM app_note ORDER BY id"
 TITLES_WHERE = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
 INSERT = "INSERT INTO app_note (title, tenant_id, author_id) VALUES (%s, %s, %s)"
 PROBE = (
-    b"SELECT pg_backend_pid(), current_setting('rls.current_tenant', true),"
-    b" current_setting('rls.is_admin', true)"
-)
+    "SELECT pg_backend_pid(), coalesce(current_setting('rls.current_tenant', true), ''), "
+    + settings.IS_ADMIN
+).encode()
 BROKEN = ("SELECT nonsense", "SELEC 1", "SELECT 1/0", "SELECT 1; SELEC 2", "SELECT '")
 # Django 6.1 renamed it.
 new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
@@ -431,13 +432,14 @@ class Machine(RuleBasedStateMachine):
     # The session.
 
     @precondition(lambda self: not self.holds_session())
-    @rule(name=st.sampled_from(["", *NAMES]), admin=st.sampled_from(["", "true"]))
+    @rule(name=st.sampled_from(["", *NAMES]), admin=st.sampled_from(["", settings.ADMIN_VALUE]))
     def pollute(self, name: str, admin: str) -> None:
         """Leave values on the session, as another client of a pooler could."""
         tenant = str(self.world.tenants[name]) if name else ""
         with self.world.session() as execute:
             execute(f"SET rls.current_tenant = '{tenant}'".encode())
-            execute(f"SET rls.is_admin = '{admin}'".encode())
+            value = admin or settings.NO_ADMIN
+            execute(f"SET {settings.ADMIN_PARAMETER} = '{value}'".encode())
             self.left[execute(PROBE)[0][0]] = (tenant, admin)
 
     @precondition(lambda self: not self.holds_session())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 SECRET_KEY = "only for tests"
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -21,7 +23,21 @@ MIDDLEWARE = [
     "tenantry.middleware.RLSTenantMiddleware",
 ]
 AUTH_USER_MODEL = "app.User"
-RLS_TENANTS = {"TENANT_MODEL": "app.Tenant"}
+# The shape of the policies. But for "guc", the tables are made from the models, not by migrations.
+SHAPE = os.environ.get("TENANTRY_SHAPE", "guc")
+SHAPES = {
+    "guc": {},
+    "role": {"ADMIN_ROLE": "app_admin", "APP_ROLE": "app"},
+}
+# The parameter by which the shape knows the admin, its value then, and its value otherwise.
+ADMIN_PARAMETER, ADMIN_VALUE, NO_ADMIN = {
+    "guc": ("rls.is_admin", "true", ""),
+    "role": ("role", "app_admin", "none"),
+}[SHAPE]
+IS_ADMIN = f"coalesce(nullif(current_setting('{ADMIN_PARAMETER}', true), '{NO_ADMIN}'), '')"
+RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", **SHAPES[SHAPE]}
+if SHAPE != "guc":
+    MIGRATION_MODULES = dict.fromkeys(["app", "auth", "contenttypes", "sessions"])
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 

@@ -13,6 +13,7 @@ from tenantry.binding import ADMIN, UNBOUND, Binding
 OLD, NEW = 170005, 180000
 
 
+@pytest.mark.guc_shape
 @pytest.mark.parametrize(
     ("binding", "tenant", "admin"),
     [
@@ -76,3 +77,26 @@ def test_the_prefix_of_the_names_is_a_setting(settings: Any) -> None:
     for text in (prefix(UNBOUND, b"", NEW).text, prefix(UNBOUND, b"", OLD).text):
         assert b"mine.current_tenant" in text
         assert b"rls." not in text
+
+
+@pytest.mark.parametrize(
+    ("binding", "assumed", "tenant", "role"),
+    [
+        (Binding(42), "none", "42", "none"),
+        (Binding(42), "web", "42", "web"),
+        (ADMIN, "web", "", "boss"),
+        (UNBOUND, "none", "", "none"),
+    ],
+)
+def test_where_the_admin_is_a_role_it_is_always_sent(
+    binding: Binding, assumed: str, tenant: str, role: str, settings: Any
+) -> None:
+    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "ADMIN_ROLE": "boss"}
+    assert prefix(binding, b"SELECT 1", NEW, assumed).text.decode() == (
+        f"SET LOCAL rls.current_tenant='{tenant}';SET LOCAL role='{role}';\n"
+    )
+    assert prefix(binding, b"SELECT 1", OLD, assumed).text.decode() == (
+        f"SELECT pg_catalog.set_config('rls.current_tenant','{tenant}',true),"
+        f"pg_catalog.set_config('role','{role}',true);\n"
+    )
+    assert parameters(binding, assumed)[1] == [tenant.encode(), role.encode()]

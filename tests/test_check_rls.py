@@ -15,6 +15,8 @@ from django.db import connections
 
 from tests.app.models import Tenant
 
+pytestmark = pytest.mark.guc_shape
+
 Tenants = tuple[Tenant, Tenant]
 
 

@@ -15,6 +15,8 @@ from tenantry.conf import RLSTenants, require_engine, rls_tenants, tenant_key
 from tenantry.exceptions import InvalidTenantIdError, RLSConfigurationError, TenantryError
 from tenantry.keys import TenantKey
 
+pytestmark = pytest.mark.guc_shape
+
 DEFAULTS = RLSTenants(
     tenant_model="app.Tenant",
     tenant_fk_field="tenant",
@@ -23,6 +25,8 @@ DEFAULTS = RLSTenants(
     use_local_set=True,
     strict_mode=False,
     strict_mode_exclude=(),
+    admin_role=None,
+    app_role=None,
 )
 
 
@@ -167,7 +171,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
     assert f"RLS_TENANTS has the unknown key {unknown!r} (did you mean {meant!r}?)" in message
     assert message.endswith(
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
-        " STRICT_MODE, STRICT_MODE_EXCLUDE"
+        " STRICT_MODE, STRICT_MODE_EXCLUDE, ADMIN_ROLE, APP_ROLE"
     )
 
 

@@ -214,6 +214,7 @@ def test_a_child_with_a_constraint_of_its_own_depends_on_nothing_else(migrate: M
     assert "EXISTS" not in protection("dependent_child")[2]
 
 
+@pytest.mark.guc_shape
 def test_sqlmigrate_shows_how_a_child_depends(project: None) -> None:
     output = io.StringIO()
     call_command("sqlmigrate", "app", "0002", stdout=output, no_color=True, database="owner")

@@ -243,11 +243,13 @@ def test_everything_public_is_in_the_api() -> None:
 
 def test_the_policy_is_the_one_that_migrations_create() -> None:
     text = (DOCS / "reference/policy.md").read_text()
-    protect, unprotect, _ = re.findall(r"^```postgresql\n(.*?)\n```$", text, re.M | re.S)
+    protect, unprotect, _, roles, _ = re.findall(r"^```postgresql\n(.*?)\n```$", text, re.M | re.S)
     policy = Policy("rls", "bigint")
     assert protect == policy.protect('"notes_note"', '"tenant_id"')
     assert unprotect == policy.unprotect('"notes_note"')
     assert f"`version={LATEST}`" in text
+    policy = Policy("rls", "bigint", admin_role="notes_admin", app_role="notes_app")
+    assert policy.protect('"notes_note"', '"tenant_id"').endswith(roles)
 
 
 @pytest.mark.parametrize("number", [180000, 150000])

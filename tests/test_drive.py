@@ -30,7 +30,7 @@ OF_HTML = re.compile(r'data-tenant="([^"]*)"')
 OF_CSV = re.compile(r",(?!tenant)([a-z]+)\r$", re.MULTILINE)
 OF_JSON = re.compile(r'"tenant": "([^"]*)"')
 TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
-SEEN = "SELECT current_setting('rls.current_tenant', true), current_setting('rls.is_admin', true)"
+SEEN = "SELECT current_setting('rls.current_tenant', true), nullif(current_setting('role'), 'none')"
 
 
 def tenants_in(body: str) -> set[str]:

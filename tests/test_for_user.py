@@ -61,7 +61,7 @@ EVALUATIONS: dict[str, Callable[[Any], object]] = {
     "aggregate": lambda notes: ["A 1", "A 2"][: notes.aggregate(n=Count("pk"))["n"]],
     "aggregate of distinct": lambda notes: ["A 1", "A 2"][: notes.distinct().count()],
     "slice": lambda notes: titles(notes[:5]),
-    "union": lambda notes: titles(notes.union(notes)),
+    "union": lambda notes: sorted(titles(notes.union(notes))),
     "explain": lambda notes: OF_A if "Scan" in notes.explain() else [],
     "copy by pickle": lambda notes: titles(unpickled(notes)),
     "update": lambda notes: ["A 1", "A 2"][: notes.update(parent=None)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -11,13 +11,12 @@ import pytest
 from django.core.management import call_command
 from django.db import ProgrammingError, connections, models, transaction
 from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
-from django.db.migrations.migration import Migration
-from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, admin_context, tenant_context
 from tenantry.policies.ddl import Policy
 from tests.app.models import Label, Note, Tenant
+from tests.fix_migrations import is_protected, migration_of
 
 Tenants = tuple[Tenant, Tenant]
 Fields = list[tuple[str, Any]]
@@ -139,42 +138,6 @@ KEYS: list[tuple[models.Field[Any, Any], str, tuple[Any, Any]]] = [
 ]
 
 
-def migration_of(operation: Operation) -> Migration:
-    class OneOperation(Migration):
-        operations = [operation]
-
-    return OneOperation("0001", "migrated")
-
-
-@pytest.fixture
-def migrate(project: None) -> Iterator[Callable[..., ProjectState]]:
-    """Return a function that migrates a state by one operation, forwards or backwards."""
-    states: list[tuple[Any, ProjectState]] = []
-
-    def forwards(operation: Any, state: ProjectState) -> ProjectState:
-        migration = migration_of(operation)
-        with connections["owner"].schema_editor() as editor:
-            after = migration.apply(state.clone(), editor)
-        states.append((migration, state))
-        return after
-
-    yield forwards
-    for migration, before in reversed(states):
-        with connections["owner"].schema_editor() as editor:
-            migration.unapply(before.clone(), editor)
-
-
-def is_protected(table: str) -> tuple[bool, bool, int]:
-    rows = run(
-        "SELECT relrowsecurity, relforcerowsecurity,"
-        " (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid)"
-        " FROM pg_class c WHERE oid = to_regclass(%s)",
-        [table],
-        alias="owner",
-    )
-    return rows[0] if rows else (False, False, 0)
-
-
 @pytest.mark.parametrize(("field", "key_type", "values"), KEYS)
 def test_every_key_type_isolates(
     field: models.Field[Any, Any],
@@ -209,6 +172,7 @@ def test_every_key_type_isolates(
         assert len(run('SELECT * FROM "Keyed"')) == 2
 
 
+@pytest.mark.guc_shape
 def test_a_constraint_is_added_and_removed_again(migrate: Callable[..., ProjectState]) -> None:
     fields: Fields = [
         ("id", models.AutoField(primary_key=True)),
@@ -228,6 +192,7 @@ def test_a_constraint_is_added_and_removed_again(migrate: Callable[..., ProjectS
     assert is_protected("migrated_later") == (False, False, 0)
 
 
+@pytest.mark.guc_shape
 def test_unapplying_drops_table_and_policy(migrate: Callable[..., ProjectState]) -> None:
     fields: Fields = [
         ("id", models.AutoField(primary_key=True)),
@@ -259,6 +224,7 @@ def test_a_model_created_and_deleted_in_one_migration_leaves_nothing(project: No
     assert is_protected("migrated_brief") == (False, False, 0)
 
 
+@pytest.mark.guc_shape
 def test_sqlmigrate_shows_the_policy(project: None) -> None:
     output = io.StringIO()
     call_command("sqlmigrate", "app", "0001", stdout=output, no_color=True, database="owner")
@@ -276,6 +242,7 @@ def test_migrations_hold_everything_that_models_declare(project: None) -> None:
     call_command("makemigrations", check=True, dry_run=True, verbosity=0)
 
 
+@pytest.mark.guc_shape
 def test_a_changed_setting_makes_a_migration(project: None, settings: Any) -> None:
     settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "GUC_PREFIX": "other"}
     output = io.StringIO()

@@ -12,15 +12,13 @@ from django.db import connections, transaction
 
 from example_asgi.servers import PgBouncer
 from tenantry import admin_context, tenant_context
+from tests import settings
 from tests.app.models import Note, Tenant
 from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
 SESSIONS = 2
-GUCS = (
-    "SELECT pg_backend_pid(), current_setting('rls.current_tenant', true),"
-    " current_setting('rls.is_admin', true)"
-)
+GUCS = f"SELECT pg_backend_pid(), current_setting('rls.current_tenant', true), {settings.IS_ADMIN}"
 
 
 def titles() -> list[str]:
@@ -80,7 +78,7 @@ def test_what_a_foreign_client_left_on_the_session_is_not_inherited(
 ) -> None:
     a, b = tenants
     on_every_session(sessions, f"SET rls.current_tenant = '{b.pk}'")
-    on_every_session(sessions, "SET rls.is_admin = 'true'")
+    on_every_session(sessions, f"SET {settings.ADMIN_PARAMETER} = '{settings.ADMIN_VALUE}'")
     try:
         # The pollution is there, for whoever does not say who they are.
         assert len(on_every_session(sessions, "SELECT title FROM app_note")) == 4 * SESSIONS
@@ -96,7 +94,7 @@ def test_what_a_foreign_client_left_on_the_session_is_not_inherited(
             assert cursor.rowcount == 0
     finally:
         on_every_session(sessions, "RESET rls.current_tenant")
-        on_every_session(sessions, "RESET rls.is_admin")
+        on_every_session(sessions, f"RESET {settings.ADMIN_PARAMETER}")
 
 
 async def test_many_tasks_share_two_sessions_and_see_their_own_rows(tenants: Tenants) -> None:

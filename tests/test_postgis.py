@@ -22,6 +22,8 @@ from tenantry import aclose_pools, admin_context, arows, tenant_context
 from tests.app.models import Tenant
 from tests.fix_wire import Wire, recording
 
+# Its server is too old for the other shapes.
+pytestmark = pytest.mark.guc_shape
 BINDIR = Path("/usr/lib/postgresql/15/bin")
 ENGINE = "tenantry.backends.postgis"
 ALIASES = ["postgis", "postgis_pool", "postgis_server_side"]

@@ -233,6 +233,7 @@ def test_executemany_carries_the_binding_once(wire: Wire, tenants: tuple[Tenant,
     assert len(wire.queries) == 3
 
 
+@pytest.mark.guc_shape
 def test_an_unbound_statement_carries_the_empty_binding(wire: Wire) -> None:
     execute("wire")
     first = wire.queries[0].splitlines()[0]

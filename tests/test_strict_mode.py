@@ -11,11 +11,12 @@ from django.test.utils import override_settings
 
 from tenantry import aclose_pools, admin_context, arows, tenant_context
 from tenantry.exceptions import NoTenantContextError
+from tests import settings
 from tests.app.models import Author, Note, Shared, Tenant
 from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
-STRICT = {"TENANT_MODEL": "app.Tenant", "STRICT_MODE": True}
+STRICT = {**settings.RLS_TENANTS, "STRICT_MODE": True}
 
 
 @pytest.fixture(autouse=True)

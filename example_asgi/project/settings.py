@@ -63,7 +63,13 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-RLS_TENANTS = {"TENANT_MODEL": "notes.Tenant"}
+RLS_TENANTS = {
+    "TENANT_MODEL": "notes.Tenant",
+    # Whoever can run SQL as notes_app cannot make itself the admin by setting a parameter, and
+    # raw SQL finds a tenant's rows by index.
+    "ADMIN_ROLE": "notes_admin",
+    "APP_ROLE": "notes_app",
+}
 
 AUTH_USER_MODEL = "notes.User"
 LOGIN_URL = "login"

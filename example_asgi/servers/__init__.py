@@ -7,7 +7,7 @@ Everything listens on a unix socket or on the loopback address, trusts its clien
 from .pgbouncer import PgBouncer, pgbouncer_path
 from .postgres import Postgres
 from .process import LOOPBACK, Child, ServerError, free_port
-from .roles import ensure_database, ensure_role, grant_by_default
+from .roles import ensure_admin_role, ensure_database, ensure_role, grant_by_default
 
 __all__ = [
     "LOOPBACK",
@@ -15,6 +15,7 @@ __all__ = [
     "PgBouncer",
     "Postgres",
     "ServerError",
+    "ensure_admin_role",
     "ensure_database",
     "ensure_role",
     "free_port",

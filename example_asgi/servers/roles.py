@@ -17,6 +17,18 @@ def ensure_role(conninfo: str, name: str, *, createdb: bool = False) -> None:
         connection.execute(command.format(role, may_create))
 
 
+def ensure_admin_role(conninfo: str, name: str, *, members: list[str]) -> None:
+    """Create a role for the admin, whom `members` can become without inheriting from it."""
+    role = sql.Identifier(name)
+    with psycopg.connect(conninfo) as connection:
+        found = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).fetchone()
+        if found is None:
+            connection.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(role))
+        for member in members:
+            command = sql.SQL("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE")
+            connection.execute(command.format(role, sql.Identifier(member)))
+
+
 def ensure_database(conninfo: str, name: str, *, owner: str) -> None:
     """Create a database unless it is there."""
     query = "SELECT FROM pg_database WHERE datname = %s"

@@ -10,6 +10,8 @@ key                       default                    means
 ``USE_LOCAL_SET``         ``True``                   accepted for compatibility; only True is valid
 ``STRICT_MODE``           ``False``                  refuse ORM queries of protected models unbound
 ``STRICT_MODE_EXCLUDE``   ``()``                     labels of models or apps that it leaves alone
+``ADMIN_ROLE``            ``None``                   role that the admin's statements run as
+``APP_ROLE``              ``None``                   role that requests log in as
 ========================  =========================  =============================================
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 import difflib
 import keyword
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -36,6 +38,8 @@ ENGINES = ("tenantry.backends.postgresql", "tenantry.backends.postgis")
 MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
+# Longer names PostgreSQL cuts off; of the others, it keeps those that begin with pg_ to itself.
+ROLE = re.compile(r"(?!pg_|(none|public)\Z)[A-Za-z_][A-Za-z0-9_-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class RLSTenants:
     use_local_set: bool = True
     strict_mode: bool = False
     strict_mode_exclude: Sequence[str] = ()
+    admin_role: str | None = None
+    app_role: str | None = None
 
 
 @cache
@@ -77,6 +83,8 @@ def rls_tenants() -> RLSTenants:
         )
     for key, value in given.items():
         _VALIDATORS[key](value)
+    if given.get("ADMIN_ROLE") and given["ADMIN_ROLE"] == given.get("APP_ROLE"):
+        raise _refuse("ADMIN_ROLE", given["ADMIN_ROLE"], "another role than APP_ROLE")
     return RLSTenants(**{known[key]: value for key, value in given.items()})
 
 
@@ -178,6 +186,19 @@ def _validate_exclude(value: object) -> None:
         )
 
 
+def _role_validator(key: str) -> Callable[[object], None]:
+    def validate(value: object) -> None:
+        if value is not None and not (isinstance(value, str) and ROLE.fullmatch(value)):
+            raise _refuse(
+                key,
+                value,
+                "the name of a PostgreSQL role: at most 63 letters, digits, hyphens and"
+                " underscores, not 'none', 'public' or 'pg_...'",
+            )
+
+    return validate
+
+
 _VALIDATORS = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": _validate_field,
@@ -186,4 +207,6 @@ _VALIDATORS = {
     "USE_LOCAL_SET": _validate_local_set,
     "STRICT_MODE": _validate_strict_mode,
     "STRICT_MODE_EXCLUDE": _validate_exclude,
+    "ADMIN_ROLE": _role_validator("ADMIN_ROLE"),
+    "APP_ROLE": _role_validator("APP_ROLE"),
 }

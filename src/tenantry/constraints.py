@@ -23,8 +23,9 @@ class RLSConstraint(models.BaseConstraint):
             constraints = [RLSConstraint(field="customer")]
 
     The migration that adds it enables and forces Row-Level Security and creates the policy; it is
-    reversible. ``guc_prefix``, ``key_type`` and ``version`` come from the settings and the release
-    when left out; migrations spell them out, so that they never change their meaning.
+    reversible. All but the field comes from the settings and the release. Migrations spell it out,
+    so that they never change their meaning: where ``guc_prefix`` and ``key_type`` are given,
+    nothing is read from the settings.
 
     Do not use it on a model whose table has no column for the tenant.
     """
@@ -37,12 +38,16 @@ class RLSConstraint(models.BaseConstraint):
         guc_prefix: str | None = None,
         key_type: str | None = None,
         version: int = LATEST,
+        admin_role: str | None = None,
+        app_role: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self.field = field
         self.guc_prefix = guc_prefix
         self.key_type = key_type
         self.version = version
+        self.admin_role = admin_role
+        self.app_role = app_role
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: field={self.field!r} name={self.name!r}>"
@@ -57,11 +62,22 @@ class RLSConstraint(models.BaseConstraint):
 
     @property
     def policy(self) -> Policy:
-        """What the table's policy depends on; the settings fill what was left out."""
+        """What the table's policies depend on; the settings fill what was left out."""
+        if self.guc_prefix and self.key_type:
+            return Policy(
+                guc_prefix=self.guc_prefix,
+                key_type=self.key_type,
+                version=self.version,
+                admin_role=self.admin_role,
+                app_role=self.app_role,
+            )
+        settings = rls_tenants()
         return Policy(
-            guc_prefix=self.guc_prefix or rls_tenants().guc_prefix,
+            guc_prefix=self.guc_prefix or settings.guc_prefix,
             key_type=self.key_type or tenant_key().sql_type,
             version=self.version,
+            admin_role=self.admin_role or settings.admin_role,
+            app_role=self.app_role or settings.app_role,
         )
 
     def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
@@ -74,6 +90,10 @@ class RLSConstraint(models.BaseConstraint):
             "key_type": policy.key_type,
             "version": policy.version,
         }
+        # What not everybody has is left out of everybody's migrations.
+        for name, role in (("admin_role", policy.admin_role), ("app_role", policy.app_role)):
+            if role is not None:
+                kwargs[name] = role
         return "tenantry.RLSConstraint", (), kwargs
 
     def clone(self) -> RLSConstraint:
@@ -84,6 +104,8 @@ class RLSConstraint(models.BaseConstraint):
             guc_prefix=self.guc_prefix,
             key_type=self.key_type,
             version=self.version,
+            admin_role=self.admin_role,
+            app_role=self.app_role,
         )
 
     def column(self, model: type[models.Model]) -> str:

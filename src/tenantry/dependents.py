@@ -15,7 +15,7 @@ from typing import Any
 from django.apps.registry import Apps
 
 from .constraints import RLSConstraint
-from .policies.ddl import Reference
+from .policies.ddl import Policy, Reference
 
 Model = type[Any]
 
@@ -55,6 +55,14 @@ def references_of(model: Model, apps: Apps, quote: Callable[[str], str]) -> list
         table, primary_key = quote(options.db_table), quote(options.pk.column)
         found.append(Reference(quote(key.column), table, primary_key))
     return found
+
+
+def policy_of(model: Model, apps: Apps) -> Policy:
+    """Return what the policy of a protected model depends on, or of the first it refers to."""
+    for constraint in model._meta.constraints:
+        if isinstance(constraint, RLSConstraint):
+            return constraint.policy
+    return policy_of(target(owners(model, apps)[0], apps), apps)
 
 
 def label(key: Any) -> str:

@@ -12,13 +12,19 @@ from .predicates import (
     SCHEMA,
     admin_function,
     current_tenant,
+    identifier,
     is_admin,
+    literal,
+    tenant_equals,
     tenant_function,
     tenant_or_admin,
 )
 
-LATEST = 1
+VERSIONS = (1,)
+LATEST = VERSIONS[-1]
 POLICY = "tenantry_isolation"
+ADMIN_POLICY = "tenantry_admin"
+RESTRICTION = "tenantry_restriction"
 
 # Policies, and function bodies in SQL-standard form (RETURN), are parsed once, when they are
 # created, so that no search_path of a caller can change what they mean (PostgreSQL documentation,
@@ -45,13 +51,50 @@ CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO PUBLIC
   USING ({predicate})
   WITH CHECK ({predicate})"""
 
+# A policy for a role is one for all who inherit its privileges, too (PostgreSQL documentation,
+# "CREATE POLICY"); memberships that do not inherit exist from PostgreSQL 16 on ("GRANT").
+_REQUIRE_ROLE_1 = """\
+DO $tenantry$ DECLARE heirs text; BEGIN
+  IF current_setting('server_version_num')::int < 160000 THEN
+    RAISE EXCEPTION 'ADMIN_ROLE needs PostgreSQL 16 or newer, where a role can be a member of'
+      ' another without inheriting from it'
+      USING HINT = 'Leave ADMIN_ROLE out of RLS_TENANTS, or upgrade the server.';
+  ELSIF to_regrole({admin_ident}) IS NULL THEN
+    RAISE EXCEPTION 'ADMIN_ROLE is %, which is no role of this server', {admin_text}
+      USING HINT = 'As a superuser, run: CREATE ROLE {admin} NOLOGIN; and for the role that serves'
+        ' requests: GRANT {admin} TO <role> WITH INHERIT FALSE, SET TRUE;';
+  END IF;
+  SELECT string_agg(quote_ident(rolname), ', ' ORDER BY rolname) INTO heirs FROM pg_roles
+    WHERE NOT rolsuper AND rolname <> {admin_text}
+      AND pg_has_role(oid, to_regrole({admin_ident}), 'USAGE');
+  IF heirs IS NOT NULL THEN
+    RAISE EXCEPTION 'ADMIN_ROLE is %, from which % inherit, who would see every tenant',
+      {admin_text}, heirs
+      USING HINT = format('Run: GRANT {admin} TO %s WITH INHERIT FALSE, SET TRUE;', heirs);
+  END IF;
+END $tenantry$;
+"""
+
+_ADMIN_1 = """;
+CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO {role}
+  USING (true)
+  WITH CHECK (true)"""
+
+# It says the same once more, so that a permissive policy of somebody else adds nothing.
+_RESTRICT_1 = """;
+CREATE POLICY {policy} ON {table} AS RESTRICTIVE FOR ALL TO {role}
+  USING ({predicate})
+  WITH CHECK ({predicate})"""
+
 _INDEPENDENT = """\
 DROP POLICY IF EXISTS {policy} ON {table};
+DROP POLICY IF EXISTS {restriction} ON {table};
 ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
 
 _UNPROTECT_1 = """\
 DROP POLICY {policy} ON {table};
+{others}\
 ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
 
@@ -62,45 +105,84 @@ _DEPEND_1 = """\
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
 DROP POLICY IF EXISTS {policy} ON {table};
+DROP POLICY IF EXISTS {restriction} ON {table};
 CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO PUBLIC
   USING ({predicate})
   WITH CHECK ({predicate})"""
 
-_TEMPLATES = {1: (_FUNCTIONS_1, _PROTECT_1, _UNPROTECT_1)}
-
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Name everything that the policy of one table depends on."""
+    """Name everything that the policies of one table depend on.
+
+    With `admin_role` the admin is that role, and otherwise a GUC. `app_role` gets a restrictive
+    policy beside the permissive one.
+    """
 
     guc_prefix: str
     key_type: str
     version: int = LATEST
+    admin_role: str | None = None
+    app_role: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.version not in VERSIONS:
+            raise ValueError(
+                f"version {self.version!r} of a policy is not among those that this release of"
+                f" tenantry knows, {VERSIONS}; a migration that says so needs a newer release"
+            )
 
     def protect(self, table: str, column: str) -> str:
         """Return the SQL that protects `table` by its tenant `column`, both quoted."""
-        functions, protect, _ = _TEMPLATES[self.version]
-        return protect.format(
-            functions=functions.format(
-                schema=SCHEMA,
-                tenant_function=tenant_function(self.guc_prefix, self.key_type),
-                admin_function=admin_function(self.guc_prefix),
-                key_type=self.key_type,
-                current_tenant=current_tenant(self.guc_prefix, self.key_type),
-                is_admin=is_admin(self.guc_prefix),
-            ),
-            table=table,
-            policy=POLICY,
-            predicate=self.predicate(column),
+        names = {"table": table, "predicate": self.predicate(column)}
+        sql = _PROTECT_1.format(functions=self.functions(), policy=POLICY, **names)
+        if self.admin_role is not None:
+            role = identifier(self.admin_role)
+            sql = self.require_admin_role() + sql
+            sql += _ADMIN_1.format(policy=ADMIN_POLICY, table=table, role=role)
+        return sql + self.restrict(table, names["predicate"])
+
+    def restrict(self, table: str, predicate: str) -> str:
+        """Return the SQL that goes on to restrict the app role to `predicate`, if there is one."""
+        if self.app_role is None:
+            return ""
+        role = identifier(self.app_role)
+        return _RESTRICT_1.format(policy=RESTRICTION, table=table, role=role, predicate=predicate)
+
+    def require_admin_role(self) -> str:
+        """Return the SQL that raises an error where the admin role is missing or not safe."""
+        admin = identifier(self.admin_role or "")
+        return _REQUIRE_ROLE_1.format(
+            admin=admin, admin_ident=literal(admin), admin_text=literal(self.admin_role or "")
+        )
+
+    def functions(self) -> str:
+        """Return the SQL that creates the functions for raw SQL."""
+        admin = is_admin(self.guc_prefix)
+        if self.admin_role is not None:
+            admin = f"CURRENT_USER = {literal(self.admin_role)}"
+        return _FUNCTIONS_1.format(
+            schema=SCHEMA,
+            tenant_function=tenant_function(self.guc_prefix, self.key_type),
+            admin_function=admin_function(self.guc_prefix),
+            key_type=self.key_type,
+            current_tenant=current_tenant(self.guc_prefix, self.key_type),
+            is_admin=admin,
         )
 
     def predicate(self, column: str) -> str:
         """Return what the policy says of a row, by its tenant `column`, quoted."""
-        return tenant_or_admin(column, self.guc_prefix, self.key_type)
+        predicate = tenant_or_admin if self.admin_role is None else tenant_equals
+        return predicate(column, self.guc_prefix, self.key_type)
 
     def unprotect(self, table: str) -> str:
         """Return the SQL that undoes :meth:`protect`, but for the functions other tables use."""
-        return _TEMPLATES[self.version][2].format(table=table, policy=POLICY)
+        others = [
+            f"DROP POLICY {policy} ON {table};\n"
+            for policy, role in ((ADMIN_POLICY, self.admin_role), (RESTRICTION, self.app_role))
+            if role is not None
+        ]
+        return _UNPROTECT_1.format(table=table, policy=POLICY, others="".join(others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +194,14 @@ class Reference:
     key: str
 
 
-def depend(table: str, references: Iterable[Reference]) -> str:
-    """Return the SQL that shows rows of the quoted `table` with all rows that they refer to."""
+def depend(table: str, references: Iterable[Reference], policy: Policy) -> str:
+    """Return the SQL that shows rows of the quoted `table` with all rows that they refer to.
+
+    `policy` is that of a table that they refer to.
+    """
     predicate = all_exist(table, references)
-    return _DEPEND_1.format(table=table, policy=POLICY, predicate=predicate)
+    sql = _DEPEND_1.format(table=table, policy=POLICY, restriction=RESTRICTION, predicate=predicate)
+    return sql + policy.restrict(table, predicate)
 
 
 def all_exist(table: str, references: Iterable[Reference]) -> str:
@@ -129,4 +215,4 @@ def all_exist(table: str, references: Iterable[Reference]) -> str:
 
 def independ(table: str) -> str:
     """Return the SQL that undoes :func:`depend`, also where there is nothing to undo."""
-    return _INDEPENDENT.format(table=table, policy=POLICY)
+    return _INDEPENDENT.format(table=table, policy=POLICY, restriction=RESTRICTION)

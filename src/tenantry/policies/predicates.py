@@ -29,13 +29,30 @@ def is_admin(guc_prefix: str) -> str:
     return f"pg_catalog.current_setting('{guc_prefix}.is_admin', true) = 'true'"
 
 
-def tenant_or_admin(column: str, guc_prefix: str, key_type: str) -> str:
-    """Return the predicate of a policy on the quoted `column`, admin by GUC.
+def tenant_equals(column: str, guc_prefix: str, key_type: str) -> str:
+    """Return the predicate that the quoted `column` holds the tenant: an index condition.
 
-    Each part stands in a subquery, which PostgreSQL evaluates once per statement. The functions
-    would read better here, but planning them costs every statement about a tenth of a read.
+    The tenant stands in a subquery, which PostgreSQL evaluates once per statement. The function
+    would read better here, but planning it costs every statement about a tenth of a read.
     """
+    return f"{column} = (SELECT {current_tenant(guc_prefix, key_type)})"
+
+
+def tenant_or_admin(column: str, guc_prefix: str, key_type: str) -> str:
+    """Return the predicate of a policy on the quoted `column` where the admin is a GUC."""
     return (
         f"CASE WHEN (SELECT {is_admin(guc_prefix)}) THEN true"
-        f" ELSE {column} = (SELECT {current_tenant(guc_prefix, key_type)}) END"
+        f" ELSE {tenant_equals(column, guc_prefix, key_type)} END"
     )
+
+
+def identifier(name: str) -> str:
+    """Return `name` quoted as an identifier."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def literal(text: str) -> str:
+    """Return `text` quoted as a string."""
+    escaped = text.replace("'", "''")
+    return f"'{escaped}'"

@@ -264,6 +264,7 @@ def _make_pool(using: str) -> AsyncConnectionPool[Any]:
         await wrapper.aprepare_connection(connection)
         if role := settings["OPTIONS"].get("assume_role"):
             await connection.execute(psycopg.sql.SQL("SET ROLE {}").format(role))
+            connection.role = role
         await connection.set_autocommit(False)
         if level := settings["OPTIONS"].get("isolation_level"):
             await connection.set_isolation_level(level)

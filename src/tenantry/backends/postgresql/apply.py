@@ -20,6 +20,8 @@ from ...conf import rls_tenants
 # From here on pg_stat_statements normalizes the values of SET (PostgreSQL 18 release notes), so
 # that SET LOCAL, which takes no snapshot, does not make one entry per tenant.
 SET_IS_NORMALIZED = 180000
+# What PostgreSQL calls the role that logged in (PostgreSQL documentation, "SET ROLE").
+NO_ROLE = "none"
 READS = frozenset({b"SEL", b"INS", b"UPD", b"DEL", b"WIT"})
 MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START"})
 FIRST_WORD = re.compile(rb"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
@@ -32,8 +34,8 @@ class Prefix(NamedTuple):
     results: int
 
 
-def prefix(binding: Binding, statement: bytes, server_version: int) -> Prefix:
-    """Return what carries `binding` in front of `statement`.
+def prefix(binding: Binding, statement: bytes, server_version: int, role: str = NO_ROLE) -> Prefix:
+    """Return what carries `binding` in front of `statement`, on a session that assumes `role`.
 
     The text ends with a newline, so that the statement starts on a line of its own. Before
     PostgreSQL 18 it is a SELECT, which must not precede a statement that wants to be the first of
@@ -41,23 +43,24 @@ def prefix(binding: Binding, statement: bytes, server_version: int) -> Prefix:
     no rows, and what follows them in the same string sees none.
     """
     if server_version >= SET_IS_NORMALIZED:
-        return _set_local(binding)
+        return _set_local(binding, role)
     if statement[:3].upper() not in READS and first_word(statement) in MUST_BE_FIRST:
-        return _set_local(UNBOUND)
-    return _select(binding)
+        return _set_local(UNBOUND, role)
+    return _select(binding, role)
 
 
-def parameters(binding: Binding) -> tuple[bytes, list[bytes]]:
+def parameters(binding: Binding, role: str = NO_ROLE) -> tuple[bytes, list[bytes]]:
     """Return a statement that applies `binding`, and its parameters, for the extended protocol.
 
     It is a SELECT on every server: in a pipeline without an explicit transaction, SET LOCAL has
     no effect on servers that do not treat it as an implicit transaction block.
     """
-    tenant, admin = _names()
-    text = (
-        f"SELECT pg_catalog.set_config('{tenant}',$1,true),pg_catalog.set_config('{admin}',$2,true)"
+    values = _parameters(binding, role)
+    calls = (
+        f"pg_catalog.set_config('{name}',${number},true)"
+        for number, (name, _) in enumerate(values, 1)
     )
-    return text.encode(), [value.encode() for value in _values(binding)]
+    return f"SELECT {','.join(calls)}".encode(), [value.encode() for _, value in values]
 
 
 def first_word(statement: bytes) -> bytes:
@@ -67,31 +70,30 @@ def first_word(statement: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _set_local(binding: Binding) -> Prefix:
-    tenant, admin = _names()
-    tenant_id, is_admin = map(_quote, _values(binding))
-    return Prefix(f"SET LOCAL {tenant}={tenant_id};SET LOCAL {admin}={is_admin};\n".encode(), 2)
+def _set_local(binding: Binding, role: str) -> Prefix:
+    values = _parameters(binding, role)
+    text = "".join(f"SET LOCAL {name}={_quote(value)};" for name, value in values)
+    return Prefix(f"{text}\n".encode(), len(values))
 
 
 @lru_cache(maxsize=4096)
-def _select(binding: Binding) -> Prefix:
-    tenant, admin = _names()
-    tenant_id, is_admin = map(_quote, _values(binding))
-    text = (
-        f"SELECT pg_catalog.set_config('{tenant}',{tenant_id},true),"
-        f"pg_catalog.set_config('{admin}',{is_admin},true);\n"
-    )
-    return Prefix(text.encode(), 1)
+def _select(binding: Binding, role: str) -> Prefix:
+    values = _parameters(binding, role)
+    calls = (f"pg_catalog.set_config('{name}',{_quote(value)},true)" for name, value in values)
+    return Prefix(f"SELECT {','.join(calls)};\n".encode(), 1)
 
 
-def _names() -> tuple[str, str]:
-    guc_prefix = rls_tenants().guc_prefix
-    return f"{guc_prefix}.current_tenant", f"{guc_prefix}.is_admin"
-
-
-def _values(binding: Binding) -> tuple[str, str]:
+def _parameters(binding: Binding, role: str) -> list[tuple[str, str]]:
+    """Return the names and values of the parameters that carry `binding`, always all of them."""
+    settings = rls_tenants()
     tenant_id = "" if binding.tenant_id is None else str(binding.tenant_id)
-    return tenant_id, "true" if binding.is_admin else "false"
+    values = [(f"{settings.guc_prefix}.current_tenant", tenant_id)]
+    if settings.admin_role is None:
+        values.append((f"{settings.guc_prefix}.is_admin", "true" if binding.is_admin else "false"))
+    else:
+        # A tenant's statement after one of the admin, in one transaction, puts the role back.
+        values.append(("role", settings.admin_role if binding.is_admin else role))
+    return values
 
 
 def _quote(value: str) -> str:

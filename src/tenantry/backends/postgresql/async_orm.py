@@ -23,6 +23,7 @@ from .aio import (
     AsyncServerSideCursor,
     orm_pools,
 )
+from .apply import NO_ROLE
 
 PACKAGE = "django-async-backend"
 # Its minor versions follow Django's, and what is overridden here is private.
@@ -88,7 +89,9 @@ class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[mis
         return params
 
     async def _configure_connection(self, connection: AsyncBoundConnection) -> bool:
-        connection.rides = self.settings_dict["OPTIONS"].get("ride_along", True)
+        options = self.settings_dict["OPTIONS"]
+        connection.rides = options.get("ride_along", True)
+        connection.role = options.get("assume_role") or NO_ROLE
         connection.server_cursor_factory = self.named_cursor_class()
         changed: bool = await super()._configure_connection(connection)
         return changed

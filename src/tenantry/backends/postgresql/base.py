@@ -28,6 +28,7 @@ from psycopg.pq import Format
 from ...conf import rls_tenants
 from ...exceptions import UnsupportedServerError
 from . import driver
+from .apply import NO_ROLE
 from .connection import BoundConnection
 from .cursor import MergingServerSideCursor, ServerSideCursor
 from .operations import DatabaseOperations
@@ -64,7 +65,9 @@ class BoundConnections:
     def bind_connection(self, connection: BoundConnection) -> None:
         """Tell a new connection what the settings say about it."""
         connection.server_cursor_factory = self.named_cursor_class()
-        connection.rides = self.settings_dict["OPTIONS"].get("ride_along", True)  # type: ignore[attr-defined]
+        options = self.settings_dict["OPTIONS"]  # type: ignore[attr-defined]
+        connection.rides = options.get("ride_along", True)
+        connection.role = options.get("assume_role") or NO_ROLE
 
     def named_cursor_class(self) -> type[ServerSideCursor]:
         """Return the class of server-side cursors that OPTIONS ask for now."""

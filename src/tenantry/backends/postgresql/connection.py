@@ -19,7 +19,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 
 from ...binding import current_binding
 from ...exceptions import UnbindableStatementError
-from .apply import parameters
+from .apply import NO_ROLE, parameters
 from .cursor import bound
 from .savepoints import SAVEPOINT, Savepoints, SavepointSQL
 
@@ -68,6 +68,8 @@ class ControlMixin(Base):  # type: ignore[misc]
     single = False
     # Whether it is returned to a pool after each transaction, so that session state gets lost.
     per_transaction = False
+    # The role that OPTIONS["assume_role"] names.
+    role = NO_ROLE
     # The binding that goes in front of psycopg's next command, a FETCH.
     ahead = b""
 
@@ -155,7 +157,7 @@ class ControlMixin(Base):  # type: ignore[misc]
                 " connection.cursor(), or open a transaction with atomic()"
             )
         if status != TransactionStatus.INERROR:
-            statement, values = parameters(current_binding())
+            statement, values = parameters(current_binding(), self.role)
             if self._pipeline:
                 self.queue([statement], values)
             else:

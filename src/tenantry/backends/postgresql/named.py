@@ -105,9 +105,9 @@ class NamedStatementMixin(StatementMixin):
             return
         if self._format == Format.TEXT:
             version = self._pgconn.server_version
-            self._conn.ahead = prefix(self._binding(), b"FETCH", version).text
+            self._conn.ahead = prefix(self._binding(), b"FETCH", version, self._conn.role).text
         else:
             # psycopg asks for binary results by the extended protocol, where nothing rides.
-            statement, values = parameters(self._binding())
+            statement, values = parameters(self._binding(), self._conn.role)
             self._pgconn.send_query_params(statement, values)
             yield from generators.execute(self._pgconn)

@@ -8,7 +8,7 @@ from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
 from ...constraints import RLSConstraint
-from ...dependents import dependents, has_constraint, links, references_of
+from ...dependents import dependents, has_constraint, links, policy_of, references_of
 from ...policies.ddl import depend, independ
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
                 for sql in self.deferred_sql
                 if not (isinstance(sql, Dependence) and sql.references_table(table))
             ]
-            self.execute(independ(self.quote_name(table)))
+            self.execute(independ(self.quote_name(table)), params=None)
         super().add_constraint(model, constraint)
         if protects:
             self.follow(model)
@@ -53,7 +53,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         super().remove_constraint(model, constraint)
         if isinstance(constraint, RLSConstraint):
             if sql := self.dependence(model, model._meta.apps):
-                self.execute(sql)
+                self.execute(sql, params=None)
             self.follow(model)
 
     def follow(self, model: Any) -> None:
@@ -61,9 +61,10 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         apps = model._meta.apps
         for dependent in dict.fromkeys(dependents(model, apps)):
             if sql := self.dependence(dependent, apps):
-                self.execute(sql)
+                self.execute(sql, params=None)
             elif not has_constraint(dependent):
-                self.execute(independ(self.quote_name(dependent._meta.db_table)))
+                table = self.quote_name(dependent._meta.db_table)
+                self.execute(independ(table), params=None)
 
     def dependence(self, model: Any, apps: Any) -> Dependence | None:
         """Return the SQL that protects the table of `model` by what it refers to, if it has to."""
@@ -71,7 +72,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         references = references_of(model, apps, quote)
         if not references:
             return None
-        sql = depend(quote(model._meta.db_table), references)
+        sql = depend(quote(model._meta.db_table), references, policy_of(model, apps))
         return Dependence(sql.replace("%", "%%"), table=Table(model._meta.db_table, quote))
 
 

@@ -141,7 +141,8 @@ class StatementMixin(Base):  # type: ignore[misc]
     def _send_with_binding(self, query: Any) -> None:
         self._query = query
         self._control = self._conn.take_control()
-        binding = prefix(self._binding(), query.query, self._pgconn.server_version)
+        version = self._pgconn.server_version
+        binding = prefix(self._binding(), query.query, version, self._conn.role)
         self._prefix = b"".join([*(part + b";" for part in self._control), binding.text])
         self._prefix_results = len(self._control) + binding.results
         self._pgconn.send_query(self._prefix + query.query)
@@ -161,7 +162,7 @@ class StatementMixin(Base):  # type: ignore[misc]
                 return
             self._many_bound = True
         self._conn.queue(self._conn.take_control())
-        statement, values = parameters(self._binding())
+        statement, values = parameters(self._binding(), self._conn.role)
         self._conn.queue([statement], values)
 
     def _check_results(self, results: list[PGresult]) -> None:
@@ -251,7 +252,7 @@ class StatementMixin(Base):  # type: ignore[misc]
         """Send BEGIN, the binding and `query` together; return how many results come first."""
         ahead: list[tuple[bytes, list[bytes] | None]] = [
             *((control, None) for control in self._conn.take_control()),
-            parameters(self._binding()),
+            parameters(self._binding(), self._conn.role),
         ]
         self._query = query
         self._prefix_results = 0

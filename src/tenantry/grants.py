@@ -1,0 +1,56 @@
+"""What the admin role may do: what the application does, on every table of the models.
+
+The admin's statements run as the admin role, so it needs privileges on all tables that they meet,
+shared ones too. ``migrate`` keeps them up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.db import connections, router
+
+from .conf import ENGINES, rls_tenants
+
+# Only what whoever migrates may grant, and what is not granted yet.
+MISSING = """\
+WITH tables AS (
+  SELECT c.oid, c.relnamespace, c.relowner FROM unnest(%(tables)s::text[]) name
+  JOIN pg_class c ON c.oid = to_regclass(name)
+  WHERE pg_has_role(c.relowner, 'USAGE') AND to_regrole(quote_ident(%(role)s)) IS NOT NULL
+)
+SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%s TO %%I', oid::regclass, %(role)s)
+  FROM tables WHERE NOT (
+    has_table_privilege(%(role)s, oid, 'SELECT') AND has_table_privilege(%(role)s, oid, 'INSERT')
+    AND has_table_privilege(%(role)s, oid, 'UPDATE')
+    AND has_table_privilege(%(role)s, oid, 'DELETE'))
+UNION
+SELECT format('GRANT USAGE ON SEQUENCE %%s TO %%I', s.oid::regclass, %(role)s)
+  FROM tables t
+  JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid
+    AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+  JOIN pg_class s ON s.oid = d.objid
+  WHERE CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(%(role)s, s.oid, 'USAGE') END
+UNION
+SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', n.nspname, %(role)s)
+  FROM tables t JOIN pg_namespace n ON n.oid = t.relnamespace
+  WHERE pg_has_role(n.nspowner, 'USAGE') AND NOT has_schema_privilege(%(role)s, n.oid, 'USAGE')
+"""
+
+
+def grant_to_admin_role(sender: Any, using: str, **kwargs: Any) -> None:
+    """Grant the admin role what is missing; ``migrate`` calls it at its end."""
+    role = rls_tenants().admin_role
+    connection = connections[using]
+    if role is None or connection.settings_dict["ENGINE"] not in ENGINES:
+        return
+    tables = [
+        connection.ops.quote_name(model._meta.db_table)
+        for model in apps.get_models(include_auto_created=True)
+        if router.allow_migrate_model(using, model)
+    ]
+    with connection.cursor() as cursor:
+        cursor.execute(MISSING, {"role": role, "tables": tables})
+        if grants := [grant for (grant,) in cursor.fetchall()]:
+            cursor.execute(";\n".join(grants))
