@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from tenantry.backends.postgresql.apply import first_word, parameters, prefix
+from tenantry.backends.postgresql.apply import Session, first_word, parameters, prefix
 from tenantry.binding import ADMIN, UNBOUND, Binding
 
 OLD, NEW = 170005, 180000
@@ -92,11 +92,11 @@ def test_where_the_admin_is_a_role_it_is_always_sent(
     binding: Binding, assumed: str, tenant: str, role: str, settings: Any
 ) -> None:
     settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "ADMIN_ROLE": "boss"}
-    assert prefix(binding, b"SELECT 1", NEW, assumed).text.decode() == (
+    assert prefix(binding, b"SELECT 1", NEW, Session(assumed)).text.decode() == (
         f"SET LOCAL rls.current_tenant='{tenant}';SET LOCAL role='{role}';\n"
     )
-    assert prefix(binding, b"SELECT 1", OLD, assumed).text.decode() == (
+    assert prefix(binding, b"SELECT 1", OLD, Session(assumed)).text.decode() == (
         f"SELECT pg_catalog.set_config('rls.current_tenant','{tenant}',true),"
         f"pg_catalog.set_config('role','{role}',true);\n"
     )
-    assert parameters(binding, assumed)[1] == [tenant.encode(), role.encode()]
+    assert parameters(binding, Session(assumed))[1] == [tenant.encode(), role.encode()]

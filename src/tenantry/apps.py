@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
-from django.db.models.signals import post_migrate
+from django.db.models.signals import post_migrate, pre_migrate
 
 from .conf import require_engine, tenant_key
 
@@ -18,8 +18,8 @@ class TenantryConfig(AppConfig):
         """Check the settings; RLSConfigurationError and ImproperlyConfigured name the fix."""
         require_engine()
         tenant_key()
-        from .grants import grant_to_admin_role  # noqa: PLC0415 - it needs the registry of apps
+        from .grants import keep_up  # noqa: PLC0415 - it needs the registry of apps
 
-        post_migrate.connect(
-            grant_to_admin_role, sender=self, dispatch_uid="tenantry.grants.grant_to_admin_role"
-        )
+        # Before, because a migration may write rows, and after, for the new tables.
+        for signal in (pre_migrate, post_migrate):
+            signal.connect(keep_up, sender=self, dispatch_uid="tenantry.grants.keep_up")

@@ -12,6 +12,9 @@ key                       default                    means
 ``STRICT_MODE_EXCLUDE``   ``()``                     labels of models or apps that it leaves alone
 ``ADMIN_ROLE``            ``None``                   role that the admin's statements run as
 ``APP_ROLE``              ``None``                   role that requests log in as
+``SEALED``                ``False``                  sign the tenant, so that SQL cannot change it
+``SEAL_KEYS``             ``()``                     keys to sign with: the first, and older ones
+``SEAL_LIFETIME``         ``300``                    seconds that a signature is good for, at most
 ========================  =========================  =============================================
 """
 
@@ -21,7 +24,7 @@ import difflib
 import keyword
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -39,6 +42,11 @@ MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 # Longer names PostgreSQL cuts off; of the others, it keeps those that begin with pg_ to itself.
+SEAL_KEYS_ARE = (
+    "a list of secrets of at least 32 characters, such as"
+    " [os.environ['TENANTRY_SEAL_KEY']]; make one with: python -c 'import secrets;"
+    " print(secrets.token_urlsafe(48))'"
+)
 ROLE = re.compile(r"(?!pg_|(none|public)\Z)[A-Za-z_][A-Za-z0-9_-]{0,62}")
 
 
@@ -55,6 +63,9 @@ class RLSTenants:
     strict_mode_exclude: Sequence[str] = ()
     admin_role: str | None = None
     app_role: str | None = None
+    sealed: bool = False
+    seal_keys: Sequence[str] = field(default=(), repr=False)
+    seal_lifetime: int = 300
 
 
 @cache
@@ -85,6 +96,10 @@ def rls_tenants() -> RLSTenants:
         _VALIDATORS[key](value)
     if given.get("ADMIN_ROLE") and given["ADMIN_ROLE"] == given.get("APP_ROLE"):
         raise _refuse("ADMIN_ROLE", given["ADMIN_ROLE"], "another role than APP_ROLE")
+    if given.get("SEALED") and not given.get("SEAL_KEYS"):
+        raise RLSConfigurationError(
+            f"{SETTING}['SEALED'] needs {SETTING}['SEAL_KEYS'], {SEAL_KEYS_ARE}"
+        )
     return RLSTenants(**{known[key]: value for key, value in given.items()})
 
 
@@ -199,6 +214,28 @@ def _role_validator(key: str) -> Callable[[object], None]:
     return validate
 
 
+def _validate_sealed(value: object) -> None:
+    if not isinstance(value, bool):
+        raise _refuse("SEALED", value, "True or False")
+
+
+def _validate_keys(value: object) -> None:
+    # The message must not show a secret.
+    if not isinstance(value, list | tuple):
+        raise _refuse("SEAL_KEYS", f"<{type(value).__name__}>", SEAL_KEYS_ARE)
+    for number, key in enumerate(value):
+        if not isinstance(key, str) or len(key) < 32:
+            shown = f"<{len(key)} characters>" if isinstance(key, str) else "<no str>"
+            raise RLSConfigurationError(
+                f"{SETTING}['SEAL_KEYS'][{number}] is {shown}; SEAL_KEYS must be {SEAL_KEYS_ARE}"
+            )
+
+
+def _validate_lifetime(value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 10 <= value <= 86400:
+        raise _refuse("SEAL_LIFETIME", value, "a number of seconds from 10 to 86400")
+
+
 _VALIDATORS = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": _validate_field,
@@ -209,4 +246,7 @@ _VALIDATORS = {
     "STRICT_MODE_EXCLUDE": _validate_exclude,
     "ADMIN_ROLE": _role_validator("ADMIN_ROLE"),
     "APP_ROLE": _role_validator("APP_ROLE"),
+    "SEALED": _validate_sealed,
+    "SEAL_KEYS": _validate_keys,
+    "SEAL_LIFETIME": _validate_lifetime,
 }

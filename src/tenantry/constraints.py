@@ -40,6 +40,7 @@ class RLSConstraint(models.BaseConstraint):
         version: int = LATEST,
         admin_role: str | None = None,
         app_role: str | None = None,
+        sealed: bool = False,
     ) -> None:
         super().__init__(name=name)
         self.field = field
@@ -48,6 +49,7 @@ class RLSConstraint(models.BaseConstraint):
         self.version = version
         self.admin_role = admin_role
         self.app_role = app_role
+        self.sealed = sealed
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: field={self.field!r} name={self.name!r}>"
@@ -70,6 +72,7 @@ class RLSConstraint(models.BaseConstraint):
                 version=self.version,
                 admin_role=self.admin_role,
                 app_role=self.app_role,
+                sealed=self.sealed,
             )
         settings = rls_tenants()
         return Policy(
@@ -78,6 +81,7 @@ class RLSConstraint(models.BaseConstraint):
             version=self.version,
             admin_role=self.admin_role or settings.admin_role,
             app_role=self.app_role or settings.app_role,
+            sealed=self.sealed or settings.sealed,
         )
 
     def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
@@ -91,9 +95,9 @@ class RLSConstraint(models.BaseConstraint):
             "version": policy.version,
         }
         # What not everybody has is left out of everybody's migrations.
-        for name, role in (("admin_role", policy.admin_role), ("app_role", policy.app_role)):
-            if role is not None:
-                kwargs[name] = role
+        for name in ("admin_role", "app_role", "sealed"):
+            if value := getattr(policy, name):
+                kwargs[name] = value
         return "tenantry.RLSConstraint", (), kwargs
 
     def clone(self) -> RLSConstraint:
@@ -106,6 +110,7 @@ class RLSConstraint(models.BaseConstraint):
             version=self.version,
             admin_role=self.admin_role,
             app_role=self.app_role,
+            sealed=self.sealed,
         )
 
     def column(self, model: type[models.Model]) -> str:

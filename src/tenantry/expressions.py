@@ -34,18 +34,26 @@ class CurrentTenant(Expression):
 
     allowed_default = True
 
-    def __init__(self, guc_prefix: str | None = None, key_type: str | None = None) -> None:
+    def __init__(
+        self, guc_prefix: str | None = None, key_type: str | None = None, *, sealed: bool = False
+    ) -> None:
         super().__init__()
         self.guc_prefix = guc_prefix
         self.key_type = key_type
+        self.sealed = sealed
 
     @property
-    def names(self) -> dict[str, str]:
-        """The GUC prefix and the key type; the settings fill what was left out."""
-        return {
+    def names(self) -> dict[str, Any]:
+        """The GUC prefix and the key type, and ``sealed`` if so; the settings fill the rest."""
+        if self.guc_prefix and self.key_type:
+            sealed = self.sealed
+        else:
+            sealed = self.sealed or rls_tenants().sealed
+        names = {
             "guc_prefix": self.guc_prefix or rls_tenants().guc_prefix,
             "key_type": self.key_type or tenant_key().sql_type,
         }
+        return {**names, "sealed": True} if sealed else names
 
     def _resolve_output_field(self) -> models.Field[Any, Any]:
         return FIELDS[self.names["key_type"]]()
@@ -55,6 +63,6 @@ class CurrentTenant(Expression):
         # A list, to which Django's schema editor adds others.
         return current_tenant(**self.names), []
 
-    def deconstruct(self) -> tuple[str, tuple[()], dict[str, str]]:
+    def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
         """Return what a migration needs to make this expression again, settings included."""
         return "tenantry.CurrentTenant", (), self.names

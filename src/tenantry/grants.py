@@ -12,6 +12,7 @@ from django.apps import apps
 from django.db import connections, router
 
 from .conf import ENGINES, rls_tenants
+from .seal import send_seal_keys
 
 # Only what whoever migrates may grant, and what is not granted yet.
 MISSING = """\
@@ -39,16 +40,23 @@ SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', n.nspname, %(role)s)
 """
 
 
-def grant_to_admin_role(sender: Any, using: str, **kwargs: Any) -> None:
-    """Grant the admin role what is missing; ``migrate`` calls it at its end."""
-    role = rls_tenants().admin_role
+def keep_up(sender: Any, using: str, **kwargs: Any) -> None:
+    """Bring the keys and the privileges of a database up to date; ``migrate`` calls it."""
     connection = connections[using]
-    if role is None or connection.settings_dict["ENGINE"] not in ENGINES:
-        return
+    if connection.settings_dict["ENGINE"] in ENGINES:
+        settings = rls_tenants()
+        if settings.sealed:
+            send_seal_keys(connection)
+        if settings.admin_role is not None:
+            grant_to_admin_role(connection, settings.admin_role)
+
+
+def grant_to_admin_role(connection: Any, role: str) -> None:
+    """Grant the admin role what is missing."""
     tables = [
         connection.ops.quote_name(model._meta.db_table)
         for model in apps.get_models(include_auto_created=True)
-        if router.allow_migrate_model(using, model)
+        if router.allow_migrate_model(connection.alias, model)
     ]
     with connection.cursor() as cursor:
         cursor.execute(MISSING, {"role": role, "tables": tables})

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .predicates import (
-    SCHEMA,
     admin_function,
     current_tenant,
     identifier,
@@ -19,6 +18,7 @@ from .predicates import (
     tenant_function,
     tenant_or_admin,
 )
+from .seal import NAMESPACE_1, verifier
 
 VERSIONS = (1,)
 LATEST = VERSIONS[-1]
@@ -30,12 +30,7 @@ RESTRICTION = "tenantry_restriction"
 # created, so that no search_path of a caller can change what they mean (PostgreSQL documentation,
 # CREATE FUNCTION). The functions are for raw SQL.
 _FUNCTIONS_1 = """\
-DO $tenantry$ BEGIN
-  IF to_regnamespace('{schema}') IS NULL THEN
-    CREATE SCHEMA {schema};
-    GRANT USAGE ON SCHEMA {schema} TO PUBLIC;
-  END IF;
-END $tenantry$;
+{namespace};
 CREATE OR REPLACE FUNCTION {tenant_function}() RETURNS {key_type}
   LANGUAGE sql STABLE PARALLEL SAFE
   RETURN {current_tenant};
@@ -77,8 +72,8 @@ END $tenantry$;
 
 _ADMIN_1 = """;
 CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO {role}
-  USING (true)
-  WITH CHECK (true)"""
+  USING ({predicate})
+  WITH CHECK ({predicate})"""
 
 # It says the same once more, so that a permissive policy of somebody else adds nothing.
 _RESTRICT_1 = """;
@@ -124,6 +119,7 @@ class Policy:
     version: int = LATEST
     admin_role: str | None = None
     app_role: str | None = None
+    sealed: bool = False
 
     def __post_init__(self) -> None:
         if self.version not in VERSIONS:
@@ -139,7 +135,9 @@ class Policy:
         if self.admin_role is not None:
             role = identifier(self.admin_role)
             sql = self.require_admin_role() + sql
-            sql += _ADMIN_1.format(policy=ADMIN_POLICY, table=table, role=role)
+            # To become the role is not enough where bindings are sealed.
+            admin = f"(SELECT {is_admin(self.guc_prefix, sealed=True)})" if self.sealed else "true"
+            sql += _ADMIN_1.format(policy=ADMIN_POLICY, table=table, role=role, predicate=admin)
         return sql + self.restrict(table, names["predicate"])
 
     def restrict(self, table: str, predicate: str) -> str:
@@ -158,22 +156,23 @@ class Policy:
 
     def functions(self) -> str:
         """Return the SQL that creates the functions for raw SQL."""
-        admin = is_admin(self.guc_prefix)
-        if self.admin_role is not None:
+        admin = is_admin(self.guc_prefix, sealed=self.sealed)
+        if self.admin_role is not None and not self.sealed:
             admin = f"CURRENT_USER = {literal(self.admin_role)}"
+        seal = ";\n" + verifier(self.guc_prefix) if self.sealed else ""
         return _FUNCTIONS_1.format(
-            schema=SCHEMA,
+            namespace=NAMESPACE_1 + seal,
             tenant_function=tenant_function(self.guc_prefix, self.key_type),
             admin_function=admin_function(self.guc_prefix),
             key_type=self.key_type,
-            current_tenant=current_tenant(self.guc_prefix, self.key_type),
+            current_tenant=current_tenant(self.guc_prefix, self.key_type, sealed=self.sealed),
             is_admin=admin,
         )
 
     def predicate(self, column: str) -> str:
         """Return what the policy says of a row, by its tenant `column`, quoted."""
         predicate = tenant_or_admin if self.admin_role is None else tenant_equals
-        return predicate(column, self.guc_prefix, self.key_type)
+        return predicate(column, self.guc_prefix, self.key_type, sealed=self.sealed)
 
     def unprotect(self, table: str) -> str:
         """Return the SQL that undoes :meth:`protect`, but for the functions other tables use."""

@@ -15,34 +15,43 @@ def admin_function(guc_prefix: str) -> str:
     return f"{SCHEMA}.{guc_prefix}_is_admin"
 
 
-def current_tenant(guc_prefix: str, key_type: str) -> str:
+def sealed_function(guc_prefix: str) -> str:
+    """Return the name of the function that verifies a sealed binding."""
+    return f"{SCHEMA}.{guc_prefix}_sealed"
+
+
+def current_tenant(guc_prefix: str, key_type: str, *, sealed: bool = False) -> str:
     """Return the expression that reads the tenant; NULL when there is none.
 
     current_setting() gives '' and not NULL once a transaction has set the value locally.
     """
+    if sealed:
+        return f"{sealed_function(guc_prefix)}('tenant')::{key_type}"
     setting = f"pg_catalog.current_setting('{guc_prefix}.current_tenant', true)"
     return f"NULLIF({setting}, '')::{key_type}"
 
 
-def is_admin(guc_prefix: str) -> str:
+def is_admin(guc_prefix: str, *, sealed: bool = False) -> str:
     """Return the expression that reads the admin flag; NULL when nothing has set it."""
+    if sealed:
+        return f"{sealed_function(guc_prefix)}('grant') = 'admin'"
     return f"pg_catalog.current_setting('{guc_prefix}.is_admin', true) = 'true'"
 
 
-def tenant_equals(column: str, guc_prefix: str, key_type: str) -> str:
+def tenant_equals(column: str, guc_prefix: str, key_type: str, *, sealed: bool = False) -> str:
     """Return the predicate that the quoted `column` holds the tenant: an index condition.
 
     The tenant stands in a subquery, which PostgreSQL evaluates once per statement. The function
     would read better here, but planning it costs every statement about a tenth of a read.
     """
-    return f"{column} = (SELECT {current_tenant(guc_prefix, key_type)})"
+    return f"{column} = (SELECT {current_tenant(guc_prefix, key_type, sealed=sealed)})"
 
 
-def tenant_or_admin(column: str, guc_prefix: str, key_type: str) -> str:
+def tenant_or_admin(column: str, guc_prefix: str, key_type: str, *, sealed: bool = False) -> str:
     """Return the predicate of a policy on the quoted `column` where the admin is a GUC."""
     return (
-        f"CASE WHEN (SELECT {is_admin(guc_prefix)}) THEN true"
-        f" ELSE {tenant_equals(column, guc_prefix, key_type)} END"
+        f"CASE WHEN (SELECT {is_admin(guc_prefix, sealed=sealed)}) THEN true"
+        f" ELSE {tenant_equals(column, guc_prefix, key_type, sealed=sealed)} END"
     )
 
 

@@ -257,14 +257,13 @@ def _make_pool(using: str) -> AsyncConnectionPool[Any]:
         connection.server_cursor_factory = (
             AsyncServerSideCursor if server_side else AsyncMergingServerSideCursor
         )
-        connection.rides = settings["OPTIONS"].get("ride_along", True)
+        connection.use_options(settings["OPTIONS"])
         await connection.set_autocommit(True)
         if connection.info.parameter_status("TimeZone") != wrapper.timezone_name:
             await connection.execute(wrapper.ops.set_time_zone_sql(), [wrapper.timezone_name])
         await wrapper.aprepare_connection(connection)
         if role := settings["OPTIONS"].get("assume_role"):
             await connection.execute(psycopg.sql.SQL("SET ROLE {}").format(role))
-            connection.role = role
         await connection.set_autocommit(False)
         if level := settings["OPTIONS"].get("isolation_level"):
             await connection.set_isolation_level(level)

@@ -16,15 +16,28 @@ from django.core.signals import setting_changed
 
 from ...binding import UNBOUND, Binding
 from ...conf import rls_tenants
+from ...seal import token
 
 # From here on pg_stat_statements normalizes the values of SET (PostgreSQL 18 release notes), so
 # that SET LOCAL, which takes no snapshot, does not make one entry per tenant.
 SET_IS_NORMALIZED = 180000
 # What PostgreSQL calls the role that logged in (PostgreSQL documentation, "SET ROLE").
 NO_ROLE = "none"
+SESSION_OPTIONS = ("ride_along", "pool_mode", "sealed_database")
 READS = frozenset({b"SEL", b"INS", b"UPD", b"DEL", b"WIT"})
 MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START"})
 FIRST_WORD = re.compile(rb"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
+
+
+class Session(NamedTuple):
+    """Hold what a binding needs to know of the session that it goes to."""
+
+    # The role that OPTIONS["assume_role"] names, and the name of the database.
+    role: str = NO_ROLE
+    database: str = ""
+
+
+LOGGED_IN = Session()
 
 
 class Prefix(NamedTuple):
@@ -34,8 +47,19 @@ class Prefix(NamedTuple):
     results: int
 
 
-def prefix(binding: Binding, statement: bytes, server_version: int, role: str = NO_ROLE) -> Prefix:
-    """Return what carries `binding` in front of `statement`, on a session that assumes `role`.
+def is_secret(binding: Binding) -> bool:
+    """Return whether `binding` must not be in the text of a statement, where others may see it.
+
+    Sessions of the same role see it in pg_stat_activity (PostgreSQL documentation, "Viewing
+    Statistics"), but no parameters.
+    """
+    return rls_tenants().sealed and binding != UNBOUND
+
+
+def prefix(
+    binding: Binding, statement: bytes, server_version: int, session: Session = LOGGED_IN
+) -> Prefix:
+    """Return what carries `binding` in front of `statement`; not for a secret one.
 
     The text ends with a newline, so that the statement starts on a line of its own. Before
     PostgreSQL 18 it is a SELECT, which must not precede a statement that wants to be the first of
@@ -43,30 +67,37 @@ def prefix(binding: Binding, statement: bytes, server_version: int, role: str = 
     no rows, and what follows them in the same string sees none.
     """
     if server_version >= SET_IS_NORMALIZED:
-        return _set_local(binding, role)
+        return _set_local(binding, session.role)
     if statement[:3].upper() not in READS and first_word(statement) in MUST_BE_FIRST:
-        return _set_local(UNBOUND, role)
-    return _select(binding, role)
+        return _set_local(UNBOUND, session.role)
+    return _select(binding, session.role)
 
 
-def parameters(binding: Binding, role: str = NO_ROLE) -> tuple[bytes, list[bytes]]:
+def parameters(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes, list[bytes]]:
     """Return a statement that applies `binding`, and its parameters, for the extended protocol.
 
     It is a SELECT on every server: in a pipeline without an explicit transaction, SET LOCAL has
     no effect on servers that do not treat it as an implicit transaction block.
     """
-    values = _parameters(binding, role)
-    calls = (
-        f"pg_catalog.set_config('{name}',${number},true)"
-        for number, (name, _) in enumerate(values, 1)
-    )
-    return f"SELECT {','.join(calls)}".encode(), [value.encode() for _, value in values]
+    (tenant, value), *others = _parameters(binding, session.role)
+    if rls_tenants().sealed:
+        value = token(binding, session.database)
+    values = [(tenant, value), *others]
+    return _calls(tuple(name for name, _ in values)), [value.encode() for _, value in values]
 
 
 def first_word(statement: bytes) -> bytes:
     """Return the first word of `statement` in upper case, past white space and comments."""
     match = FIRST_WORD.match(statement)
     return match[1].upper() if match else b""
+
+
+@lru_cache(maxsize=16)
+def _calls(names: tuple[str, ...]) -> bytes:
+    calls = (
+        f"pg_catalog.set_config('{name}',${number},true)" for number, name in enumerate(names, 1)
+    )
+    return f"SELECT {','.join(calls)}".encode()
 
 
 @lru_cache(maxsize=4096)
@@ -84,13 +115,16 @@ def _select(binding: Binding, role: str) -> Prefix:
 
 
 def _parameters(binding: Binding, role: str) -> list[tuple[str, str]]:
-    """Return the names and values of the parameters that carry `binding`, always all of them."""
+    """Return the names and values of the parameters that carry `binding`, the tenant's first.
+
+    They are always the same ones, so that none is left from somebody else.
+    """
     settings = rls_tenants()
     tenant_id = "" if binding.tenant_id is None else str(binding.tenant_id)
     values = [(f"{settings.guc_prefix}.current_tenant", tenant_id)]
-    if settings.admin_role is None:
+    if settings.admin_role is None and not settings.sealed:
         values.append((f"{settings.guc_prefix}.is_admin", "true" if binding.is_admin else "false"))
-    else:
+    elif settings.admin_role is not None:
         # A tenant's statement after one of the admin, in one transaction, puts the role back.
         values.append(("role", settings.admin_role if binding.is_admin else role))
     return values

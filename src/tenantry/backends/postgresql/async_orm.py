@@ -23,7 +23,7 @@ from .aio import (
     AsyncServerSideCursor,
     orm_pools,
 )
-from .apply import NO_ROLE
+from .apply import SESSION_OPTIONS
 
 PACKAGE = "django-async-backend"
 # Its minor versions follow Django's, and what is overridden here is private.
@@ -83,15 +83,13 @@ class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[mis
         """Return the parameters of a new connection, its cursors bound."""
         rls_tenants()  # A wrong setting shows before a connection is made, not at a statement.
         params: dict[str, Any] = super().get_connection_params()
-        for ours in ("ride_along", "pool_mode"):
+        for ours in SESSION_OPTIONS:
             params.pop(ours, None)
         params["cursor_factory"] = bound(params["cursor_factory"])
         return params
 
     async def _configure_connection(self, connection: AsyncBoundConnection) -> bool:
-        options = self.settings_dict["OPTIONS"]
-        connection.rides = options.get("ride_along", True)
-        connection.role = options.get("assume_role") or NO_ROLE
+        connection.use_options(self.settings_dict["OPTIONS"])
         connection.server_cursor_factory = self.named_cursor_class()
         changed: bool = await super()._configure_connection(connection)
         return changed

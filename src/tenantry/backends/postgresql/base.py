@@ -28,7 +28,7 @@ from psycopg.pq import Format
 from ...conf import rls_tenants
 from ...exceptions import UnsupportedServerError
 from . import driver
-from .apply import NO_ROLE
+from .apply import SESSION_OPTIONS
 from .connection import BoundConnection
 from .cursor import MergingServerSideCursor, ServerSideCursor
 from .operations import DatabaseOperations
@@ -52,7 +52,7 @@ class BoundConnections:
         """Return the parameters of a new connection, without the options of ours."""
         rls_tenants()  # A wrong setting shows before a connection is made, not at a statement.
         params: dict[str, Any] = super().get_connection_params()  # type: ignore[misc]
-        for ours in ("ride_along", "pool_mode"):
+        for ours in SESSION_OPTIONS:
             params.pop(ours, None)
         return params
 
@@ -65,9 +65,7 @@ class BoundConnections:
     def bind_connection(self, connection: BoundConnection) -> None:
         """Tell a new connection what the settings say about it."""
         connection.server_cursor_factory = self.named_cursor_class()
-        options = self.settings_dict["OPTIONS"]  # type: ignore[attr-defined]
-        connection.rides = options.get("ride_along", True)
-        connection.role = options.get("assume_role") or NO_ROLE
+        connection.use_options(self.settings_dict["OPTIONS"])  # type: ignore[attr-defined]
 
     def named_cursor_class(self) -> type[ServerSideCursor]:
         """Return the class of server-side cursors that OPTIONS ask for now."""

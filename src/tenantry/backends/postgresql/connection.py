@@ -8,7 +8,7 @@ followed is never sent, nor is a transaction without a statement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ import psycopg
 from psycopg import errors, generators
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 
-from ...binding import current_binding
+from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
-from .apply import NO_ROLE, parameters
+from .apply import LOGGED_IN, NO_ROLE, Session, parameters
 from .cursor import bound
 from .savepoints import SAVEPOINT, Savepoints, SavepointSQL
 
@@ -68,14 +68,19 @@ class ControlMixin(Base):  # type: ignore[misc]
     single = False
     # Whether it is returned to a pool after each transaction, so that session state gets lost.
     per_transaction = False
-    # The role that OPTIONS["assume_role"] names.
-    role = NO_ROLE
+    session = LOGGED_IN
     # The binding that goes in front of psycopg's next command, a FETCH.
     ahead = b""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.savepoints = Savepoints()
+
+    def use_options(self, options: Mapping[str, Any]) -> None:
+        """Do as OPTIONS in DATABASES say."""
+        self.rides = options.get("ride_along", True)
+        database = options.get("sealed_database") or self.info.dbname
+        self.session = Session(options.get("assume_role") or NO_ROLE, database)
 
     def defer(self, statement: SavepointSQL) -> bool:
         """Keep `statement` for the next message; return False if it must be sent now."""
@@ -141,6 +146,12 @@ class ControlMixin(Base):  # type: ignore[misc]
             pipeline.command_queue.append(send)
             pipeline.result_queue.append(None)
 
+    def apply(self, binding: Binding) -> PQGen[None]:
+        """Send `binding` in a message of its own, for the transaction that is open."""
+        statement, values = parameters(binding, self.session)
+        self.pgconn.send_query_params(statement, values)
+        yield from generators.execute(self.pgconn)
+
     # What follows overrides psycopg's internals.
 
     def _start_query(self) -> PQGen[None]:
@@ -157,12 +168,11 @@ class ControlMixin(Base):  # type: ignore[misc]
                 " connection.cursor(), or open a transaction with atomic()"
             )
         if status != TransactionStatus.INERROR:
-            statement, values = parameters(current_binding(), self.role)
             if self._pipeline:
+                statement, values = parameters(current_binding(), self.session)
                 self.queue([statement], values)
             else:
-                self.pgconn.send_query_params(statement, values)
-                yield from generators.execute(self.pgconn)
+                yield from self.apply(current_binding())
 
     def _commit_gen(self) -> PQGen[None]:
         if self.pgconn.transaction_status == TransactionStatus.IDLE:

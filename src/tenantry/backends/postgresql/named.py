@@ -11,7 +11,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
-from .apply import parameters, prefix
+from .apply import is_secret, prefix
 from .statement import StatementMixin
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class NamedStatementMixin(StatementMixin):
         # Without a transaction to live in, PostgreSQL's own error is the clearest.
         self._bare = outside and not self.withhold
         self._declared = current_binding()
-        if params and not (self._bare or isinstance(self, ClientCursorMixin)):
+        on_server = params and not isinstance(self, ClientCursorMixin)
+        if not self._bare and (on_server or is_secret(self._declared)):
             yield from self._declare_on_server(query, params, binary)
             return
         yield from self._conn.settle()
@@ -103,11 +104,9 @@ class NamedStatementMixin(StatementMixin):
     def _rebind(self) -> PQGen[None]:
         if self._pgconn.transaction_status != TransactionStatus.INTRANS:
             return
-        if self._format == Format.TEXT:
+        if self._format == Format.TEXT and not is_secret(self._binding()):
             version = self._pgconn.server_version
-            self._conn.ahead = prefix(self._binding(), b"FETCH", version, self._conn.role).text
+            self._conn.ahead = prefix(self._binding(), b"FETCH", version, self._conn.session).text
         else:
             # psycopg asks for binary results by the extended protocol, where nothing rides.
-            statement, values = parameters(self._binding(), self._conn.role)
-            self._pgconn.send_query_params(statement, values)
-            yield from generators.execute(self._pgconn)
+            yield from self._conn.apply(self._binding())

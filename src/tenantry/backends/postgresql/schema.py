@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
+from ...conf import rls_tenants
 from ...constraints import RLSConstraint
 from ...dependents import dependents, has_constraint, links, policy_of, references_of
+from ...expressions import CurrentTenant
 from ...policies.ddl import depend, independ
+from ...policies.seal import NAMESPACE_1, verifier
+from ...seal import send_seal_keys
 
 if TYPE_CHECKING:
     # A mixin over the editors of two backends.
@@ -27,10 +32,35 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
 
     def create_model(self, model: Any) -> None:
         """Create the table of `model`, and those of its many-to-many relations."""
+        self.provide(model._meta.local_concrete_fields)
         super().create_model(model)
         # Later, as constraints are: the tables that it refers to may not be protected yet.
         if sql := self.dependence(model, model._meta.apps):
             self.deferred_sql.append(sql)
+
+    def add_field(self, model: Any, field: Any) -> None:
+        """Add a column, and first what its default calls."""
+        self.provide([field])
+        super().add_field(model, field)
+
+    def alter_field(self, model: Any, old_field: Any, new_field: Any, strict: bool = False) -> None:
+        """Change a column, and create first what its default calls."""
+        self.provide([new_field])
+        super().alter_field(model, old_field, new_field, strict)
+
+    def __exit__(self, exc_type: Any, *others: Any) -> None:
+        """Run what waits; a new table of seal keys gets those of the settings."""
+        super().__exit__(exc_type, *others)
+        if exc_type is None and not self.collect_sql and rls_tenants().sealed:
+            send_seal_keys(self.connection)
+
+    def provide(self, fields: Iterable[Any]) -> None:
+        """Create the functions that the database defaults of `fields` call."""
+        for field in fields:
+            default = field.db_default
+            if isinstance(default, CurrentTenant) and default.names.get("sealed"):
+                prefix = default.names["guc_prefix"]
+                self.execute(f"{NAMESPACE_1};\n{verifier(prefix)}", params=None)
 
     def add_constraint(self, model: Any, constraint: Any) -> None:
         """Add a constraint; one that protects `model` protects what depends on it."""

@@ -23,7 +23,7 @@ from psycopg.pq import (
 
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
-from .apply import first_word, parameters, prefix
+from .apply import first_word, is_secret, parameters, prefix
 from .positions import without_prefix
 from .sessions import refuse_session_state
 
@@ -58,6 +58,8 @@ class StatementMixin(Base):  # type: ignore[misc]
     # The transaction control in the last message, and whether the server could not parse it.
     _control: list[bytes] = []
     _unparsed = False
+    # Whether the query that is running is surely one statement.
+    _alone = True
     # Whether the binding is already queued in front of the rows of this executemany().
     _many_bound = False
 
@@ -131,6 +133,7 @@ class StatementMixin(Base):  # type: ignore[misc]
         super()._execute_send(query, force_extended=force_extended, binary=binary)
 
     def _start_query(self, query: Any = None) -> PQGen[None]:
+        self._alone = query is None or self.may_be_pipelined(query)
         # psycopg would send BEGIN here.
         self._conn.carried = True
         try:
@@ -138,11 +141,59 @@ class StatementMixin(Base):  # type: ignore[misc]
         finally:
             self._conn.carried = False
 
+    def _maybe_prepare_gen(
+        self, pgq: Any, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> PQGen[None]:
+        binding = self._binding()
+        if prepare or self._conn._pipeline or self.goes_bare() or not is_secret(binding):
+            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        elif self.goes_together(pgq.query):
+            yield from self._execute_together(pgq, binary)
+        else:
+            yield from self._bind_first(binding, pgq.query)
+            try:
+                yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            finally:
+                self._bare = False
+
+    def _execute_together(self, pgq: Any, binary: bool | None) -> PQGen[None]:
+        """Run a statement and a secret binding in one flush."""
+        if self._conn.per_transaction:
+            self.refuse_session_state(pgq.query)
+        wanted = self.format if binary is None else Format(binary)
+        if wanted == Format.BINARY and isinstance(self, ClientCursorMixin):
+            raise psycopg.NotSupportedError("client-side cursors don't support binary results")
+        ahead = self._send_flush(pgq, wanted)
+        yield from self._fetch_ahead(ahead)
+        results = yield from generators.execute(self._pgconn)
+        yield from self._end_flush()
+        self._check_results(results)
+        self._set_results(results)
+
+    def _bind_first(self, binding: Binding, statement: bytes) -> PQGen[None]:
+        """Send a secret binding before what cannot share a flush with it; it costs a round trip.
+
+        Raises UnbindableStatementError outside a transaction, whose end it would not outlive.
+        """
+        if self.is_outside() or self._conn.single:
+            shown = statement.decode(errors="replace")[:60]
+            raise UnbindableStatementError(
+                f"{shown!r} cannot carry a sealed tenant outside a transaction, because it is COPY"
+                " or seems to be several statements; send them one by one, or open atomic()"
+            )
+        yield from self._conn.send_control(self._conn.take_control())
+        yield from self._conn.apply(binding)
+        self._bare = True
+
+    def goes_together(self, statement: bytes) -> bool:
+        """Return whether libpq's pipeline mode takes `statement`."""
+        return self._alone and first_word(statement) != b"COPY"
+
     def _send_with_binding(self, query: Any) -> None:
         self._query = query
         self._control = self._conn.take_control()
-        version = self._pgconn.server_version
-        binding = prefix(self._binding(), query.query, version, self._conn.role)
+        version, session = self._pgconn.server_version, self._conn.session
+        binding = prefix(self._binding(), query.query, version, session)
         self._prefix = b"".join([*(part + b";" for part in self._control), binding.text])
         self._prefix_results = len(self._control) + binding.results
         self._pgconn.send_query(self._prefix + query.query)
@@ -162,7 +213,7 @@ class StatementMixin(Base):  # type: ignore[misc]
                 return
             self._many_bound = True
         self._conn.queue(self._conn.take_control())
-        statement, values = parameters(self._binding(), self._conn.role)
+        statement, values = parameters(self._binding(), self._conn.session)
         self._conn.queue([statement], values)
 
     def _check_results(self, results: list[PGresult]) -> None:
@@ -196,7 +247,8 @@ class StatementMixin(Base):  # type: ignore[misc]
     def _stream_send_gen(
         self, query: Any, params: Any = None, *, binary: bool | None = None, size: int = 1
     ) -> PQGen[None]:
-        if not self.is_simple(query, params, binary=binary):
+        secret = is_secret(self._binding()) and not self.goes_bare()
+        if secret or not self.is_simple(query, params, binary=binary):
             yield from self._stream_send_flush(query, params, binary, size)
             return
         yield from self._conn.settle()
@@ -252,18 +304,19 @@ class StatementMixin(Base):  # type: ignore[misc]
         """Send BEGIN, the binding and `query` together; return how many results come first."""
         ahead: list[tuple[bytes, list[bytes] | None]] = [
             *((control, None) for control in self._conn.take_control()),
-            parameters(self._binding(), self._conn.role),
+            parameters(self._binding(), self._conn.session),
         ]
         self._query = query
         self._prefix_results = 0
         self._pgconn.enter_pipeline_mode()
         for statement, values in ahead:
             self._pgconn.send_query_params(statement, values)
+        merged = isinstance(self, ClientCursorMixin)
         self._pgconn.send_query_params(
             query.query,
-            query.params,
-            param_formats=query.formats,
-            param_types=query.types,
+            None if merged else query.params,
+            param_formats=None if merged else query.formats,
+            param_types=None if merged else query.types,
             result_format=result_format,
         )
         self._pgconn.pipeline_sync()
@@ -301,13 +354,19 @@ class StatementMixin(Base):  # type: ignore[misc]
             raise psycopg.NotSupportedError("COPY cannot be used in pipeline mode")
         yield from self._conn.settle()
         yield from self._start_query()
+        binding = self._binding()
+        if is_secret(binding) and not self.goes_bare():
+            yield from self._bind_first(binding, b"COPY")
         if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
             # COPY takes no parameters on the server; psycopg merges them in too.
             merged = psycopg.ClientCursor(self._conn).mogrify(statement, params)
             query = self._convert_query(merged.encode(self._encoding))
         else:
             query = self._convert_query(statement)
-        self._execute_send(query, binary=False)
+        try:
+            self._execute_send(query, binary=False)
+        finally:
+            self._bare = False
         results = yield from generators.execute(self._pgconn)
         if self._is_unparsed(results[0], self._prefix_results):
             yield from self._conn.send_control(self._control)
