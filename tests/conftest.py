@@ -36,6 +36,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is about another shape of policies than that of this run."""
     shapes = [f"{shape}_shape" for shape in settings.SHAPES if shape != settings.SHAPE]
+    shapes += ["unsealed"] if settings.SHAPE == "sealed" else []
     left = {item for item in items for shape in shapes if item.get_closest_marker(shape)}
     config.hook.pytest_deselected(items=list(left))
     items[:] = [item for item in items if item not in left]

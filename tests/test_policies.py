@@ -94,6 +94,7 @@ def test_the_orm_refuses_and_shows_what_the_database_does(tenants: Tenants) -> N
         assert list(Label.objects.all()) == [label]
 
 
+@pytest.mark.unsealed
 def test_copy_in_is_refused_by_postgresql_on_protected_tables(tenants: Tenants) -> None:
     with (
         tenant_context(tenants[0].pk),

@@ -73,6 +73,7 @@ def test_gucs_are_empty_after_every_way_to_end_a_statement(
     assert {(tenant or "", admin or "") for _, tenant, admin in rows} == {("", "")}
 
 
+@pytest.mark.unsealed
 def test_what_a_foreign_client_left_on_the_session_is_not_inherited(
     tenants: Tenants, sessions: list[psycopg.Connection[Any]]
 ) -> None:

@@ -13,6 +13,7 @@ from django.db.utils import InternalError, ProgrammingError
 
 from tenantry import admin_context, tenant_context
 from tenantry.exceptions import UnbindableStatementError
+from tests import settings
 from tests.app.models import Note, Tenant
 from tests.fix_wire import Wire
 
@@ -163,12 +164,20 @@ def block(request: pytest.FixtureRequest, alias: str) -> Iterator[None]:
             yield
 
 
+# What cannot share a flush with a sealed binding, but only a transaction.
+WHOLE_MESSAGE = [copy_out, copy_out_with_parameters, multi_statement]
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_each_path_sees_the_rows_of_the_current_binding(
     path: Callable[[str], Rows], alias: str, block: None, tenants: tuple[Tenant, Tenant]
 ) -> None:
     a, b = tenants
     assert path(alias) == []
+    if settings.SHAPE == "sealed" and connections[alias].get_autocommit() and path in WHOLE_MESSAGE:
+        with tenant_context(a.pk), pytest.raises(UnbindableStatementError, match="open atomic"):
+            path(alias)
+        return
     with tenant_context(a.pk):
         assert path(alias) == ["A 1", "A 2"]
         with tenant_context(b.pk):
@@ -195,6 +204,7 @@ ONE_MESSAGE = [
 ]
 
 
+@pytest.mark.unsealed
 @pytest.mark.parametrize("path", ONE_MESSAGE)
 def test_the_binding_rides_in_the_message_of_the_statement(
     path: Callable[[str], Rows], wire: Wire, tenants: tuple[Tenant, Tenant]
@@ -257,6 +267,7 @@ def test_a_named_cursor_fetches_in_the_binding_of_its_declare(
     assert titles == ["A 1", "A 2"]
 
 
+@pytest.mark.unsealed
 def test_a_fetch_carries_its_binding_in_its_message(
     wire: Wire, tenants: tuple[Tenant, Tenant]
 ) -> None:
@@ -376,7 +387,7 @@ def test_a_refusal_that_is_not_a_utility_is_not_sent_again_unbound(
         pytest.raises(InternalError, match="not here"),
     ):
         cursor.execute("SELECT refuse()")
-    assert wire.kinds == "Q"
+    assert wire.round_trips == 1
 
 
 def test_a_procedure_that_commits_is_refused_with_the_reason(

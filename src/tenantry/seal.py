@@ -60,11 +60,12 @@ def token(binding: Binding, database: str) -> str:
     if binding == UNBOUND:
         return ""
     half = rls_tenants().seal_lifetime / 2
-    return _token(binding, database, int((time() // half + 2) * half))
+    return sign(binding, database, int((time() // half + 2) * half))
 
 
 @lru_cache(maxsize=4096)
-def _token(binding: Binding, database: str, expiry: int) -> str:
+def sign(binding: Binding, database: str, expiry: int) -> str:
+    """Return a token that is good until `expiry`, in seconds since 1970."""
     key = seal_keys()[0]
     tenant = "" if binding.tenant_id is None else str(binding.tenant_id)
     grant = "admin" if binding.is_admin else ""
@@ -77,7 +78,7 @@ def _token(binding: Binding, database: str, expiry: int) -> str:
 
 def _forget(*, setting: str, **kwargs: object) -> None:
     if setting == "RLS_TENANTS":
-        _token.cache_clear()
+        sign.cache_clear()
 
 
 setting_changed.connect(_forget, dispatch_uid="tenantry.seal.forget")

@@ -58,6 +58,8 @@ class StatementMixin(Base):  # type: ignore[misc]
     # The transaction control in the last message, and whether the server could not parse it.
     _control: list[bytes] = []
     _unparsed = False
+    # Whether the last statement shared a flush with a secret binding.
+    _together = False
     # Whether the query that is running is surely one statement.
     _alone = True
     # Whether the binding is already queued in front of the rows of this executemany().
@@ -70,7 +72,11 @@ class StatementMixin(Base):  # type: ignore[misc]
         whatever the server session was left with.
         """
         statement = self._query.query if self._query else b""
-        return bool(self._prefix_results) and first_word(statement) in UTILITIES
+        return self._is_bound() and first_word(statement) in UTILITIES
+
+    def _is_bound(self) -> bool:
+        """Return whether a binding went together with the last statement."""
+        return bool(self._prefix_results) or self._together
 
     def is_simple(
         self,
@@ -145,6 +151,7 @@ class StatementMixin(Base):  # type: ignore[misc]
         self, pgq: Any, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
         binding = self._binding()
+        self._together = False
         if prepare or self._conn._pipeline or self.goes_bare() or not is_secret(binding):
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         elif self.goes_together(pgq.query):
@@ -163,6 +170,7 @@ class StatementMixin(Base):  # type: ignore[misc]
         wanted = self.format if binary is None else Format(binary)
         if wanted == Format.BINARY and isinstance(self, ClientCursorMixin):
             raise psycopg.NotSupportedError("client-side cursors don't support binary results")
+        self._together = True
         ahead = self._send_flush(pgq, wanted)
         yield from self._fetch_ahead(ahead)
         results = yield from generators.execute(self._pgconn)
@@ -187,7 +195,8 @@ class StatementMixin(Base):  # type: ignore[misc]
 
     def goes_together(self, statement: bytes) -> bool:
         """Return whether libpq's pipeline mode takes `statement`."""
-        return self._alone and first_word(statement) != b"COPY"
+        alone = self._alone or b";" not in statement
+        return alone and first_word(statement) != b"COPY"
 
     def _send_with_binding(self, query: Any) -> None:
         self._query = query
@@ -232,7 +241,7 @@ class StatementMixin(Base):  # type: ignore[misc]
         try:
             super()._raise_for_result(result)
         except errors.InvalidTransactionTermination as error:
-            if not self._prefix_results:
+            if not self._is_bound():
                 raise
             raise type(error)(
                 f"{error}\nThe statement ends its transaction, but the tenant is bound to the"

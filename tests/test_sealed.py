@@ -1,0 +1,521 @@
+"""The sealed shape: whoever can run SQL cannot become another tenant, nor the admin."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from time import time
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import (
+    DatabaseError,
+    NotSupportedError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
+
+from tenantry import RLSConstraint, aconnection, admin_context, arows, tenant_context
+from tenantry.backends.postgresql.apply import Session, parameters, prefix
+from tenantry.binding import ADMIN, UNBOUND, Binding
+from tenantry.exceptions import RLSConfigurationError, UnbindableStatementError
+from tenantry.seal import seal_keys, sign
+from tests import settings as test_settings
+from tests.app.models import Note, Tenant
+from tests.fix_wire import Wire
+
+Tenants = tuple[Tenant, Tenant]
+sealed_shape = pytest.mark.sealed_shape
+TITLES = "SELECT title FROM app_note ORDER BY id"
+SECRET = "a secret that is long enough for a test"
+
+
+def later() -> int:
+    return int(time()) + 60
+
+
+def client(postgres: Any, dbname: str = "tenantry") -> psycopg.Connection[Any]:
+    """Return a connection of the app role that knows nothing of tenantry: an attacker's."""
+    return psycopg.connect(postgres.dsn("app", dbname), autocommit=True)
+
+
+def titles_with(connection: psycopg.Connection[Any], token: str) -> list[str]:
+    connection.execute("SELECT set_config('rls.current_tenant', %s, false)", [token])
+    return [title for (title,) in connection.execute(TITLES)]
+
+
+@sealed_shape
+def test_the_binding_goes_as_a_parameter_in_the_same_round_trip(
+    wire: Wire, tenants: Tenants
+) -> None:
+    with tenant_context(tenants[0].pk), connections["wire"].cursor() as cursor:
+        cursor.execute(TITLES)
+        assert cursor.fetchall() == [("A 1",), ("A 2",)]
+    assert wire.round_trips == 1
+    assert wire.kinds == "PBDEPBDES"
+    assert wire.queries == [
+        "SELECT pg_catalog.set_config('rls.current_tenant',$1,true),"
+        "pg_catalog.set_config('role',$2,true)",
+        TITLES,
+    ]
+
+
+@sealed_shape
+def test_begin_and_savepoints_ride_along(wire: Wire, tenants: Tenants) -> None:
+    with (
+        tenant_context(tenants[0].pk),
+        transaction.atomic(using="wire"),
+        transaction.atomic(using="wire"),
+    ):
+        assert Note.objects.using("wire").count() == 2
+    assert wire.round_trips == 2
+    assert [query.split()[0] for query in wire.queries] == [
+        "BEGIN",
+        "SAVEPOINT",
+        "SELECT",
+        "SELECT",
+        "RELEASE",
+    ]
+
+
+@sealed_shape
+def test_who_is_unbound_has_no_secret(wire: Wire) -> None:
+    with connections["wire"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    assert wire.queries == ["SET LOCAL rls.current_tenant='';SET LOCAL role='none';\nSELECT 1"]
+
+
+@sealed_shape
+@pytest.mark.parametrize("alias", ["default", "wire_server_side"])
+def test_other_sessions_do_not_see_the_token(
+    alias: str, wire: Wire, tenants: Tenants, postgres: Any
+) -> None:
+    with client(postgres) as other, transaction.atomic(using=alias):
+        with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
+            cursor.execute("SELECT current_setting('rls.current_tenant'), pg_backend_pid()")
+            token, pid = cursor.fetchone()
+            assert token.startswith(f"1:{seal_keys()[0].name}:")
+        query = "SELECT query FROM pg_stat_activity WHERE pid = %s"
+        rows = other.execute(query, [pid]).fetchall()
+        assert "current_setting" in rows[0][0]
+        assert token not in rows[0][0]
+        assert seal_keys()[0].name not in rows[0][0]
+
+
+@sealed_shape
+async def test_native_async_is_sealed_too(tenants: Tenants) -> None:
+    a, b = tenants
+    async with tenant_context(a.pk):
+        assert [row[0] for row in await arows(Note.objects.values_list("title"))] == ["A 1", "A 2"]
+    async with aconnection() as connection:
+        for tenant in (a, b):
+            async with tenant_context(tenant.pk):
+                cursor = await connection.execute(f"SELECT 1; {TITLES}")
+                cursor.nextset()
+                assert (await cursor.fetchone())[0] == f"{tenant.name} 1"  # type: ignore[index]
+
+
+@sealed_shape
+def test_what_only_a_transaction_can_carry_says_so(tenants: Tenants) -> None:
+    a = tenants[0]
+    with tenant_context(a.pk), connections["default"].cursor() as cursor:
+        with pytest.raises(UnbindableStatementError, match=r"send them one by one, or open atomic"):
+            cursor.execute(f"SELECT 1; {TITLES}")
+        with pytest.raises(NotSupportedError):
+            cursor.execute(f"SELECT 1; {TITLES}")
+        # It is the text that seems to be several statements, and no parameter.
+        cursor.execute("SELECT %s, count(*) FROM app_note", [";"])
+        assert cursor.fetchone() == (";", 2)
+        with transaction.atomic():
+            cursor.execute(f"SELECT 1; {TITLES}")
+            assert cursor.nextset()
+            assert cursor.fetchall() == [("A 1",), ("A 2",)]
+            with cursor.copy(f"COPY ({TITLES}) TO STDOUT") as copy:
+                assert list(copy.rows()) == [("A 1",), ("A 2",)]
+    assert Note.objects.count() == 0
+
+
+# What a token can be.
+
+
+@sealed_shape
+def test_only_what_is_signed_for_here_and_now_is_a_tenant(tenants: Tenants, postgres: Any) -> None:
+    a, b = tenants
+    good = sign(Binding(a.pk), "tenantry", later())
+    version, name, expiry, grant, signature, _ = good.split(":")
+    wrong = {
+        "the tenant is not sealed": [
+            str(b.pk),
+            "true",
+            good[:-20],
+            good.upper(),
+            f"2{good[1:]}",
+            f" {good}",
+            f"{version}:{name}:-1:{grant}:{signature}:{b.pk}",
+        ],
+        "the seal of the tenant is not valid": [
+            f"{version}:{name}:{expiry}:{grant}:{signature}:{b.pk}",
+            f"{version}:{name}:{expiry}:admin:{signature}:{a.pk}",
+            f"{version}:{name}:{int(expiry) + 1}:{grant}:{signature}:{a.pk}",
+            f"{version}:{name}:{expiry}:{grant}:{'0' * 64}:{b.pk}",
+            f"{good}0",
+            good[: good.rindex(":") + 1],
+            f"{good}\n",
+            sign(Binding(b.pk), "elsewhere", later()),
+        ],
+        "the seal of the tenant has expired": [sign(Binding(b.pk), "tenantry", int(time()) - 1)],
+        "unknown to this database": [f"{version}:{'0' * 16}:{expiry}:{grant}:{signature}:{b.pk}"],
+    }
+    with client(postgres) as attacker:
+        assert titles_with(attacker, good) == ["A 1", "A 2"]
+        assert titles_with(attacker, "") == []
+        for message, tokens in wrong.items():
+            for token in tokens:
+                with pytest.raises(psycopg.errors.InsufficientPrivilege, match=message) as raised:
+                    titles_with(attacker, token)
+                assert raised.value.diag.message_hint, token
+
+
+@sealed_shape
+def test_a_token_of_another_database_is_refused(
+    tenants: Tenants, postgres: Any, superuser: psycopg.Connection[Any]
+) -> None:
+    superuser.execute("CREATE DATABASE elsewhere TEMPLATE template0")
+    try:
+        with connections["default"].cursor() as cursor:
+            cursor.connection.session = Session(database="elsewhere")
+            with tenant_context(tenants[0].pk), pytest.raises(ProgrammingError, match="not valid"):
+                cursor.execute(TITLES)
+    finally:
+        connections["default"].close()
+        superuser.execute("DROP DATABASE elsewhere")
+
+
+def test_a_token_is_signed_anew_before_it_expires(settings: Any, monkeypatch: Any) -> None:
+    settings.RLS_TENANTS = {
+        "TENANT_MODEL": "app.Tenant",
+        "SEALED": True,
+        "SEAL_KEYS": [SECRET],
+        "SEAL_LIFETIME": 100,
+    }
+    tokens = {}
+    for now in range(1_000_000, 1_000_301):
+        monkeypatch.setattr("tenantry.seal.time", lambda now=now: now)
+        [token, *_] = parameters(Binding(1), Session(database="d"))[1]
+        expiry = int(token.split(b":")[2])
+        assert 50 <= expiry - now <= 100
+        tokens[expiry] = token
+    assert len(tokens) == len(set(tokens.values())) == 7
+
+
+def test_the_values_of_a_secret_binding_are_not_in_a_prefix(settings: Any) -> None:
+    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "SEALED": True, "SEAL_KEYS": [SECRET]}
+    assert b"is_admin" not in parameters(ADMIN)[0]
+    assert parameters(UNBOUND)[1] == [b""]
+    token = parameters(ADMIN, Session(database="d"))[1][0].decode()
+    assert token.split(":")[3] == "admin"
+    # If some path put it into the text all the same, the database would refuse it.
+    assert b"'1'" in prefix(Binding(1), b"SELECT", 180000).text
+
+
+# Injections: SQL that an attacker has got into a statement of tenant A.
+
+STATEMENTS = [
+    "SET rls.current_tenant = '{b}'",
+    "SET LOCAL rls.current_tenant = '{b}'",
+    "SELECT set_config('rls.current_tenant', '{b}', true)",
+    "SELECT set_config('rls.current_tenant', '{b}', false)",
+    "SELECT set_config('rls.current_tenant',"
+    " replace(current_setting('rls.current_tenant'), ':{a}', ':{b}'), true)",
+    "SELECT set_config('rls.current_tenant',"
+    " replace(current_setting('rls.current_tenant'), '::', ':admin:'), true)",
+    "SET rls.is_admin = 'true'",
+    "RESET rls.current_tenant",
+    "RESET ALL",
+    "SET ROLE app_admin",
+    "SET LOCAL ROLE app_admin",
+    "SELECT set_config('role', 'app_admin', true)",
+    "SET ROLE owner",
+    "SET ROLE postgres",
+    "SET SESSION AUTHORIZATION postgres",
+    "SET row_security = off",
+    "SET session_replication_role = replica",
+    "DO $$ BEGIN PERFORM set_config('rls.current_tenant', '{b}', true); END $$",
+    "DO $$ BEGIN EXECUTE 'SET LOCAL ROLE app_admin'; END $$",
+    "CREATE FUNCTION pg_temp.rls_sealed(text) RETURNS text LANGUAGE sql AS $$ SELECT '{b}' $$;"
+    " SET search_path = pg_temp, tenantry, public",
+    "CREATE FUNCTION pg_temp.sha256(bytea) RETURNS bytea LANGUAGE sql"
+    " AS $$ SELECT decode(repeat('0', 64), 'hex') $$;"
+    " SET search_path = pg_temp, pg_catalog, public;"
+    " SELECT set_config('rls.current_tenant', '{forged}', true)",
+    "CREATE FUNCTION pg_temp.current_database() RETURNS name LANGUAGE sql AS $$ SELECT 'x' $$;"
+    " SET search_path = pg_temp, pg_catalog, public",
+    "CREATE TEMPORARY TABLE seal_keys AS SELECT '{key}'::text AS id, ''::bytea AS inside,"
+    " ''::bytea AS outside; SET search_path = pg_temp, public;"
+    " SELECT set_config('rls.current_tenant', '{forged}', true)",
+    "CREATE OR REPLACE FUNCTION tenantry.rls_sealed(claim text) RETURNS text LANGUAGE sql"
+    " AS $$ SELECT '{b}' $$",
+    "DROP FUNCTION tenantry.rls_sealed(text) CASCADE",
+    "ALTER FUNCTION tenantry.rls_sealed(text) RESET ALL",
+    "SELECT * FROM tenantry.seal_keys",
+    "COPY tenantry.seal_keys TO STDOUT",
+    "INSERT INTO tenantry.seal_keys VALUES ('{key}', '', '')",
+    "SET ROLE app_admin; INSERT INTO tenantry.seal_keys VALUES ('{key}', '', '')",
+    "CREATE TABLE tenantry.mine (id int)",
+    "ALTER TABLE app_note DISABLE ROW LEVEL SECURITY",
+    "ALTER TABLE app_note NO FORCE ROW LEVEL SECURITY",
+    "ALTER POLICY tenantry_isolation ON app_note USING (true)",
+    "CREATE POLICY mine ON app_note USING (true)",
+    "DROP POLICY tenantry_isolation ON app_note",
+    "GRANT app_admin TO app WITH INHERIT TRUE",
+    "GRANT owner TO app",
+    "ALTER ROLE app BYPASSRLS",
+    "TRUNCATE app_note",
+    "CREATE TEMPORARY VIEW peek AS SELECT * FROM app_note; SET ROLE app_admin; SELECT * FROM peek",
+    "PREPARE mine AS SELECT title FROM app_note; SET LOCAL rls.current_tenant = ''; SET ROLE"
+    " app_admin; EXECUTE mine",
+    "DECLARE mine CURSOR FOR SELECT title FROM app_note; SET LOCAL ROLE app_admin; FETCH ALL mine",
+    "CREATE FUNCTION pg_temp.peek(text) RETURNS boolean COST 0.0000001 LANGUAGE plpgsql"
+    " AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$;"
+    " SELECT title FROM app_note WHERE pg_temp.peek(title)",
+    "SELECT most_common_vals, histogram_bounds FROM pg_stats WHERE tablename = 'app_note'",
+    "UPDATE app_note SET tenant_id = {b}",
+    "INSERT INTO app_note (title, tenant_id) VALUES ('planted', {b})",
+    "DELETE FROM app_note WHERE tenant_id = {b}",
+]
+# And within one statement, outside a transaction too.
+EXPRESSIONS = [
+    "SELECT title FROM app_note WHERE set_config('rls.current_tenant', '{b}', true) IS NOT NULL",
+    "SELECT set_config('rls.current_tenant', '{b}', true), title FROM app_note",
+    "WITH x AS MATERIALIZED (SELECT set_config('rls.current_tenant', '{b}', true))"
+    " SELECT title FROM x, app_note",
+    "WITH x AS MATERIALIZED (SELECT set_config('role', 'app_admin', true)) SELECT title"
+    " FROM x, app_note",
+    "SELECT title FROM app_note WHERE false UNION ALL SELECT title FROM app_note"
+    " WHERE set_config('role', 'app_admin', true) = 'app_admin'",
+    "SELECT id::text FROM tenantry.seal_keys",
+    "SELECT query_to_xml('SET ROLE app_admin; SELECT title FROM app_note', true, true, '')",
+    "SELECT query_to_xml('SELECT set_config(''role'', ''app_admin'', true), title FROM app_note',"
+    " true, true, '')",
+]
+
+
+def attempt(cursor: Any, payload: str) -> str:
+    """Run a payload, and return all that the attacker gets to see."""
+    notices: list[str] = []
+    cursor.connection.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
+    try:
+        cursor.execute(payload)
+    except (DatabaseError, UnbindableStatementError) as error:
+        return f"{error} {notices}"
+    seen = []
+    while True:
+        if cursor.description:
+            seen.append(cursor.fetchall())
+        if not cursor.nextset():
+            return f"{seen} {notices}"
+
+
+@sealed_shape
+@pytest.mark.parametrize("payload", [*STATEMENTS, *EXPRESSIONS])
+def test_an_injection_never_yields_a_foreign_row(
+    payload: str, tenants: Tenants, superuser: psycopg.Connection[Any]
+) -> None:
+    a, b = tenants
+    key = seal_keys()[0].name
+    values = {"a": a.pk, "b": b.pk, "key": key}
+    forged = f"1:{key}:{later()}:admin:{'0' * 64}:{b.pk}"
+    payload = payload.replace("{forged}", forged)
+    for name, value in values.items():
+        payload = payload.replace(f"{{{name}}}", str(value))
+    for statement in (payload, f"{payload}; {TITLES}"):
+        for block in (True, False):
+            with tenant_context(a.pk), connections["default"].cursor() as cursor:
+                try:
+                    if block:
+                        with transaction.atomic():
+                            seen = attempt(cursor, statement)
+                            seen += attempt(cursor, TITLES)
+                    else:
+                        seen = attempt(cursor, statement)
+                except DatabaseError as error:
+                    seen = str(error)
+            assert "B " not in seen, (statement, seen)
+            assert seal_keys()[0].inside.hex() not in seen
+            with connections["default"].cursor() as cursor:
+                assert "B " not in attempt(cursor, TITLES)
+            connections["default"].close()
+    rows = superuser.execute("SELECT title, tenant_id FROM app_note ORDER BY id").fetchall()
+    assert [title for title, tenant in rows if tenant == b.pk] == ["B 1", "B 2"]
+
+
+@sealed_shape
+def test_the_corpus_finds_what_an_unsealed_binding_lets_through(tenants: Tenants) -> None:
+    """A tenant in the clear, as the verifier would take it if it verified nothing."""
+    with (
+        admin_context(),
+        transaction.atomic(),
+        connections["default"].cursor() as cursor,
+    ):
+        assert "B 1" in attempt(cursor, f"SELECT 1; {TITLES}")
+
+
+# The keys.
+
+
+@sealed_shape
+def test_nobody_but_the_verifier_reads_the_keys(
+    tenants: Tenants, superuser: psycopg.Connection[Any], postgres: Any
+) -> None:
+    for role in ("app", "app_admin"):
+        rows = superuser.execute(
+            "SELECT has_table_privilege(%s, 'tenantry.seal_keys', 'SELECT, INSERT, UPDATE, DELETE,"
+            " TRUNCATE, REFERENCES, TRIGGER')",
+            [role],
+        ).fetchall()
+        assert rows == [(False,)]
+    superuser.execute("GRANT ALL ON tenantry.seal_keys TO app")
+    try:
+        with client(postgres) as attacker:
+            assert attacker.execute("SELECT * FROM tenantry.seal_keys").fetchall() == []
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                attacker.execute("INSERT INTO tenantry.seal_keys VALUES ('x', '', '')")
+        call_command("migrate", database="owner", verbosity=0, run_syncdb=True)
+        with (
+            client(postgres) as attacker,
+            pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied"),
+        ):
+            attacker.execute("SELECT * FROM tenantry.seal_keys")
+    finally:
+        superuser.execute("REVOKE ALL ON tenantry.seal_keys FROM app")
+
+
+@pytest.fixture
+def rotating(tenants: Tenants) -> Iterator[None]:
+    yield
+    call_command("migrate", database="owner", verbosity=0, run_syncdb=True)
+
+
+@sealed_shape
+def test_keys_rotate_without_a_gap(tenants: Tenants, rotating: None, settings: Any) -> None:
+    a = tenants[0]
+    old, new = test_settings.SHAPES["sealed"]["SEAL_KEYS"][0], "a new secret, which is long enough"  # type: ignore[index]
+
+    def use(*keys: str) -> None:
+        settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "SEAL_KEYS": list(keys)}
+
+    def migrate() -> None:
+        call_command("migrate", database="owner", verbosity=0, run_syncdb=True)
+
+    def works() -> bool:
+        with tenant_context(a.pk):
+            return [note.title for note in Note.objects.all()] == ["A 1", "A 2"]
+
+    for keys in ([old, new], [new, old], [new]):
+        use(*keys)
+        if keys[0] == old:
+            migrate()
+        assert works()
+    migrate()
+    assert works()
+    use(old)
+    with pytest.raises(ProgrammingError, match="unknown to this database"):
+        works()
+
+
+@sealed_shape
+def test_the_verifier_runs_once_per_statement(
+    tenants: Tenants, superuser: psycopg.Connection[Any]
+) -> None:
+    calls = (
+        "SELECT coalesce(sum(calls), 0) FROM pg_stat_xact_user_functions"
+        " WHERE funcname = 'rls_sealed'"
+    )
+    superuser.execute("ALTER ROLE app SET track_functions = 'pl'")
+    superuser.execute("ALTER SYSTEM SET track_functions = 'pl'")
+    superuser.execute("SELECT pg_reload_conf()")
+    connections["default"].close()
+    try:
+        with admin_context():
+            Note.objects.bulk_create([Note(title=str(n), tenant=tenants[0]) for n in range(1000)])
+        with (
+            tenant_context(tenants[0].pk),
+            transaction.atomic(),
+            connections["default"].cursor() as cursor,
+        ):
+            cursor.execute("SET LOCAL enable_indexscan = off")
+            cursor.execute(calls)
+            (before,) = cursor.fetchone()
+            cursor.execute("SELECT count(*) FROM app_note")
+            assert cursor.fetchone() == (1002,)
+            cursor.execute(calls)
+            assert cursor.fetchone() == (before + 1,)
+    finally:
+        superuser.execute("ALTER ROLE app RESET track_functions")
+        superuser.execute("ALTER SYSTEM RESET track_functions")
+        superuser.execute("SELECT pg_reload_conf()")
+        connections["default"].close()
+
+
+@sealed_shape
+def test_the_verifier_is_pinned(tenants: Tenants) -> None:
+    with connections["default"].cursor() as cursor:
+        cursor.execute(
+            "SELECT prosecdef, provolatile, proparallel, proconfig, pg_get_userbyid(proowner)"
+            " FROM pg_proc WHERE oid = 'tenantry.rls_sealed(text)'::regprocedure"
+        )
+        assert cursor.fetchone() == (True, "s", "s", ["search_path=pg_catalog, pg_temp"], "owner")
+
+
+@sealed_shape
+def test_raw_sql_reads_the_tenant_and_is_stamped(tenants: Tenants) -> None:
+    with tenant_context(tenants[1].pk), connections["default"].cursor() as cursor:
+        cursor.execute("SELECT tenantry.rls_current_tenant_bigint(), tenantry.rls_is_admin()")
+        assert cursor.fetchone() == (tenants[1].pk, False)
+        cursor.execute("INSERT INTO app_tag (name) VALUES ('raw') RETURNING tenant_id")
+        assert cursor.fetchone() == (tenants[1].pk,)
+    with admin_context(), connections["default"].cursor() as cursor:
+        cursor.execute("SELECT tenantry.rls_current_tenant_bigint(), tenantry.rls_is_admin()")
+        assert cursor.fetchone() == (None, True)
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"SEALED": True}, r"\['SEALED'\] needs RLS_TENANTS\['SEAL_KEYS'\], a list of secrets"),
+        ({"SEALED": True, "SEAL_KEYS": []}, "needs RLS_TENANTS"),
+        ({"SEALED": "yes"}, r"\['SEALED'\] is 'yes'; it must be True or False"),
+        (
+            {"SEAL_KEYS": "one secret that is long enough"},
+            r"\['SEAL_KEYS'\] is '<str>'; it must",
+        ),
+        ({"SEAL_KEYS": ["short"]}, r"\['SEAL_KEYS'\]\[0\] is <5 characters>; SEAL_KEYS must be"),
+        ({"SEAL_KEYS": [SECRET, None]}, r"\['SEAL_KEYS'\]\[1\] is <no str>"),
+        ({"SEAL_LIFETIME": 5}, r"\['SEAL_LIFETIME'\] is 5; it must be a number of seconds from 10"),
+        ({"SEAL_LIFETIME": True}, r"\['SEAL_LIFETIME'\] is True"),
+    ],
+)
+def test_a_bad_setting_is_refused_without_showing_a_secret(
+    given: dict[str, object], message: str, settings: Any
+) -> None:
+    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", **given}
+    with pytest.raises(RLSConfigurationError, match=message) as raised:
+        RLSConstraint(field="owner", name="n").deconstruct()
+    assert "short" not in str(raised.value)
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.guc_shape
+def test_sealing_makes_a_migration_without_the_keys(project: None, settings: Any) -> None:
+    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "SEALED": True, "SEAL_KEYS": [SECRET]}
+    output = io.StringIO()
+    with pytest.raises(SystemExit):
+        call_command("makemigrations", check=True, dry_run=True, stdout=output, verbosity=3)
+    assert "sealed=True" in output.getvalue()
+    assert SECRET not in output.getvalue()
