@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 
+# Before models are imported, whose foreign keys it looks at.
+from . import samekeys as samekeys
 from .conf import require_engine, tenant_key
 
 

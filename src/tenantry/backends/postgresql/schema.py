@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
+from ...binding import ADMIN, pop, push
 from ...constraints import RLSConstraint
 from ...dependents import dependents, has_constraint, links, references_of
 from ...policies.ddl import depend, independ
+from ...samekeys import ForAllTenants, SameTenant
 
 if TYPE_CHECKING:
     # A mixin over the editors of two backends.
@@ -24,6 +26,24 @@ class Dependence(Statement):
 
 class SchemaEditorMixin(Base):  # type: ignore[misc]
     """Protect the tables of many-to-many relations, and of children in inheritance."""
+
+    def execute(self, sql: Any, params: Any = ()) -> None:
+        """Execute SQL; as the admin if it has to see the rows of every tenant."""
+        if not isinstance(sql, ForAllTenants):
+            super().execute(sql, params)
+            return
+        frame = push(ADMIN)
+        try:
+            super().execute(sql, params)
+        finally:
+            pop(frame)
+
+    def delete_model(self, model: Any) -> None:
+        """Delete the table of `model`, and the unique constraints that only it needed."""
+        for constraint in model._meta.constraints:
+            if isinstance(constraint, SameTenant):
+                self.remove_constraint(model, constraint)
+        super().delete_model(model)
 
     def create_model(self, model: Any) -> None:
         """Create the table of `model`, and those of its many-to-many relations."""
