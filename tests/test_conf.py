@@ -23,6 +23,7 @@ DEFAULTS = RLSTenants(
     use_local_set=True,
     strict_mode=False,
     strict_mode_exclude=(),
+    same_tenant_foreign_keys=False,
 )
 
 
@@ -64,6 +65,7 @@ def test_only_the_tenant_model_is_required() -> None:
         ("USE_LOCAL_SET", True, "use_local_set"),
         ("STRICT_MODE", True, "strict_mode"),
         ("STRICT_MODE_EXCLUDE", ["app.Note", "app"], "strict_mode_exclude"),
+        ("SAME_TENANT_FOREIGN_KEYS", True, "same_tenant_foreign_keys"),
     ],
 )
 def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> None:
@@ -130,6 +132,7 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
             " would reach other tenants behind a transaction pooler",
         ),
         ("STRICT_MODE", [None, 1, 0, "yes"], "True or False"),
+        ("SAME_TENANT_FOREIGN_KEYS", [None, 1, 0, "yes"], "True or False"),
         (
             "STRICT_MODE_EXCLUDE",
             [None, "app.Note", [1], ["a.b.c"], ["app."], [""]],

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
+from django.db.models.signals import class_prepared
 
-# Before models are imported, whose foreign keys it looks at.
-from . import samekeys as samekeys
 from .conf import require_engine, tenant_key
+from .samekeys import settle
 
 
 class TenantryConfig(AppConfig):
@@ -19,3 +19,7 @@ class TenantryConfig(AppConfig):
         """Check the settings; RLSConfigurationError and ImproperlyConfigured name the fix."""
         require_engine()
         tenant_key()
+
+
+# Not in ready(): models are imported before, after this module.
+class_prepared.connect(settle, dispatch_uid="tenantry.samekeys.settle")

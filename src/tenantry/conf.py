@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 import keyword
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -180,7 +180,7 @@ def _validate_exclude(value: object) -> None:
         )
 
 
-_VALIDATORS = {
+_VALIDATORS: dict[str, Callable[[object], None]] = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": _validate_field,
     "GUC_PREFIX": _validate_prefix,

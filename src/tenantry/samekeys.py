@@ -13,12 +13,12 @@ from django.db.backends.utils import names_digest
 from django.db.migrations.state import StateApps
 from django.db.models.expressions import DatabaseDefault
 from django.db.models.fields.related import lazy_related_operation
-from django.db.models.signals import class_prepared
 
 from .binding import current_binding
 from .conf import rls_tenants
 from .constraints import RLSConstraint
-from .dependents import has_constraint, target
+from .dependents import has_constraint
+from .dependents import target as referred
 from .exceptions import RLSConfigurationError
 from .expressions import CurrentTenant
 from .policies import samekeys
@@ -31,20 +31,21 @@ MAX_NAME = 63
 class ForAllTenants(Statement):
     """Be SQL that the schema editor runs as the admin, because it has to see every row."""
 
-    constraint: SameTenant | None = None
+    def __init__(self, template: str, constraint: SameTenant, **parts: Any) -> None:
+        super().__init__(template, **parts)
+        self.constraint = constraint
 
 
 class Later(ForAllTenants):
     """Be such SQL about a column that an operation of the same migration is yet to add."""
 
     def __init__(self, constraint: SameTenant, model: Any, schema_editor: Any) -> None:
-        super().__init__("", table=Table(model._meta.db_table, schema_editor.quote_name))
-        self.constraint = constraint
+        table = Table(model._meta.db_table, schema_editor.quote_name)
+        super().__init__("", constraint, table=table)
         self.model = model
         self.schema_editor = schema_editor
 
     def __str__(self) -> str:
-        assert self.constraint is not None
         options = self.model._meta
         model = options.apps.get_model(options.label)
         try:
@@ -109,7 +110,7 @@ class SameTenant(models.BaseConstraint):
         if self._target is not None or self.model is None:
             return self._target
         key = foreign_key(self.model, self.field)
-        model = key and target(key, self.model._meta.apps)._meta.concrete_model
+        model = key and referred(key, self.model._meta.apps)._meta.concrete_model
         tenant = model and tenant_field(model)
         return (model._meta.label_lower, tenant, key.target_field.name) if tenant else None
 
@@ -161,14 +162,15 @@ class SameTenant(models.BaseConstraint):
         quote = schema_editor.quote_name
         options = model._meta
         key = options.get_field(self.field)
-        to = target(key, options.apps)._meta.concrete_model
+        to = referred(key, options.apps)._meta.concrete_model
         tenant, to_tenant = self.tenants(model, to)
         columns = [options.get_field(tenant).column, key.column]
         keys = [to._meta.get_field(to_tenant).column, key.target_field.column]
         table = to._meta.db_table
         unique = schema_editor._create_index_name(table, keys, suffix=samekeys.SUFFIX)
-        sql = ForAllTenants(
+        return ForAllTenants(
             samekeys.add(is_admin(guc_prefix(model)), valid=valid),
+            self,
             **self.parts(model, schema_editor),
             columns=Columns(options.db_table, columns, quote),
             unique=quote(unique),
@@ -177,13 +179,11 @@ class SameTenant(models.BaseConstraint):
             keys=Columns(table, keys, quote),
             keys_text=Columns(table, keys, samekeys.literal),
         )
-        sql.constraint = self
-        return sql
 
     def validation(self, model: Any, schema_editor: Any) -> ForAllTenants:
         """Return the SQL that checks the rows that were there before the foreign key."""
         template = samekeys.validate(is_admin(guc_prefix(model)))
-        return ForAllTenants(template, **self.parts(model, schema_editor))
+        return ForAllTenants(template, self, **self.parts(model, schema_editor))
 
     def parts(self, model: Any, schema_editor: Any) -> dict[str, Any]:
         """Return the table and the name, as identifiers and as strings."""
@@ -223,7 +223,7 @@ class SameTenant(models.BaseConstraint):
         value = getattr(instance, key.attname)
         if value is None or key.name in (exclude or ()) or key.remote_field.parent_link:
             return
-        to = target(key, model._meta.apps)
+        to = referred(key, model._meta.apps)
         name, to_name = self.tenants(model, to._meta.concrete_model)
         tenant = tenant_of(instance, model._meta.get_field(name).attname)
         if tenant is None:
@@ -262,7 +262,7 @@ class SameTenant(models.BaseConstraint):
                 )
             ]
         found: list[checks.CheckMessage] = []
-        to = target(key, model._meta.apps)._meta.concrete_model
+        to = referred(key, model._meta.apps)._meta.concrete_model
         for end, id_ in ((model, "tenantry.E012"), (to, "tenantry.E013")):
             if tenant_field(end) is None:
                 found.append(
@@ -317,9 +317,10 @@ def is_key(field: Any) -> bool:
 
 def tenant_of(instance: Any, attname: str) -> Any:
     """Return the tenant that the instance will be saved with; None where it is not known."""
-    value = getattr(instance, attname)
+    value: Any = getattr(instance, attname)
     if isinstance(value, DatabaseDefault):
-        value = value.expression
+        default: Any = value
+        value = default.expression
         if isinstance(value, CurrentTenant):
             return current_binding().tenant_id
         return value.value if isinstance(value, models.Value) else None
@@ -331,12 +332,12 @@ def settle(sender: Any, **kwargs: Any) -> None:
     for constraint in sender._meta.constraints:
         if isinstance(constraint, SameTenant):
             constraint.settle(sender)
-    options = sender._meta
+    options: Any = sender._meta
     if isinstance(options.apps, StateApps) or options.proxy or options.auto_created:
         return
-    for field in options.local_fields:
-        if isinstance(field, models.ForeignKey) and field.db_constraint:
-            lazy_related_operation(relate, sender, field.remote_field.model, name=field.name)
+    for key in options.local_fields:
+        if isinstance(key, models.ForeignKey) and key.db_constraint:
+            lazy_related_operation(relate, sender, key.remote_field.model, name=key.name)
 
 
 def relate(model: Any, to: Any, name: str) -> None:
@@ -356,6 +357,3 @@ def relate(model: Any, to: Any, name: str) -> None:
     options.constraints = [*options.constraints, constraint]
     # As for RLSConstraint: migrations take a model's constraints only if its Meta named some.
     options.original_attrs["constraints"] = options.constraints
-
-
-class_prepared.connect(settle, dispatch_uid="tenantry.samekeys.settle")
