@@ -170,7 +170,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
     assert f"RLS_TENANTS has the unknown key {unknown!r} (did you mean {meant!r}?)" in message
     assert message.endswith(
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
-        " STRICT_MODE, STRICT_MODE_EXCLUDE"
+        " STRICT_MODE, STRICT_MODE_EXCLUDE, SAME_TENANT_FOREIGN_KEYS"
     )
 
 

@@ -82,7 +82,8 @@ class SameTenant(models.BaseConstraint):
         tenant: str | None = None,
         target: tuple[str, str, str] | None = None,
     ) -> None:
-        super().__init__(name=name or f"%(app_label)s_%(class)s_{field}{samekeys.SUFFIX}")
+        name = name or f"%(app_label)s_%(class)s_{field}{samekeys.SUFFIX}"
+        super().__init__(name=shortened(name))
         self.field = field
         self.model: Any = None
         self._tenant = tenant
@@ -125,12 +126,9 @@ class SameTenant(models.BaseConstraint):
         return "tenantry.SameTenant", (), kwargs
 
     def settle(self, model: Any) -> None:
-        """Belong to `model`, with a name that PostgreSQL does not cut off."""
+        """Belong to `model`, which has made the name out of its own."""
         self.model = model
-        name = self.name.encode()
-        if len(name) > MAX_NAME:
-            digest = "_" + names_digest(self.name, length=8)
-            self.name = name[: MAX_NAME - len(digest)].decode(errors="ignore") + digest
+        self.name = shortened(self.name)
 
     # Django calls these with both arguments, and takes None and Statements; the stubs know strings.
 
@@ -150,7 +148,9 @@ class SameTenant(models.BaseConstraint):
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that drops the foreign key, and the unique one that nothing else needs."""
         schema_editor.deferred_sql[:] = [
-            sql for sql in schema_editor.deferred_sql if getattr(sql, "constraint", None) != self
+            sql
+            for sql in schema_editor.deferred_sql
+            if not (isinstance(sql, ForAllTenants) and sql.constraint.name == self.name)
         ]
         return Statement(samekeys.DROP, **self.parts(model, schema_editor))
 
@@ -288,6 +288,15 @@ class SameTenant(models.BaseConstraint):
     check = _check
 
 
+def shortened(name: str) -> str:
+    """Return a name that PostgreSQL does not cut off; one that is not finished stays."""
+    encoded = name.encode()
+    if len(encoded) <= MAX_NAME or "%(" in name:
+        return name
+    digest = "_" + names_digest(name, length=8)
+    return encoded[: MAX_NAME - len(digest)].decode(errors="ignore") + digest
+
+
 def tenant_field(model: Any) -> str | None:
     """Return the name of the field by which `model` is protected."""
     found = (each.field for each in model._meta.constraints if isinstance(each, RLSConstraint))
@@ -335,8 +344,9 @@ def settle(sender: Any, **kwargs: Any) -> None:
     options: Any = sender._meta
     if isinstance(options.apps, StateApps) or options.proxy or options.auto_created:
         return
-    for key in options.local_fields:
-        if isinstance(key, models.ForeignKey) and key.db_constraint:
+    keys: list[Any] = [key for key in options.local_fields if isinstance(key, models.ForeignKey)]
+    for key in keys:
+        if key.db_constraint:
             lazy_related_operation(relate, sender, key.remote_field.model, name=key.name)
 
 
