@@ -22,6 +22,7 @@ from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.migration import Migration
 from django.db.migrations.state import ProjectState
 from django.db.migrations.writer import MigrationWriter
+from django.db.models.functions import Now
 from django.forms import modelform_factory
 from django.test import override_settings
 from django.test.utils import isolate_apps
@@ -476,21 +477,24 @@ def everywhere() -> list[Any]:
     """Make models with foreign keys of every kind, some before what they refer to."""
 
     class Tenant(models.Model):
+        """Sees itself only, and the foreign keys to it are what the others are kept by."""
+
         class Meta:
             app_label = "app"
+            constraints = [RLSConstraint(field="id")]
 
     class Free(models.Model):
         class Meta:
             app_label = "app"
 
     class Pointer(RLSProtectedModel):
-        target = models.ForeignKey("app.Target", models.CASCADE)  # type: ignore[misc]
+        target = models.ForeignKey("app.Target", models.CASCADE)
         itself = models.ForeignKey("self", models.CASCADE, related_name="+")
         free = models.ForeignKey(Free, models.CASCADE)
         loose = models.ForeignKey(
             "app.Target", models.DO_NOTHING, db_constraint=False, related_name="+"
         )
-        targets: Any = models.ManyToManyField("app.Target", related_name="+")
+        targets: Any = models.ManyToManyField("app.Target", related_name="+")  # type: ignore[misc]
 
         class Meta:
             app_label = "app"
@@ -499,7 +503,7 @@ def everywhere() -> list[Any]:
         """Its constraint has a name of its own, and its tenant another field."""
 
         cust = models.ForeignKey(Tenant, models.CASCADE)
-        early = models.ForeignKey("app.Late", models.CASCADE)  # type: ignore[misc]
+        early = models.ForeignKey("app.Late", models.CASCADE)
 
         class Meta:
             app_label = "app"
@@ -510,7 +514,7 @@ def everywhere() -> list[Any]:
             app_label = "app"
 
     class Target(RLSProtectedModel):
-        frees: Any = models.ManyToManyField(Free, through="app.Through")
+        frees: Any = models.ManyToManyField(Free, through="app.Through")  # type: ignore[misc]
 
         class Meta:
             app_label = "app"
@@ -582,6 +586,85 @@ def changes(before: ProjectState, after: ProjectState) -> list[Any]:
     operations = [each for migration in found.get("app", []) for each in migration.operations]
     assert all(isinstance(each, AddConstraint) for each in operations)
     return sorted(operations, key=lambda each: (each.model_name, each.constraint.name))
+
+
+def test_old_migrations_keep_what_they_say(project: None) -> None:
+    with override_settings(RLS_TENANTS=EVERYWHERE):
+        state = ProjectState()
+        for operation in (author(), note()):
+            operation.state_forwards("keys", state)
+        (only,) = state.apps.get_model("keys", "Note")._meta.constraints
+    assert isinstance(only, RLSConstraint)
+
+
+@isolate_apps("tests.app")
+def test_a_name_that_is_too_long_is_shortened_and_stays_its_own() -> None:
+    class Base(RLSProtectedModel):
+        one = models.ForeignKey("self", models.CASCADE, related_name="+")
+        other = models.ForeignKey("self", models.CASCADE, related_name="+")
+
+        class Meta:
+            app_label = "app"
+            abstract = True
+            constraints = [SameTenant(field="one"), SameTenant(field="other")]
+
+    made: list[Any] = [type("ä" * length, (Base,), {"__module__": __name__}) for length in (30, 40)]
+    names = [each.name for model in made for each in model._meta.constraints if each.name]
+    same_tenant = [name for name in names if not name.endswith("_rls")]
+    assert len(set(same_tenant)) == 4
+    assert all(56 < len(name.encode()) <= 63 for name in same_tenant)
+    again = SameTenant(field="one", name=same_tenant[0])
+    assert again.name == same_tenant[0]
+
+
+@isolate_apps("tests.app")
+def test_a_child_is_kept_in_the_tenant_of_its_parent() -> None:
+    class Parent(RLSProtectedModel):
+        class Meta:
+            app_label = "app"
+
+    with override_settings(RLS_TENANTS=EVERYWHERE):
+
+        class Child(Parent):
+            owner = models.ForeignKey("app.Tenant", models.CASCADE, related_name="+")
+            fixed = models.ForeignKey(Parent, models.CASCADE, null=True, related_name="+")
+
+            class Meta:
+                app_label = "app"
+                constraints = [RLSConstraint(field="owner")]
+
+        class Tenant(models.Model):
+            class Meta:
+                app_label = "app"
+
+    found = {each.field: each for each in Child._meta.constraints if isinstance(each, SameTenant)}
+    assert set(found) == {"parent_ptr", "fixed"}
+    assert found["parent_ptr"].target == ("app.parent", "tenant", "id")
+    assert found["parent_ptr"].tenant == "owner"
+    # As Django does not look whether the parent is there, which is saved with the child.
+    assert errors_of(lambda: found["parent_ptr"].validate(Child, Child(parent_ptr_id=7))) == {}
+
+
+def test_a_default_that_is_a_value_is_the_tenant(tenants: tuple[Tenant, Tenant]) -> None:
+    a, b = tenants
+    with isolate_apps("tests.app"):
+
+        class Valued(models.Model):
+            tenant = models.BigIntegerField(db_default=b.pk)
+            other = models.BigIntegerField(db_default=Now())
+            author = models.ForeignKey(Author, models.CASCADE)
+
+            class Meta:
+                app_label = "app"
+                constraints = [RLSConstraint(field="tenant"), SameTenant(field="author")]
+
+        by_other = SameTenant(field="author", tenant="other")
+        with admin_context():
+            authors = {each.tenant_id: each for each in Author.objects.all()}
+            assert errors_of(Valued(author=authors[b.pk]).validate_constraints) == {}
+            assert set(errors_of(Valued(author=authors[a.pk]).validate_constraints)) == {"author"}
+            # Only the database knows.
+            assert errors_of(lambda: by_other.validate(Valued, Valued(author=authors[a.pk]))) == {}
 
 
 def test_sqlmigrate_and_repr(project: None) -> None:

@@ -365,5 +365,3 @@ def relate(model: Any, to: Any, name: str) -> None:
     constraint.name %= {"app_label": options.app_label.lower(), "class": model.__name__.lower()}
     constraint.settle(model)
     options.constraints = [*options.constraints, constraint]
-    # As for RLSConstraint: migrations take a model's constraints only if its Meta named some.
-    options.original_attrs["constraints"] = options.constraints
