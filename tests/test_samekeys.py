@@ -401,6 +401,22 @@ def test_a_large_table_is_checked_in_a_migration_of_its_own(migrate: Migrate) ->
         assert "from tenantry" in written(operation) or "import tenantry" in written(operation)
 
 
+def test_the_operations_leave_tables_alone_that_are_not_djangos(project: None) -> None:
+    state = ProjectState()
+    for operation in (author(), note()):
+        operation.options["managed"] = False
+        operation.state_forwards("keys", state)
+    add = AddSameTenantNotValid("note", same())
+    after = state.clone()
+    add.state_forwards("keys", after)
+    with connections["owner"].schema_editor(collect_sql=True) as editor:
+        add.database_forwards("keys", editor, state, after)
+        ValidateSameTenant("note", "note_author_same").database_forwards(
+            "keys", editor, after, after
+        )
+    assert editor.collected_sql == []
+
+
 def test_only_this_constraint_is_added_not_valid() -> None:
     wrong: Any = rls("note")
     with pytest.raises(RLSConfigurationError, match=r"takes a SameTenant, not <RLSConstraint"):
