@@ -10,6 +10,8 @@ from django.db.migrations import AddConstraint
 from .exceptions import RLSConfigurationError
 from .samekeys import SameTenant
 
+__all__ = ["AddSameTenantNotValid", "ValidateSameTenant"]
+
 
 class AddSameTenantNotValid(AddConstraint):
     """Add a :class:`SameTenant` that holds for what is written from now on.
