@@ -13,9 +13,11 @@ from django.db import IntegrityError, ProgrammingError, connections, models, tra
 from django.db.migrations import (
     AddConstraint,
     AddField,
+    AlterField,
     CreateModel,
     DeleteModel,
     RemoveConstraint,
+    RenameField,
     RenameModel,
 )
 from django.db.migrations.autodetector import MigrationAutodetector
@@ -323,6 +325,39 @@ def test_a_unique_constraint_that_does_not_serve_is_not_used(own: Any, migrate: 
     migrate(author(own, more=models.IntegerField(default=0)), note(same()))
     assert len(constraints_of("keys_author")) == 1
     assert constraints_of("keys_note") == [FOREIGN_KEY]
+
+
+def test_an_index_that_was_built_concurrently_is_used_and_kept(migrate: Migrate) -> None:
+    state = migrate(author(), note())
+    run("CREATE UNIQUE INDEX CONCURRENTLY built ON keys_author (id, owner)", "owner")
+    state = migrate(AddSameTenantNotValid("note", same()), state=state)
+    state = migrate(ValidateSameTenant("note", "note_author_same"), state=state)
+    assert constraints_of("keys_%") == [FOREIGN_KEY]
+    migrate(RemoveConstraint("note", "note_author_same"), state=state)
+    assert run("SELECT to_regclass('built')::text", "owner") == [("built",)]
+
+
+def test_keys_and_tenants_may_be_altered_and_renamed(migrate: Migrate) -> None:
+    state = migrate(author(id=models.AutoField(primary_key=True)), note(same()))
+    state = migrate(
+        AlterField("author", "id", models.BigAutoField(primary_key=True)),
+        RenameField("author", "id", "number"),
+        RenameField("note", "author", "writer"),
+        state=state,
+    )
+    assert constraints_of("keys_note") == [
+        (
+            "note_author_same",
+            "FOREIGN KEY (owner, writer_id) REFERENCES keys_author(owner, number)"
+            " DEFERRABLE INITIALLY DEFERRED",
+        )
+    ]
+    authors, notes = managers(state, "Author", "Note")
+    mine, foreign = authors_of_two_tenants(authors)
+    with tenant_context(1):
+        notes.create(owner=1, writer=mine)
+        with pytest.raises(IntegrityError, match=REFUSED):
+            notes.create(owner=1, writer=foreign)
 
 
 def test_the_unique_constraint_goes_with_the_last_foreign_key(migrate: Migrate) -> None:
