@@ -666,6 +666,7 @@ def test_a_name_that_is_too_long_is_shortened_and_stays_its_own() -> None:
     assert all(56 < len(name.encode()) <= 63 for name in same_tenant)
     again = SameTenant(field="one", name=same_tenant[0])
     assert again.name == same_tenant[0]
+    assert len(SameTenant(field="one", name="by hand" * 10).name) == 63
 
 
 @isolate_apps("tests.app")
@@ -693,7 +694,10 @@ def test_a_child_is_kept_in_the_tenant_of_its_parent() -> None:
     assert found["parent_ptr"].target == ("app.parent", "tenant", "id")
     assert found["parent_ptr"].tenant == "owner"
     # As Django does not look whether the parent is there, which is saved with the child.
-    assert errors_of(lambda: found["parent_ptr"].validate(Child, Child(parent_ptr_id=7))) == {}
+    assert (
+        errors_of(lambda: found["parent_ptr"].validate(Child, Child(parent_ptr_id=7, owner_id=1)))
+        == {}
+    )
 
 
 def test_a_default_that_is_a_value_is_the_tenant(tenants: tuple[Tenant, Tenant]) -> None:
