@@ -11,8 +11,6 @@ from django.db.migrations.migration import Migration
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
-from tests import settings
-
 Migrate = Callable[..., ProjectState]
 
 
@@ -33,13 +31,6 @@ def migrate(project: None) -> Iterator[Migrate]:
         with connections["owner"].schema_editor() as editor:
             after = migration.apply(state.clone(), editor)
         states.append((migration, state))
-        if settings.SHAPE != "guc":
-            # What `migrate` does at its end, for models that are installed.
-            with connections["owner"].cursor() as cursor:
-                for kind, privileges in (("TABLES", "ALL"), ("SEQUENCES", "USAGE")):
-                    cursor.execute(
-                        f"GRANT {privileges} ON ALL {kind} IN SCHEMA public TO app_admin"
-                    )
         return after
 
     yield forwards

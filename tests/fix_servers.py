@@ -18,7 +18,7 @@ from django.core.management import call_command
 from django.db import connections
 from pytest_django.plugin import DjangoDbBlocker
 
-from example_asgi.servers import PgBouncer, Postgres, ensure_admin_role
+from example_asgi.servers import PgBouncer, Postgres, ensure_admin_role, grant_by_default
 from tests.app.models import Tenant
 from tests.fix_wire import Wire
 
@@ -53,14 +53,11 @@ def superuser(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
         if settings.SHAPE != "guc":
             ensure_admin_role(postgres.dsn(), "app_admin", members=["app", "owner"])
         connection.execute(f"CREATE DATABASE {DATABASE} OWNER owner")
+    # To the admin role too, for tables that are made beside `migrate`, which grants it the others.
+    roles = ["app"] if settings.SHAPE == "guc" else ["app", "app_admin"]
     with psycopg.connect(postgres.dsn("postgres", DATABASE), autocommit=True) as connection:
-        connection.execute(
-            "ALTER DEFAULT PRIVILEGES FOR ROLE owner"
-            " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO app"
-        )
-        connection.execute(
-            "ALTER DEFAULT PRIVILEGES FOR ROLE owner GRANT USAGE ON SEQUENCES TO app"
-        )
+        for role in roles:
+            grant_by_default(postgres.dsn("postgres", DATABASE), owner="owner", to=role)
         yield connection
 
 

@@ -63,6 +63,7 @@ async def test_every_statement_runs_in_the_current_binding(alias: str, tenants: 
             assert len(await titles(connection)) == 4
 
 
+@pytest.mark.unsealed
 async def test_a_transaction_takes_two_round_trips_and_an_empty_one_none(
     wire: Wire, tenants: Tenants
 ) -> None:

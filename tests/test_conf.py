@@ -25,8 +25,12 @@ DEFAULTS = RLSTenants(
     use_local_set=True,
     strict_mode=False,
     strict_mode_exclude=(),
+    same_tenant_foreign_keys=False,
     admin_role=None,
     app_role=None,
+    sealed=False,
+    seal_keys=(),
+    seal_lifetime=300,
 )
 
 
@@ -68,6 +72,7 @@ def test_only_the_tenant_model_is_required() -> None:
         ("USE_LOCAL_SET", True, "use_local_set"),
         ("STRICT_MODE", True, "strict_mode"),
         ("STRICT_MODE_EXCLUDE", ["app.Note", "app"], "strict_mode_exclude"),
+        ("SAME_TENANT_FOREIGN_KEYS", True, "same_tenant_foreign_keys"),
     ],
 )
 def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> None:
@@ -134,6 +139,7 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
             " would reach other tenants behind a transaction pooler",
         ),
         ("STRICT_MODE", [None, 1, 0, "yes"], "True or False"),
+        ("SAME_TENANT_FOREIGN_KEYS", [None, 1, 0, "yes"], "True or False"),
         (
             "STRICT_MODE_EXCLUDE",
             [None, "app.Note", [1], ["a.b.c"], ["app."], [""]],
@@ -171,7 +177,8 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
     assert f"RLS_TENANTS has the unknown key {unknown!r} (did you mean {meant!r}?)" in message
     assert message.endswith(
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
-        " STRICT_MODE, STRICT_MODE_EXCLUDE, ADMIN_ROLE, APP_ROLE"
+        " STRICT_MODE, STRICT_MODE_EXCLUDE, SAME_TENANT_FOREIGN_KEYS, ADMIN_ROLE, APP_ROLE, SEALED,"
+        " SEAL_KEYS, SEAL_LIFETIME"
     )
 
 

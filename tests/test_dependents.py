@@ -18,7 +18,7 @@ from tests.app.models import Book, Tenant
 
 Tenants = tuple[Tenant, Tenant]
 Migrate = Callable[..., ProjectState]
-RLS = RLSConstraint(field="owner", name="left_rls", key_type="bigint", guc_prefix="rls")
+RLS = RLSConstraint(field="owner", name="left_rls")
 THROUGH = "dependent_left_rights"
 
 
@@ -70,7 +70,8 @@ def protection(table: str) -> tuple[bool, bool, str]:
     """Return whether RLS is on, whether it binds the owner, and the policy."""
     rows = run(
         "SELECT relrowsecurity, relforcerowsecurity,"
-        " coalesce((SELECT pg_get_expr(polqual, c.oid) FROM pg_policy WHERE polrelid = c.oid), '')"
+        " coalesce((SELECT pg_get_expr(polqual, c.oid) FROM pg_policy"
+        " WHERE polrelid = c.oid AND polname = 'tenantry_isolation'), '')"
         f" FROM pg_class c WHERE oid = to_regclass('{table}')",
         alias="owner",
     )
@@ -88,7 +89,7 @@ def both_ends(table: str) -> None:
 def test_rows_of_a_many_to_many_table_belong_to_both_ends(
     alias: str, migrate: Migrate, project: None
 ) -> None:
-    right_rls = RLSConstraint(field="owner", name="right_rls", key_type="bigint", guc_prefix="rls")
+    right_rls = RLSConstraint(field="owner", name="right_rls")
     state = migrate(right(constraints=[right_rls]), left(constraints=[RLS]))
     both_ends(THROUGH)
     lefts, rights = (
@@ -153,7 +154,7 @@ def test_what_is_added_later_is_protected_then(migrate: Migrate) -> None:
     field = models.ManyToManyField("dependent.Right")
     state = migrate(AddField("left", "rights", field), state=state)
     assert protection(THROUGH)[0]
-    right_rls = RLSConstraint(field="owner", name="right_rls", key_type="bigint", guc_prefix="rls")
+    right_rls = RLSConstraint(field="owner", name="right_rls")
     state = migrate(AddConstraint("right", right_rls), state=state)
     both_ends(THROUGH)
     state = migrate(RemoveConstraint("right", "right_rls"), state=state)
@@ -194,7 +195,7 @@ def test_children_in_inheritance_belong_to_their_parents(migrate: Migrate) -> No
 
 
 def test_a_child_with_a_constraint_of_its_own_depends_on_nothing_else(migrate: Migrate) -> None:
-    own = RLSConstraint(field="other", name="child_rls", key_type="bigint", guc_prefix="rls")
+    own = RLSConstraint(field="other", name="child_rls")
     link = models.OneToOneField(
         "dependent.Left", models.CASCADE, primary_key=True, parent_link=True
     )

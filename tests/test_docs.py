@@ -24,7 +24,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper as DjangosWrapper
 
 import tenantry
 from example_asgi.servers import PgBouncer, Postgres
-from tenantry import exceptions, tenant_context
+from tenantry import exceptions, operations, tenant_context
 from tenantry.backends.postgresql.apply import prefix
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
@@ -179,7 +179,7 @@ def reader(
     superuser.execute(f"ALTER DATABASE template_of_docs RENAME TO {DATABASE}")
 
 
-GUIDES = ["protect-a-model", "write-raw-sql", "background-code"]
+GUIDES = ["protect-a-model", "refuse-foreign-keys", "write-raw-sql", "background-code"]
 if find_spec("django_async_backend"):
     GUIDES.append("async-orm")
 
@@ -238,6 +238,7 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {f"tenantry.exceptions.{name}" for name in errors}
     public |= {"tenantry.asgi.PoolLifespan", "tenantry.middleware.RLSTenantMiddleware"}
     public |= {"tenantry.managers.RLSQuerySet.for_user"}
+    public |= {f"tenantry.operations.{name}" for name in operations.__all__}
     assert set(documented) == public
 
 

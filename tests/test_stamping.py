@@ -132,6 +132,7 @@ def test_an_admin_names_the_tenant(tenants: Tenants) -> None:
         assert Note.objects.get(title="new") == note
 
 
+@pytest.mark.unsealed
 def test_the_stamp_costs_no_round_trip(wire: Wire, tenants: Tenants) -> None:
     with tenant_context(tenants[0].pk):
         note = Note.objects.using("wire").create(title="new")
@@ -180,6 +181,7 @@ def test_the_expression_has_the_type_of_the_key(
         assert Tenant.objects.values_list(CurrentTenant(), flat=True)[0] == tenant_id
 
 
+@pytest.mark.unsealed
 def test_migrations_spell_the_settings_out_and_follow_them() -> None:
     expression = CurrentTenant()
     text, imports = MigrationWriter.serialize(expression)

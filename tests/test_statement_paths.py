@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connections, transaction
-from django.db.utils import InternalError, ProgrammingError
+from django.db.utils import IntegrityError, InternalError, ProgrammingError
 
 from tenantry import admin_context, tenant_context
 from tenantry.exceptions import UnbindableStatementError
@@ -585,3 +585,24 @@ def test_a_cursor_factory_in_options_keeps_working_bound(tenants: tuple[Tenant, 
         cursor.execute("SELECT lower(title) FROM app_note ORDER BY id")
         assert cursor.fetchall() == [("A 1",), ("A 2",)]
     connection.close()
+
+
+@pytest.mark.parametrize("path", ["execute", "stream", "executemany", "pipeline"])
+def test_what_fails_when_it_is_committed_is_raised(
+    path: str, alias: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    """A deferred constraint is checked at the end of a message, after the statement's result."""
+    insert = "INSERT INTO app_note (title, author_id) VALUES (%s, 999) RETURNING id"
+    with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
+        with pytest.raises((IntegrityError, psycopg.IntegrityError), match="foreign key"):
+            if path == "execute":
+                cursor.execute(insert, ["x"])
+            elif path == "stream":
+                list(cursor.stream(insert, ["x"]))
+            elif path == "executemany":
+                cursor.executemany(insert, [["x"]])
+            else:
+                with cursor.connection.pipeline():
+                    cursor.connection.execute(insert, ["x"])
+        cursor.execute("SELECT title FROM app_note ORDER BY id")
+        assert cursor.fetchall() == [("A 1",), ("A 2",)]

@@ -69,6 +69,7 @@ def test_no_entry_per_tenant(watched: Any) -> None:
     assert entries(watched) == before
 
 
+@pytest.mark.unsealed
 def test_the_statement_before_a_savepoint_is_not_told_apart_by_tenant(
     wire: Any, tenants: tuple[Tenant, Tenant]
 ) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .expressions import CurrentTenant
     from .managers import RLSManager
     from .models import RLSProtectedModel
+    from .samekeys import SameTenant
     from .users import TenantUser
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "RLSConstraint",
     "RLSManager",
     "RLSProtectedModel",
+    "SameTenant",
     "TenantUser",
     "aclose_pools",
     "aconnection",
@@ -34,6 +36,7 @@ _LATER = {
     "RLSConstraint": "constraints",
     "RLSManager": "managers",
     "RLSProtectedModel": "models",
+    "SameTenant": "samekeys",
     "TenantUser": "users",
     "aclose_pools": "backends.postgresql.aio",
     "aconnection": "backends.postgresql.aio",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from django.apps import AppConfig
-from django.db.models.signals import post_migrate, pre_migrate
+from django.db.models.signals import class_prepared, post_migrate, pre_migrate
 
 from .conf import require_engine, tenant_key
+from .samekeys import settle
 
 
 class TenantryConfig(AppConfig):
@@ -23,3 +24,7 @@ class TenantryConfig(AppConfig):
         # Before, because a migration may write rows, and after, for the new tables.
         for signal in (pre_migrate, post_migrate):
             signal.connect(keep_up, sender=self, dispatch_uid="tenantry.grants.keep_up")
+
+
+# Not in ready(): models are imported before, after this module.
+class_prepared.connect(settle, dispatch_uid="tenantry.samekeys.settle")

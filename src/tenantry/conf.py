@@ -1,6 +1,5 @@
 """The typed view of ``settings.RLS_TENANTS``, and the only reader of Django's settings.
 
-========================  =========================  =============================================
 key                       default                    means
 ========================  =========================  =============================================
 ``TENANT_MODEL``          required                   ``"app_label.Model"`` of the tenant
@@ -16,7 +15,20 @@ key                       default                    means
 ``SEAL_KEYS``             ``()``                     keys to sign with: the first, and older ones
 ``SEAL_LIFETIME``         ``300``                    seconds that a signature is good for, at most
 ========================  =========================  =============================================
-"""
+=======
+============================  =====================  =============================================
+key                           default                means
+============================  =====================  =============================================
+``TENANT_MODEL``              required               ``"app_label.Model"`` of the tenant
+``TENANT_FK_FIELD``           ``"tenant"``           name of the foreign key on protected models
+``GUC_PREFIX``                ``"rls"``              prefix of the GUCs, ``<prefix>.current_tenant``
+``TENANT_PK_TYPE``            from the tenant model  ``"int"``, ``"bigint"``, ``"uuid"``, ``"text"``
+``USE_LOCAL_SET``             ``True``               accepted for compatibility; only True is valid
+``STRICT_MODE``               ``False``              refuse ORM queries of protected models unbound
+``STRICT_MODE_EXCLUDE``       ``()``                 labels of models or apps that it leaves alone
+``SAME_TENANT_FOREIGN_KEYS``  ``False``              refuse foreign keys to rows of other tenants
+============================  =====================  =============================================
+========================  =========================  ======================================"""
 
 from __future__ import annotations
 
@@ -25,7 +37,7 @@ import keyword
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from django.apps import apps
@@ -61,6 +73,7 @@ class RLSTenants:
     use_local_set: bool = True
     strict_mode: bool = False
     strict_mode_exclude: Sequence[str] = ()
+    same_tenant_foreign_keys: bool = False
     admin_role: str | None = None
     app_role: str | None = None
     sealed: bool = False
@@ -185,9 +198,9 @@ def _validate_local_set(value: object) -> None:
         )
 
 
-def _validate_strict_mode(value: object) -> None:
+def _validate_switch(key: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise _refuse("STRICT_MODE", value, "True or False")
+        raise _refuse(key, value, "True or False")
 
 
 def _validate_exclude(value: object) -> None:
@@ -236,14 +249,15 @@ def _validate_lifetime(value: object) -> None:
         raise _refuse("SEAL_LIFETIME", value, "a number of seconds from 10 to 86400")
 
 
-_VALIDATORS = {
+_VALIDATORS: dict[str, Callable[[object], None]] = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": _validate_field,
     "GUC_PREFIX": _validate_prefix,
     "TENANT_PK_TYPE": _validate_pk_type,
     "USE_LOCAL_SET": _validate_local_set,
-    "STRICT_MODE": _validate_strict_mode,
+    "STRICT_MODE": partial(_validate_switch, "STRICT_MODE"),
     "STRICT_MODE_EXCLUDE": _validate_exclude,
+    "SAME_TENANT_FOREIGN_KEYS": partial(_validate_switch, "SAME_TENANT_FOREIGN_KEYS"),
     "ADMIN_ROLE": _role_validator("ADMIN_ROLE"),
     "APP_ROLE": _role_validator("APP_ROLE"),
     "SEALED": _validate_sealed,

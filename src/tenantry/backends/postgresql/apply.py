@@ -68,7 +68,7 @@ def prefix(
     """
     if server_version >= SET_IS_NORMALIZED:
         return _set_local(binding, session.role)
-    if statement[:3].upper() not in READS and first_word(statement) in MUST_BE_FIRST:
+    if must_be_first(statement):
         return _set_local(UNBOUND, session.role)
     return _select(binding, session.role)
 
@@ -84,6 +84,11 @@ def parameters(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes, l
         value = token(binding, session.database)
     values = [(tenant, value), *others]
     return _calls(tuple(name for name, _ in values)), [value.encode() for _, value in values]
+
+
+def must_be_first(statement: bytes) -> bool:
+    """Return whether `statement` may want to be the first query of its transaction."""
+    return statement[:3].upper() not in READS and first_word(statement) in MUST_BE_FIRST
 
 
 def first_word(statement: bytes) -> bytes:

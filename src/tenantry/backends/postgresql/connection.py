@@ -33,6 +33,10 @@ else:
     Base = object
 
 
+# Stands for a Sync among the results that are waited for.
+SYNC: Any = object()
+
+
 class SyncedPipelineMixin(Base):  # type: ignore[misc]
     """End with a Sync and nothing after it.
 
@@ -47,7 +51,16 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
         finally:
             yield from self._fetch_gen(flush=False)
 
+    def _enqueue_sync(self) -> None:
+        self.command_queue.append(self.pgconn.pipeline_sync)
+        self.result_queue.append(SYNC)
+
     def _process_results(self, queued: Any, results: Any) -> None:
+        if queued is SYNC:
+            queued = None
+            if results[-1].status == ExecStatus.FATAL_ERROR:
+                # The Sync commits, which has failed. Its own result is yet to come.
+                self.result_queue.appendleft(SYNC)
         # libpq keeps the single-row mode of a stream for the first statement of the pipeline after
         # it, the binding, whose one row then comes as a result of its own.
         super()._process_results(queued, results if queued else results[-1:])

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
+from ...binding import ADMIN, pop, push
 from ...conf import rls_tenants
 from ...constraints import RLSConstraint
 from ...dependents import dependents, has_constraint, links, policy_of, references_of
 from ...expressions import CurrentTenant
 from ...policies.ddl import depend, independ
 from ...policies.seal import NAMESPACE_1, verifier
+from ...samekeys import ForAllTenants, SameTenant
 from ...seal import send_seal_keys
 
 if TYPE_CHECKING:
@@ -29,6 +31,24 @@ class Dependence(Statement):
 
 class SchemaEditorMixin(Base):  # type: ignore[misc]
     """Protect the tables of many-to-many relations, and of children in inheritance."""
+
+    def execute(self, sql: Any, params: Any = ()) -> None:
+        """Execute SQL; as the admin if it has to see the rows of every tenant."""
+        if not isinstance(sql, ForAllTenants) or rls_tenants().admin_role is not None:
+            super().execute(sql, params)
+            return
+        frame = push(ADMIN)
+        try:
+            super().execute(sql, params)
+        finally:
+            pop(frame)
+
+    def delete_model(self, model: Any) -> None:
+        """Delete the table of `model`, and the unique constraints that only it needed."""
+        for constraint in model._meta.constraints:
+            if isinstance(constraint, SameTenant):
+                self.remove_constraint(model, constraint)
+        super().delete_model(model)
 
     def create_model(self, model: Any) -> None:
         """Create the table of `model`, and those of its many-to-many relations."""

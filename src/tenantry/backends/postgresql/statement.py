@@ -21,9 +21,9 @@ from psycopg.pq import (
     TransactionStatus,
 )
 
-from ...binding import Binding, current_binding
+from ...binding import UNBOUND, Binding, current_binding
 from ...exceptions import UnbindableStatementError
-from .apply import first_word, is_secret, parameters, prefix
+from .apply import first_word, is_secret, must_be_first, parameters, prefix
 from .positions import without_prefix
 from .sessions import refuse_session_state
 
@@ -152,7 +152,8 @@ class StatementMixin(Base):  # type: ignore[misc]
     ) -> PQGen[None]:
         binding = self._binding()
         self._together = False
-        if prepare or self._conn._pipeline or self.goes_bare() or not is_secret(binding):
+        rides = self.goes_bare() or not is_secret(binding) or must_be_first(pgq.query)
+        if prepare or self._conn._pipeline or rides:
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         elif self.goes_together(pgq.query):
             yield from self._execute_together(pgq, binary)
@@ -202,9 +203,12 @@ class StatementMixin(Base):  # type: ignore[misc]
         self._query = query
         self._control = self._conn.take_control()
         version, session = self._pgconn.server_version, self._conn.session
-        binding = prefix(self._binding(), query.query, version, session)
-        self._prefix = b"".join([*(part + b";" for part in self._control), binding.text])
-        self._prefix_results = len(self._control) + binding.results
+        current = self._binding()
+        # Only what must be first, and reads no rows, comes here with a secret.
+        binding = UNBOUND if is_secret(current) else current
+        carried = prefix(binding, query.query, version, session)
+        self._prefix = b"".join([*(part + b";" for part in self._control), carried.text])
+        self._prefix_results = len(self._control) + carried.results
         self._pgconn.send_query(self._prefix + query.query)
 
     def _binding(self) -> Binding:
@@ -340,13 +344,22 @@ class StatementMixin(Base):  # type: ignore[misc]
                 self._raise_for_result(results[-1])
 
     def _end_flush(self) -> PQGen[None]:
-        """Read what is left of a flush, if one is open, and leave libpq's pipeline mode."""
+        """Read what is left of a flush, if one is open, and leave libpq's pipeline mode.
+
+        Raises psycopg's error when the transaction of the flush cannot be committed.
+        """
+        failed: PGresult | None = None
         if self._conn._pipeline or self._pgconn.status != ConnStatus.OK:
             return
         while self._pgconn.pipeline_status != PipelineStatus.OFF:
             results = yield from generators.execute(self._pgconn)
-            if results and results[-1].status == ExecStatus.PIPELINE_SYNC:
-                self._pgconn.exit_pipeline_mode()
+            for result in results:
+                if result.status == ExecStatus.FATAL_ERROR:
+                    failed = result
+                elif result.status == ExecStatus.PIPELINE_SYNC:
+                    self._pgconn.exit_pipeline_mode()
+        if failed is not None:
+            self._raise_for_result(failed)
 
     def _is_unparsed(self, result: Any, remaining: int) -> bool:
         """Return whether the first `result` says that not even BEGIN has happened."""

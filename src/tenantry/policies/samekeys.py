@@ -1,0 +1,107 @@
+"""SQL of foreign keys that name the tenant, as templates of Django's ``Statement``.
+
+PostgreSQL checks a foreign key without the policies (PostgreSQL documentation, "Row Security
+Policies"), so only a key that holds the tenant keeps a row from pointing to another tenant's.
+"""
+
+from __future__ import annotations
+
+from .ddl import Policy
+from .predicates import is_admin
+
+# What the names of unique constraints end with that are made here, and so may be dropped again.
+SUFFIX = "_same_tenant"
+
+_REFERABLE = """\
+SELECT FROM pg_catalog.pg_index i
+    WHERE i.indrelid = %(target_text)s::regclass
+      AND i.indisunique AND i.indisvalid AND i.indimmediate
+      AND i.indpred IS NULL AND i.indexprs IS NULL
+      AND i.indnkeyatts = 2 AND i.indkey[0] <> i.indkey[1]
+      AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = i.indrelid AND a.attnum IN (i.indkey[0], i.indkey[1])
+          AND a.attname NOT IN (%(keys_text)s))"""
+
+# What checks rows that are there sees those that the policies show it, and finds no fault in those
+# that they hide. The size is of all rows.
+_SEE_ALL = """\
+  IF row_security_active(%(table_text)s) AND ({is_admin}) IS NOT TRUE
+    AND pg_catalog.pg_relation_size(%(table_text)s::regclass) > 0
+  THEN
+    RAISE EXCEPTION 'the rows of %% are hidden, and cannot be checked', %(table_text)s
+      USING HINT = 'Migrate with the ENGINE of tenantry, or as a role with BYPASSRLS.';
+  END IF;
+"""
+
+_ADD = f"""\
+DO $tenantry$ BEGIN
+{{see_all}}  IF NOT EXISTS (
+    {_REFERABLE}
+  ) THEN
+    ALTER TABLE %(target)s ADD CONSTRAINT %(unique)s UNIQUE (%(keys)s);
+  END IF;
+END $tenantry$;
+ALTER TABLE %(table)s ADD CONSTRAINT %(name)s
+  FOREIGN KEY (%(columns)s) REFERENCES %(target)s (%(keys)s)
+  DEFERRABLE INITIALLY DEFERRED{{valid}}"""
+
+_VALIDATE = """\
+DO $tenantry$ BEGIN
+{see_all}END $tenantry$;
+ALTER TABLE %(table)s VALIDATE CONSTRAINT %(name)s"""
+
+# Where the admin is a role, it owns no table, and the owner is nobody's admin. So it is the owner
+# that must see all rows, for as long as it looks at them.
+RELEASE_OWNER = """\
+ALTER TABLE %(table)s NO FORCE ROW LEVEL SECURITY;
+ALTER TABLE %(target)s NO FORCE ROW LEVEL SECURITY"""
+FORCE_OWNER = """\
+ALTER TABLE %(table)s FORCE ROW LEVEL SECURITY;
+ALTER TABLE %(target)s FORCE ROW LEVEL SECURITY"""
+
+# Asks the catalog which table and which unique constraint it is about: both may have been renamed.
+DROP = f"""\
+DO $tenantry$
+DECLARE
+  target regclass;
+  unique_name name;
+BEGIN
+  SELECT f.confrelid, u.conname INTO target, unique_name
+    FROM pg_catalog.pg_constraint f
+    LEFT JOIN pg_catalog.pg_constraint u ON u.conrelid = f.confrelid
+      AND u.conindid = f.conindid AND u.contype = 'u' AND right(u.conname, 12) = '{SUFFIX}'
+    WHERE f.conrelid = %(table_text)s::regclass AND f.conname = %(name_text)s AND f.contype = 'f';
+  ALTER TABLE %(table)s DROP CONSTRAINT IF EXISTS %(name)s;
+  IF unique_name IS NOT NULL THEN
+    BEGIN
+      EXECUTE 'ALTER TABLE ' || target || ' DROP CONSTRAINT ' || quote_ident(unique_name);
+    EXCEPTION WHEN dependent_objects_still_exist THEN
+      NULL;
+    END;
+  END IF;
+END $tenantry$"""  # noqa: S608 - a name of ours
+
+
+def add(policy: Policy, *, valid: bool) -> str:
+    """Return the template that makes the foreign key, and the unique one that it needs."""
+    if not valid:
+        return _ADD.format(see_all="", valid=" NOT VALID")
+    if policy.admin_role is not None:
+        return f"{RELEASE_OWNER};\n{_ADD.format(see_all='', valid='')};\n{FORCE_OWNER}"
+    return _ADD.format(see_all=see_all(policy), valid="")
+
+
+def validate(policy: Policy) -> str:
+    """Return the template that checks the rows that were there before the foreign key."""
+    return _VALIDATE.format(see_all="" if policy.admin_role is not None else see_all(policy))
+
+
+def see_all(policy: Policy) -> str:
+    """Return the SQL that raises an error where rows are hidden."""
+    return _SEE_ALL.format(is_admin=is_admin(policy.guc_prefix, sealed=policy.sealed))
+
+
+def literal(text: str) -> str:
+    """Return `text` as a string constant of SQL."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,376 @@
+"""``SameTenant``: a foreign key that cannot point to another tenant's row."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from django.core import checks
+from django.core.exceptions import FieldDoesNotExist, ValidationError
+from django.db import DEFAULT_DB_ALIAS, models
+from django.db.backends.ddl_references import Columns, Statement, Table
+from django.db.backends.utils import names_digest
+from django.db.migrations.state import StateApps
+from django.db.models.expressions import DatabaseDefault
+from django.db.models.fields.related import lazy_related_operation
+
+from .binding import current_binding
+from .conf import rls_tenants
+from .constraints import RLSConstraint
+from .dependents import has_constraint
+from .dependents import target as referred
+from .exceptions import RLSConfigurationError
+from .expressions import CurrentTenant
+from .policies import samekeys
+from .policies.ddl import Policy
+
+# PostgreSQL documentation, "Identifiers and Key Words".
+MAX_NAME = 63
+
+
+class ForAllTenants(Statement):
+    """Be SQL that has to see every row.
+
+    The schema editor runs it as the admin, unless the admin is a role, which owns no tables.
+    """
+
+    def __init__(self, template: str, constraint: SameTenant, **parts: Any) -> None:
+        super().__init__(template, **parts)
+        self.constraint = constraint
+
+
+class Later(ForAllTenants):
+    """Be such SQL about a column that an operation of the same migration is yet to add."""
+
+    def __init__(self, constraint: SameTenant, model: Any, schema_editor: Any) -> None:
+        table = Table(model._meta.db_table, schema_editor.quote_name)
+        super().__init__("", constraint, table=table)
+        self.model = model
+        self.schema_editor = schema_editor
+
+    def __str__(self) -> str:
+        options = self.model._meta
+        model = options.apps.get_model(options.label)
+        try:
+            return str(self.constraint.statement(model, self.schema_editor))
+        except FieldDoesNotExist as error:
+            raise RLSConfigurationError(
+                f"{self.constraint.name} on {options.label} cannot be made: {error}; let its"
+                " migration depend on the one that adds the field"
+            ) from error
+
+
+class SameTenant(models.BaseConstraint):
+    """Let the database refuse a foreign key, `field`, to a row of another tenant.
+
+    For a model and a target that are both protected::
+
+        class Meta:
+            constraints = [SameTenant(field="author")]
+
+    The migration that adds it makes a second foreign key, of the tenant and `field` to the tenant
+    and the key of the target, and on the target the unique constraint that this needs. It is
+    checked when a transaction commits. ``full_clean()`` and forms report such a row as one that
+    does not exist. A name that is too long is shortened. ``tenant`` and ``target`` come from the
+    models when left out; migrations spell them out.
+
+    Not for the table that Django makes for a ``ManyToManyField`` without ``through``.
+    """
+
+    def __init__(
+        self,
+        *,
+        field: str,
+        name: str | None = None,
+        tenant: str | None = None,
+        target: tuple[str, str, str] | None = None,
+    ) -> None:
+        name = name or f"%(app_label)s_%(class)s_{field}{samekeys.SUFFIX}"
+        super().__init__(name=shortened(name))
+        self.field = field
+        self.model: Any = None
+        self._tenant = tenant
+        self._target = target
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: field={self.field!r} name={self.name!r}>"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, SameTenant):
+            return self.deconstruct() == other.deconstruct()
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.field))
+
+    @property
+    def tenant(self) -> str | None:
+        """The field that holds the tenant; None where the model is not protected."""
+        return self._tenant or (self.model and tenant_field(self.model))
+
+    @property
+    def target(self) -> tuple[str, str, str] | None:
+        """The target's label, tenant field and key; None where there is no such target."""
+        if self._target is not None or self.model is None:
+            return self._target
+        key = foreign_key(self.model, self.field)
+        model = key and referred(key, self.model._meta.apps)._meta.concrete_model
+        tenant = model and tenant_field(model)
+        return (model._meta.label_lower, tenant, key.target_field.name) if tenant else None
+
+    def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
+        """Return what a migration needs to make this constraint again, the models' share too."""
+        _, _, kwargs = super().deconstruct()
+        kwargs["field"] = self.field
+        if self.tenant is not None:
+            kwargs["tenant"] = self.tenant
+        if self.target is not None:
+            kwargs["target"] = self.target
+        return "tenantry.SameTenant", (), kwargs
+
+    def settle(self, model: Any) -> None:
+        """Belong to `model`, which has made the name out of its own."""
+        self.model = model
+        self.name = shortened(self.name)
+
+    # Django calls these with both arguments, and takes None and Statements; the stubs know strings.
+
+    def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
+        """Make the foreign key of a table that is being created, once all tables are there."""
+        if sql := self.create_sql(model, schema_editor):
+            schema_editor.deferred_sql.append(sql)
+
+    def create_sql(self, model: Any, schema_editor: Any) -> Any:
+        """Return the SQL that makes the foreign key, or None, and make it later."""
+        try:
+            return self.statement(model, schema_editor)
+        except FieldDoesNotExist:
+            schema_editor.deferred_sql.append(Later(self, model, schema_editor))
+            return None
+
+    def remove_sql(self, model: Any, schema_editor: Any) -> Any:
+        """Return the SQL that drops the foreign key, and the unique one that nothing else needs."""
+        schema_editor.deferred_sql[:] = [
+            sql
+            for sql in schema_editor.deferred_sql
+            if not (isinstance(sql, ForAllTenants) and sql.constraint.name == self.name)
+        ]
+        return Statement(samekeys.DROP, **self.parts(model, schema_editor))
+
+    def statement(self, model: Any, schema_editor: Any, *, valid: bool = True) -> ForAllTenants:
+        """Return the SQL that makes the foreign key; it checks no rows unless `valid`.
+
+        Raises FieldDoesNotExist when a field of it is not there yet.
+        """
+        quote = schema_editor.quote_name
+        options = model._meta
+        key = options.get_field(self.field)
+        to = referred(key, options.apps)._meta.concrete_model
+        tenant, to_tenant = self.tenants(model, to)
+        columns = [options.get_field(tenant).column, key.column]
+        keys = [to._meta.get_field(to_tenant).column, key.target_field.column]
+        table = to._meta.db_table
+        unique = schema_editor._create_index_name(table, keys, suffix=samekeys.SUFFIX)
+        return ForAllTenants(
+            samekeys.add(policy_of(model), valid=valid),
+            self,
+            **self.parts(model, schema_editor),
+            columns=Columns(options.db_table, columns, quote),
+            unique=quote(unique),
+            target=Table(table, quote),
+            target_text=Table(table, lambda name: samekeys.literal(quote(name))),
+            keys=Columns(table, keys, quote),
+            keys_text=Columns(table, keys, samekeys.literal),
+        )
+
+    def validation(self, model: Any, schema_editor: Any) -> tuple[list[Any], list[Any]]:
+        """Return the SQL that checks the rows of before, and what must follow even if it fails."""
+        policy = policy_of(model)
+        parts = self.parts(model, schema_editor)
+        check = ForAllTenants(samekeys.validate(policy), self, **parts)
+        if policy.admin_role is None:
+            return [check], []
+        to = referred(model._meta.get_field(self.field), model._meta.apps)._meta.concrete_model
+        parts["target"] = Table(to._meta.db_table, schema_editor.quote_name)
+        release = Statement(samekeys.RELEASE_OWNER, **parts)
+        return [release, check], [Statement(samekeys.FORCE_OWNER, **parts)]
+
+    def parts(self, model: Any, schema_editor: Any) -> dict[str, Any]:
+        """Return the table and the name, as identifiers and as strings."""
+        quote, table = schema_editor.quote_name, model._meta.db_table
+        return {
+            "table": Table(table, quote),
+            "table_text": Table(table, lambda name: samekeys.literal(quote(name))),
+            "name": quote(self.name),
+            "name_text": samekeys.literal(self.name),
+        }
+
+    def tenants(self, model: Any, to: Any) -> tuple[str, str]:
+        """Return the tenant fields of both ends.
+
+        Raises FieldDoesNotExist when nothing says which they are.
+        """
+        tenant = self.tenant or tenant_field(model)
+        to_tenant = self.target[1] if self.target else tenant_field(to)
+        for found, end in ((tenant, model), (to_tenant, to)):
+            if found is None:
+                raise FieldDoesNotExist(f"{end._meta.label} is not protected")
+        return str(tenant), str(to_tenant)
+
+    def validate(
+        self,
+        model: Any,
+        instance: Any,
+        exclude: Any = None,
+        using: str = DEFAULT_DB_ALIAS,
+    ) -> None:
+        """Raise Django's ValidationError of a missing row for one of another tenant.
+
+        It is looked for in the current binding, so that the error tells nothing else. An instance
+        whose tenant is not known yet is left to the database.
+        """
+        key = model._meta.get_field(self.field)
+        value = getattr(instance, key.attname)
+        if value is None or key.name in (exclude or ()) or key.remote_field.parent_link:
+            return
+        to = referred(key, model._meta.apps)
+        name, to_name = self.tenants(model, to._meta.concrete_model)
+        tenant = tenant_of(instance, model._meta.get_field(name).attname)
+        if tenant is None:
+            return
+        wanted = {key.target_field.name: value, to_name: tenant}
+        if not to._base_manager.using(using).filter(**wanted).exists():
+            params = {
+                "model": to._meta.verbose_name,
+                "pk": value,
+                "field": key.remote_field.field_name,
+                "value": value,
+            }
+            error = ValidationError(key.error_messages["invalid"], code="invalid", params=params)
+            raise ValidationError({key.name: error})
+
+    def _check(self, model: type[models.Model], connection: Any) -> list[checks.CheckMessage]:
+        error = partial(checks.Error, obj=model)
+        name = f"{model._meta.label}.{self.field}"
+        try:
+            model._meta.get_field(self.field)
+        except FieldDoesNotExist:
+            return [
+                error(
+                    f"{model._meta.label} has no field {self.field!r} to keep in its tenant.",
+                    hint="Name a foreign key in SameTenant(field=...).",
+                    id="tenantry.E010",
+                )
+            ]
+        key = foreign_key(model, self.field)
+        if key is None:
+            return [
+                error(
+                    f"{name} is not a foreign key in a column of the model's own table.",
+                    hint="Name a ForeignKey or OneToOneField of this model in SameTenant.",
+                    id="tenantry.E011",
+                )
+            ]
+        found: list[checks.CheckMessage] = []
+        to = referred(key, model._meta.apps)._meta.concrete_model
+        for end, id_ in ((model, "tenantry.E012"), (to, "tenantry.E013")):
+            if tenant_field(end) is None:
+                found.append(
+                    error(
+                        f"{name} cannot be kept in its tenant: {end._meta.label} has no tenant.",
+                        hint="Protect it with RLSProtectedModel or RLSConstraint, or remove"
+                        " SameTenant.",
+                        id=id_,
+                    )
+                )
+        if not is_key(key.target_field):
+            found.append(
+                error(
+                    f"{name} refers to {to._meta.label}.{key.target_field.name}, which is not"
+                    " unique.",
+                    hint="Refer to the primary key, or to a field with unique=True.",
+                    id="tenantry.E014",
+                )
+            )
+        return found
+
+    # Django 6.0 made it public.
+    check = _check
+
+
+def shortened(name: str) -> str:
+    """Return a name that PostgreSQL does not cut off; one that is not finished stays."""
+    encoded = name.encode()
+    if len(encoded) <= MAX_NAME or "%(" in name:
+        return name
+    digest = "_" + names_digest(name, length=8)
+    return encoded[: MAX_NAME - len(digest)].decode(errors="ignore") + digest
+
+
+def tenant_field(model: Any) -> str | None:
+    """Return the name of the field by which `model` is protected."""
+    found = (each.field for each in model._meta.constraints if isinstance(each, RLSConstraint))
+    return next(found, None)
+
+
+def policy_of(model: Any) -> Policy:
+    """Return what the policy of `model` depends on, or would by the settings."""
+    policies = (each.policy for each in model._meta.constraints if isinstance(each, RLSConstraint))
+    return next(policies, None) or RLSConstraint(field="tenant").policy
+
+
+def foreign_key(model: Any, name: str) -> Any:
+    """Return the field if it is a foreign key in a column of the model's own table."""
+    found = [field for field in model._meta.local_concrete_fields if field.name == name]
+    return found[0] if found and isinstance(found[0], models.ForeignKey) else None
+
+
+def is_key(field: Any) -> bool:
+    """Return whether no two rows have the same value of `field`."""
+    return field.unique or any(
+        constraint.fields == (field.name,)
+        for constraint in field.model._meta.total_unique_constraints
+    )
+
+
+def tenant_of(instance: Any, attname: str) -> Any:
+    """Return the tenant that the instance will be saved with; None where it is not known."""
+    value: Any = getattr(instance, attname)
+    if isinstance(value, DatabaseDefault):
+        default: Any = value
+        value = default.expression
+        if isinstance(value, CurrentTenant):
+            return current_binding().tenant_id
+        return value.value if isinstance(value, models.Value) else None
+    return value
+
+
+def settle(sender: Any, **kwargs: Any) -> None:
+    """Tell the constraints of a model whose they are, and add those that the settings want."""
+    for constraint in sender._meta.constraints:
+        if isinstance(constraint, SameTenant):
+            constraint.settle(sender)
+    options: Any = sender._meta
+    if isinstance(options.apps, StateApps) or options.proxy or options.auto_created:
+        return
+    keys: list[Any] = [key for key in options.local_fields if isinstance(key, models.ForeignKey)]
+    for key in keys:
+        if key.db_constraint:
+            lazy_related_operation(relate, sender, key.remote_field.model, name=key.name)
+
+
+def relate(model: Any, to: Any, name: str) -> None:
+    """Keep a foreign key between two protected models in its tenant, if the settings want it."""
+    options, to = model._meta, to._meta.concrete_model
+    if (
+        not (has_constraint(model) and has_constraint(to))
+        or not rls_tenants().same_tenant_foreign_keys
+        or name == tenant_field(model)
+        or not (options.managed and to._meta.managed)
+        or any(isinstance(each, SameTenant) and each.field == name for each in options.constraints)
+    ):
+        return
+    constraint = SameTenant(field=name)
+    constraint.name %= {"app_label": options.app_label.lower(), "class": model.__name__.lower()}
+    constraint.settle(model)
+    options.constraints = [*options.constraints, constraint]
