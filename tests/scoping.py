@@ -13,7 +13,7 @@ from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
 
 from tenantry import admin_context, tenant_context
-from tenantry.protected import tenant_columns
+from tenantry.protected import protections
 from tests.app.models import Tenant
 
 Tenants = tuple[Tenant, Tenant]
@@ -40,7 +40,7 @@ def sent(evaluate: Callable[[], Any], alias: str = "default") -> list[str]:
 
 def used(sql: str) -> Counter[str]:
     """Return how often `sql` reads or changes a protected table, by its qualified tenant column."""
-    columns = {f'"{table}"': column for table, column in tenant_columns(apps).items()}
+    columns = {f'"{table}"': found.owner.column for table, found in protections(apps).items()}
     return Counter(
         f'{use["alias"] or use["table"]}."{columns[use["table"]]}"'
         for use in TABLE.finditer(sql.partition(" FOR UPDATE OF ")[0])

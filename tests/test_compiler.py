@@ -160,7 +160,7 @@ def test_rows_are_those_that_the_policy_alone_shows(
         return seen
 
     scoped = everywhere()
-    monkeypatch.setattr("tenantry.backends.postgresql.compiler.tenant_columns", lambda apps: {})
+    monkeypatch.setattr("tenantry.backends.postgresql.compiler.protections", lambda apps: {})
     assert scoped == everywhere()
     assert scoped[0] == []
 

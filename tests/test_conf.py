@@ -31,6 +31,9 @@ DEFAULTS = RLSTenants(
     sealed=False,
     seal_keys=(),
     seal_lifetime=300,
+    bypass_flags=(),
+    external_models={},
+    read_only_requests=False,
 )
 
 
@@ -178,7 +181,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
     assert message.endswith(
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
         " STRICT_MODE, STRICT_MODE_EXCLUDE, SAME_TENANT_FOREIGN_KEYS, ADMIN_ROLE, APP_ROLE, SEALED,"
-        " SEAL_KEYS, SEAL_LIFETIME"
+        " SEAL_KEYS, SEAL_LIFETIME, BYPASS_FLAGS, EXTERNAL_MODELS, READ_ONLY_REQUESTS"
     )
 
 

@@ -29,6 +29,7 @@ from tenantry.backends.postgresql.apply import prefix
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
 from tenantry.policies.ddl import LATEST, Policy
+from tenantry.policies.ddl import unprotect as remove
 from tests.app.models import Shared, Tenant
 from tests.fix_wire import Wire
 
@@ -238,6 +239,7 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {f"tenantry.exceptions.{name}" for name in errors}
     public |= {"tenantry.asgi.PoolLifespan", "tenantry.middleware.RLSTenantMiddleware"}
     public |= {"tenantry.managers.RLSQuerySet.for_user"}
+    public |= {"tenantry.managers.RLSQuerySet.including_shared"}
     public |= {f"tenantry.operations.{name}" for name in operations.__all__}
     assert set(documented) == public
 
@@ -246,11 +248,13 @@ def test_the_policy_is_the_one_that_migrations_create() -> None:
     text = (DOCS / "reference/policy.md").read_text()
     protect, unprotect, _, roles, _ = re.findall(r"^```postgresql\n(.*?)\n```$", text, re.M | re.S)
     policy = Policy("rls", "bigint")
-    assert protect == policy.protect('"notes_note"', '"tenant_id"')
-    assert unprotect == policy.unprotect('"notes_note"')
+    rules = policy.rules(f'"tenant_id" = {policy.tenant}')
+    assert protect == policy.protect('"notes_note"', rules)
+    assert unprotect == remove('"notes_note"', rules)
     assert f"`version={LATEST}`" in text
     policy = Policy("rls", "bigint", admin_role="notes_admin", app_role="notes_app")
-    assert policy.protect('"notes_note"', '"tenant_id"').endswith(roles)
+    rules = policy.rules(f'"tenant_id" = {policy.tenant}')
+    assert policy.protect('"notes_note"', rules).endswith(roles)
 
 
 @pytest.mark.parametrize("number", [180000, 150000])

@@ -8,7 +8,7 @@ from tests import shapes, shapes_of_models
 from tests.scoping import COMPARED, Tenants, atomically, bindings, sent, unscoped
 
 SHAPES = shapes.SHAPES | shapes_of_models.SHAPES
-OFF = "tenantry.backends.postgresql.compiler.tenant_columns"
+OFF = "tenantry.backends.postgresql.compiler.protections"
 
 
 @pytest.mark.parametrize("name", SHAPES)

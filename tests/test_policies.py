@@ -266,7 +266,8 @@ CREATE POLICY tenantry_isolation ON "t" AS PERMISSIVE FOR ALL TO PUBLIC
 
 def test_version_1_of_the_policy_never_changes() -> None:
     """Old migrations run this text for ever; a change is a new version."""
-    sql = Policy("rls", "bigint", version=1).protect('"t"', '"c"')
+    policy = Policy("rls", "bigint", version=1)
+    sql = policy.protect('"t"', policy.rules(f'"c" = {policy.tenant}'))
     assert sql.endswith(VERSION_1)
     assert "LANGUAGE sql STABLE PARALLEL SAFE" in sql
 

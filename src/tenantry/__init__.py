@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .context import admin_context, tenant_context
+from .context import admin_context, bypass_flag, tenant_context
 
 if TYPE_CHECKING:
     from .backends.postgresql.aio import aclose_pools, aconnection, arows
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .managers import RLSManager
     from .models import RLSProtectedModel
     from .samekeys import SameTenant
+    from .sharing import RawPredicate, SharedWith, TenantField
     from .users import TenantUser
 
 __all__ = [
@@ -21,12 +22,16 @@ __all__ = [
     "RLSConstraint",
     "RLSManager",
     "RLSProtectedModel",
+    "RawPredicate",
     "SameTenant",
+    "SharedWith",
+    "TenantField",
     "TenantUser",
     "aclose_pools",
     "aconnection",
     "admin_context",
     "arows",
+    "bypass_flag",
     "tenant_context",
 ]
 
@@ -36,7 +41,10 @@ _LATER = {
     "RLSConstraint": "constraints",
     "RLSManager": "managers",
     "RLSProtectedModel": "models",
+    "RawPredicate": "sharing",
     "SameTenant": "samekeys",
+    "SharedWith": "sharing",
+    "TenantField": "sharing",
     "TenantUser": "users",
     "aclose_pools": "backends.postgresql.aio",
     "aconnection": "backends.postgresql.aio",

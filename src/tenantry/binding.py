@@ -24,10 +24,20 @@ TenantId = int | str | UUID
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Name whom code runs as: one tenant, the admin over all, or (the default) nobody."""
+    """Name whom code runs as: one tenant, the admin over all, or (the default) nobody.
+
+    A bypass flag lets nobody read some tables; what is read-only does not write.
+    """
 
     tenant_id: TenantId | None = None
     is_admin: bool = False
+    bypass: str | None = None
+    read_only: bool = False
+
+    @property
+    def grant(self) -> str:
+        """What is granted beyond a tenant's rows: "admin", a bypass flag, or nothing."""
+        return "admin" if self.is_admin else self.bypass or ""
 
 
 UNBOUND = Binding()

@@ -14,6 +14,9 @@ key                       default                    means
 ``SEALED``                ``False``                  sign the tenant, so that SQL cannot change it
 ``SEAL_KEYS``             ``()``                     keys to sign with: the first, and older ones
 ``SEAL_LIFETIME``         ``300``                    seconds that a signature is good for, at most
+``BYPASS_FLAGS``              ``()``                 names of bypass flags, for a constraint to name
+``EXTERNAL_MODELS``           ``{}``                 tenant columns of models of other packages
+``READ_ONLY_REQUESTS``        ``False``              GET and HEAD requests cannot write
 ========================  =========================  =============================================
 =======
 ============================  =====================  =============================================
@@ -52,6 +55,7 @@ SETTING = "RLS_TENANTS"
 ENGINES = ("tenantry.backends.postgresql", "tenantry.backends.postgis")
 MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
+FLAG = re.compile(r"[a-z][a-z0-9_]{0,30}")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 # Longer names PostgreSQL cuts off; of the others, it keeps those that begin with pg_ to itself.
 SEAL_KEYS_ARE = (
@@ -79,6 +83,9 @@ class RLSTenants:
     sealed: bool = False
     seal_keys: Sequence[str] = field(default=(), repr=False)
     seal_lifetime: int = 300
+    bypass_flags: Sequence[str] = ()
+    external_models: Mapping[str, str] = field(default_factory=dict)
+    read_only_requests: bool = False
 
 
 @cache
@@ -227,9 +234,28 @@ def _role_validator(key: str) -> Callable[[object], None]:
     return validate
 
 
-def _validate_sealed(value: object) -> None:
-    if not isinstance(value, bool):
-        raise _refuse("SEALED", value, "True or False")
+def _validate_flags(value: object) -> None:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(flag, str) and FLAG.fullmatch(flag) and flag != "admin" for flag in value
+    ):
+        raise _refuse(
+            "BYPASS_FLAGS",
+            value,
+            "a list of names such as 'login': lower-case letters, digits and underscores, not"
+            " 'admin'",
+        )
+
+
+def _validate_external(value: object) -> None:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(label, str) and MODEL_LABEL.fullmatch(label) and isinstance(column, str)
+        for label, column in value.items()
+    ):
+        raise _refuse(
+            "EXTERNAL_MODELS",
+            value,
+            "a dict of model labels and tenant columns: {'taggit.Tag': 'tenant_id'}",
+        )
 
 
 def _validate_keys(value: object) -> None:
@@ -260,7 +286,10 @@ _VALIDATORS: dict[str, Callable[[object], None]] = {
     "SAME_TENANT_FOREIGN_KEYS": partial(_validate_switch, "SAME_TENANT_FOREIGN_KEYS"),
     "ADMIN_ROLE": _role_validator("ADMIN_ROLE"),
     "APP_ROLE": _role_validator("APP_ROLE"),
-    "SEALED": _validate_sealed,
+    "SEALED": partial(_validate_switch, "SEALED"),
     "SEAL_KEYS": _validate_keys,
     "SEAL_LIFETIME": _validate_lifetime,
+    "BYPASS_FLAGS": _validate_flags,
+    "EXTERNAL_MODELS": _validate_external,
+    "READ_ONLY_REQUESTS": partial(_validate_switch, "READ_ONLY_REQUESTS"),
 }

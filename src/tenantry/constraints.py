@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.core import checks
@@ -11,7 +12,14 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement, Table
 
 from .conf import rls_tenants, tenant_key
-from .policies.ddl import LATEST, Policy
+from .exceptions import RLSConfigurationError
+from .policies.ddl import LATEST, Policy, Rule, unprotect
+from .policies.owners import Hop, Owner, Quote
+from .sharing import ExtraPredicate, check_extra_predicates
+
+# What Django's migrations and clone() need, beside the name.
+SETTINGS = ("guc_prefix", "key_type", "version", "admin_role", "app_role", "sealed")
+EXTRAS = ("path", "extra_predicates", "extra_bypass_flags")
 
 
 class RLSConstraint(models.BaseConstraint):
@@ -22,18 +30,30 @@ class RLSConstraint(models.BaseConstraint):
         class Meta:
             constraints = [RLSConstraint(field="customer")]
 
-    The migration that adds it enables and forces Row-Level Security and creates the policy; it is
-    reversible. All but the field comes from the settings and the release. Migrations spell it out,
-    so that they never change their meaning: where ``guc_prefix`` and ``key_type`` are given,
-    nothing is read from the settings.
+    The table of a model that has no tenant of its own, but refers to one that has, is protected by
+    the ``path`` to it, such as ``RLSConstraint(path="order__customer")``. PostgreSQL then looks at
+    the other table for every row, and the database does not fill in a tenant; prefer a column where
+    a table is large, or read by raw SQL.
 
-    Do not use it on a model whose table has no column for the tenant.
+    ``extra_predicates``, such as ``[TenantField("partner")]``, let tenants read more rows than
+    their own; ``extra_bypass_flags`` name those of ``RLS_TENANTS["BYPASS_FLAGS"]`` under which
+    :class:`~tenantry.bypass_flag` reads every row of the table.
+
+    The migration that adds it enables and forces Row-Level Security and creates the policies; it
+    is reversible. All else comes from the settings and the release. Migrations spell it out, so
+    that they never change their meaning: where ``guc_prefix`` and ``key_type`` are given, nothing
+    is read from the settings.
+
+    Do not use it on a table that all tenants share.
     """
 
     def __init__(
         self,
         *,
-        field: str,
+        field: str | None = None,
+        path: str | None = None,
+        extra_predicates: Iterable[ExtraPredicate] = (),
+        extra_bypass_flags: Iterable[str] = (),
         name: str = "%(app_label)s_%(class)s_rls",
         guc_prefix: str | None = None,
         key_type: str | None = None,
@@ -42,8 +62,16 @@ class RLSConstraint(models.BaseConstraint):
         app_role: str | None = None,
         sealed: bool = False,
     ) -> None:
+        if (field is None) == (path is None):
+            raise RLSConfigurationError(
+                f"RLSConstraint takes a field or a path to the tenant, and one of them; got"
+                f" field={field!r} and path={path!r}"
+            )
         super().__init__(name=name)
         self.field = field
+        self.path = path
+        self.extra_predicates = list(extra_predicates)
+        self.extra_bypass_flags = list(extra_bypass_flags)
         self.guc_prefix = guc_prefix
         self.key_type = key_type
         self.version = version
@@ -52,7 +80,8 @@ class RLSConstraint(models.BaseConstraint):
         self.sealed = sealed
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: field={self.field!r} name={self.name!r}>"
+        which = f"path={self.path!r}" if self.field is None else f"field={self.field!r}"
+        return f"<{type(self).__name__}: {which} name={self.name!r}>"
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, RLSConstraint):
@@ -60,110 +89,152 @@ class RLSConstraint(models.BaseConstraint):
         return NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self.name, self.field))
+        return hash((self.name, self.field, self.path))
 
     @property
     def policy(self) -> Policy:
         """What the table's policies depend on; the settings fill what was left out."""
-        if self.guc_prefix and self.key_type:
-            return Policy(
-                guc_prefix=self.guc_prefix,
-                key_type=self.key_type,
-                version=self.version,
-                admin_role=self.admin_role,
-                app_role=self.app_role,
-                sealed=self.sealed,
-            )
-        settings = rls_tenants()
-        return Policy(
-            guc_prefix=self.guc_prefix or settings.guc_prefix,
-            key_type=self.key_type or tenant_key().sql_type,
-            version=self.version,
-            admin_role=self.admin_role or settings.admin_role,
-            app_role=self.app_role or settings.app_role,
-            sealed=self.sealed or settings.sealed,
-        )
+        given = {name: getattr(self, name) for name in SETTINGS}
+        if not (self.guc_prefix and self.key_type):
+            settings = rls_tenants()
+            given["guc_prefix"] = self.guc_prefix or settings.guc_prefix
+            given["key_type"] = self.key_type or tenant_key().sql_type
+            for name in ("admin_role", "app_role", "sealed"):
+                given[name] = given[name] or getattr(settings, name)
+        return Policy(**given)
 
     def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
         """Return what a migration needs to make this constraint again, settings included."""
         _, _, kwargs = super().deconstruct()
-        policy = self.policy
-        kwargs |= {
-            "field": self.field,
-            "guc_prefix": policy.guc_prefix,
-            "key_type": policy.key_type,
-            "version": policy.version,
-        }
+        if self.field is not None:
+            kwargs["field"] = self.field
         # What not everybody has is left out of everybody's migrations.
-        for name in ("admin_role", "app_role", "sealed"):
-            if value := getattr(policy, name):
-                kwargs[name] = value
+        kwargs |= {name: value for name in EXTRAS if (value := getattr(self, name))}
+        policy = self.policy
+        kwargs |= {name: value for name in SETTINGS if (value := getattr(policy, name))}
         return "tenantry.RLSConstraint", (), kwargs
 
     def clone(self) -> RLSConstraint:
         """Return a copy that still follows the settings where this one does."""
-        return type(self)(
-            field=self.field,
-            name=self.name,
-            guc_prefix=self.guc_prefix,
-            key_type=self.key_type,
-            version=self.version,
-            admin_role=self.admin_role,
-            app_role=self.app_role,
-            sealed=self.sealed,
-        )
+        names = ("name", "field", *EXTRAS, *SETTINGS)
+        return type(self)(**{name: getattr(self, name) for name in names})
 
-    def column(self, model: type[models.Model]) -> str:
-        """Return the tenant column of `model`'s table."""
-        field = model._meta.get_field(self.field)
-        column: str = field.column  # type: ignore[union-attr,assignment]
-        return column
+    def owner(self, model: Any) -> Owner:
+        """Return how rows of `model` name their tenant.
+
+        Raises FieldDoesNotExist when a field on the way does not exist.
+        """
+        *steps, last = (self.field or self.path or "").split("__")
+        hops = []
+        for step in steps:
+            key = model._meta.get_field(step)
+            target = key.remote_field.model
+            hops.append(Hop(key.column, target._meta.db_table, key.target_field.column))
+            model = target
+        return Owner(model._meta.get_field(last).column, tuple(hops))
+
+    def rules(self, model: Any, quote: Quote, table: str | None = None) -> list[Rule]:
+        """Return the policies of the table of `model`, or of another quoted one of its columns."""
+        table = table or quote(model._meta.db_table)
+        policy = self.policy
+        shared = [each.sql(model, table, policy.tenant, quote) for each in self.extra_predicates]
+        holds = self.owner(model).holds(table, policy.tenant, quote)
+        return policy.rules(holds, " OR ".join(shared) or None, self.extra_bypass_flags)
 
     # Django calls these with both arguments, and takes None and Statements; the stubs know strings.
 
     def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
         """Protect a table that is being created, once it is there."""
-        schema_editor.deferred_sql.append(self.create_sql(model, schema_editor))
+        schema_editor.deferred_sql.append(Later(self, model, schema_editor))
 
     def create_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that protects the table of `model`."""
         quote = schema_editor.quote_name
-        sql = self.policy.protect(quote(model._meta.db_table), quote(self.column(model)))
+        rules = self.rules(model, quote)
+        sql = self.policy.protect(quote(model._meta.db_table), rules)
         return _statement(sql, model, schema_editor)
 
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that ends the protection."""
-        sql = self.policy.unprotect(schema_editor.quote_name(model._meta.db_table))
-        return _statement(sql, model, schema_editor)
+        quote = schema_editor.quote_name
+        # Only their names count, and those no other model changes.
+        shared = "true" if self.extra_predicates else None
+        rules = self.policy.rules("true", shared, self.extra_bypass_flags)
+        return _statement(unprotect(quote(model._meta.db_table), rules), model, schema_editor)
 
     def validate(self, *args: Any, **kwargs: Any) -> None:
         """Accept every instance: the database checks rows as they are written."""
 
     def _check(self, model: type[models.Model], connection: Any) -> list[checks.CheckMessage]:
-        try:
-            field = model._meta.get_field(self.field)
-        except FieldDoesNotExist:
-            return [
+        found = self.check_path(model, (self.field or self.path or "").split("__"))
+        found += check_extra_predicates(model, self.extra_predicates)
+        unknown = set(self.extra_bypass_flags) - set(rls_tenants().bypass_flags)
+        if unknown:
+            found.append(
                 checks.Error(
-                    f"{model._meta.label} has no field {self.field!r} to protect its rows by.",
-                    hint="Name the foreign key to the tenant in RLSConstraint(field=...).",
+                    f"{model._meta.label} has bypass flags that nothing can set:"
+                    f" {', '.join(sorted(unknown))}.",
+                    hint="Name them in RLS_TENANTS['BYPASS_FLAGS'].",
                     obj=model,
-                    id="tenantry.E001",
+                    id="tenantry.E005",
                 )
-            ]
-        if field not in model._meta.local_concrete_fields:
-            return [
-                checks.Error(
-                    f"{model._meta.label}.{self.field} is not a column of the model's own table.",
-                    hint="Declare a foreign key to the tenant on this model.",
-                    obj=model,
-                    id="tenantry.E002",
-                )
-            ]
-        return []
+            )
+        return found
 
     # Django 6.0 made it public.
     check = _check
+
+    def check_path(self, model: Any, steps: Sequence[str]) -> list[checks.CheckMessage]:
+        """Return an error if `steps` do not lead from column to column."""
+        at = model
+        for step in steps:
+            try:
+                field = at._meta.get_field(step)
+            except FieldDoesNotExist:
+                return [
+                    checks.Error(
+                        f"{at._meta.label} has no field {step!r} to protect its rows by.",
+                        hint="Name the foreign key to the tenant in RLSConstraint(field=...).",
+                        obj=model,
+                        id="tenantry.E001",
+                    )
+                ]
+            if field not in at._meta.local_concrete_fields:
+                return [
+                    checks.Error(
+                        f"{at._meta.label}.{step} is not a column of the model's own table.",
+                        hint="Declare a foreign key to the tenant on this model.",
+                        obj=model,
+                        id="tenantry.E002",
+                    )
+                ]
+            if step is not steps[-1]:
+                if not isinstance(field, models.ForeignKey):
+                    return [
+                        checks.Error(
+                            f"{at._meta.label}.{step} is not a foreign key, so that no path leads"
+                            " on from it.",
+                            hint="Name foreign keys in RLSConstraint(path='order__tenant').",
+                            obj=model,
+                            id="tenantry.E003",
+                        )
+                    ]
+                at = field.remote_field.model
+        return []
+
+
+class Later(Statement):
+    """Be the SQL of a constraint whose predicates may speak of tables that are yet to come."""
+
+    def __init__(self, constraint: RLSConstraint, model: Any, schema_editor: Any) -> None:
+        table = Table(model._meta.db_table, schema_editor.quote_name)
+        super().__init__("", table=table)
+        self.constraint = constraint
+        self.model = model
+        self.schema_editor = schema_editor
+
+    def __str__(self) -> str:
+        return str(self.constraint.create_sql(self.model, self.schema_editor))
 
 
 def _statement(

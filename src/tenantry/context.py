@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction
 
-from .binding import ADMIN, Binding, Frame, pop, push
-from .conf import tenant_key
-from .exceptions import ScopeError
+from .binding import ADMIN, Binding, Frame, current_binding, pop, push
+from .conf import rls_tenants, tenant_key
+from .exceptions import RLSConfigurationError, ScopeError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +39,10 @@ class Scope:
     def __enter__(self) -> Self:
         if self._frame is not None:
             raise ScopeError(f"{self!r} is already entered; make a new one for every block")
-        self._frame = push(self.binding)
+        binding = self.binding
+        if not binding.read_only and current_binding().read_only:
+            binding = replace(binding, read_only=True)
+        self._frame = push(binding)
         return self
 
     def __exit__(
@@ -113,3 +117,23 @@ class admin_context(Scope):
 
     def __init__(self) -> None:
         super().__init__(ADMIN)
+
+
+class bypass_flag(Scope):
+    """Run as nobody who may read every row of the tables that name a bypass flag.
+
+    For what has to find a row before a tenant is known, such as an authentication backend that
+    looks for a user in a protected table. `name` is one of ``RLS_TENANTS["BYPASS_FLAGS"]``, and of
+    ``RLSConstraint(extra_bypass_flags=[...])`` of each such table. It reads, and writes nothing.
+
+    Raises RLSConfigurationError for another name. Not for looking at tenants' data: open a
+    ``tenant_context`` as soon as the tenant is known.
+    """
+
+    def __init__(self, name: str) -> None:
+        flags = rls_tenants().bypass_flags
+        if name not in flags:
+            raise RLSConfigurationError(
+                f"{name!r} is not in RLS_TENANTS['BYPASS_FLAGS'], which is {list(flags)!r}"
+            )
+        super().__init__(Binding(bypass=name))

@@ -157,7 +157,7 @@ def expected(connection: Any, cursor: Any, model: Any, table: str) -> str:
     if constraint is None:
         predicate = all_exist(PROBE, references_of(model, apps, quote))
     else:
-        predicate = constraint.policy.predicate(quote(constraint.column(model)))
+        predicate = constraint.rules(model, quote, PROBE)[0].using or "true"
     with transaction.atomic(using=connection.alias):
         cursor.execute(MAKE_PROBE.format(table=table, predicate=predicate))
         cursor.execute(READ_PROBE)

@@ -82,6 +82,18 @@ class RLSQuerySet(models.QuerySet[Any]):
         found: Self = queryset
         return found
 
+    def including_shared(self) -> Self:
+        """Return this queryset with the rows that other tenants share with the current one.
+
+        They can be read, not written. For a model whose ``RLSConstraint`` has
+        ``extra_predicates``. PostgreSQL then finds the rows by those, and not by the index on the
+        tenant.
+        """
+        queryset = self._chain()  # type: ignore[attr-defined]
+        queryset.query.tenantry_shared = True
+        found: Self = queryset
+        return found
+
     @property
     def binding(self) -> Binding | None:
         """The binding of :meth:`for_user`; None where there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Self
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -10,8 +11,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 
 from .binding import Binding
+from .conf import rls_tenants
 from .context import Scope
 from .users import binding_of
+
+# Of those that by HTTP's definition change nothing (RFC 9110, 9.2.1), the ones that views answer.
+SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 class RLSTenantMiddleware:
@@ -34,15 +39,23 @@ class RLSTenantMiddleware:
         """Return the response to `request`, or in async a coroutine of it."""
         if self.is_async:
             return self.respond(request)
-        binding = binding_of(_authenticated(request).user)
+        binding = binding_for(request, _authenticated(request).user)
         with Scope(binding):
             return bind_body(self.get_response(request), binding)
 
     async def respond(self, request: HttpRequest) -> HttpResponseBase:
         """Return the response to `request`."""
-        binding = binding_of(await _authenticated(request).auser())
+        binding = binding_for(request, await _authenticated(request).auser())
         with Scope(binding):
             return bind_body(await self.get_response(request), binding)
+
+
+def binding_for(request: HttpRequest, user: object) -> Binding:
+    """Return the binding of a request, read-only if the settings want it so."""
+    binding = binding_of(user)
+    if rls_tenants().read_only_requests and request.method in SAFE_METHODS:
+        return replace(binding, read_only=True)
+    return binding
 
 
 def bind_body(response: HttpResponseBase, binding: Binding) -> HttpResponseBase:

@@ -1,4 +1,4 @@
-"""Migration operations that add a ``SameTenant`` to a large table without a long lock."""
+"""Migration operations that ``makemigrations`` does not write."""
 
 from __future__ import annotations
 
@@ -7,11 +7,86 @@ from typing import Any
 from django.contrib.postgres.operations import ValidateConstraint
 from django.db import DatabaseError
 from django.db.migrations import AddConstraint
+from django.db.migrations.operations.base import Operation
 
+from .constraints import RLSConstraint
 from .exceptions import RLSConfigurationError
+from .external import add_external, remove_external
 from .samekeys import SameTenant
 
-__all__ = ["AddSameTenantNotValid", "ValidateSameTenant"]
+__all__ = ["AddRLSPolicy", "AddSameTenantNotValid", "ValidateSameTenant"]
+
+
+class AddRLSPolicy(Operation):
+    """Protect the table of a model of another package.
+
+    `model` is its label, such as ``"taggit.Tag"``. `column` is its tenant column, which is made
+    unless ``create_column`` is False: without a field of the model, filled by the database with
+    the current tenant, and empty in rows that are there already, which then nobody but the admin
+    sees. Name model and column in ``RLS_TENANTS["EXTERNAL_MODELS"]`` as well. The migration depends
+    on the one of that package that creates the table. ``policy`` holds what an ``RLSConstraint``
+    takes; what it leaves out comes from the settings, now and whenever the migration runs.
+
+    For your own models use ``RLSProtectedModel`` or ``RLSConstraint``.
+    """
+
+    reversible = True
+
+    def __init__(
+        self,
+        model: str,
+        column: str = "tenant_id",
+        *,
+        create_column: bool = True,
+        **policy: Any,
+    ) -> None:
+        self.model = model
+        self.column = column
+        self.create_column = create_column
+        self.policy = policy
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """Return what a migration needs to make this operation again."""
+        kwargs = {"create_column": self.create_column, **self.policy}
+        return "AddRLSPolicy", [self.model, self.column], kwargs
+
+    def state_forwards(self, app_label: str, state: Any) -> None:
+        """Change nothing: the model belongs to another package."""
+
+    def database_forwards(
+        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+    ) -> None:
+        """Add the column if wanted, and the policies."""
+        model = to_state.apps.get_model(self.model)
+        if not self.allow_migrate_model(schema_editor.connection.alias, model):
+            return
+        constraint = RLSConstraint(field=self.column, name="external", **self.policy)
+        for sql in add_external(
+            constraint.policy, model, self.column, schema_editor.quote_name, self.create_column
+        ):
+            schema_editor.execute(sql, None)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+    ) -> None:
+        """Remove the policies, and the column if it was added."""
+        model = from_state.apps.get_model(self.model)
+        if not self.allow_migrate_model(schema_editor.connection.alias, model):
+            return
+        constraint = RLSConstraint(field=self.column, name="external", **self.policy)
+        for sql in remove_external(
+            constraint.policy, model, self.column, schema_editor.quote_name, self.create_column
+        ):
+            schema_editor.execute(sql, None)
+
+    def describe(self) -> str:
+        """Return a line for the output of migrate."""
+        return f"Protect {self.model} by {self.column}"
+
+    @property
+    def migration_name_fragment(self) -> str:
+        """Part of the migration's name."""
+        return f"protect_{self.model.replace('.', '_').lower()}"
 
 
 class AddSameTenantNotValid(AddConstraint):

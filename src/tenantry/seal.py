@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from django.core.signals import setting_changed
 
-from .binding import UNBOUND, Binding
+from .binding import Binding
 from .conf import rls_tenants
 from .policies.seal import KEYS, replace_keys
 
@@ -57,7 +57,7 @@ def token(binding: Binding, database: str) -> str:
 
     It is good for at least half of ``SEAL_LIFETIME``.
     """
-    if binding == UNBOUND:
+    if binding.tenant_id is None and not binding.grant:
         return ""
     half = rls_tenants().seal_lifetime / 2
     return sign(binding, database, int((time() // half + 2) * half))
@@ -68,12 +68,11 @@ def sign(binding: Binding, database: str, expiry: int) -> str:
     """Return a token that is good until `expiry`, in seconds since 1970."""
     key = seal_keys()[0]
     tenant = "" if binding.tenant_id is None else str(binding.tenant_id)
-    grant = "admin" if binding.is_admin else ""
     size = len(database.encode())
-    signed = f"{key.name}:{expiry}:{grant}:{size}:{database}:{tenant}".encode()
+    signed = f"{key.name}:{expiry}:{binding.grant}:{size}:{database}:{tenant}".encode()
     inner = hashlib.sha256(key.inside + signed).digest()
     signature = hashlib.sha256(key.outside + inner).hexdigest()
-    return f"1:{key.name}:{expiry}:{grant}:{signature}:{tenant}"
+    return f"1:{key.name}:{expiry}:{binding.grant}:{signature}:{tenant}"
 
 
 def _forget(*, setting: str, **kwargs: object) -> None:

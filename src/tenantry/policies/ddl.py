@@ -5,18 +5,17 @@ A migration keeps the version it was made with, so an old one never changes its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .predicates import (
     admin_function,
+    bypass,
     current_tenant,
     identifier,
     is_admin,
     literal,
-    tenant_equals,
     tenant_function,
-    tenant_or_admin,
 )
 from .seal import NAMESPACE_1, verifier
 
@@ -24,6 +23,8 @@ VERSIONS = (1,)
 LATEST = VERSIONS[-1]
 POLICY = "tenantry_isolation"
 ADMIN_POLICY = "tenantry_admin"
+SHARING = "tenantry_sharing"
+BYPASS = "tenantry_bypass"
 RESTRICTION = "tenantry_restriction"
 
 # Policies, and function bodies in SQL-standard form (RETURN), are parsed once, when they are
@@ -32,19 +33,24 @@ RESTRICTION = "tenantry_restriction"
 _FUNCTIONS_1 = """\
 {namespace};
 CREATE OR REPLACE FUNCTION {tenant_function}() RETURNS {key_type}
-  LANGUAGE sql STABLE PARALLEL SAFE
-  RETURN {current_tenant};
+  {body};
 CREATE OR REPLACE FUNCTION {admin_function}() RETURNS boolean
   LANGUAGE sql STABLE PARALLEL SAFE
   RETURN COALESCE({is_admin}, false)"""
 
-_PROTECT_1 = """\
-{functions};
+_BODY_1 = """\
+LANGUAGE sql STABLE PARALLEL SAFE
+  RETURN {current_tenant}"""
+
+# What is not SQL is not inlined, and so costs a call instead of planning.
+_CALLED_1 = """\
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+  SET search_path = pg_catalog, pg_temp
+  AS $tenantry$ BEGIN RETURN {current_tenant}; END $tenantry$"""
+
+_ENABLE_1 = """\
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
-ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
-CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO PUBLIC
-  USING ({predicate})
-  WITH CHECK ({predicate})"""
+ALTER TABLE {table} FORCE ROW LEVEL SECURITY"""
 
 # A policy for a role is one for all who inherit its privileges, too (PostgreSQL documentation,
 # "CREATE POLICY"); memberships that do not inherit exist from PostgreSQL 16 on ("GRANT").
@@ -67,19 +73,7 @@ DO $tenantry$ DECLARE heirs text; BEGIN
       {admin_text}, heirs
       USING HINT = format('Run: GRANT {admin} TO %s WITH INHERIT FALSE, SET TRUE;', heirs);
   END IF;
-END $tenantry$;
-"""
-
-_ADMIN_1 = """;
-CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO {role}
-  USING ({predicate})
-  WITH CHECK ({predicate})"""
-
-# It says the same once more, so that a permissive policy of somebody else adds nothing.
-_RESTRICT_1 = """;
-CREATE POLICY {policy} ON {table} AS RESTRICTIVE FOR ALL TO {role}
-  USING ({predicate})
-  WITH CHECK ({predicate})"""
+END $tenantry$"""
 
 _INDEPENDENT = """\
 DROP POLICY IF EXISTS {policy} ON {table};
@@ -88,8 +82,7 @@ ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
 
 _UNPROTECT_1 = """\
-DROP POLICY {policy} ON {table};
-{others}\
+{drops}
 ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
 
@@ -101,17 +94,38 @@ ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
 DROP POLICY IF EXISTS {policy} ON {table};
 DROP POLICY IF EXISTS {restriction} ON {table};
-CREATE POLICY {policy} ON {table} AS PERMISSIVE FOR ALL TO PUBLIC
-  USING ({predicate})
-  WITH CHECK ({predicate})"""
+{policies}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Be one policy of a table, as PostgreSQL knows it."""
+
+    name: str
+    using: str | None
+    check: str | None
+    command: str = "ALL"
+    permissive: bool = True
+    role: str | None = None
+
+    def create(self, table: str) -> str:
+        """Return the SQL that creates it on the quoted `table`."""
+        kind = "PERMISSIVE" if self.permissive else "RESTRICTIVE"
+        role = "PUBLIC" if self.role is None else identifier(self.role)
+        lines = [f"CREATE POLICY {self.name} ON {table} AS {kind} FOR {self.command} TO {role}"]
+        if self.using is not None:
+            lines.append(f"  USING ({self.using})")
+        if self.check is not None:
+            lines.append(f"  WITH CHECK ({self.check})")
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Name everything that the policies of one table depend on.
+    """Name everything that the policies of one table depend on, but for the table itself.
 
-    With `admin_role` the admin is that role, and otherwise a GUC. `app_role` gets a restrictive
-    policy beside the permissive one.
+    With `admin_role` the admin is that role, and otherwise a GUC. `app_role` gets restrictive
+    policies beside the permissive ones. Where `sealed`, the binding is signed.
     """
 
     guc_prefix: str
@@ -128,24 +142,67 @@ class Policy:
                 f" tenantry knows, {VERSIONS}; a migration that says so needs a newer release"
             )
 
-    def protect(self, table: str, column: str) -> str:
-        """Return the SQL that protects `table` by its tenant `column`, both quoted."""
-        names = {"table": table, "predicate": self.predicate(column)}
-        sql = _PROTECT_1.format(functions=self.functions(), policy=POLICY, **names)
+    @property
+    def tenant(self) -> str:
+        """The tenant, as a subquery, which PostgreSQL evaluates once per statement.
+
+        Where the admin is a role it is the function, as whoever reads or proves policies expects.
+        That one is not planned with the statement; planning the other would cost every statement
+        about a tenth of a read.
+        """
+        if self.admin_role is not None and not self.sealed:
+            return f"(SELECT {tenant_function(self.guc_prefix, self.key_type)}())"
+        return f"(SELECT {current_tenant(self.guc_prefix, self.key_type, sealed=self.sealed)})"
+
+    def rules(self, holds: str, shared: str | None = None, flags: Iterable[str] = ()) -> list[Rule]:
+        """Return the policies of a table.
+
+        `holds` says of a row that it is the :attr:`tenant`'s, `shared` that it may be read
+        nevertheless; `flags` are the bypass flags that may read every row.
+        """
+        own = holds
+        if self.admin_role is None:
+            admin = is_admin(self.guc_prefix, sealed=self.sealed)
+            own = f"CASE WHEN (SELECT {admin}) THEN true ELSE {holds} END"
+        rules = [Rule(POLICY, own, own)]
         if self.admin_role is not None:
-            role = identifier(self.admin_role)
-            sql = self.require_admin_role() + sql
             # To become the role is not enough where bindings are sealed.
             admin = f"(SELECT {is_admin(self.guc_prefix, sealed=True)})" if self.sealed else "true"
-            sql += _ADMIN_1.format(policy=ADMIN_POLICY, table=table, role=role, predicate=admin)
-        return sql + self.restrict(table, names["predicate"])
+            rules.append(Rule(ADMIN_POLICY, admin, admin, role=self.admin_role))
+        readable = []
+        if shared is not None:
+            readable.append(shared)
+            rules.append(Rule(SHARING, shared, None, "SELECT"))
+        if flags:
+            flag = bypass(self.guc_prefix, sealed=self.sealed)
+            readable.append(f"(SELECT {flag}) IN ({', '.join(map(literal, sorted(flags)))})")
+            rules.append(Rule(BYPASS, readable[-1], None, "SELECT"))
+        return rules + self.restrictions(own, readable)
 
-    def restrict(self, table: str, predicate: str) -> str:
-        """Return the SQL that goes on to restrict the app role to `predicate`, if there is one."""
-        if self.app_role is None:
-            return ""
-        role = identifier(self.app_role)
-        return _RESTRICT_1.format(policy=RESTRICTION, table=table, role=role, predicate=predicate)
+    def restrictions(self, own: str, readable: Sequence[str] = ()) -> list[Rule]:
+        """Return what says the same once more of the app role, if there is one.
+
+        So a permissive policy of somebody else adds nothing.
+        """
+        role = self.app_role
+        if role is None:
+            return []
+        if not readable:
+            return [Rule(RESTRICTION, own, own, permissive=False, role=role)]
+        both = " OR ".join([own, *readable])
+        return [
+            Rule(RESTRICTION, both, None, "SELECT", permissive=False, role=role),
+            Rule(f"{RESTRICTION}_insert", None, own, "INSERT", permissive=False, role=role),
+            Rule(f"{RESTRICTION}_update", own, own, "UPDATE", permissive=False, role=role),
+            Rule(f"{RESTRICTION}_delete", own, None, "DELETE", permissive=False, role=role),
+        ]
+
+    def protect(self, table: str, rules: Iterable[Rule]) -> str:
+        """Return the SQL that protects the quoted `table` by `rules`."""
+        parts = [self.functions(), _ENABLE_1.format(table=table)]
+        if self.admin_role is not None:
+            parts.insert(0, self.require_admin_role())
+        return ";\n".join([*parts, *(rule.create(table) for rule in rules)])
 
     def require_admin_role(self) -> str:
         """Return the SQL that raises an error where the admin role is missing or not safe."""
@@ -159,29 +216,23 @@ class Policy:
         admin = is_admin(self.guc_prefix, sealed=self.sealed)
         if self.admin_role is not None and not self.sealed:
             admin = f"CURRENT_USER = {literal(self.admin_role)}"
+        body = _BODY_1 if self.admin_role is None or self.sealed else _CALLED_1
+        tenant = current_tenant(self.guc_prefix, self.key_type, sealed=self.sealed)
         seal = ";\n" + verifier(self.guc_prefix) if self.sealed else ""
         return _FUNCTIONS_1.format(
             namespace=NAMESPACE_1 + seal,
             tenant_function=tenant_function(self.guc_prefix, self.key_type),
             admin_function=admin_function(self.guc_prefix),
             key_type=self.key_type,
-            current_tenant=current_tenant(self.guc_prefix, self.key_type, sealed=self.sealed),
+            body=body.format(current_tenant=tenant),
             is_admin=admin,
         )
 
-    def predicate(self, column: str) -> str:
-        """Return what the policy says of a row, by its tenant `column`, quoted."""
-        predicate = tenant_or_admin if self.admin_role is None else tenant_equals
-        return predicate(column, self.guc_prefix, self.key_type, sealed=self.sealed)
 
-    def unprotect(self, table: str) -> str:
-        """Return the SQL that undoes :meth:`protect`, but for the functions other tables use."""
-        others = [
-            f"DROP POLICY {policy} ON {table};\n"
-            for policy, role in ((ADMIN_POLICY, self.admin_role), (RESTRICTION, self.app_role))
-            if role is not None
-        ]
-        return _UNPROTECT_1.format(table=table, policy=POLICY, others="".join(others))
+def unprotect(table: str, rules: Iterable[Rule]) -> str:
+    """Return the SQL that undoes :meth:`Policy.protect`, but for functions others use."""
+    drops = "\n".join(f"DROP POLICY {rule.name} ON {table};" for rule in rules)
+    return _UNPROTECT_1.format(table=table, drops=drops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +250,9 @@ def depend(table: str, references: Iterable[Reference], policy: Policy) -> str:
     `policy` is that of a table that they refer to.
     """
     predicate = all_exist(table, references)
-    sql = _DEPEND_1.format(table=table, policy=POLICY, restriction=RESTRICTION, predicate=predicate)
-    return sql + policy.restrict(table, predicate)
+    rules = [Rule(POLICY, predicate, predicate), *policy.restrictions(predicate)]
+    policies = ";\n".join(rule.create(table) for rule in rules)
+    return _DEPEND_1.format(table=table, policy=POLICY, restriction=RESTRICTION, policies=policies)
 
 
 def all_exist(table: str, references: Iterable[Reference]) -> str:

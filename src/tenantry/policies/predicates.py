@@ -38,21 +38,11 @@ def is_admin(guc_prefix: str, *, sealed: bool = False) -> str:
     return f"pg_catalog.current_setting('{guc_prefix}.is_admin', true) = 'true'"
 
 
-def tenant_equals(column: str, guc_prefix: str, key_type: str, *, sealed: bool = False) -> str:
-    """Return the predicate that the quoted `column` holds the tenant: an index condition.
-
-    The tenant stands in a subquery, which PostgreSQL evaluates once per statement. The function
-    would read better here, but planning it costs every statement about a tenth of a read.
-    """
-    return f"{column} = (SELECT {current_tenant(guc_prefix, key_type, sealed=sealed)})"
-
-
-def tenant_or_admin(column: str, guc_prefix: str, key_type: str, *, sealed: bool = False) -> str:
-    """Return the predicate of a policy on the quoted `column` where the admin is a GUC."""
-    return (
-        f"CASE WHEN (SELECT {is_admin(guc_prefix, sealed=sealed)}) THEN true"
-        f" ELSE {tenant_equals(column, guc_prefix, key_type, sealed=sealed)} END"
-    )
+def bypass(guc_prefix: str, *, sealed: bool = False) -> str:
+    """Return the expression that reads the bypass flag; NULL or empty when there is none."""
+    if sealed:
+        return f"{sealed_function(guc_prefix)}('grant')"
+    return f"pg_catalog.current_setting('{guc_prefix}.bypass', true)"
 
 
 def identifier(name: str) -> str:

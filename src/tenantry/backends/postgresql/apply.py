@@ -53,7 +53,7 @@ def is_secret(binding: Binding) -> bool:
     Sessions of the same role see it in pg_stat_activity (PostgreSQL documentation, "Viewing
     Statistics"), but no parameters.
     """
-    return rls_tenants().sealed and binding != UNBOUND
+    return rls_tenants().sealed and (binding.tenant_id is not None or binding.grant != "")
 
 
 def prefix(
@@ -122,7 +122,7 @@ def _select(binding: Binding, role: str) -> Prefix:
 def _parameters(binding: Binding, role: str) -> list[tuple[str, str]]:
     """Return the names and values of the parameters that carry `binding`, the tenant's first.
 
-    They are always the same ones, so that none is left from somebody else.
+    But for the last they are always the same ones, so that none is left from somebody else.
     """
     settings = rls_tenants()
     tenant_id = "" if binding.tenant_id is None else str(binding.tenant_id)
@@ -132,6 +132,11 @@ def _parameters(binding: Binding, role: str) -> list[tuple[str, str]]:
     elif settings.admin_role is not None:
         # A tenant's statement after one of the admin, in one transaction, puts the role back.
         values.append(("role", settings.admin_role if binding.is_admin else role))
+    if settings.bypass_flags and not settings.sealed:
+        values.append((f"{settings.guc_prefix}.bypass", binding.bypass or ""))
+    if binding.read_only:
+        # It cannot be taken back in a transaction (PostgreSQL documentation, "SET TRANSACTION").
+        values.append(("transaction_read_only", "on"))
     return values
 
 

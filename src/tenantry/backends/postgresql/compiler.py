@@ -15,7 +15,8 @@ from django.db.backends.postgresql import compiler
 
 from ...binding import Binding, TenantId, current_binding
 from ...exceptions import ScopeError
-from ...protected import require_tenant, tenant_columns
+from ...policies.owners import Owner
+from ...protected import protections, require_tenant
 
 # Django 6.1 renamed it.
 QUOTE_NAME = (
@@ -24,17 +25,17 @@ QUOTE_NAME = (
 
 
 class TenantEquals:
-    """Be the SQL condition that a column holds the tenant."""
+    """Be the SQL condition that a row is the tenant's."""
 
-    def __init__(self, alias: str, column: str, tenant_id: TenantId | None) -> None:
+    def __init__(self, alias: str, owner: Owner, tenant_id: TenantId | None) -> None:
         self.alias = alias
-        self.column = column
+        self.owner = owner
         self.tenant_id = tenant_id
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
         """Return the condition and its one parameter."""
         alias = getattr(compiler, QUOTE_NAME)(self.alias)
-        return f"{alias}.{connection.ops.quote_name(self.column)} = %s", [self.tenant_id]
+        return self.owner.equals(alias, connection.ops.quote_name), [self.tenant_id]
 
 
 class ScopedWhere:
@@ -72,14 +73,18 @@ class ScopedMixin:
         binding = self.binding()
         if binding.is_admin or self.query.model is None:
             return {}
-        columns = tenant_columns(self.query.model._meta.apps)
+        protected = protections(self.query.model._meta.apps)
         predicates = {
-            alias: TenantEquals(alias, columns[table], binding.tenant_id)
+            alias: TenantEquals(alias, protected[table].owner, binding.tenant_id)
             for alias, table in tables
-            if table in columns
+            if table in protected and binding.bypass not in protected[table].flags
         }
         if predicates and binding.tenant_id is None:
-            require_tenant(self.query.model._meta.apps, [table for _, table in tables])
+            scoped = {table for alias, table in tables if alias in predicates}
+            require_tenant(self.query.model._meta.apps, scoped)
+        if getattr(self.query, "tenantry_shared", False):
+            # The policy knows which rows of others are shared.
+            predicates.pop(self.query.base_table, None)
         return predicates
 
     def binding(self) -> Binding:

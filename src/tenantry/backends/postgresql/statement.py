@@ -13,17 +13,16 @@ import psycopg
 from psycopg import errors, generators
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import (
-    ConnStatus,
     DiagnosticField,
     ExecStatus,
     Format,
-    PipelineStatus,
     TransactionStatus,
 )
 
 from ...binding import UNBOUND, Binding, current_binding
 from ...exceptions import UnbindableStatementError
 from .apply import first_word, is_secret, must_be_first, parameters, prefix
+from .flush import FlushMixin
 from .positions import without_prefix
 from .sessions import refuse_session_state
 
@@ -45,7 +44,7 @@ COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
 END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
-class StatementMixin(Base):  # type: ignore[misc]
+class StatementMixin(FlushMixin):
     """Send the binding in the same message as the statement, and hide that from the user."""
 
     _conn: Any
@@ -58,8 +57,6 @@ class StatementMixin(Base):  # type: ignore[misc]
     # The transaction control in the last message, and whether the server could not parse it.
     _control: list[bytes] = []
     _unparsed = False
-    # Whether the last statement shared a flush with a secret binding.
-    _together = False
     # Whether the query that is running is surely one statement.
     _alone = True
     # Whether the binding is already queued in front of the rows of this executemany().
@@ -164,21 +161,6 @@ class StatementMixin(Base):  # type: ignore[misc]
             finally:
                 self._bare = False
 
-    def _execute_together(self, pgq: Any, binary: bool | None) -> PQGen[None]:
-        """Run a statement and a secret binding in one flush."""
-        if self._conn.per_transaction:
-            self.refuse_session_state(pgq.query)
-        wanted = self.format if binary is None else Format(binary)
-        if wanted == Format.BINARY and isinstance(self, ClientCursorMixin):
-            raise psycopg.NotSupportedError("client-side cursors don't support binary results")
-        self._together = True
-        ahead = self._send_flush(pgq, wanted)
-        yield from self._fetch_ahead(ahead)
-        results = yield from generators.execute(self._pgconn)
-        yield from self._end_flush()
-        self._check_results(results)
-        self._set_results(results)
-
     def _bind_first(self, binding: Binding, statement: bytes) -> PQGen[None]:
         """Send a secret binding before what cannot share a flush with it; it costs a round trip.
 
@@ -279,87 +261,6 @@ class StatementMixin(Base):  # type: ignore[misc]
                 self._check_results([result] if result else [])
             elif result.status in END_OF_RESULT:
                 remaining -= 1
-
-    def _stream_send_flush(
-        self, query: Any, params: Any, binary: bool | None, size: int
-    ) -> PQGen[None]:
-        if size < 1:
-            raise ValueError("size must be >= 1")
-        if size > 1:
-            psycopg.capabilities.has_stream_chunked(check=True)
-        yield from self._start_query(query)
-        statement = self._convert_query(query, params)
-        if self._conn.per_transaction:
-            self.refuse_session_state(statement.query)
-        wanted = self.format if binary is None else Format(binary)
-        ahead = self._send_flush(statement, wanted)
-        yield from self._fetch_ahead(ahead)
-        if size == 1:
-            self._pgconn.set_single_row_mode()
-        else:
-            self._pgconn.set_chunked_rows_mode(size)
-        self._last_query = query
-
-    def _stream_fetchone_gen(self, first: bool) -> PQGen[PGresult | None]:
-        try:
-            row: PGresult | None = yield from super()._stream_fetchone_gen(first)
-        except psycopg.Error:
-            yield from self._end_flush()
-            raise
-        if row is None:
-            yield from self._end_flush()
-        return row
-
-    # Server-side parameters have no text to ride in front of, so they share a flush instead: that
-    # of libpq's pipeline mode. psycopg's own pipelines have no streams and no named cursors.
-
-    def _send_flush(self, query: Any, result_format: Format = Format.TEXT) -> int:
-        """Send BEGIN, the binding and `query` together; return how many results come first."""
-        ahead: list[tuple[bytes, list[bytes] | None]] = [
-            *((control, None) for control in self._conn.take_control()),
-            parameters(self._binding(), self._conn.session),
-        ]
-        self._query = query
-        self._prefix_results = 0
-        self._pgconn.enter_pipeline_mode()
-        for statement, values in ahead:
-            self._pgconn.send_query_params(statement, values)
-        merged = isinstance(self, ClientCursorMixin)
-        self._pgconn.send_query_params(
-            query.query,
-            None if merged else query.params,
-            param_formats=None if merged else query.formats,
-            param_types=None if merged else query.types,
-            result_format=result_format,
-        )
-        self._pgconn.pipeline_sync()
-        return len(ahead)
-
-    def _fetch_ahead(self, count: int) -> PQGen[None]:
-        """Read the results that come first; raise psycopg's error for one that failed."""
-        for _ in range(count):
-            results = yield from generators.execute(self._pgconn)
-            if results[-1].status == ExecStatus.FATAL_ERROR:
-                yield from self._end_flush()
-                self._raise_for_result(results[-1])
-
-    def _end_flush(self) -> PQGen[None]:
-        """Read what is left of a flush, if one is open, and leave libpq's pipeline mode.
-
-        Raises psycopg's error when the transaction of the flush cannot be committed.
-        """
-        failed: PGresult | None = None
-        if self._conn._pipeline or self._pgconn.status != ConnStatus.OK:
-            return
-        while self._pgconn.pipeline_status != PipelineStatus.OFF:
-            results = yield from generators.execute(self._pgconn)
-            for result in results:
-                if result.status == ExecStatus.FATAL_ERROR:
-                    failed = result
-                elif result.status == ExecStatus.PIPELINE_SYNC:
-                    self._pgconn.exit_pipeline_mode()
-        if failed is not None:
-            self._raise_for_result(failed)
 
     def _is_unparsed(self, result: Any, remaining: int) -> bool:
         """Return whether the first `result` says that not even BEGIN has happened."""

@@ -1,0 +1,172 @@
+"""Which rows of other tenants may be read: the extra predicates of an ``RLSConstraint``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps.registry import Apps
+from django.core import checks
+from django.core.exceptions import FieldDoesNotExist
+from django.utils.deconstruct import deconstructible
+
+from .policies.owners import Quote
+
+
+class ExtraPredicate:
+    """Show more rows than the tenant's own: the base of what ``extra_predicates`` may hold."""
+
+    def sql(self, model: Any, table: str, tenant: str, quote: Quote) -> str:
+        """Return the SQL that a row of the quoted `table` may be read by `tenant`."""
+        raise NotImplementedError
+
+    def problem(self, model: Any) -> str | None:
+        """Return why there is no such SQL, if so."""
+        raise NotImplementedError
+
+
+@deconstructible(path="tenantry.TenantField")
+class TenantField(ExtraPredicate):
+    """Show a row to the tenant that another of its foreign keys names, such as a partner.
+
+    `field` is a foreign key to the tenant model. A row that names nobody there is not shared.
+    """
+
+    def __init__(self, field: str) -> None:
+        self.field = field
+
+    def sql(self, model: Any, table: str, tenant: str, quote: Quote) -> str:
+        """Return a comparison of the column."""
+        return f"{quote(model._meta.get_field(self.field).column)} = {tenant}"
+
+    def problem(self, model: Any) -> str | None:
+        """Return that there is no such column, if so."""
+        return missing(model, self.field)
+
+
+@deconstructible(path="tenantry.RawPredicate")
+class RawPredicate(ExtraPredicate):
+    """Show rows for which a boolean expression of SQL is true, such as ``"is_public"``.
+
+    It names columns of the table. Unbound it shows nothing. Not for subqueries: they are subject to
+    the policies of the tables that they read, and may look at this one again.
+    """
+
+    def __init__(self, sql: str) -> None:
+        self.text = sql
+
+    def sql(self, model: Any, table: str, tenant: str, quote: Quote) -> str:
+        """Return the expression, for whoever is bound."""
+        return f"({tenant} IS NOT NULL AND ({self.text}))"
+
+    def problem(self, model: Any) -> str | None:
+        """Return that there is no expression, if so; PostgreSQL parses it when it migrates."""
+        if not isinstance(self.text, str) or not self.text.strip() or ";" in self.text:
+            return f"{self.text!r} is not a boolean expression of SQL"
+        return None
+
+
+@deconstructible(path="tenantry.SharedWith")
+class SharedWith(ExtraPredicate):
+    """Show a row to the tenants that rows of another protected model name, such as ``NoteShare``.
+
+    ``model`` is the label of that model. It belongs to the tenant that shares, its foreign key
+    ``row`` names the shared row, and ``tenant`` whom it is shared with, who must be able to read
+    the share::
+
+        class NoteShare(RLSProtectedModel):
+            note = ForeignKey(Note, on_delete=CASCADE)
+            recipient = ForeignKey(Tenant, on_delete=CASCADE)
+
+            class Meta:
+                constraints = [
+                    RLSConstraint(field="tenant", extra_predicates=[TenantField("recipient")])
+                ]
+
+    and on ``Note``: ``SharedWith("app.NoteShare", row="note", tenant="recipient")``. Only who owns
+    a row can share it.
+    """
+
+    def __init__(self, model: str, *, row: str, tenant: str) -> None:
+        self.model = model
+        self.row = row
+        self.tenant = tenant
+
+    def sql(self, model: Any, table: str, tenant: str, quote: Quote) -> str:
+        """Return that a share of the row's own tenant names the tenant."""
+        shares = model._meta.apps.get_model(self.model)._meta
+        row = shares.get_field(self.row)
+        owner, shared_owner = owner_column(model), owner_column(shares.model)
+        return (
+            f"EXISTS (SELECT FROM {quote(shares.db_table)} AS share"
+            f" WHERE share.{quote(row.column)} = {table}.{quote(row.target_field.column)}"
+            f" AND share.{quote(shared_owner)} = {table}.{quote(owner)}"
+            f" AND share.{quote(shares.get_field(self.tenant).column)} = {tenant})"
+        )
+
+    def problem(self, model: Any) -> str | None:
+        """Return what the other model lacks, if so."""
+        apps: Apps = model._meta.apps
+        try:
+            shares = apps.get_model(self.model)
+        except (LookupError, ValueError) as error:
+            return f"{self.model!r} is no model: {error}"
+        found = missing(shares, self.row) or missing(shares, self.tenant)
+        if found:
+            return found
+        constraint = constraint_of(shares)
+        if constraint is None or constraint.field is None:
+            return f"{shares._meta.label} is not protected, so that anybody could share the row"
+        if not any(
+            isinstance(each, TenantField) and each.field == self.tenant
+            for each in constraint.extra_predicates
+        ):
+            return (
+                f"{shares._meta.label} does not show itself to its {self.tenant}; give its"
+                f" RLSConstraint extra_predicates=[TenantField({self.tenant!r})]"
+            )
+        return None
+
+
+def missing(model: Any, name: str) -> str | None:
+    """Return that `model` has no foreign key of that name in its own table, if so."""
+    try:
+        field = model._meta.get_field(name)
+    except FieldDoesNotExist:
+        return f"{model._meta.label} has no field {name!r}"
+    if not (field.is_relation and field in model._meta.local_concrete_fields):
+        return f"{model._meta.label}.{name} is not a foreign key in a column of its own table"
+    return None
+
+
+def constraint_of(model: Any) -> Any:
+    """Return the ``RLSConstraint`` of `model`, if it has one."""
+    from .constraints import RLSConstraint  # noqa: PLC0415 - which holds extra predicates
+
+    found = (each for each in model._meta.constraints if isinstance(each, RLSConstraint))
+    return next(found, None)
+
+
+def owner_column(model: Any) -> str:
+    """Return the column of `model` that names its tenant."""
+    column: str = model._meta.get_field(constraint_of(model).field).column
+    return column
+
+
+def check_extra_predicates(model: Any, predicates: Any) -> list[checks.CheckMessage]:
+    """Return an error for each predicate that no policy can be made of."""
+    found: list[checks.CheckMessage] = []
+    for predicate in predicates:
+        if isinstance(predicate, ExtraPredicate):
+            problem = predicate.problem(model)
+        else:
+            problem = f"{predicate!r} is none of SharedWith, TenantField and RawPredicate"
+        if problem:
+            found.append(
+                checks.Error(
+                    f"{model._meta.label} cannot be shared: {problem}.",
+                    hint="See RLSConstraint(extra_predicates=[...]).",
+                    obj=model,
+                    id="tenantry.E004",
+                )
+            )
+    return found
