@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.apps import AppConfig
 
+from .checks.registry import register
 from .conf import require_engine, tenant_key
 
 
@@ -14,6 +15,7 @@ class TenantryConfig(AppConfig):
     verbose_name = "Tenants"
 
     def ready(self) -> None:
-        """Check the settings; RLSConfigurationError and ImproperlyConfigured name the fix."""
+        """Check the settings and register the checks; errors name the fix."""
         require_engine()
         tenant_key()
+        register()

@@ -10,6 +10,8 @@ key                       default                    means
 ``USE_LOCAL_SET``         ``True``                   accepted for compatibility; only True is valid
 ``STRICT_MODE``           ``False``                  refuse ORM queries of protected models unbound
 ``STRICT_MODE_EXCLUDE``   ``()``                     labels of models or apps that it leaves alone
+``SHARED_MODELS``         ``()``                     labels of models that W154 leaves alone
+``REFUSE_EXEMPT_ROLE``    ``False``                  refuse to connect as a role no policy binds
 ========================  =========================  =============================================
 """
 
@@ -49,6 +51,8 @@ class RLSTenants:
     use_local_set: bool = True
     strict_mode: bool = False
     strict_mode_exclude: Sequence[str] = ()
+    shared_models: Sequence[str] = ()
+    refuse_exempt_role: bool = False
 
 
 @cache
@@ -118,6 +122,18 @@ def require_engine() -> None:
         )
 
 
+def is_shared(model: Any) -> bool:
+    """Return whether a model without a policy is so on purpose; the user model always is."""
+    shared = {label.lower() for label in rls_tenants().shared_models}
+    shared.add(django_settings.AUTH_USER_MODEL.lower())
+    return model._meta.label_lower in shared
+
+
+def is_debug() -> bool:
+    """Return whether Django runs in debug mode."""
+    return bool(django_settings.DEBUG)
+
+
 def forget(*, setting: str, **kwargs: Any) -> None:
     """Read the settings anew after ``override_settings`` changed them."""
     if setting == SETTING:
@@ -178,6 +194,18 @@ def _validate_exclude(value: object) -> None:
         )
 
 
+def _validate_shared(value: object) -> None:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(label, str) and MODEL_LABEL.fullmatch(label) for label in value
+    ):
+        raise _refuse("SHARED_MODELS", value, "a list of model labels such as 'accounts.Invite'")
+
+
+def _validate_refusal(value: object) -> None:
+    if not isinstance(value, bool):
+        raise _refuse("REFUSE_EXEMPT_ROLE", value, "True or False")
+
+
 _VALIDATORS = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": _validate_field,
@@ -186,4 +214,6 @@ _VALIDATORS = {
     "USE_LOCAL_SET": _validate_local_set,
     "STRICT_MODE": _validate_strict_mode,
     "STRICT_MODE_EXCLUDE": _validate_exclude,
+    "SHARED_MODELS": _validate_shared,
+    "REFUSE_EXEMPT_ROLE": _validate_refusal,
 }
