@@ -122,10 +122,10 @@ def inspect_unique(model: Model, tenant: Any) -> Iterator[Finding]:
 
 def names_in(expressions: Any) -> Iterator[str]:
     """Yield the names of the fields that expressions refer to."""
-    expression: Any
     for expression in expressions:
         if isinstance(expression, models.F):
-            yield expression.name
+            name: str = expression.name  # type: ignore[attr-defined]  # the stubs lack it
+            yield name
         else:
             yield from names_in(filter(None, expression.get_source_expressions()))
 

@@ -120,8 +120,8 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
     statements are psycopg's, not Django's.
 
     Raises OperationalError when no connection becomes free in time, UnsupportedServerError for a
-    server before PostgreSQL 15 and RLSConfigurationError for a role that the settings refuse. Not for code that runs in a
-    thread: there use Django's connections.
+    server before PostgreSQL 15 and RLSConfigurationError for a role that the settings refuse. Not
+    for code that runs in a thread: there use Django's connections.
     """
     pool = await _open_pool(using)
     try:

@@ -92,11 +92,15 @@ class BoundConnections:
             raise UnsupportedServerError(f"PostgreSQL {version} is the server of {needs}")
 
     def init_connection_state(self) -> None:
-        """Prepare a new connection, or refuse it; a refused one is closed, so that nobody uses it.
+        """Prepare a new connection, or refuse it.
 
         Raises RLSConfigurationError for a role that no policy binds, if the settings say so.
         """
         super().init_connection_state()  # type: ignore[misc]
+        self.accept_role()
+
+    def accept_role(self) -> None:
+        """Close the connection and raise RLSConfigurationError if the settings refuse its role."""
         connection: BoundConnection = self.connection  # type: ignore[attr-defined]
         pool = self.pool  # type: ignore[attr-defined]
         if is_accepted(pool):
@@ -107,6 +111,7 @@ class BoundConnections:
             if not connection.autocommit:
                 connection.commit()
         except BaseException:
+            # Else the next statement would use it.
             self.close()  # type: ignore[attr-defined]
             raise
         accept(pool)
