@@ -23,6 +23,8 @@ DEFAULTS = RLSTenants(
     use_local_set=True,
     strict_mode=False,
     strict_mode_exclude=(),
+    shared_models=(),
+    refuse_exempt_role=False,
 )
 
 
@@ -64,6 +66,8 @@ def test_only_the_tenant_model_is_required() -> None:
         ("USE_LOCAL_SET", True, "use_local_set"),
         ("STRICT_MODE", True, "strict_mode"),
         ("STRICT_MODE_EXCLUDE", ["app.Note", "app"], "strict_mode_exclude"),
+        ("SHARED_MODELS", ["app.Note"], "shared_models"),
+        ("REFUSE_EXEMPT_ROLE", True, "refuse_exempt_role"),
     ],
 )
 def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> None:
@@ -167,7 +171,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
     assert f"RLS_TENANTS has the unknown key {unknown!r} (did you mean {meant!r}?)" in message
     assert message.endswith(
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
-        " STRICT_MODE, STRICT_MODE_EXCLUDE"
+        " STRICT_MODE, STRICT_MODE_EXCLUDE, SHARED_MODELS, REFUSE_EXEMPT_ROLE"
     )
 
 

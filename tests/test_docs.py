@@ -222,8 +222,14 @@ def test_the_checks_are_those_that_exist() -> None:
         for module in (SOURCE / "tenantry").rglob("*.py")
         for identifier in re.findall(r'"(tenantry\.[EWI]\d+)"', module.read_text())
     }
-    documented = [row[0].strip("`") for row in table("reference/settings.md", "System checks")]
-    assert documented == sorted(found)
+    text = (DOCS / "reference/checks.md").read_text()
+    start = r"^\((tenantry-[ew]\d+)\)=\n### (tenantry\.[EW]\d+)\n"
+    sections = re.findall(start + r"(.*?)(?=^\(|^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert sorted(identifier for _, identifier, _ in sections) == sorted(found)
+    for anchor, identifier, section in sections:
+        assert anchor == identifier.lower().replace(".", "-")
+        for part in ("Means", "Matters", "Fix", "Silence"):
+            assert f"\n{part}: " in section, (identifier, part)
 
 
 def test_everything_public_is_in_the_api() -> None:
