@@ -12,6 +12,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DataError, ProgrammingError, connections
 from django.db.models import Count, Exists, OuterRef
+from django.test import override_settings
 from django_async_backend.db import async_connections, async_new_connection
 from django_async_backend.db.backends.postgresql import async_base
 from django_async_backend.db.models.patch import _patch_model
@@ -20,7 +21,9 @@ from django_async_backend.db.transaction import async_atomic
 
 from tenantry import aclose_pools, admin_context, tenant_context
 from tenantry.backends.postgresql import aio, async_orm, base
+from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Author, Note, Tenant
+from tests.fix_checks import broken
 from tests.fix_wire import Wire
 from tests.test_docs import table
 
@@ -307,3 +310,16 @@ def test_names_of_the_package() -> None:
     for name in ("_configure_connection", "get_connection_params", "create_cursor"):
         assert callable(getattr(wrapper, name))
     assert base.AsyncDatabaseWrapper is async_orm.AsyncDatabaseWrapper
+
+
+@pytest.mark.parametrize("alias", ["default", "pool"])
+async def test_an_exempt_role_is_refused(alias: str, arrange: Any) -> None:
+    settings = {"TENANT_MODEL": "app.Tenant", "REFUSE_EXEMPT_ROLE": True}
+    with override_settings(RLS_TENANTS=settings):
+        with broken(arrange, "ALTER ROLE app BYPASSRLS", "ALTER ROLE app NOBYPASSRLS"):
+            async with session(alias) as connection:
+                for _ in range(2):
+                    with pytest.raises(RLSConfigurationError, match="has BYPASSRLS"):
+                        await raw(connection)
+        async with session(alias) as connection:
+            assert await raw(connection) == []

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.db import connections
 
 from tests.app.models import Tenant
-
-pytestmark = pytest.mark.guc_shape
+from tests.fix_checks import broken, check, findings
 
 Tenants = tuple[Tenant, Tenant]
 
 
-def check(*arguments: str) -> tuple[str, int]:
-    """Run the command, and return its output and exit status."""
-    output = io.StringIO()
-    try:
-        call_command("check_rls", *arguments, stdout=output)
-    except SystemExit as error:
-        return output.getvalue(), int(error.code or 0)
-    return output.getvalue(), 0
-
-
-@pytest.fixture
-def arrange(tenants: Tenants, postgres: Any) -> Iterator[psycopg.Connection[Any]]:
-    """Return a connection that may break things, in the database that is checked."""
-    with psycopg.connect(postgres.dsn("postgres", "tenantry"), autocommit=True) as connection:
-        yield connection
-
-
-@contextmanager
-def broken(connection: psycopg.Connection[Any], how: str, back: str) -> Iterator[None]:
-    connection.execute(how.encode())
-    try:
-        yield
-    finally:
-        connection.execute(back.encode())
-
-
 @pytest.mark.parametrize("alias", ["default", "pool", "pooled"])
 def test_a_healthy_database_is_ok(alias: str, tenants: Tenants) -> None:
-    output, status = check("--database", alias, "--verbose")
+    output, status = check("--database", alias, "--verbose", "--fail-level", "WARNING")
     assert status == 0, output
     for subject in ("role app", "table app_note", "table Odd table", "table app_book"):
         assert f"{subject}: OK" in output
@@ -57,103 +27,321 @@ def test_a_healthy_database_is_ok(alias: str, tenants: Tenants) -> None:
     connections[alias].close()
 
 
+# By id: how, back, subject, and what is said.
 BREAKS = {
-    "off": (
+    "E111": (
         "ALTER TABLE app_note DISABLE ROW LEVEL SECURITY",
         "ALTER TABLE app_note ENABLE ROW LEVEL SECURITY",
+        "table app_note",
         'has Row-Level Security switched off; run ALTER TABLE "app_note" ENABLE',
     ),
-    "owner": (
+    "E112": (
         "ALTER TABLE app_note NO FORCE ROW LEVEL SECURITY",
         "ALTER TABLE app_note FORCE ROW LEVEL SECURITY",
+        "table app_note",
         'does not bind its owner; run ALTER TABLE "app_note" FORCE',
     ),
-    "stray policy": (
-        "CREATE POLICY stray ON app_note USING (true)",
-        "DROP POLICY stray ON app_note",
-        "has the permissive policy stray",
-    ),
-    "truncate": (
-        "GRANT TRUNCATE ON app_note TO app",
-        "REVOKE TRUNCATE ON app_note FROM app",
-        "can be emptied by this role",
-    ),
-    "member of the owner": (
+    "E113": (
         "GRANT owner TO app",
         "REVOKE owner FROM app",
+        "table app_note",
         "belongs to owner, which this role is or can become",
     ),
-    "weaker policy": (
-        "ALTER POLICY tenantry_isolation ON app_note USING (true)",
-        "ALTER POLICY tenantry_isolation ON app_note USING ({})",
-        "differs from what the models ask for: it is 'true', and should be 'CASE WHEN",
+    "E113 through another": (
+        "CREATE ROLE between; GRANT owner TO between; GRANT between TO app",
+        "DROP ROLE between",
+        "table app_note",
+        "belongs to owner, which this role is or can become",
     ),
-    "weaker check": (
-        "ALTER POLICY tenantry_isolation ON app_book WITH CHECK (true)",
-        "ALTER POLICY tenantry_isolation ON app_book WITH CHECK ({})",
-        "differs from what the models ask for",
-    ),
-    "no policy": (
+    "E114": (
         "ALTER POLICY tenantry_isolation ON app_note RENAME TO other",
         "ALTER POLICY other ON app_note RENAME TO tenantry_isolation",
-        "has no policy of tenantry; run makemigrations and migrate",
+        "table app_note",
+        "has no policy tenantry_isolation of tenantry; run makemigrations and migrate",
+    ),
+    "E115": (
+        "ALTER POLICY tenantry_isolation ON app_note USING (true)",
+        "ALTER POLICY tenantry_isolation ON app_note USING ({})",
+        "table app_note",
+        "ask for: it is permissive for all commands to PUBLIC using 'true' with the check",
+    ),
+    "E115 of the check": (
+        "ALTER POLICY tenantry_isolation ON app_book WITH CHECK (true)",
+        "ALTER POLICY tenantry_isolation ON app_book WITH CHECK ({})",
+        "table app_book",
+        "differs from what the models ask for",
+    ),
+    "E116": (
+        "CREATE POLICY stray ON app_note USING (true)",
+        "DROP POLICY stray ON app_note",
+        "table app_note",
+        "has the permissive policy stray",
+    ),
+    "E117": (
+        "GRANT TRUNCATE ON app_note TO app",
+        "REVOKE TRUNCATE ON app_note FROM app",
+        "table app_note",
+        "can be emptied by this role, of all tenants' rows; run REVOKE TRUNCATE ON",
+    ),
+    "W111": (
+        "GRANT REFERENCES (id) ON app_note TO app",
+        "REVOKE REFERENCES (id) ON app_note FROM app",
+        "table app_note",
+        "can be referred to by tables of this role",
+    ),
+    "W112": (
+        "GRANT TRIGGER ON app_note TO app",
+        "REVOKE TRIGGER ON app_note FROM app",
+        "table app_note",
+        "can be given triggers by this role",
+    ),
+    "E118": (
+        "CREATE TABLE old_note () INHERITS (app_note); GRANT SELECT ON old_note TO app",
+        "DROP TABLE old_note",
+        "table app_note",
+        "has the partition or child old_note, which this role may use and no policy guards",
+    ),
+    "W113": (
+        "CREATE RULE copied AS ON INSERT TO app_note DO ALSO NOTHING",
+        "DROP RULE copied ON app_note",
+        "table app_note",
+        "has the rule copied, whose statements run with the rights of the owner; drop it",
+    ),
+    "W114": (
+        "CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+        " 'BEGIN RETURN NEW; END'; REVOKE EXECUTE ON FUNCTION spy FROM PUBLIC;"
+        " CREATE TRIGGER spies BEFORE INSERT ON app_note EXECUTE FUNCTION spy()",
+        "DROP FUNCTION spy CASCADE",
+        "table app_note",
+        "has the trigger spies, whose function spy() runs as postgres",
+    ),
+    "E121": (
+        "CREATE VIEW every_note AS SELECT * FROM app_note; GRANT SELECT ON every_note TO app",
+        "DROP VIEW every_note",
+        "view every_note",
+        "reads protected tables as its owner postgres, whom no policy binds;"
+        " run ALTER VIEW every_note SET (security_invoker = true)",
+    ),
+    "E121 below another view": (
+        "CREATE VIEW every_note AS SELECT * FROM app_note;"
+        " CREATE VIEW harmless AS SELECT * FROM every_note; ALTER VIEW harmless OWNER TO owner;"
+        " GRANT SELECT ON every_note TO owner; GRANT SELECT ON harmless TO app",
+        "DROP VIEW every_note CASCADE",
+        "view every_note",
+        "reads protected tables as its owner postgres",
+    ),
+    "E122": (
+        "CREATE MATERIALIZED VIEW kept AS SELECT * FROM app_note; GRANT SELECT ON kept TO app",
+        "DROP MATERIALIZED VIEW kept",
+        "materialized view kept",
+        "holds rows of protected tables",
+    ),
+    "E123": (
+        "CREATE FUNCTION all_notes() RETURNS SETOF app_note LANGUAGE sql SECURITY DEFINER AS"
+        " 'SELECT * FROM app_note'",
+        "DROP FUNCTION all_notes",
+        "function all_notes()",
+        "is SECURITY DEFINER and runs as postgres, whom no policy binds; run ALTER FUNCTION",
+    ),
+    "W121": (
+        "CREATE PUBLICATION stream FOR TABLE app_note",
+        "DROP PUBLICATION stream",
+        "publication stream",
+        "streams all tenants' rows of app_note, whatever its policy says",
+    ),
+    "W121 with a filter": (
+        "CREATE PUBLICATION stream FOR TABLE app_note WHERE (id > 7)",
+        "DROP PUBLICATION stream",
+        "publication stream",
+        "streams rows WHERE (id > 7) of app_note",
+    ),
+    "E131": (
+        "ALTER ROLE app SET rls.is_admin = 'true'",
+        "ALTER ROLE app RESET rls.is_admin",
+        "role app",
+        "starts every session with rls.is_admin = 'true', so that code without a scope is bound;"
+        " run ALTER ROLE app RESET rls.is_admin",
+    ),
+    "E131 of the database": (
+        "ALTER DATABASE tenantry SET rls.current_tenant = '1'",
+        "ALTER DATABASE tenantry RESET rls.current_tenant",
+        "database tenantry",
+        "run ALTER DATABASE tenantry RESET rls.current_tenant",
+    ),
+    "E131 of both": (
+        "ALTER ROLE app IN DATABASE tenantry SET rls.current_tenant = '1'",
+        "ALTER ROLE app IN DATABASE tenantry RESET rls.current_tenant",
+        "role app in database tenantry",
+        "run ALTER ROLE app IN DATABASE tenantry RESET rls.current_tenant",
+    ),
+    "W131": (
+        "ALTER ROLE app SET role = 'owner'",
+        "ALTER ROLE app RESET role",
+        "role app",
+        "starts every session as the role 'owner', and not as the one that logs in",
+    ),
+    "E101": (
+        "ALTER ROLE app SUPERUSER",
+        "ALTER ROLE app NOSUPERUSER",
+        "role app",
+        "is a superuser, whom no policy binds; log in as another role",
+    ),
+    "E102": (
+        "ALTER ROLE app BYPASSRLS",
+        "ALTER ROLE app NOBYPASSRLS",
+        "role app",
+        "has BYPASSRLS, so that no policy binds it; run ALTER ROLE app NOBYPASSRLS",
+    ),
+    "E103": (
+        "CREATE ROLE seesall BYPASSRLS; CREATE ROLE between; GRANT seesall TO between;"
+        " GRANT between TO app",
+        "DROP ROLE between, seesall",
+        "role app",
+        "can become seesall, whom no policy binds; run REVOKE seesall FROM app",
+    ),
+    "W101": (
+        "ALTER ROLE app CREATEROLE",
+        "ALTER ROLE app NOCREATEROLE",
+        "role app",
+        "has CREATEROLE, and may make itself a member",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_what_is_broken_is_found_with_the_fix(name: str, arrange: psycopg.Connection[Any]) -> None:
-    how, back, message = BREAKS[name]
-    table = "app_book" if "app_book" in how else "app_note"
+    how, back, subject, message = BREAKS[name]
+    identifier = f"tenantry.{name[:4]}"
     row = arrange.execute(
-        "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy WHERE polrelid = %s::regclass",
-        [table],
+        "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy"
+        " WHERE polname = 'tenantry_isolation' AND polrelid = %s::regclass",
+        ["app_book" if "app_book" in how else "app_note"],
     ).fetchone()
     assert row
+    assert findings() == []
     with broken(arrange, how, back.format(row[0])):
+        matching = [
+            text for one, about, text in findings() if (one, about) == (identifier, subject)
+        ]
+        assert any(message in text for text in matching), findings()
         output, status = check()
-        assert status == 1
-        assert f"table {table}:" in output
-        assert message in output
-        found = json.loads(check("--json")[0])
-        problems = {each["subject"]: each["problems"] for each in found}
-        assert any(message in problem for problem in problems[f"table {table}"])
-        assert problems["role app"] == []
-    assert check() == (f"{len(found)} OK, 0 wrong\n", 0)
+        assert f"{subject}:\n" in output
+        assert f"  {identifier} " in output
+        assert status == (1 if ".E" in identifier else 0)
+        assert check("--fail-level", "WARNING")[1] == 1
+    assert findings() == []
+    assert check()[1] == 0
 
 
-@pytest.mark.parametrize(
-    ("how", "back", "message"),
-    [
-        ("ALTER ROLE app BYPASSRLS", "ALTER ROLE app NOBYPASSRLS", "has BYPASSRLS; run ALTER ROLE"),
-        ("ALTER ROLE app SUPERUSER", "ALTER ROLE app NOSUPERUSER", "is a superuser"),
-        (
-            "CREATE ROLE seesall BYPASSRLS; GRANT seesall TO app",
-            "DROP ROLE seesall",
-            "can become seesall, whom no policy binds; run REVOKE seesall FROM app",
-        ),
-    ],
-)
-def test_a_role_that_is_exempt_is_found(
-    how: str, back: str, message: str, arrange: psycopg.Connection[Any]
-) -> None:
-    with broken(arrange, how, back):
-        output, status = check()
-    assert status == 1
-    assert "role app:" in output
-    assert message in output
+HARMLESS = {
+    "a view of the owner": (
+        "CREATE VIEW v AS SELECT * FROM app_note; ALTER VIEW v OWNER TO owner;"
+        " GRANT SELECT ON v TO app",
+        "DROP VIEW v",
+    ),
+    "an invoker's view": (
+        "CREATE VIEW v WITH (security_invoker) AS SELECT * FROM app_note; GRANT SELECT ON v TO app",
+        "DROP VIEW v",
+    ),
+    "a view that the role may not read": (
+        "CREATE VIEW v AS SELECT * FROM app_note",
+        "DROP VIEW v",
+    ),
+    "a function that the role may not call": (
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1';"
+        " REVOKE EXECUTE ON FUNCTION f FROM PUBLIC",
+        "DROP FUNCTION f",
+    ),
+    "a partition without grants": (
+        "CREATE TABLE t () INHERITS (app_note)",
+        "DROP TABLE t",
+    ),
+    "a partition with a policy": (
+        "CREATE TABLE t () INHERITS (app_note); GRANT SELECT ON t TO app;"
+        " ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "DROP TABLE t",
+    ),
+    "a publication of a shared table": (
+        "CREATE PUBLICATION p FOR TABLE app_shared",
+        "DROP PUBLICATION p",
+    ),
+    "a default of another role": (
+        "ALTER ROLE owner SET rls.is_admin = 'true'",
+        "ALTER ROLE owner RESET rls.is_admin",
+    ),
+    "a default of another parameter": (
+        "ALTER ROLE app SET rlsx.is_admin = 'true'",
+        "ALTER ROLE app RESET rlsx.is_admin",
+    ),
+    "a restrictive policy": (
+        "CREATE POLICY more ON app_note AS RESTRICTIVE USING (true)",
+        "DROP POLICY more ON app_note",
+    ),
+}
 
 
-def test_a_check_that_cannot_run_says_so(tenants: Tenants, arrange: Any) -> None:
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_harmless_is_not_found(name: str, arrange: psycopg.Connection[Any]) -> None:
+    with broken(arrange, *HARMLESS[name]):
+        assert findings() == []
+
+
+def test_a_table_that_is_missing_is_found(arrange: psycopg.Connection[Any]) -> None:
+    with broken(
+        arrange,
+        "ALTER TABLE app_payment RENAME TO elsewhere",
+        "ALTER TABLE elsewhere RENAME TO app_payment",
+    ):
+        assert findings() == [("tenantry.E110", "table app_payment", "does not exist; run migrate")]
+
+
+def test_a_check_that_cannot_run_says_so_and_hides_nothing(arrange: Any) -> None:
     with (
         broken(
             arrange,
             "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
             "GRANT TEMPORARY ON DATABASE tenantry TO PUBLIC",
         ),
-        pytest.raises(CommandError, match="could not be checked: permission denied"),
+        broken(arrange, "ALTER ROLE app CREATEROLE", "ALTER ROLE app NOCREATEROLE"),
     ):
-        check()
+        found = findings()
+        assert check()[1] == 1
+    assert found[0][:2] == ("tenantry.W101", "role app")
+    assert ("tenantry.E190", "table app_note") in [each[:2] for each in found]
+    assert "could not be checked: permission denied" in found[1][2]
+
+
+def test_a_database_that_cannot_be_reached_is_one_finding(arrange: Any) -> None:
+    connections["default"].close()
+    with broken(arrange, "ALTER ROLE app NOLOGIN", "ALTER ROLE app LOGIN"):
+        output, status = check()
+    assert status == 1
+    assert output.count("tenantry.E190") == 1
+    assert "could not be checked" in output
+    assert "is not permitted to log in" in output
+
+
+def test_json_names_id_level_and_fix(arrange: psycopg.Connection[Any]) -> None:
+    with broken(arrange, "ALTER ROLE app BYPASSRLS", "ALTER ROLE app NOBYPASSRLS"):
+        report = json.loads(check("--json")[0])
+    assert report[0] == {
+        "subject": "role app",
+        "findings": [
+            {
+                "id": "tenantry.E102",
+                "level": "ERROR",
+                "message": "has BYPASSRLS, so that no policy binds it",
+                "fix": "run ALTER ROLE app NOBYPASSRLS",
+            }
+        ],
+    }
+
+
+def test_warnings_are_counted(arrange: psycopg.Connection[Any]) -> None:
+    with broken(arrange, "ALTER ROLE app CREATEROLE", "ALTER ROLE app NOCREATEROLE"):
+        output, status = check()
+    assert output.endswith(" OK, 0 wrong, 1 with warnings\n")
+    assert status == 0
 
 
 def test_a_database_of_another_engine_is_refused(tenants: Tenants) -> None:

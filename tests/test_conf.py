@@ -34,6 +34,8 @@ DEFAULTS = RLSTenants(
     bypass_flags=(),
     external_models={},
     read_only_requests=False,
+    shared_models=(),
+    refuse_exempt_role=False,
 )
 
 
@@ -76,6 +78,8 @@ def test_only_the_tenant_model_is_required() -> None:
         ("STRICT_MODE", True, "strict_mode"),
         ("STRICT_MODE_EXCLUDE", ["app.Note", "app"], "strict_mode_exclude"),
         ("SAME_TENANT_FOREIGN_KEYS", True, "same_tenant_foreign_keys"),
+        ("SHARED_MODELS", ["app.Note"], "shared_models"),
+        ("REFUSE_EXEMPT_ROLE", True, "refuse_exempt_role"),
     ],
 )
 def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> None:
@@ -181,7 +185,8 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
     assert message.endswith(
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
         " STRICT_MODE, STRICT_MODE_EXCLUDE, SAME_TENANT_FOREIGN_KEYS, ADMIN_ROLE, APP_ROLE, SEALED,"
-        " SEAL_KEYS, SEAL_LIFETIME, BYPASS_FLAGS, EXTERNAL_MODELS, READ_ONLY_REQUESTS"
+        " SEAL_KEYS, SEAL_LIFETIME, BYPASS_FLAGS, EXTERNAL_MODELS, READ_ONLY_REQUESTS,"
+        " SHARED_MODELS, REFUSE_EXEMPT_ROLE"
     )
 
 

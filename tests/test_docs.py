@@ -211,7 +211,10 @@ def test_the_settings_are_those_that_are_read() -> None:
     for name, default, _ in table("reference/settings.md", "RLS_TENANTS"):
         known = re.fullmatch(r"`(.+)`", default)
         documented[name.strip("`").lower()] = ast.literal_eval(known[1]) if known else None
-    defaults = {field.name: field.default for field in fields(RLSTenants)}
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(RLSTenants)
+    }
     assert defaults.pop("tenant_model") is MISSING
     assert documented.pop("tenant_model") is None
     assert documented == defaults
@@ -223,8 +226,14 @@ def test_the_checks_are_those_that_exist() -> None:
         for module in (SOURCE / "tenantry").rglob("*.py")
         for identifier in re.findall(r'"(tenantry\.[EWI]\d+)"', module.read_text())
     }
-    documented = [row[0].strip("`") for row in table("reference/settings.md", "System checks")]
-    assert documented == sorted(found)
+    text = (DOCS / "reference/checks.md").read_text()
+    start = r"^\((tenantry-[ew]\d+)\)=\n### (tenantry\.[EW]\d+)\n"
+    sections = re.findall(start + r"(.*?)(?=^\(|^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert sorted(identifier for _, identifier, _ in sections) == sorted(found)
+    for anchor, identifier, section in sections:
+        assert anchor == identifier.lower().replace(".", "-")
+        for part in ("Means", "Matters", "Fix", "Silence"):
+            assert f"\n{part}: " in section, (identifier, part)
 
 
 def test_everything_public_is_in_the_api() -> None:
@@ -246,7 +255,8 @@ def test_everything_public_is_in_the_api() -> None:
 
 def test_the_policy_is_the_one_that_migrations_create() -> None:
     text = (DOCS / "reference/policy.md").read_text()
-    protect, unprotect, _, roles, _ = re.findall(r"^```postgresql\n(.*?)\n```$", text, re.M | re.S)
+    found = re.findall(r"^```postgresql\n(.*?)\n```$", text, re.M | re.S)
+    protect, unprotect, _, roles, sealed, _ = found
     policy = Policy("rls", "bigint")
     rules = policy.rules(f'"tenant_id" = {policy.tenant}')
     assert protect == policy.protect('"notes_note"', rules)
@@ -255,6 +265,9 @@ def test_the_policy_is_the_one_that_migrations_create() -> None:
     policy = Policy("rls", "bigint", admin_role="notes_admin", app_role="notes_app")
     rules = policy.rules(f'"tenant_id" = {policy.tenant}')
     assert policy.protect('"notes_note"', rules).endswith(roles)
+    policy = Policy("rls", "bigint", admin_role="notes_admin", sealed=True)
+    rules = policy.rules(f'"tenant_id" = {policy.tenant}')
+    assert policy.protect('"notes_note"', rules).endswith(sealed)
 
 
 @pytest.mark.parametrize("number", [180000, 150000])

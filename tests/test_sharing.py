@@ -52,7 +52,10 @@ def tenant() -> Any:
 def base() -> ProjectState:
     """Return a state with the tenant model, whose table is there."""
     state = ProjectState()
-    fields = [("id", models.BigAutoField(primary_key=True)), ("name", models.TextField())]
+    fields: list[tuple[str, Any]] = [
+        ("id", models.BigAutoField(primary_key=True)),
+        ("name", models.TextField()),
+    ]
     CreateModel("Tenant", fields).state_forwards("app", state)
     return state
 

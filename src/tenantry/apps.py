@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.db.models.signals import class_prepared, post_migrate, pre_migrate
 
+from .checks.registry import register
 from .conf import require_engine, tenant_key
 from .samekeys import settle
 
@@ -16,9 +17,10 @@ class TenantryConfig(AppConfig):
     verbose_name = "Tenants"
 
     def ready(self) -> None:
-        """Check the settings; RLSConfigurationError and ImproperlyConfigured name the fix."""
+        """Check the settings and register the checks; errors name the fix."""
         require_engine()
         tenant_key()
+        register()
         from .grants import keep_up  # noqa: PLC0415 - it needs the registry of apps
 
         # Before, because a migration may write rows, and after, for the new tables.

@@ -1,24 +1,5 @@
 """The typed view of ``settings.RLS_TENANTS``, and the only reader of Django's settings.
 
-key                       default                    means
-========================  =========================  =============================================
-``TENANT_MODEL``          required                   ``"app_label.Model"`` of the tenant
-``TENANT_FK_FIELD``       ``"tenant"``               name of the foreign key on protected models
-``GUC_PREFIX``            ``"rls"``                  prefix of the GUCs, ``<prefix>.current_tenant``
-``TENANT_PK_TYPE``        from the tenant model      ``"int"``, ``"bigint"``, ``"uuid"``, ``"text"``
-``USE_LOCAL_SET``         ``True``                   accepted for compatibility; only True is valid
-``STRICT_MODE``           ``False``                  refuse ORM queries of protected models unbound
-``STRICT_MODE_EXCLUDE``   ``()``                     labels of models or apps that it leaves alone
-``ADMIN_ROLE``            ``None``                   role that the admin's statements run as
-``APP_ROLE``              ``None``                   role that requests log in as
-``SEALED``                ``False``                  sign the tenant, so that SQL cannot change it
-``SEAL_KEYS``             ``()``                     keys to sign with: the first, and older ones
-``SEAL_LIFETIME``         ``300``                    seconds that a signature is good for, at most
-``BYPASS_FLAGS``              ``()``                 names of bypass flags, for a constraint to name
-``EXTERNAL_MODELS``           ``{}``                 tenant columns of models of other packages
-``READ_ONLY_REQUESTS``        ``False``              GET and HEAD requests cannot write
-========================  =========================  =============================================
-=======
 ============================  =====================  =============================================
 key                           default                means
 ============================  =====================  =============================================
@@ -30,8 +11,18 @@ key                           default                means
 ``STRICT_MODE``               ``False``              refuse ORM queries of protected models unbound
 ``STRICT_MODE_EXCLUDE``       ``()``                 labels of models or apps that it leaves alone
 ``SAME_TENANT_FOREIGN_KEYS``  ``False``              refuse foreign keys to rows of other tenants
+``ADMIN_ROLE``                ``None``               role that the admin's statements run as
+``APP_ROLE``                  ``None``               role that requests log in as
+``SEALED``                    ``False``              sign the tenant, so that SQL cannot change it
+``SEAL_KEYS``                 ``()``                 keys to sign with: the first, and older ones
+``SEAL_LIFETIME``             ``300``                seconds that a signature is good for, at most
+``BYPASS_FLAGS``              ``()``                 names of bypass flags, for constraints to name
+``EXTERNAL_MODELS``           ``{}``                 tenant columns of models of other packages
+``READ_ONLY_REQUESTS``        ``False``              GET and HEAD requests cannot write
+``SHARED_MODELS``             ``()``                 labels of models that W154 leaves alone
+``REFUSE_EXEMPT_ROLE``        ``False``              refuse to connect as a role no policy binds
 ============================  =====================  =============================================
-========================  =========================  ======================================"""
+"""
 
 from __future__ import annotations
 
@@ -86,6 +77,8 @@ class RLSTenants:
     bypass_flags: Sequence[str] = ()
     external_models: Mapping[str, str] = field(default_factory=dict)
     read_only_requests: bool = False
+    shared_models: Sequence[str] = ()
+    refuse_exempt_role: bool = False
 
 
 @cache
@@ -159,6 +152,18 @@ def require_engine() -> None:
             f" PostgreSQL the tenant; set DATABASES['default']['ENGINE'] = {ENGINES[0]!r}"
             f" (now: {engines!r})"
         )
+
+
+def is_shared(model: Any) -> bool:
+    """Return whether a model without a policy is so on purpose; the user model always is."""
+    shared = {label.lower() for label in rls_tenants().shared_models}
+    shared.add(django_settings.AUTH_USER_MODEL.lower())
+    return model._meta.label_lower in shared
+
+
+def is_debug() -> bool:
+    """Return whether Django runs in debug mode."""
+    return bool(django_settings.DEBUG)
 
 
 def forget(*, setting: str, **kwargs: Any) -> None:
@@ -275,6 +280,13 @@ def _validate_lifetime(value: object) -> None:
         raise _refuse("SEAL_LIFETIME", value, "a number of seconds from 10 to 86400")
 
 
+def _validate_shared(value: object) -> None:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(label, str) and MODEL_LABEL.fullmatch(label) for label in value
+    ):
+        raise _refuse("SHARED_MODELS", value, "a list of model labels such as 'accounts.Invite'")
+
+
 _VALIDATORS: dict[str, Callable[[object], None]] = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": _validate_field,
@@ -292,4 +304,6 @@ _VALIDATORS: dict[str, Callable[[object], None]] = {
     "BYPASS_FLAGS": _validate_flags,
     "EXTERNAL_MODELS": _validate_external,
     "READ_ONLY_REQUESTS": partial(_validate_switch, "READ_ONLY_REQUESTS"),
+    "SHARED_MODELS": _validate_shared,
+    "REFUSE_EXEMPT_ROLE": partial(_validate_switch, "REFUSE_EXEMPT_ROLE"),
 }

@@ -249,14 +249,19 @@ def depend(table: str, references: Iterable[Reference], policy: Policy) -> str:
 
     `policy` is that of a table that they refer to.
     """
-    predicate = all_exist(table, references)
-    rules = [Rule(POLICY, predicate, predicate), *policy.restrictions(predicate)]
+    rules = dependent_rules(table, references, policy)
     policies = ";\n".join(rule.create(table) for rule in rules)
     return _DEPEND_1.format(table=table, policy=POLICY, restriction=RESTRICTION, policies=policies)
 
 
+def dependent_rules(table: str, references: Iterable[Reference], policy: Policy) -> list[Rule]:
+    """Return the policies of :func:`depend`."""
+    predicate = all_exist(table, references)
+    return [Rule(POLICY, predicate, predicate), *policy.restrictions(predicate)]
+
+
 def all_exist(table: str, references: Iterable[Reference]) -> str:
-    """Return the predicate of :func:`depend`."""
+    """Return the predicate of :func:`dependent_rules`."""
     return " AND ".join(
         f"EXISTS (SELECT FROM {reference.table} AS owner"
         f" WHERE owner.{reference.key} = {table}.{reference.column})"

@@ -23,9 +23,11 @@ from psycopg.pq import PipelineStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from ...binding import current_binding, pop, push
+from ...checks.role import ROLE
 from .connection import ControlMixin, SyncedPipelineMixin
 from .named import NamedStatementMixin
 from .pool import exhausted
+from .refusal import accept, is_accepted, refuse_exempt
 from .statement import StatementMixin
 
 logger = logging.getLogger("tenantry")
@@ -118,8 +120,8 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
     statements are psycopg's, not Django's.
 
     Raises OperationalError when no connection becomes free in time, UnsupportedServerError for a
-    server before PostgreSQL 15. Not for code that runs in a
-    thread: there use Django's connections.
+    server before PostgreSQL 15 and RLSConfigurationError for a role that the settings refuse. Not
+    for code that runs in a thread: there use Django's connections.
     """
     pool = await _open_pool(using)
     try:
@@ -129,6 +131,7 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
     try:
         try:
             know_server(using, connection)
+            await accept_role(using, pool, connection)
             yield connection
         except BaseException as reason:
             try:
@@ -192,6 +195,16 @@ def know_server(using: str, connection: psycopg.AsyncConnection[Any]) -> Any:
     wrapper.pg_version = connection.info.server_version
     wrapper.check_database_version_supported()
     return wrapper
+
+
+async def accept_role(alias: str, pool: Any, connection: psycopg.AsyncConnection[Any]) -> None:
+    """Raise RLSConfigurationError if the settings refuse the role of a pool's connections."""
+    if is_accepted(pool):
+        return
+    cursor = await connection.execute(ROLE)
+    refuse_exempt(alias, await cursor.fetchone())
+    await connection.commit()
+    accept(pool)
 
 
 async def aclose_pools() -> None:

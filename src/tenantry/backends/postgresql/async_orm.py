@@ -21,6 +21,7 @@ from .aio import (
     AsyncBoundConnection,
     AsyncMergingServerSideCursor,
     AsyncServerSideCursor,
+    accept_role,
     orm_pools,
 )
 from .apply import SESSION_OPTIONS
@@ -93,6 +94,15 @@ class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[mis
         connection.server_cursor_factory = self.named_cursor_class()
         changed: bool = await super()._configure_connection(connection)
         return changed
+
+    async def init_connection_state(self) -> None:
+        """Prepare a new connection, or refuse it and close it."""
+        await super().init_connection_state()
+        try:
+            await accept_role(self.alias, self.pool, self.connection)
+        except BaseException:
+            await self.close()
+            raise
 
     def named_cursor_class(self) -> type[AsyncServerSideCursor]:
         """Return the class of server-side cursors that OPTIONS ask for now."""

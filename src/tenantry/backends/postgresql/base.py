@@ -25,6 +25,7 @@ from django.db.backends.postgresql import base
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 from psycopg.pq import Format
 
+from ...checks.role import ROLE
 from ...conf import rls_tenants
 from ...exceptions import UnsupportedServerError
 from . import driver
@@ -33,6 +34,7 @@ from .connection import BoundConnection
 from .cursor import MergingServerSideCursor, ServerSideCursor
 from .operations import DatabaseOperations
 from .pool import PoolingMixin
+from .refusal import accept, is_accepted, refuse_exempt
 from .schema import DatabaseSchemaEditor
 
 MINIMUM_PSYCOPG = (3, 2)
@@ -89,6 +91,31 @@ class BoundConnections:
         if found < (MINIMUM_POSTGRESQL,):
             version = ".".join(map(str, found))
             raise UnsupportedServerError(f"PostgreSQL {version} is the server of {needs}")
+
+    def init_connection_state(self) -> None:
+        """Prepare a new connection, or refuse it.
+
+        Raises RLSConfigurationError for a role that no policy binds, if the settings say so.
+        """
+        super().init_connection_state()  # type: ignore[misc]
+        self.accept_role()
+
+    def accept_role(self) -> None:
+        """Close the connection and raise RLSConfigurationError if the settings refuse its role."""
+        connection: BoundConnection = self.connection  # type: ignore[attr-defined]
+        pool = self.pool  # type: ignore[attr-defined]
+        if is_accepted(pool):
+            return
+        try:
+            with connection.cursor() as cursor:
+                refuse_exempt(self.alias, cursor.execute(ROLE).fetchone())  # type: ignore[attr-defined]
+            if not connection.autocommit:
+                connection.commit()
+        except BaseException:
+            # Else the next statement would use it.
+            self.close()  # type: ignore[attr-defined]
+            raise
+        accept(pool)
 
     async def aprepare_connection(self, connection: Any) -> None:
         """Prepare an async connection; a backend with types of its own registers them."""

@@ -187,6 +187,7 @@ class PoolingMixin:
         """Connect as Django does, with all its preparations; a checkout after that needs none."""
         if self.prepared and (pool := self.pool):
             self.connection = self.checkout(pool)
+            self.accept_role()  # type: ignore[attr-defined]
         else:
             super().connect()  # type: ignore[misc]
             self.prepared = self.per_transaction

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+from django.apps import apps
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
+from ...checks.findings import Finding
+from ...checks.inspection import inspect_database, login, protected_models
+from ...checks.models import inspect_models
+from ...checks.options import inspect_options
 from ...conf import ENGINES
-from ...inspection import inspect
+
+Report = dict[str, list[Finding]]
 
 
 class Command(BaseCommand):
@@ -27,6 +34,12 @@ class Command(BaseCommand):
         parser.add_argument("--database", default=DEFAULT_DB_ALIAS, choices=list(connections))
         parser.add_argument("--json", action="store_true", help="print a list of JSON objects")
         parser.add_argument("--verbose", action="store_true", help="print what is well, too")
+        parser.add_argument(
+            "--fail-level",
+            default="ERROR",
+            choices=["ERROR", "WARNING"],
+            help="exit with 1 for findings of this level or above (default: ERROR)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what was found."""
@@ -37,19 +50,50 @@ class Command(BaseCommand):
                 f" {connection.settings_dict['ENGINE']!r}, not tenantry's; name another one with"
                 " --database"
             )
-        try:
-            reports = list(inspect(connection))
-        except DatabaseError as error:
-            raise CommandError(f"the database could not be checked: {error}") from error
-        wrong = [report for report in reports if report.problems]
+        report = collect(connection)
         if options["json"]:
-            found = [{"subject": each.subject, "problems": each.problems} for each in reports]
-            self.stdout.write(json.dumps(found, indent=2))
+            self.stdout.write(json.dumps(list(as_json(report)), indent=2))
         else:
-            for report in reports if options["verbose"] else wrong:
-                self.stdout.write(f"{report.subject}: {'' if report.problems else 'OK'}".rstrip())
-                for problem in report.problems:
-                    self.stdout.write(f"  {problem}")
-            self.stdout.write(f"{len(reports) - len(wrong)} OK, {len(wrong)} wrong")
-        if wrong:
+            self.write_text(report, verbose=options["verbose"])
+        levels = {"ERROR", options["fail_level"]}
+        if any(each.level in levels for found in report.values() for each in found):
             sys.exit(1)
+
+    def write_text(self, report: Report, *, verbose: bool) -> None:
+        """Print each subject with its findings, and a summary."""
+        for subject, found in report.items():
+            if found or verbose:
+                self.stdout.write(f"{subject}:" if found else f"{subject}: OK")
+            for each in found:
+                self.stdout.write(f"  {each.id} {each.message}; {each.fix}")
+        wrong = sum(any(each.is_error for each in found) for found in report.values())
+        well = sum(not found for found in report.values())
+        warned = len(report) - wrong - well
+        ending = f", {warned} with warnings" if warned else ""
+        self.stdout.write(f"{well} OK, {wrong} wrong{ending}")
+
+
+def collect(connection: Any) -> Report:
+    """Return the findings by subject: the role, every protected table, and what else is wrong."""
+    report: Report = {login(connection): []}
+    for model in protected_models(connection):
+        report[f"table {model._meta.db_table}"] = []
+    for each in [
+        *inspect_database(connection),
+        *inspect_models(apps.get_models(include_auto_created=True)),
+        *inspect_options(connection.alias, connection.settings_dict),
+    ]:
+        report.setdefault(each.subject, []).append(each)
+    return report
+
+
+def as_json(report: Report) -> Iterator[dict[str, Any]]:
+    """Yield the subjects with what was found about them."""
+    for subject, found in report.items():
+        yield {
+            "subject": subject,
+            "findings": [
+                {"id": each.id, "level": each.level, "message": each.message, "fix": each.fix}
+                for each in found
+            ],
+        }

@@ -1,0 +1,98 @@
+"""The admin role and the keys of seals: who is the admin, and who reads the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..conf import rls_tenants
+from ..policies.seal import KEYS
+from ..seal import seal_keys
+from .findings import Finding
+
+# From PostgreSQL 16 on, where a membership that may SET is another than one that inherits.
+ADMIN = """\
+SELECT pg_has_role(session_user, oid, CASE WHEN current_setting('server_version_num')::int < 160000
+    THEN 'MEMBER' ELSE 'SET' END),
+  ARRAY(SELECT heir.rolname::text FROM pg_roles heir
+    WHERE NOT heir.rolsuper AND heir.oid <> admin.oid AND pg_has_role(heir.oid, admin.oid, 'USAGE')
+    ORDER BY 1),
+  ARRAY(SELECT name FROM unnest(%(tables)s::text[]) name
+    JOIN pg_class c ON c.oid = to_regclass(name) WHERE NOT (
+      has_table_privilege(admin.oid, c.oid, 'SELECT')
+      AND has_table_privilege(admin.oid, c.oid, 'INSERT')
+      AND has_table_privilege(admin.oid, c.oid, 'UPDATE')
+      AND has_table_privilege(admin.oid, c.oid, 'DELETE'))
+    ORDER BY 1)
+FROM pg_roles admin WHERE rolname = %(role)s"""
+
+READERS = """\
+SELECT rolname::text FROM pg_roles r, pg_class c
+WHERE c.oid = to_regclass(%(keys)s) AND NOT rolsuper AND rolname NOT LIKE 'pg\\_%%'
+  AND NOT pg_has_role(r.oid, c.relowner, 'USAGE')
+  AND has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE') ORDER BY 1"""
+
+
+def inspect_admin(cursor: Any, tables: list[str]) -> Iterator[Finding]:
+    """Yield what is wrong with ``RLS_TENANTS["ADMIN_ROLE"]``, if there is one."""
+    role = rls_tenants().admin_role
+    if role is None:
+        return
+    subject = f"role {role}"
+    cursor.execute(ADMIN, {"role": role, "tables": tables})
+    row = cursor.fetchone()
+    if row is None:
+        yield Finding(
+            "tenantry.E104",
+            subject,
+            "is the ADMIN_ROLE, and does not exist",
+            f"as a superuser, run CREATE ROLE {role} NOLOGIN, and GRANT {role} TO the role that"
+            " serves requests WITH INHERIT FALSE, SET TRUE",
+        )
+        return
+    may_set, heirs, lacking = row
+    if not may_set:
+        yield Finding(
+            "tenantry.W102",
+            subject,
+            "is the ADMIN_ROLE, which the role that logs in cannot become, so that admin_context()"
+            " fails",
+            f"run GRANT {role} TO the role that serves requests WITH INHERIT FALSE, SET TRUE",
+        )
+    for heir in heirs:
+        yield Finding(
+            "tenantry.E105",
+            subject,
+            f"is the ADMIN_ROLE, from which {heir} inherits, which so sees every tenant's rows",
+            f"run GRANT {role} TO {heir} WITH INHERIT FALSE, SET TRUE",
+        )
+    if lacking:
+        yield Finding(
+            "tenantry.W103",
+            subject,
+            f"is the ADMIN_ROLE, and may not use {', '.join(lacking)}",
+            "run migrate as the owner of the tables",
+        )
+
+
+def inspect_seal(cursor: Any) -> Iterator[Finding]:
+    """Yield who may read or change the keys of seals, and whether they are those that sign."""
+    if not rls_tenants().sealed:
+        return
+    cursor.execute(READERS, {"keys": KEYS})
+    for (reader,) in cursor.fetchall():
+        yield Finding(
+            "tenantry.E106",
+            f"table {KEYS}",
+            f"is open to the role {reader}; who reads a key can be any tenant",
+            "run migrate as the owner of the table, which revokes it",
+        )
+    key = seal_keys()[0].name
+    cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [KEYS])
+    if cursor.fetchone() != (True,):
+        yield Finding(
+            "tenantry.E107",
+            f"table {KEYS}",
+            f"does not exist, so that nothing that is sealed with the key {key} is known",
+            "run makemigrations and migrate",
+        )

@@ -1,0 +1,107 @@
+"""Everything that is asked of one database, in order; what fails does not hide the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from django.apps import apps
+from django.db import Error, router, transaction
+
+from ..conf import rls_tenants
+from ..dependents import is_protected
+from ..protected import external_models
+from .admin import inspect_admin, inspect_seal
+from .findings import Finding
+from .role import exemptions, inspect_role, read_role, subject_of
+from .schema import inspect_functions, inspect_publications, inspect_views
+from .server import inspect_defaults, inspect_version
+from .tables import inspect_table
+
+Check = Callable[[Any], Iterable[Finding]]
+
+
+def protected_models(connection: Any) -> list[Any]:
+    """Return the models whose tables in the database of `connection` are protected."""
+    external = {model for model, _ in external_models()}
+    return [
+        model
+        for model in apps.get_models(include_auto_created=True)
+        if (is_protected(model, apps) or model in external)
+        and not model._meta.proxy
+        and router.allow_migrate_model(connection.alias, model)
+    ]
+
+
+def inspect_login(connection: Any) -> list[Finding]:
+    """Return why the login role may see every row."""
+    return run(connection, "role", lambda cursor: exemptions(read_role(cursor)))
+
+
+def login(connection: Any) -> str:
+    """Return what findings about the login role are about."""
+    try:
+        with connection.cursor() as cursor:
+            return subject_of(read_role(cursor))
+    except Error:
+        return "role"
+
+
+def inspect_database(connection: Any) -> Iterator[Finding]:
+    """Yield all that is wrong with the role, the tables, the schema and the server."""
+    if unreachable := run(connection, f"database {connection.alias!r}", lambda cursor: []):
+        yield from unreachable
+        return
+    for subject, check in all_checks(connection).items():
+        yield from run(connection, subject, check)
+
+
+def all_checks(connection: Any) -> dict[str, Check]:
+    """Return what to ask, by what it is about."""
+    models = protected_models(connection)
+    tables = [connection.ops.quote_name(model._meta.db_table) for model in models]
+    checks: dict[str, Check] = {"role": inspect_role}
+    if rls_tenants().admin_role is not None:
+        used = [
+            connection.ops.quote_name(model._meta.db_table)
+            for model in apps.get_models(include_auto_created=True)
+            if router.allow_migrate_model(connection.alias, model)
+        ]
+        checks["admin role"] = partial(inspect_admin, tables=used)
+    if rls_tenants().sealed:
+        checks["seal keys"] = inspect_seal
+    for model in models:
+        checks[f"table {model._meta.db_table}"] = partial(inspect_one, connection, model)
+    return checks | {
+        "views": partial(inspect_views, tables=tables),
+        "functions": inspect_functions,
+        "publications": partial(inspect_publications, tables=tables),
+        "defaults": inspect_defaults,
+        "server": lambda cursor: inspect_version(connection.pg_version),
+    }
+
+
+def inspect_one(connection: Any, model: Any, cursor: Any) -> Iterator[Finding]:
+    """Yield what is wrong with one table."""
+    return inspect_table(connection, cursor, model)
+
+
+def run(connection: Any, subject: str, check: Check) -> list[Finding]:
+    """Return what `check` finds; that it could not run is a finding too."""
+    found: list[Finding] = []
+    try:
+        with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+            found.extend(check(cursor))
+    except Error as error:
+        reason = " ".join(str(error).split())
+        found.append(
+            Finding(
+                "tenantry.E190",
+                subject,
+                f"could not be checked: {reason}",
+                "let the role that serves requests connect, read the catalogs and create temporary"
+                " tables",
+            )
+        )
+    return found

@@ -1,0 +1,129 @@
+"""Policies: those that the models ask for, and strays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from django.apps import apps
+from django.db import transaction
+
+from ..constraints import RLSConstraint
+from ..dependents import policy_of, references_of
+from ..policies.ddl import Rule, dependent_rules
+from ..policies.owners import Owner
+from ..protected import column_of, external_models
+from .findings import Finding
+
+PROBE = "tenantry_probe"
+AGAIN = (
+    "run makemigrations and migrate, and if they have nothing to do, remove the RLSConstraint and"
+    " add it again"
+)
+
+POLICIES = """\
+SELECT polname::text, polpermissive, polcmd::text,
+  ARRAY(SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(role)::text END
+    FROM unnest(polroles) role ORDER BY 1),
+  pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)
+FROM pg_policy WHERE polrelid = to_regclass(%s) ORDER BY polname"""
+
+# In a block, whose transaction is rolled back: it changes nothing.
+MAKE_PROBE = f"""\
+DO $tenantry$ BEGIN
+  CREATE TEMPORARY TABLE {PROBE} (LIKE {{table}}) ON COMMIT DROP;
+  {{policies}};
+END $tenantry$"""
+
+COMMANDS = {"*": "all commands", "r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE"}
+
+
+class Found(NamedTuple):
+    """Be a policy as the catalog has it."""
+
+    permissive: bool
+    command: str
+    roles: list[str]
+    using: str | None
+    check: str | None
+
+    def __str__(self) -> str:
+        kind = "permissive" if self.permissive else "restrictive"
+        return (
+            f"{kind} for {COMMANDS[self.command]} to {', '.join(self.roles)} using"
+            f" {flat(self.using)!r} with the check {flat(self.check)!r}"
+        )
+
+
+def inspect_policies(connection: Any, cursor: Any, model: Any) -> Iterator[Finding]:
+    """Yield in what the table's policies differ from those that the models ask for."""
+    table = connection.ops.quote_name(model._meta.db_table)
+    subject = f"table {model._meta.db_table}"
+    found = policies_of(cursor, table)
+    wanted = expected(connection, cursor, model, table)
+    for name, policy in found.items():
+        if policy.permissive and name not in wanted:
+            yield Finding(
+                "tenantry.E116",
+                subject,
+                f"has the permissive policy {name}, which adds rows to those of the tenant",
+                "drop it, or make it AS RESTRICTIVE",
+            )
+    for name, policy in wanted.items():
+        if name not in found:
+            yield Finding("tenantry.E114", subject, f"has no policy {name} of tenantry", AGAIN)
+        elif found[name] != policy:
+            yield Finding(
+                "tenantry.E115",
+                subject,
+                f"has a policy {name} that differs from what the models ask for: it is"
+                f" {found[name]}, and should be {policy}",
+                AGAIN,
+            )
+
+
+def policies_of(cursor: Any, table: str) -> dict[str, Found]:
+    """Return the policies of a quoted table by their names."""
+    cursor.execute(POLICIES, [table])
+    return {name: Found(*rest) for name, *rest in cursor.fetchall()}
+
+
+def expected(connection: Any, cursor: Any, model: Any, table: str) -> dict[str, Found]:
+    """Return the policies that the models ask for, as PostgreSQL writes them.
+
+    PostgreSQL reads them for a temporary table of the same columns, which is rolled back.
+    """
+    rules = rules_of(model, connection.ops.quote_name, PROBE)
+    policies = ";\n  ".join(rule.create(PROBE) for rule in rules)
+    with transaction.atomic(using=connection.alias):
+        cursor.execute(MAKE_PROBE.format(table=table, policies=policies))
+        wanted = policies_of(cursor, f"pg_temp.{PROBE}")
+        cursor.execute("SELECT quote_ident(%s)", [model._meta.db_table])
+        (name,) = cursor.fetchone()
+        transaction.set_rollback(True, using=connection.alias)
+
+    def renamed(text: str | None) -> str | None:
+        return text and text.replace(f"{PROBE}.", f"{name}.")
+
+    return {
+        each: policy._replace(using=renamed(policy.using), check=renamed(policy.check))
+        for each, policy in wanted.items()
+    }
+
+
+def rules_of(model: Any, quote: Any, table: str) -> list[Rule]:
+    """Return the policies that the models ask for, of a quoted table like that of `model`."""
+    for constraint in model._meta.constraints:
+        if isinstance(constraint, RLSConstraint):
+            return constraint.rules(model, quote, table)
+    for external, column in external_models():
+        if external is model:
+            policy = RLSConstraint(field=column).policy
+            owner = Owner(column_of(model, column))
+            return policy.rules(owner.holds(table, policy.tenant, quote))
+    return dependent_rules(table, references_of(model, apps, quote), policy_of(model, apps))
+
+
+def flat(text: str | None) -> str:
+    """Return `text` on one line."""
+    return " ".join((text or "nothing").split())

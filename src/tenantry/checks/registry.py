@@ -1,0 +1,82 @@
+"""Django's system checks: the same findings as ``check_rls`` has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.core import checks
+from django.db import connections
+
+from ..conf import ENGINES, is_debug
+from .inspection import inspect_database, inspect_login
+from .models import inspect_models
+from .options import inspect_options
+
+# What the start asks already.
+OF_LOGIN = ("tenantry.E101", "tenantry.E102", "tenantry.E103")
+
+
+def our_databases(aliases: Sequence[str] | None) -> Iterator[Any]:
+    """Yield the connections of tenantry's ENGINE among `aliases`, or among all."""
+    for alias in connections if aliases is None else aliases:
+        connection: Any = connections[alias]
+        if connection.settings_dict["ENGINE"] in ENGINES:
+            yield connection
+
+
+def check_models(
+    *, app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """Find what is wrong with models."""
+    configs = apps.get_app_configs() if app_configs is None else app_configs
+    models = [model for config in configs for model in config.get_models(include_auto_created=True)]
+    return [each.message_for_django(as_error=True) for each in inspect_models(models)]
+
+
+def check_options(
+    *, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """Find what is wrong with ``DATABASES``."""
+    return [
+        each.message_for_django(as_error=True)
+        for connection in our_databases(databases)
+        for each in inspect_options(connection.alias, connection.settings_dict)
+    ]
+
+
+def check_login(
+    *, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """Find roles that no policy binds: an error where requests are served, DEBUG being off."""
+    found = []
+    for connection in our_databases(databases):
+        was_open = connection.connection is not None
+        for each in inspect_login(connection):
+            # Django warns itself of a database that cannot be reached, where one is needed.
+            as_error = each.id != "tenantry.E190" and not is_debug()
+            found.append(each.message_for_django(as_error=as_error))
+        if not was_open:
+            connection.close()
+    return found
+
+
+def check_database(
+    *, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """Find what is wrong in a database, as warnings: migrate runs this, and may mend it."""
+    return [
+        each.message_for_django(as_error=False)
+        for connection in our_databases(databases or [])
+        for each in inspect_database(connection)
+        if each.id not in OF_LOGIN
+    ]
+
+
+def register() -> None:
+    """Tell Django of the checks."""
+    checks.register(check_models, checks.Tags.models)
+    checks.register(check_options, checks.Tags.security)
+    checks.register(check_login, checks.Tags.security)
+    checks.register(check_database, checks.Tags.database)

@@ -1,0 +1,99 @@
+"""What else in the schema shows protected rows: views, functions and publications."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .findings import Finding
+
+# Views over the given tables, directly or not, that the role reads, directly or through a view.
+VIEWS = """\
+WITH RECURSIVE uses(upper, lower) AS MATERIALIZED (
+  SELECT DISTINCT ev_class, refobjid FROM pg_rewrite r
+  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+    AND d.refclassid = 'pg_class'::regclass
+  WHERE rulename = '_RETURN' AND ev_class <> refobjid
+), over(oid) AS (
+  SELECT to_regclass(name)::oid FROM unnest(%(tables)s::text[]) name
+  UNION SELECT upper FROM over JOIN uses ON lower = over.oid
+), reach(oid) AS (
+  SELECT oid FROM pg_class WHERE relkind IN ('v', 'm')
+    AND (has_any_column_privilege(current_user, oid, 'SELECT, INSERT, UPDATE')
+      OR has_table_privilege(current_user, oid, 'DELETE'))
+  UNION SELECT lower FROM reach JOIN uses ON upper = reach.oid
+    JOIN pg_class c ON c.oid = reach.oid AND c.relkind = 'v'
+)
+SELECT DISTINCT c.oid::regclass::text, relkind = 'm', rolname::text, rolsuper OR rolbypassrls,
+  COALESCE((SELECT option_value::boolean FROM pg_options_to_table(reloptions)
+    WHERE option_name = 'security_invoker'), false)
+FROM over JOIN reach USING (oid) JOIN pg_class c USING (oid) JOIN pg_roles o ON o.oid = relowner
+WHERE relkind IN ('v', 'm') ORDER BY 1"""
+
+FUNCTIONS = """\
+SELECT p.oid::regprocedure::text, rolname::text
+FROM pg_proc p JOIN pg_roles o ON o.oid = proowner JOIN pg_namespace n ON n.oid = pronamespace
+WHERE prosecdef AND (rolsuper OR rolbypassrls)
+  AND nspname NOT IN ('pg_catalog', 'information_schema')
+  AND has_function_privilege(current_user, p.oid, 'EXECUTE')
+  AND has_schema_privilege(current_user, n.oid, 'USAGE')
+  AND NOT EXISTS (SELECT FROM pg_depend
+    WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')
+ORDER BY 1"""
+
+PUBLICATIONS = """\
+WITH RECURSIVE mine(oid) AS (
+  SELECT to_regclass(name)::oid FROM unnest(%(tables)s::text[]) name
+  UNION SELECT inhrelid FROM mine JOIN pg_inherits ON inhparent = mine.oid
+)
+SELECT pubname::text, mine.oid::regclass::text, rowfilter
+FROM pg_publication_tables JOIN pg_namespace ON nspname = schemaname
+JOIN pg_class c ON relnamespace = pg_namespace.oid AND relname = tablename
+JOIN mine ON mine.oid = c.oid ORDER BY 1, 2"""
+
+
+def inspect_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
+    """Yield views of protected tables that show other tenants' rows."""
+    cursor.execute(VIEWS, {"tables": tables})
+    for view, materialized, owner, exempt, invoker in cursor.fetchall():
+        if materialized:
+            yield Finding(
+                "tenantry.E122",
+                f"materialized view {view}",
+                "holds rows of protected tables, and policies do not apply to what it holds",
+                f"run REVOKE ALL ON {view} FROM the role that serves requests",
+            )
+        elif exempt and not invoker:
+            yield Finding(
+                "tenantry.E121",
+                f"view {view}",
+                f"reads protected tables as its owner {owner}, whom no policy binds",
+                f"run ALTER VIEW {view} SET (security_invoker = true)",
+            )
+
+
+def inspect_functions(cursor: Any) -> Iterator[Finding]:
+    """Yield functions that run as a role that no policy binds."""
+    cursor.execute(FUNCTIONS)
+    for function, owner in cursor.fetchall():
+        yield Finding(
+            "tenantry.E123",
+            f"function {function}",
+            f"is SECURITY DEFINER and runs as {owner}, whom no policy binds",
+            f"run ALTER FUNCTION {function} SECURITY INVOKER, or REVOKE EXECUTE ON FUNCTION"
+            f" {function} FROM PUBLIC and the role that serves requests",
+        )
+
+
+def inspect_publications(cursor: Any, tables: list[str]) -> Iterator[Finding]:
+    """Yield publications that stream protected rows."""
+    cursor.execute(PUBLICATIONS, {"tables": tables})
+    for publication, table, row_filter in cursor.fetchall():
+        rows = f"rows WHERE {row_filter}" if row_filter else "all tenants' rows"
+        yield Finding(
+            "tenantry.W121",
+            f"publication {publication}",
+            f"streams {rows} of {table}, whatever its policy says",
+            f"run ALTER PUBLICATION {publication} DROP TABLE {table}, or let only roles subscribe"
+            " that may see every tenant",
+        )

@@ -1,0 +1,66 @@
+"""The server: its version, and what it sets when a session starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..conf import rls_tenants
+from .findings import Finding
+
+# The first release of each major version without a known way around policies. The documentation
+# page of tenantry.W132 names the release notes.
+FIXED = {15: 14, 16: 10, 17: 6}
+
+DEFAULTS = """\
+SELECT CASE
+    WHEN setdatabase = 0 THEN format('role %%s', rolname)
+    WHEN setrole = 0 THEN format('database %%s', datname)
+    ELSE format('role %%s in database %%s', rolname, datname)
+  END,
+  CASE
+    WHEN setdatabase = 0 THEN format('ALTER ROLE %%I', rolname)
+    WHEN setrole = 0 THEN format('ALTER DATABASE %%I', datname)
+    ELSE format('ALTER ROLE %%I IN DATABASE %%I', rolname, datname)
+  END,
+  split_part(setting, '=', 1), substr(setting, strpos(setting, '=') + 1)
+FROM pg_db_role_setting CROSS JOIN unnest(setconfig) setting
+LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d ON d.oid = setdatabase
+WHERE (setrole = 0 OR rolname = session_user)
+  AND (setdatabase = 0 OR datname = current_database())
+  AND (setting LIKE 'role=%%' OR starts_with(setting, %s))
+ORDER BY 1, 3"""
+
+
+def inspect_defaults(cursor: Any) -> Iterator[Finding]:
+    """Yield defaults of sessions that make them somebody."""
+    cursor.execute(DEFAULTS, [f"{rls_tenants().guc_prefix}."])
+    for subject, alter, name, value in cursor.fetchall():
+        if name == "role":
+            yield Finding(
+                "tenantry.W131",
+                subject,
+                f"starts every session as the role {value!r}, and not as the one that logs in",
+                f"run {alter} RESET role, and log in as the role that is meant",
+            )
+        else:
+            yield Finding(
+                "tenantry.E131",
+                subject,
+                f"starts every session with {name} = {value!r}, so that code without a scope is"
+                " bound",
+                f"run {alter} RESET {name}",
+            )
+
+
+def inspect_version(number: int) -> Iterator[Finding]:
+    """Yield whether the server has a known way around policies; 150018 is 15.18."""
+    major, minor = divmod(number, 10000)
+    fixed = FIXED.get(major, 0)
+    if minor < fixed:
+        yield Finding(
+            "tenantry.W132",
+            "server",
+            f"is PostgreSQL {major}.{minor}, which has known ways around policies",
+            f"upgrade to {major}.{fixed} or newer, better the newest {major}",
+        )

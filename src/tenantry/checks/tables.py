@@ -1,0 +1,140 @@
+"""Protected tables: their flags, their owner and what the role may do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .findings import Finding
+from .policies import inspect_policies
+
+TABLE = """\
+SELECT oid, relrowsecurity, relforcerowsecurity, pg_get_userbyid(relowner),
+  pg_has_role(session_user, relowner, 'MEMBER'),
+  has_table_privilege(current_user, oid, 'TRUNCATE'),
+  has_any_column_privilege(current_user, oid, 'REFERENCES'),
+  has_table_privilege(current_user, oid, 'TRIGGER')
+FROM pg_class WHERE oid = to_regclass(%s)"""
+
+CHILDREN = """\
+WITH RECURSIVE child(oid) AS (
+  SELECT inhrelid FROM pg_inherits WHERE inhparent = %(table)s
+  UNION
+  SELECT inhrelid FROM child JOIN pg_inherits ON inhparent = child.oid
+)
+SELECT oid::regclass::text FROM child JOIN pg_class USING (oid)
+WHERE NOT relrowsecurity
+  AND (has_any_column_privilege(current_user, oid, 'SELECT, INSERT, UPDATE')
+    OR has_table_privilege(current_user, oid, 'DELETE'))
+ORDER BY 1"""
+
+RULES = """\
+SELECT rulename::text FROM pg_rewrite
+WHERE ev_class = %(table)s AND rulename <> '_RETURN' ORDER BY 1"""
+
+TRIGGERS = """\
+SELECT tgname::text, p.oid::regprocedure::text, rolname::text
+FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid JOIN pg_roles o ON o.oid = proowner
+WHERE tgrelid = %(table)s AND NOT tgisinternal AND prosecdef AND (rolsuper OR rolbypassrls)
+ORDER BY 1"""
+
+
+def inspect_table(connection: Any, cursor: Any, model: Any) -> Iterator[Finding]:
+    """Yield in what the table of `model` differs from what the models say."""
+    table = connection.ops.quote_name(model._meta.db_table)
+    subject = f"table {model._meta.db_table}"
+    cursor.execute(TABLE, [table])
+    found = cursor.fetchone()
+    if found is None:
+        yield Finding("tenantry.E110", subject, "does not exist", "run migrate")
+        return
+    oid, *flags = found
+    yield from inspect_flags(table, subject, *flags[:4])
+    yield from inspect_privileges(table, subject, *flags[4:])
+    yield from inspect_policies(connection, cursor, model)
+    yield from inspect_surroundings(cursor, subject, oid)
+
+
+def inspect_flags(
+    table: str, subject: str, enabled: bool, forced: bool, owner: str, may_own: bool
+) -> Iterator[Finding]:
+    """Yield whom the policies of a table do not bind."""
+    if not enabled:
+        yield Finding(
+            "tenantry.E111",
+            subject,
+            "has Row-Level Security switched off",
+            f"run ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+        )
+    if not forced:
+        yield Finding(
+            "tenantry.E112",
+            subject,
+            "does not bind its owner",
+            f"run ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
+        )
+    if may_own:
+        yield Finding(
+            "tenantry.E113",
+            subject,
+            f"belongs to {owner}, which this role is or can become, and so can switch Row-Level"
+            " Security off",
+            "serve requests as a role that is no member of it",
+        )
+
+
+def inspect_privileges(
+    table: str, subject: str, may_truncate: bool, may_refer: bool, may_trigger: bool
+) -> Iterator[Finding]:
+    """Yield privileges of the role that policies do not limit."""
+    if may_truncate:
+        yield Finding(
+            "tenantry.E117",
+            subject,
+            "can be emptied by this role, of all tenants' rows",
+            f"run REVOKE TRUNCATE ON {table} FROM the role that was granted it",
+        )
+    if may_refer:
+        yield Finding(
+            "tenantry.W111",
+            subject,
+            "can be referred to by tables of this role, which shows which keys other tenants have",
+            f"run REVOKE REFERENCES ON {table} FROM the role that was granted it",
+        )
+    if may_trigger:
+        yield Finding(
+            "tenantry.W112",
+            subject,
+            "can be given triggers by this role, which see other tenants' rows as they are written",
+            f"run REVOKE TRIGGER ON {table} FROM the role that was granted it",
+        )
+
+
+def inspect_surroundings(cursor: Any, subject: str, oid: int) -> Iterator[Finding]:
+    """Yield partitions, rules and triggers by which rows get past the policy."""
+    cursor.execute(CHILDREN, {"table": oid})
+    for (child,) in cursor.fetchall():
+        yield Finding(
+            "tenantry.E118",
+            subject,
+            f"has the partition or child {child}, which this role may use and no policy guards",
+            f"run REVOKE ALL ON {child} FROM the role, or ALTER TABLE {child} ENABLE ROW LEVEL"
+            " SECURITY",
+        )
+    cursor.execute(RULES, {"table": oid})
+    for (rule,) in cursor.fetchall():
+        yield Finding(
+            "tenantry.W113",
+            subject,
+            f"has the rule {rule}, whose statements run with the rights of the owner",
+            "drop it, or write a trigger",
+        )
+    cursor.execute(TRIGGERS, {"table": oid})
+    for trigger, function, owner in cursor.fetchall():
+        yield Finding(
+            "tenantry.W114",
+            subject,
+            f"has the trigger {trigger}, whose function {function} runs as {owner}, whom no policy"
+            " binds",
+            f"run ALTER FUNCTION {function} SECURITY INVOKER, or give it to another owner",
+        )

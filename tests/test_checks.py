@@ -1,0 +1,150 @@
+"""Django's system checks find what ``check_rls`` finds, at the start and in ``migrate``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from django.core import checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import connections
+from django.test import override_settings
+
+from tenantry.checks.options import inspect_options
+from tenantry.checks.server import FIXED, inspect_version
+from tests.app.models import Tenant
+from tests.fix_checks import broken
+
+Tenants = tuple[Tenant, Tenant]
+ALIASES = ["default"]
+EXEMPT = {
+    "tenantry.E101": ("ALTER ROLE app SUPERUSER", "ALTER ROLE app NOSUPERUSER"),
+    "tenantry.E102": ("ALTER ROLE app BYPASSRLS", "ALTER ROLE app NOBYPASSRLS"),
+    "tenantry.E103": (
+        "CREATE ROLE seesall BYPASSRLS; GRANT seesall TO app",
+        "DROP ROLE seesall",
+    ),
+}
+
+
+def run(*tags: str) -> list[checks.CheckMessage]:
+    """Return what our checks with one of `tags` find in the database "default"."""
+    found = checks.run_checks(tags=tags, databases=ALIASES)
+    return [each for each in found if str(each.id).startswith("tenantry.")]
+
+
+@pytest.mark.parametrize("tag", ["security", "models", "database"])
+def test_a_healthy_project_has_no_findings(tag: str, tenants: Tenants) -> None:
+    assert run(tag) == []
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("identifier", EXEMPT)
+def test_an_exempt_role_is_an_error_unless_debugging(
+    identifier: str, debug: bool, arrange: psycopg.Connection[Any]
+) -> None:
+    with broken(arrange, *EXEMPT[identifier]), override_settings(DEBUG=debug):
+        (found,) = run("security")
+        assert run("database") == [] or identifier == "tenantry.E101"
+    assert found.id == identifier
+    assert found.level == (checks.WARNING if debug else checks.ERROR)
+    assert found.msg.startswith("role app ")
+    assert found.hint
+    assert run("security") == []
+
+
+def test_the_command_stops_at_an_exempt_role(arrange: psycopg.Connection[Any]) -> None:
+    with (
+        broken(arrange, "ALTER ROLE app BYPASSRLS", "ALTER ROLE app NOBYPASSRLS"),
+        pytest.raises(SystemCheckError, match=r"\(tenantry.E102\) role app has BYPASSRLS"),
+    ):
+        call_command("check", databases=ALIASES, tags=["security"])
+
+
+def test_silenced_checks_are_silent(arrange: psycopg.Connection[Any]) -> None:
+    with (
+        broken(arrange, "ALTER ROLE app BYPASSRLS", "ALTER ROLE app NOBYPASSRLS"),
+        override_settings(SILENCED_SYSTEM_CHECKS=["tenantry.E102"]),
+    ):
+        call_command("check", databases=ALIASES, tags=["security"])
+
+
+def test_what_migrate_may_mend_does_not_stop_it(arrange: psycopg.Connection[Any]) -> None:
+    with broken(
+        arrange,
+        "ALTER TABLE app_note DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE app_note ENABLE ROW LEVEL SECURITY",
+    ):
+        (found,) = run("database")
+    assert found.id == "tenantry.E111"
+    assert found.level == checks.WARNING
+    assert found.msg == "table app_note has Row-Level Security switched off."
+    assert found.hint == 'run ALTER TABLE "app_note" ENABLE ROW LEVEL SECURITY.'
+
+
+def test_the_server_is_not_asked_about_tables_at_the_start(
+    arrange: psycopg.Connection[Any],
+) -> None:
+    with broken(
+        arrange,
+        "ALTER TABLE app_note DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE app_note ENABLE ROW LEVEL SECURITY",
+    ):
+        found = checks.run_checks()
+    assert [each.id for each in found if str(each.id).startswith("tenantry.")] == []
+
+
+def test_the_check_leaves_no_connection_open(tenants: Tenants) -> None:
+    connections["default"].close()
+    assert run("security") == []
+    assert connections["default"].connection is None
+    connections["default"].ensure_connection()
+    assert run("security") == []
+    assert connections["default"].connection is not None
+
+
+def test_a_database_that_cannot_be_reached_is_a_warning(arrange: Any) -> None:
+    connections["default"].close()
+    with broken(arrange, "ALTER ROLE app NOLOGIN", "ALTER ROLE app LOGIN"):
+        (found,) = run("security")
+    assert (found.id, found.level) == ("tenantry.E190", checks.WARNING)
+
+
+def test_databases_of_other_engines_are_left_alone(tenants: Tenants) -> None:
+    connections["default"].settings_dict["ENGINE"] = "django.db.backends.postgresql"
+    try:
+        assert run("security", "database") == []
+    finally:
+        connections["default"].settings_dict["ENGINE"] = "tenantry.backends.postgresql"
+
+
+# Poolers and versions.
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"PORT": "5432"}, []),
+        ({"PORT": 6432}, ["tenantry.W141"]),
+        ({"PORT": "6432", "DISABLE_SERVER_SIDE_CURSORS": True}, []),
+        ({"PORT": "5432", "OPTIONS": {"assume_role": "x"}}, []),
+        ({"PORT": "6432", "OPTIONS": {"assume_role": "x"}}, ["tenantry.W141", "tenantry.W142"]),
+        (
+            {"DISABLE_SERVER_SIDE_CURSORS": True, "OPTIONS": {"assume_role": "x"}},
+            ["tenantry.W142"],
+        ),
+    ],
+)
+def test_options_that_a_pooler_breaks_are_found(settings: dict[str, Any], found: list[str]) -> None:
+    assert [each.id for each in inspect_options("default", settings)] == found
+
+
+@pytest.mark.parametrize("major", FIXED)
+def test_servers_with_known_ways_around_policies_are_found(major: int) -> None:
+    (old,) = inspect_version(major * 10000 + FIXED[major] - 1)
+    assert old.id == "tenantry.W132"
+    assert f"upgrade to {major}.{FIXED[major]} or newer" in old.fix
+    assert list(inspect_version(major * 10000 + FIXED[major])) == []
+    assert list(inspect_version(180000)) == []

@@ -1,0 +1,149 @@
+"""What is wrong with models is found without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import models
+from django.db.models.functions import Lower
+from django.test import override_settings
+from django.test.utils import isolate_apps
+
+from tenantry import RLSConstraint
+from tenantry.checks.models import inspect_models
+from tests.app.models import Note, Tenant, User
+
+# A test makes several of that name.
+pytestmark = pytest.mark.filterwarnings("ignore:Model 'app.thing' was already registered")
+
+TENANT = "app.Tenant"
+Fields = Callable[[], dict[str, Any]]
+
+
+def key(**options: Any) -> Any:
+    return models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+", **options)
+
+
+def model(fields: dict[str, Any], **options: Any) -> Any:
+    """Return a model with a foreign key to the tenant and a policy, unless `options` say else."""
+    options.setdefault("constraints", [])
+    meta = type("Meta", (), {"app_label": "app", **options})
+    attributes = {"tenant": key(), **fields, "Meta": meta, "__module__": __name__}
+    return type("Thing", (models.Model,), attributes)
+
+
+def found(*given: Any) -> list[tuple[str, str]]:
+    return [(each.id, f"{each.message}; {each.fix}") for each in inspect_models(given)]
+
+
+def policy(name: str = "rls", **options: Any) -> RLSConstraint:
+    return RLSConstraint(field="tenant", name=name, **options)
+
+
+def unique(*fields: str) -> models.UniqueConstraint:
+    return models.UniqueConstraint(fields=fields, name="once")
+
+
+@isolate_apps("tests.app")
+def test_a_good_model_has_no_findings() -> None:
+    assert found(model({}, constraints=[policy()]), Note, Tenant, User) == []
+
+
+@isolate_apps("tests.app")
+def test_two_policies_are_found() -> None:
+    ((identifier, text),) = found(model({}, constraints=[policy("one"), policy("two")]))
+    assert identifier == "tenantry.E151"
+    assert text == "has 2 RLSConstraints (one, two), but a table has one policy; remove all but one"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_found"), [("n" * 63, False), ("n" * 64, True), ("é" * 32, True)]
+)
+@isolate_apps("tests.app")
+def test_a_table_name_that_is_cut_off_is_found(name: str, is_found: bool) -> None:
+    result = found(model({}, db_table=name, constraints=[policy()]))
+    assert [each for each, _ in result] == (["tenantry.E152"] if is_found else [])
+    assert not is_found or "of 64 bytes, which PostgreSQL cuts off after 63; set" in result[0][1]
+
+
+@isolate_apps("tests.app")
+def test_a_column_of_another_type_is_found() -> None:
+    wrong = model({"tenant": models.IntegerField()}, constraints=[policy()])
+    assert found(wrong) == [
+        (
+            "tenantry.E153",
+            "is protected by tenant, a column of type int, but its RLSConstraint compares it with a"
+            " tenant id of type bigint; make tenant a foreign key to app.Tenant",
+        )
+    ]
+    ((identifier, _),) = found(model({}, constraints=[policy(key_type="uuid")]))
+    assert identifier == "tenantry.E153"
+
+
+@isolate_apps("tests.app")
+def test_a_field_that_is_missing_is_left_to_the_constraint() -> None:
+    missing = RLSConstraint(field="nobody", name="rls")
+    assert found(model({}, constraints=[missing])) == []
+
+
+@isolate_apps("tests.app")
+def test_a_model_that_names_the_tenant_without_a_policy_is_found() -> None:
+    thing = model({})
+    ((identifier, text),) = found(thing)
+    assert identifier == "tenantry.W154"
+    assert "refers to the tenant by tenant, and has no policy; add RLSConstraint" in text
+    for label in ("app.Thing", "app.thing"):
+        with override_settings(RLS_TENANTS={"TENANT_MODEL": TENANT, "SHARED_MODELS": [label]}):
+            assert found(thing) == []
+    assert found(model({}, managed=False)) == []
+
+
+@override_settings(AUTH_USER_MODEL="auth.User")
+def test_the_user_model_is_shared() -> None:
+    assert [each for each, _ in found(User)] == ["tenantry.W154"]
+
+
+UNIQUE: dict[str, tuple[Fields, dict[str, Any], bool]] = {
+    "a field": (lambda: {"code": models.TextField(unique=True)}, {}, True),
+    "unique_together": (
+        lambda: {"a": models.TextField(), "b": models.TextField()},
+        {"unique_together": [("a", "b")]},
+        True,
+    ),
+    "a constraint": (lambda: {"code": models.TextField()}, {"constraints": [unique("code")]}, True),
+    "an expression": (
+        lambda: {"code": models.TextField()},
+        {"constraints": [models.UniqueConstraint(Lower("code"), name="once")]},
+        True,
+    ),
+    "an expression with the tenant": (
+        lambda: {"code": models.TextField()},
+        {"constraints": [models.UniqueConstraint(Lower("code"), "tenant", name="once")]},
+        False,
+    ),
+    "a constraint with the tenant": (
+        lambda: {"code": models.TextField()},
+        {"constraints": [unique("tenant", "code")]},
+        False,
+    ),
+    "unique_together with the tenant": (
+        lambda: {"a": models.TextField()},
+        {"unique_together": [("tenant", "a")]},
+        False,
+    ),
+    "a key": (lambda: {"code": models.TextField(primary_key=True)}, {}, False),
+    "a UUID": (lambda: {"code": models.UUIDField(unique=True)}, {}, False),
+    "the tenant": (lambda: {"tenant": key(unique=True)}, {}, False),
+}
+
+
+@pytest.mark.parametrize("name", UNIQUE)
+@isolate_apps("tests.app")
+def test_what_is_unique_over_all_tenants_is_found(name: str) -> None:
+    fields, options, is_found = UNIQUE[name]
+    options = {**options, "constraints": [policy(), *options.get("constraints", [])]}
+    result = found(model(fields(), **options))
+    assert [each for each, _ in result] == (["tenantry.W155"] if is_found else []), result
+    assert not is_found or "make it unique together with tenant" in result[0][1]
