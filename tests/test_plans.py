@@ -1,0 +1,133 @@
+"""The plans that PostgreSQL makes for a million rows of 500 tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connections
+from django.db.models import Count
+
+from tenantry import admin_context, tenant_context
+from tests import settings
+from tests.app.models import Note, Tenant
+
+TENANTS, ROWS = 500, 1_000_000
+RAW = "SELECT * FROM app_note ORDER BY title LIMIT 20"
+
+
+@pytest.fixture(scope="module")
+def million(project: None, superuser: psycopg.Connection[Any]) -> Iterator[int]:
+    """Return one of many tenants, whose rows are a small part of the table."""
+    superuser.execute("TRUNCATE app_tenant, app_user RESTART IDENTITY CASCADE")
+    superuser.execute(
+        "INSERT INTO app_tenant (name) SELECT 'T' || i FROM generate_series(1, %s) i", [TENANTS]
+    )
+    superuser.execute(
+        "INSERT INTO app_author (name, tenant_id)"
+        " SELECT 'author of ' || id, id FROM app_tenant ORDER BY id"
+    )
+    superuser.execute(
+        "INSERT INTO app_note (title, tenant_id, author_id)"
+        " SELECT 'n' || i, 1 + i %% %s, 1 + i %% %s FROM generate_series(1, %s) i",
+        [TENANTS, TENANTS, ROWS],
+    )
+    superuser.execute("VACUUM ANALYZE app_note, app_author, app_tenant")
+    yield 42
+    superuser.execute("TRUNCATE app_tenant, app_user RESTART IDENTITY CASCADE")
+    connections.close_all()
+
+
+def plan(sql: str, params: Any = None) -> str:
+    with connections["default"].cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, TIMING OFF) {sql}", params)
+        return "\n".join(line for (line,) in cursor.fetchall())
+
+
+def plan_of(queryset: Any) -> str:
+    return str(queryset.explain(analyze=True, timing=False))
+
+
+def removed(text: str) -> int:
+    """Return how many rows were read in vain."""
+    lines = [line for line in text.splitlines() if "Rows Removed" in line]
+    return sum(int(line.rpartition(":")[2]) for line in lines)
+
+
+QUERIES: dict[str, Callable[[], Any]] = {
+    "latest": lambda: Note.objects.order_by("title")[:20],
+    "all": lambda: Note.objects.all(),
+    "joined": lambda: Note.objects.select_related("author").order_by("title")[:20],
+    "grouped": lambda: Note.objects.values("author__name").annotate(n=Count("id")).order_by(),
+    "in a subquery": lambda: Note.objects.filter(
+        author__in=Note.objects.filter(title__gt="n9").values("author")
+    ),
+    "by key": lambda: Note.objects.filter(pk=41),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUERIES)
+def test_the_orm_reads_the_rows_of_the_tenant(name: str, million: int) -> None:
+    with tenant_context(million):
+        text = plan_of(QUERIES[name]())
+    assert "Seq Scan on app_note" not in text
+    assert "Index Cond" in text
+    assert removed(text) <= ROWS / TENANTS
+    if settings.SHAPE != "guc":
+        # Where the predicate and the policy meet, nothing is compared per row.
+        assert "One-Time Filter" in text
+    assert plan_of(QUERIES[name]())  # Unbound, it has one too,
+    assert removed(plan_of(QUERIES[name]())) == 0  # and reads nothing.
+
+
+@pytest.mark.slow
+@pytest.mark.role_shape
+def test_raw_sql_reads_the_rows_of_the_tenant(million: int) -> None:
+    check_raw_sql(million, "rls_current_tenant_bigint")
+
+
+@pytest.mark.slow
+@pytest.mark.sealed_shape
+def test_sealed_raw_sql_reads_the_rows_of_the_tenant(million: int) -> None:
+    check_raw_sql(million, "rls_sealed")
+
+
+def check_raw_sql(tenant: int, function: str) -> None:
+    for sql in (RAW, "SELECT count(*) FROM app_note", "UPDATE app_note SET title = title"):
+        with tenant_context(tenant):
+            text = plan(sql)
+        assert "Seq Scan" not in text
+        assert "Index Cond: (tenant_id = (InitPlan" in text
+        assert removed(text) == 0
+    with tenant_context(tenant):
+        text = plan("SELECT * FROM app_note WHERE tenant_id = %s", [tenant])
+        assert "One-Time Filter" in text
+        assert f"Index Cond: (tenant_id = '{tenant}'" in text or "Index Cond" in text
+        assert function not in text.partition("Index Cond")[2].partition("\n")[0]
+    text = plan(RAW)
+    assert "Index Cond" in text
+    assert "Seq Scan" not in text
+    assert "(actual rows=0" in text or "rows=0.00 loops=1" in text
+    with admin_context():
+        assert "Limit" in plan(RAW)
+
+
+@pytest.mark.slow
+@pytest.mark.guc_shape
+def test_raw_sql_filters_where_the_admin_is_a_parameter(million: int) -> None:
+    """What the documentation says of the default shape; naming the tenant makes it an index."""
+    with tenant_context(million):
+        assert "Index Cond: (tenant_id" not in plan(RAW)
+        named = RAW.replace("ORDER", f"WHERE tenant_id = {million} ORDER")
+        assert f"Index Cond: (tenant_id = {million})" in plan(named)
+
+
+@pytest.mark.slow
+def test_a_tenant_that_does_not_exist_reads_nothing(million: int) -> None:
+    assert Tenant.objects.count() == TENANTS
+    with tenant_context(TENANTS + 1):
+        assert "Index Cond" in plan_of(Note.objects.all())
+        assert Note.objects.count() == 0
