@@ -10,7 +10,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 
 from ...conf import ENGINES
+from ...exceptions import TenantryError
 from ...inspection import inspect
+from ...policy_tests import policy_tests
 
 
 class Command(BaseCommand):
@@ -27,6 +29,12 @@ class Command(BaseCommand):
         parser.add_argument("--database", default=DEFAULT_DB_ALIAS, choices=list(connections))
         parser.add_argument("--json", action="store_true", help="print a list of JSON objects")
         parser.add_argument("--verbose", action="store_true", help="print what is well, too")
+        parser.add_argument(
+            "--policy-tests",
+            nargs=2,
+            metavar="TENANT",
+            help="print checks for rls-policy-tester instead, of two tenants with rows everywhere",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what was found."""
@@ -37,6 +45,12 @@ class Command(BaseCommand):
                 f" {connection.settings_dict['ENGINE']!r}, not tenantry's; name another one with"
                 " --database"
             )
+        if options["policy_tests"]:
+            try:
+                self.stdout.write(policy_tests(connection, options["policy_tests"]))
+            except TenantryError as error:
+                raise CommandError(str(error)) from error
+            return
         try:
             reports = list(inspect(connection))
         except DatabaseError as error:
