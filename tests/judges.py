@@ -23,7 +23,7 @@ class Verdict:
 
 def run(program: str, *arguments: str) -> Verdict:
     """Run a program of this environment that prints JSON."""
-    command = [Path(sys.executable).with_name(program), *arguments]
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert result.stdout, result.stderr
     return Verdict(result.returncode, json.loads(result.stdout))

@@ -20,10 +20,10 @@ from example_asgi.servers import Postgres
 from tests.app.models import Tenant
 from tests.fix_example import ADMIN, APP, DATABASE, EXAMPLE, Example, environment
 from tests.judges import MODES, Judge, try_policies, write_config
+from tests.sabotage import Connection, broken, called_by_name
 from tests.settings import RLS_TENANTS, SHAPE
 
 Tenants = tuple[Tenant, Tenant]
-Connection = psycopg.Connection[Any]
 
 ISOLATION, ADMINS, TWIN = "tenantry_isolation", "tenantry_admin", "tenantry_restriction"
 DIRECT = {
@@ -119,59 +119,6 @@ def proven(
     admin = "isolated" if mode == "anon" else "unverified"
     verdicts = {table: {"": admin, ISOLATION: "isolated", ADMINS: admin} for table in direct}
     return verdicts | {table: dict(nothing) for table in dependent}
-
-
-@contextmanager
-def called_by_name(connection: Connection, function: str) -> Iterator[None]:
-    """Let policies call `function` where they spell out what it returns, as pgrls wants it."""
-    row = connection.execute(
-        "SELECT pg_get_function_sqlbody(to_regproc(%s))", [function]
-    ).fetchone()
-    assert row
-    body = row[0].removeprefix("RETURN ")
-    policies = [
-        (table, name, using)
-        for table, name, using, check in connection.execute(
-            "SELECT format('%I.%I', schemaname, tablename), policyname, qual, with_check"
-            " FROM pg_policies WHERE schemaname = 'public'"
-        )
-        if using == check and body in using
-    ]
-    try:
-        for table, name, using in policies:
-            alter(connection, table, name, using.replace(body, f"{function}()"))
-        yield
-    finally:
-        for table, name, using in policies:
-            alter(connection, table, name, using)
-
-
-def alter(connection: Connection, table: str, name: str, predicate: str) -> None:
-    sql = f"ALTER POLICY {name} ON {table} USING ({predicate}) WITH CHECK ({predicate})"
-    connection.execute(sql.encode())
-
-
-@contextmanager
-def broken(connection: Connection, table: str, how: str) -> Iterator[None]:
-    """Break a table, and put everything back that is asked about here."""
-    policies = connection.execute(
-        "SELECT format('CREATE POLICY %%I ON %%I AS %%s FOR %%s TO %%s USING (%%s)'"
-        " ' WITH CHECK (%%s)', policyname, tablename, permissive, cmd, array_to_string(roles, ','), qual, with_check)"
-        " FROM pg_policies WHERE tablename = %s",
-        [table],
-    ).fetchall()
-    connection.execute(how.encode())
-    try:
-        yield
-    finally:
-        for (name,) in connection.execute(
-            "SELECT policyname FROM pg_policies WHERE tablename = %s", [table]
-        ).fetchall():
-            connection.execute(f'DROP POLICY {name} ON "{table}"'.encode())
-        for (sql,) in policies:
-            connection.execute(sql.encode())
-        connection.execute(f'ALTER TABLE "{table}" ENABLE ROW LEVEL SECURITY'.encode())
-        connection.execute(f'ALTER TABLE "{table}" FORCE ROW LEVEL SECURITY'.encode())
 
 
 @contextmanager
@@ -417,7 +364,7 @@ def test_the_example_does_what_it_may(
 ) -> None:
     rows = notes_connection.execute("SELECT id FROM notes_tenant ORDER BY id LIMIT 2").fetchall()
     result = subprocess.run(
-        [sys.executable, EXAMPLE / "manage.py", "check_rls", "--policy-tests"]
+        [sys.executable, str(EXAMPLE / "manage.py"), "check_rls", "--policy-tests"]
         + [str(tenant) for (tenant,) in rows],
         env=environment(APP, modern.host, modern.port),
         capture_output=True,
