@@ -230,6 +230,7 @@ TRIED = {
     "off": ("ALTER TABLE {} DISABLE ROW LEVEL SECURITY", FOREIGN | UNBOUND),
     "open": (f"ALTER POLICY {ISOLATION} ON {{}} USING (true) WITH CHECK (true)", FOREIGN | UNBOUND),
     "unchecked": (f"ALTER POLICY {ISOLATION} ON {{}} WITH CHECK (true)", INSERTED),
+    "stray": ("CREATE POLICY stray ON {} FOR DELETE USING (true)", {"unbound: delete"}),
 }
 NO_TWIN = f"DROP POLICY IF EXISTS {TWIN} ON {{}};"
 

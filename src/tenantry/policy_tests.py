@@ -154,7 +154,8 @@ def identities(connection: Any, tenants: Sequence[Binding]) -> dict[str, Any]:
 def carried(connection: Any, binding: Binding) -> str:
     """Return the value of the parameter that carries `binding`."""
     if rls_tenants().sealed:
-        return token(binding, connection.settings_dict["NAME"])
+        database = connection.settings_dict
+        return token(binding, database["OPTIONS"].get("sealed_database") or database["NAME"])
     return str(binding.tenant_id)
 
 
