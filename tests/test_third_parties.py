@@ -17,11 +17,13 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from example_asgi.servers import Postgres
+from tenantry.binding import ADMIN as ADMIN_BINDING
+from tenantry.seal import token
 from tests.app.models import Tenant
 from tests.fix_example import ADMIN, APP, DATABASE, EXAMPLE, Example, environment
 from tests.judges import MODES, Judge, try_policies, write_config
 from tests.sabotage import Connection, broken, called_by_name
-from tests.settings import RLS_TENANTS, SHAPE
+from tests.settings import RLS_TENANTS, SHAPE, SHAPES
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -302,6 +304,22 @@ def test_a_tenant_that_is_no_number_is_text() -> None:
         found = json.loads(define("a", "b"))
     assert found["params"] == {"tenant_a": "a", "tenant_b": "b"}
     assert found["identities"]["tenant_b"]["dsn"] == "options=-crls.current_tenant=b"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shape_has_its_identities(shape: str) -> None:
+    with override_settings(RLS_TENANTS={"TENANT_MODEL": "app.Tenant", **SHAPES[shape]}):
+        found = json.loads(define("1", "2"))["identities"]
+        seal = token(ADMIN_BINDING, "tenantry") if shape == "sealed" else ""
+    admin = {
+        "guc": {"role": "app", "dsn": "options=-crls.is_admin=true"},
+        "role": {"role": "app_admin"},
+        "sealed": {"role": "app_admin", "dsn": f"options=-crls.current_tenant={seal}"},
+    }
+    assert found["admin"] == admin[shape]
+    assert found["unbound"] == {"role": "app"}
+    assert {found[name]["role"] for name in TENANTS} == {"app"}
+    assert found["tenant_a"]["dsn"].endswith(":1" if shape == "sealed" else "=1")
 
 
 @pytest.fixture
