@@ -16,6 +16,8 @@ from ...checks.inspection import inspect_database, login, protected_models
 from ...checks.models import inspect_models
 from ...checks.options import inspect_options
 from ...conf import ENGINES
+from ...exceptions import TenantryError
+from ...policy_tests import policy_tests
 
 Report = dict[str, list[Finding]]
 
@@ -40,6 +42,12 @@ class Command(BaseCommand):
             choices=["ERROR", "WARNING"],
             help="exit with 1 for findings of this level or above (default: ERROR)",
         )
+        parser.add_argument(
+            "--policy-tests",
+            nargs=2,
+            metavar="TENANT",
+            help="print checks for rls-policy-tester instead, of two tenants with rows everywhere",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what was found."""
@@ -50,6 +58,12 @@ class Command(BaseCommand):
                 f" {connection.settings_dict['ENGINE']!r}, not tenantry's; name another one with"
                 " --database"
             )
+        if options["policy_tests"]:
+            try:
+                self.stdout.write(policy_tests(connection, options["policy_tests"]))
+            except TenantryError as error:
+                raise CommandError(str(error)) from error
+            return
         report = collect(connection)
         if options["json"]:
             self.stdout.write(json.dumps(list(as_json(report)), indent=2))

@@ -1,0 +1,398 @@
+"""Programs of third parties judge the schema that the models make, and find what is broken."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+
+from example_asgi.servers import Postgres
+from tenantry.binding import ADMIN as ADMIN_BINDING
+from tenantry.seal import token
+from tests.app.models import Tenant
+from tests.fix_example import ADMIN, APP, DATABASE, EXAMPLE, Example, environment
+from tests.judges import MODES, Judge, try_policies, write_config
+from tests.sabotage import Connection, broken, called_by_name
+from tests.settings import RLS_TENANTS, SHAPE, SHAPES
+
+Tenants = tuple[Tenant, Tenant]
+
+ISOLATION, ADMINS, TWIN = "tenantry_isolation", "tenantry_admin", "tenantry_restriction"
+DIRECT = {
+    "Odd table",
+    "app_author",
+    "app_comment",
+    "app_contract",
+    "app_invoice",
+    "app_item",
+    "app_note",
+    "app_payment",
+    "app_tag",
+    "app_tagging",
+}
+# Its rows belong to rows of app_item.
+DEPENDENT = {"app_book"}
+SHARED = {
+    "app_document",
+    "app_shared",
+    "app_tenant",
+    "app_user",
+    "app_user_groups",
+    "app_user_user_permissions",
+    "auth_group",
+    "auth_group_permissions",
+    "auth_permission",
+    "django_content_type",
+    "django_migrations",
+    "django_session",
+}
+NOTES = {"notes_note", "notes_notetag", "notes_tag"}
+NOTES_SHARED = {
+    "auth_group",
+    "auth_group_permissions",
+    "auth_permission",
+    "django_content_type",
+    "django_migrations",
+    "django_session",
+    "notes_tenant",
+    "notes_user",
+    "notes_user_groups",
+    "notes_user_user_permissions",
+}
+# What a definition asks of a table: nine times as either tenant, four unbound, five as the admin.
+CHECKS = 2 * 9 + 4 + 5
+# What it says before that of a table: that it is protected, and that it has rows.
+FACTS = 2
+# Foreign keys between tables of tenants that do not have the tenant in them.
+CROSSING = {"app_book", "app_item", "app_note", "app_shared", "app_tagging"}
+NOTES_CROSSING = {"notes_notetag"}
+
+
+def places(tables: set[str], policy: str = "") -> set[str]:
+    """Return how pgrls names tables, or a policy of each."""
+    return {f"public.{table}{policy and '.'}{policy}" for table in tables}
+
+
+def allowed(shape: str, protected: set[str], direct: set[str], shared: set[str]) -> dict[str, Any]:
+    """Return the errors of pgrls that the documentation explains; by rule, where they are meant."""
+    meant = {"SEC001": places(shared), "SEC003": places(protected, ISOLATION)}
+    if shape == "role":
+        meant["SEC038"] = places(direct, ADMINS)
+    if shape == "sealed":
+        meant["SEC002"] = {"tenantry.seal_keys"}
+    return meant
+
+
+def remarks(
+    shape: str, protected: set[str], direct: set[str], crossing: set[str]
+) -> dict[str, set[tuple[str, str]]]:
+    """Return the findings that the documentation explains."""
+    keys = {("SEC047", each) for each in places(crossing)}
+    if shape == "guc":
+        infos = {("SEC007", each) for each in places(protected)}
+        return {"error": set(), "warning": keys, "info": infos}
+    admins = places(direct, ADMINS)
+    rules = {"role": ["SEC005", "SEC008", "SEC028"], "sealed": ["SEC005"]}[shape]
+    warnings = keys | {(rule, each) for rule in rules for each in admins}
+    if shape == "sealed":
+        warnings |= {("SEC009", "tenantry.seal_keys"), ("SEC014", "tenantry.rls_sealed")}
+    return {"error": set(), "warning": warnings, "info": set()}
+
+
+def proven(
+    shape: str, mode: str, direct: set[str], dependent: set[str]
+) -> dict[str, dict[str, str]]:
+    """Return what pgrls proves of the policies of each table."""
+    # Neither a CASE nor a subquery that reads a table is anything that it understands.
+    nothing = {"": "unverified", ISOLATION: "unverified"}
+    if shape == "guc":
+        return {table: dict(nothing) for table in direct | dependent}
+    # An admin reads rows of every tenant, so nothing can prove otherwise.
+    admin = "isolated" if mode == "anon" else "unverified"
+    verdicts = {table: {"": admin, ISOLATION: "isolated", ADMINS: admin} for table in direct}
+    return verdicts | {table: dict(nothing) for table in dependent}
+
+
+@contextmanager
+def as_pgrls_wants(connection: Connection, shape: str) -> Iterator[None]:
+    """Write the policies of a shape so that pgrls understands them, if it can be done."""
+    if shape == "role":
+        with called_by_name(connection, "tenantry.rls_current_tenant_bigint"):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture
+def arrange(library: Tenants, postgres: Postgres) -> Iterator[Connection]:
+    """Return a connection that may break things, in a database with rows in every table."""
+    dsn = postgres.dsn("postgres", "tenantry")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def judge(project: None, postgres: Postgres, tmp_path: Path) -> Judge:
+    config = write_config(
+        tmp_path / "pgrls.toml",
+        app_role="app",
+        columns=["tenant_id", "cust_no"],
+        allowed=allowed(SHAPE, DIRECT | DEPENDENT, DIRECT, SHARED),
+    )
+    functions = ("tenantry.rls_current_tenant_bigint", "tenantry.rls_sealed")
+    return Judge(postgres.dsn("postgres", "tenantry"), config, functions)
+
+
+@pytest.fixture
+def definition(library: Tenants, tmp_path: Path) -> Path:
+    path = tmp_path / "definition.json"
+    path.write_text(define(*library))
+    return path
+
+
+def wrong(checks: list[Any]) -> set[str]:
+    """Return the names of the checks that did not end well."""
+    return {each["id"] for each in checks if each["status"] != "PASS"}
+
+
+def define(*tenants: Tenant | str) -> str:
+    output = io.StringIO()
+    keys = [str(getattr(tenant, "pk", tenant)) for tenant in tenants]
+    call_command("check_rls", "--policy-tests", *keys, stdout=output)
+    return output.getvalue()
+
+
+def test_lint_finds_no_error_that_is_not_explained(judge: Judge) -> None:
+    assert judge.lint() == remarks(SHAPE, DIRECT | DEPENDENT, DIRECT, CROSSING)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_policy_is_proven_as_far_as_can_be(
+    mode: str, judge: Judge, arrange: Connection
+) -> None:
+    with as_pgrls_wants(arrange, SHAPE):
+        assert judge.verify(mode) == proven(SHAPE, mode, DIRECT, DEPENDENT)
+
+
+LINTED = {
+    "off": ("ALTER TABLE app_note DISABLE ROW LEVEL SECURITY", "SEC032", ""),
+    "owner": ("ALTER TABLE app_note NO FORCE ROW LEVEL SECURITY", "SEC002", ""),
+    "open": (f"ALTER POLICY {ISOLATION} ON app_note USING (true)", "SEC038", f".{ISOLATION}"),
+    "stray": ("CREATE POLICY stray ON app_note FOR DELETE USING (true)", "SEC003", ".stray"),
+}
+
+
+@pytest.mark.parametrize("name", LINTED)
+def test_lint_finds_what_is_broken(name: str, judge: Judge, arrange: Connection) -> None:
+    how, rule, place = LINTED[name]
+    with broken(arrange, "app_note", how):
+        assert judge.lint()["error"] == {(rule, f"public.app_note{place}")}
+    assert judge.lint()["error"] == set()
+
+
+def test_a_proof_of_no_table_is_none(judge: Judge, arrange: Connection) -> None:
+    with broken(arrange, "app_note", "ALTER TABLE app_note DISABLE ROW LEVEL SECURITY"):
+        assert set(judge.verify("anon")) == (DIRECT | DEPENDENT) - {"app_note"}
+    with broken(arrange, "app_note", f"DROP POLICY {ISOLATION} ON app_note"):
+        assert ISOLATION not in judge.verify("anon")["app_note"]
+    with broken(arrange, "app_note", f"ALTER POLICY {ISOLATION} ON app_note USING (true)"):
+        assert judge.verify("anon")["app_note"][ISOLATION] == "leak"
+
+
+def test_a_tenant_an_unbound_session_and_the_admin_do_what_they_may(
+    definition: Path, postgres: Postgres
+) -> None:
+    status, facts, checks = try_policies(postgres.dsn("postgres", "tenantry"), definition)
+    assert wrong(checks) == set()
+    assert len(checks) == CHECKS * len(DIRECT | DEPENDENT)
+    assert {each["table"].strip('"') for each in checks} == DIRECT | DEPENDENT
+    passed = [each for each in facts if each["status"] == "PASS"]
+    assert len(passed) == 1 + FACTS * len(DIRECT | DEPENDENT)
+    assert status == 0
+
+
+VERBS = ("select", "update", "delete", "insert")
+TENANTS = ("tenant_a", "tenant_b")
+OWN = {f"{tenant}: {verb} own" for tenant in TENANTS for verb in VERBS}
+AWAY = {f"{tenant}: update away" for tenant in TENANTS}
+FOREIGN = {f"{tenant}: {verb} foreign" for tenant in TENANTS for verb in VERBS} | AWAY
+UNBOUND = {f"unbound: {verb}" for verb in VERBS}
+INSERTED = {each for each in FOREIGN | UNBOUND if each.endswith(("insert", "insert foreign"))}
+TRIED = {
+    "off": ("ALTER TABLE {} DISABLE ROW LEVEL SECURITY", FOREIGN | UNBOUND),
+    "open": (f"ALTER POLICY {ISOLATION} ON {{}} USING (true) WITH CHECK (true)", FOREIGN | UNBOUND),
+    "unchecked": (f"ALTER POLICY {ISOLATION} ON {{}} WITH CHECK (true)", INSERTED),
+    "stray": ("CREATE POLICY stray ON {} FOR DELETE USING (true)", {"unbound: delete"}),
+}
+NO_TWIN = f"DROP POLICY IF EXISTS {TWIN} ON {{}};"
+
+
+@pytest.mark.parametrize("table", ["app_note", "app_book"])
+@pytest.mark.parametrize("name", TRIED)
+def test_statements_find_what_is_broken(
+    name: str, table: str, definition: Path, postgres: Postgres, arrange: Connection
+) -> None:
+    how, expected = TRIED[name]
+    with broken(arrange, table, (NO_TWIN + how).format(table, table)):
+        status, facts, checks = try_policies(postgres.dsn("postgres", "tenantry"), definition)
+    assert wrong(checks) == {f"{table}: {each}" for each in expected}
+    assert status == 1
+    assert any(each["status"] == "FAIL" for each in facts) == (name == "off")
+
+
+def test_statements_find_a_table_that_shows_nobody_anything(
+    definition: Path, postgres: Postgres, arrange: Connection
+) -> None:
+    with broken(arrange, "app_note", f"ALTER POLICY {ISOLATION} ON app_note USING (false)"):
+        status, _, checks = try_policies(postgres.dsn("postgres", "tenantry"), definition)
+    found = {each.removeprefix("app_note: ") for each in wrong(checks)}
+    assert {each for each in found if not each.startswith("admin: ")} == OWN | AWAY
+    assert status == 1
+
+
+def test_statements_find_a_table_without_rows(
+    definition: Path, postgres: Postgres, arrange: Connection
+) -> None:
+    arrange.execute("DELETE FROM app_payment")
+    status, facts, checks = try_policies(postgres.dsn("postgres", "tenantry"), definition)
+    assert {each.partition(":")[0] for each in wrong(checks)} == {"app_payment"}
+    assert [each["target"] for each in facts if each["status"] == "FAIL"] == ['"app_payment"']
+    assert status == 1
+
+
+@pytest.mark.role_shape
+def test_the_restrictive_policy_holds_where_a_permissive_one_is_open(
+    definition: Path, postgres: Postgres, arrange: Connection
+) -> None:
+    with broken(arrange, "app_note", TRIED["open"][0].format("app_note")):
+        status, _, checks = try_policies(postgres.dsn("postgres", "tenantry"), definition)
+    assert (status, wrong(checks)) == (0, set())
+
+
+@pytest.mark.parametrize(
+    ("settings", "tenants", "message"),
+    [
+        ({}, ["1", "1"], "both tenants are 1; name two"),
+        ({}, ["1", "x"], "'x'"),
+        ({"TENANT_PK_TYPE": "text"}, ["a", "b c"], "'b c' has a space in it"),
+        ({"APP_ROLE": "My-App"}, ["1", "2"], "the role 'My-App' is none that"),
+    ],
+)
+def test_what_the_program_cannot_run_as_is_refused(
+    settings: dict[str, str], tenants: list[str], message: str
+) -> None:
+    with (
+        override_settings(RLS_TENANTS={**RLS_TENANTS, **settings}),
+        pytest.raises(CommandError, match=message),
+    ):
+        define(*tenants)
+
+
+@pytest.mark.guc_shape
+def test_a_tenant_that_is_no_number_is_text() -> None:
+    with override_settings(RLS_TENANTS={**RLS_TENANTS, "TENANT_PK_TYPE": "text"}):
+        found = json.loads(define("a", "b"))
+    assert found["params"] == {"tenant_a": "a", "tenant_b": "b"}
+    assert found["identities"]["tenant_b"]["dsn"] == "options=-crls.current_tenant=b"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shape_has_its_identities(shape: str) -> None:
+    with override_settings(RLS_TENANTS={"TENANT_MODEL": "app.Tenant", **SHAPES[shape]}):
+        found = json.loads(define("1", "2"))["identities"]
+        seal = token(ADMIN_BINDING, "tenantry") if shape == "sealed" else ""
+    admin = {
+        "guc": {"role": "app", "dsn": "options=-crls.is_admin=true"},
+        "role": {"role": "app_admin"},
+        "sealed": {"role": "app_admin", "dsn": f"options=-crls.current_tenant={seal}"},
+    }
+    assert found["admin"] == admin[shape]
+    assert found["unbound"] == {"role": "app"}
+    assert {found[name]["role"] for name in TENANTS} == {"app"}
+    assert found["tenant_a"]["dsn"].endswith(":1" if shape == "sealed" else "=1")
+
+
+@pytest.fixture
+def notes(example: Example, modern: Postgres, tmp_path: Path) -> Judge:
+    config = write_config(
+        tmp_path / "pgrls.toml",
+        app_role=APP,
+        columns=["tenant_id"],
+        allowed=allowed("role", NOTES, NOTES, NOTES_SHARED),
+    )
+    dsn = modern.dsn("postgres", DATABASE)
+    return Judge(dsn, config, ("tenantry.rls_current_tenant_bigint",))
+
+
+@pytest.fixture
+def notes_connection(notes: Judge) -> Iterator[Connection]:
+    with psycopg.connect(notes.dsn, autocommit=True) as connection:
+        yield connection
+
+
+def test_lint_finds_no_error_in_the_example(notes: Judge) -> None:
+    expected = remarks("role", NOTES, NOTES, NOTES_CROSSING)
+    # The two have the same tenant already.
+    expected["warning"].add(("SEC035", "public.notes_notetag"))
+    assert notes.lint() == expected
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_policy_of_the_example_is_proven(
+    mode: str, notes: Judge, notes_connection: Connection
+) -> None:
+    with as_pgrls_wants(notes_connection, "role"):
+        assert notes.verify(mode) == proven("role", mode, NOTES, set())
+
+
+@pytest.mark.parametrize(
+    ("how", "back", "mode", "policy"),
+    [
+        (f"ALTER POLICY {ISOLATION} ON notes_tag USING (true)", "SELECT", "anon", ISOLATION),
+        (f"ALTER POLICY {ISOLATION} ON notes_tag WITH CHECK (true)", "SELECT", "write", ISOLATION),
+        (
+            f"GRANT {ADMIN} TO {APP} WITH INHERIT TRUE",
+            f"GRANT {ADMIN} TO {APP} WITH INHERIT FALSE",
+            "anon",
+            ADMINS,
+        ),
+    ],
+)
+def test_the_prover_finds_what_is_broken(
+    how: str, back: str, mode: str, policy: str, notes: Judge, notes_connection: Connection
+) -> None:
+    with as_pgrls_wants(notes_connection, "role"):
+        with broken(notes_connection, "notes_tag", how):
+            assert notes.verify(mode)["notes_tag"][policy] == "leak"
+            notes_connection.execute(back.encode())
+        assert notes.verify(mode)["notes_tag"][policy] == "isolated"
+
+
+def test_the_example_does_what_it_may(
+    example: Example, notes: Judge, modern: Postgres, notes_connection: Connection, tmp_path: Path
+) -> None:
+    rows = notes_connection.execute("SELECT id FROM notes_tenant ORDER BY id LIMIT 2").fetchall()
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLE / "manage.py"), "check_rls", "--policy-tests"]
+        + [str(tenant) for (tenant,) in rows],
+        env=environment(APP, modern.host, modern.port),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    path = tmp_path / "definition.json"
+    path.write_text(result.stdout)
+    status, _, checks = try_policies(notes.dsn, path)
+    assert wrong(checks) == set()
+    assert len(checks) == CHECKS * len(NOTES)
+    assert status == 0
