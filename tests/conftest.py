@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.fix_example",
     "tests.fix_cut",
     "tests.fix_faults",
+    "tests.fix_docs",
 ]
 
 # The package needs Python 3.12 and Django 6.1, so the oldest versions do not have it.
