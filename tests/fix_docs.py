@@ -7,8 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,8 @@ class Reader:
 
     folder: Path
     environment: dict[str, str]
+    # What a test does around a command: by a part of it, a function of one that runs it.
+    around: Mapping[str, Callable[[Callable[[], str]], str]] = field(default_factory=dict)
 
     def follow(self, page: str) -> list[str]:
         """Write the page's files and run its commands and sessions; return what was done."""
@@ -97,12 +99,22 @@ class Reader:
         for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             command, _, expected = part.partition("\n")
             if not command.startswith(INSTALLATION):
-                output = self.run(["sh", "-c", command])
+                output = self.run_watched(command)
                 assert not expected or lines(output) == lines(expected)
+
+    def run_watched(self, command: str) -> str:
+        def run() -> str:
+            return self.run(["sh", "-c", command])
+
+        for part, watch in self.around.items():
+            if part in command:
+                return watch(run)
+        return run()
 
     def write(self, block: Block) -> None:
         name, _, how = block.caption.partition(", ")
         path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_text() if how else ""
         if how == "instead of the model":
             statement = block.text.partition("(")[0]
