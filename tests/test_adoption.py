@@ -269,6 +269,15 @@ CREATE POLICY crm_contact_tenant_isolation_policy ON crm_contact
   WITH CHECK (CASE WHEN (SELECT current_setting('rls.is_admin', true)) = 'true' THEN true
     ELSE tenant_id = nullif((SELECT current_setting('rls.current_tenant', true)), '')::int END)
 """
+OLD_POLICY_NEW_BINDING = """\
+>>> from crm.models import Contact
+>>> from tenantry import tenant_context
+>>> Contact.objects.count()
+0
+>>> with tenant_context(1):
+...     Contact.objects.count()
+2
+"""
 MULTITENANT_MODELS = """\
 from django.db import models
 
@@ -322,54 +331,49 @@ def start_crm(reader: Reader, models: str = "") -> None:
 MIGRATE = f"$ NOTEBOOK_DB_USER={OWNER} python manage.py migrate crm\n"
 
 
+def policies_of_contacts(site: Site) -> list[str]:
+    """Return them, once it is sure that tenants see their own rows only."""
+    assert [site.seen("crm_contact", tenant) for tenant in ("", 1, 2)] == [0, 2, 1]
+    assert site.seen("crm_contact", admin=True) == 3
+    return names_of_policies(site)
+
+
+def names_of_policies(site: Site) -> list[str]:
+    found = site.superuser.execute(
+        "SELECT polname FROM pg_policy WHERE polrelid = 'crm_contact'::regclass"
+    )
+    return [name for (name,) in found]
+
+
 def test_a_table_of_django_rls_tenants_stays_protected(site: Site) -> None:
-    def isolated() -> bool:
-        seen = [site.seen("crm_contact", tenant) for tenant in ("", 1, 2)]
-        assert seen == [0, 2, 1]
-        return site.seen("crm_contact", admin=True) == 3
-
-    def policies() -> list[str]:
-        found = site.superuser.execute(
-            "SELECT polname FROM pg_policy WHERE polrelid = 'crm_contact'::regclass"
-        )
-        return [name for (name,) in found]
-
-    def watched(command: str, before: str, after: str) -> None:
-        """Hold the migration when all of its statements are done and nothing is committed."""
-        assert policies() == [before]
-        assert isolated()
-        with psycopg.connect(site.superuser.info.dsn) as other:
-            other.execute("LOCK django_migrations IN SHARE MODE")
-            with site.started(command) as process:
-                site.waiting()
-                with pytest.raises(psycopg.errors.LockNotAvailable):
-                    site.seen("crm_contact", 1)
-                other.rollback()
-                output, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, output
-        assert policies() == [after]
-        assert isolated()
-
-    old, new = "crm_contact_tenant_isolation_policy", "tenantry_isolation"
+    old, new = ["crm_contact_tenant_isolation_policy"], ["tenantry_isolation"]
     start_crm(site.reader, RLS_TENANTS_MODELS)
     site.superuser.execute(RLS_TENANTS_ROWS.encode())
     site.superuser.execute(RLS_TENANTS_POLICY.encode())
 
     def hand_over(run: Run) -> str:
-        site.reader.run(
-            [sys.executable, "-W", "error", "-c", SESSION],
-            ">>> from crm.models import Contact\n>>> from tenantry import tenant_context\n"
-            ">>> Contact.objects.count()\n0\n"
-            ">>> with tenant_context(1):\n...     Contact.objects.count()\n2\n",
-        )
-        watched(MIGRATE.removeprefix("$ "), old, new)
+        """Hold the migration when all of its statements are done and nothing is committed."""
+        site.reader.run([sys.executable, "-W", "error", "-c", SESSION], OLD_POLICY_NEW_BINDING)
+        assert policies_of_contacts(site) == old
+        with psycopg.connect(site.superuser.info.dsn) as other:
+            other.execute("LOCK django_migrations IN SHARE MODE")
+            with site.started(MIGRATE.removeprefix("$ ")) as process:
+                site.waiting()
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    site.seen("crm_contact", 1)
+                assert names_of_policies(site) == old
+                other.rollback()
+                output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        assert policies_of_contacts(site) == new
         return run()
 
-    around = {"migrate crm": hand_over}
-    replace(site.reader, around=around).follow("how-to/migrate-from-django-rls-tenants.md")
-    watched(f"NOTEBOOK_DB_USER={OWNER} python manage.py migrate crm 0001", new, old)
+    reader = replace(site.reader, around={"migrate crm": hand_over})
+    reader.follow("how-to/migrate-from-django-rls-tenants.md")
+    site.reader.run_commands(f"$ NOTEBOOK_DB_USER={OWNER} python manage.py migrate crm 0001\n")
+    assert policies_of_contacts(site) == old
     site.reader.run_commands(MIGRATE)
-    assert policies() == [new]
+    assert policies_of_contacts(site) == new
 
 
 def test_a_project_of_django_multitenant_is_protected(site: Site) -> None:
