@@ -19,6 +19,8 @@ pytest_plugins = [
     "tests.fix_cut",
     "tests.fix_faults",
     "tests.fix_checks",
+    "tests.fix_docs",
+    "tests.fix_site",
 ]
 
 # The package needs Python 3.12 and Django 6.1, so the oldest versions do not have it.

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from tenantry.seal import token
 from tests.app.models import Tenant
 from tests.fix_example import ADMIN, APP, DATABASE, EXAMPLE, Example, environment
 from tests.judges import MODES, Judge, try_policies, write_config
-from tests.sabotage import Connection, broken, called_by_name
+from tests.sabotage import Connection, broken
 from tests.settings import RLS_TENANTS, SHAPE, SHAPES
 
 Tenants = tuple[Tenant, Tenant]
@@ -123,16 +122,6 @@ def proven(
     return verdicts | {table: dict(nothing) for table in dependent}
 
 
-@contextmanager
-def as_pgrls_wants(connection: Connection, shape: str) -> Iterator[None]:
-    """Write the policies of a shape so that pgrls understands them, if it can be done."""
-    if shape == "role":
-        with called_by_name(connection, "tenantry.rls_current_tenant_bigint"):
-            yield
-    else:
-        yield
-
-
 @pytest.fixture
 def arrange(library: Tenants, postgres: Postgres) -> Iterator[Connection]:
     """Return a connection that may break things, in a database with rows in every table."""
@@ -180,8 +169,7 @@ def test_lint_finds_no_error_that_is_not_explained(judge: Judge) -> None:
 def test_every_policy_is_proven_as_far_as_can_be(
     mode: str, judge: Judge, arrange: Connection
 ) -> None:
-    with as_pgrls_wants(arrange, SHAPE):
-        assert judge.verify(mode) == proven(SHAPE, mode, DIRECT, DEPENDENT)
+    assert judge.verify(mode) == proven(SHAPE, mode, DIRECT, DEPENDENT)
 
 
 LINTED = {
@@ -341,18 +329,14 @@ def notes_connection(notes: Judge) -> Iterator[Connection]:
 
 
 def test_lint_finds_no_error_in_the_example(notes: Judge) -> None:
-    expected = remarks("role", NOTES, NOTES, NOTES_CROSSING)
-    # The two have the same tenant already.
-    expected["warning"].add(("SEC035", "public.notes_notetag"))
-    assert notes.lint() == expected
+    assert notes.lint() == remarks("role", NOTES, NOTES, NOTES_CROSSING)
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_policy_of_the_example_is_proven(
     mode: str, notes: Judge, notes_connection: Connection
 ) -> None:
-    with as_pgrls_wants(notes_connection, "role"):
-        assert notes.verify(mode) == proven("role", mode, NOTES, set())
+    assert notes.verify(mode) == proven("role", mode, NOTES, set())
 
 
 @pytest.mark.parametrize(
@@ -371,11 +355,10 @@ def test_every_policy_of_the_example_is_proven(
 def test_the_prover_finds_what_is_broken(
     how: str, back: str, mode: str, policy: str, notes: Judge, notes_connection: Connection
 ) -> None:
-    with as_pgrls_wants(notes_connection, "role"):
-        with broken(notes_connection, "notes_tag", how):
-            assert notes.verify(mode)["notes_tag"][policy] == "leak"
-            notes_connection.execute(back.encode())
-        assert notes.verify(mode)["notes_tag"][policy] == "isolated"
+    with broken(notes_connection, "notes_tag", how):
+        assert notes.verify(mode)["notes_tag"][policy] == "leak"
+        notes_connection.execute(back.encode())
+    assert notes.verify(mode)["notes_tag"][policy] == "isolated"
 
 
 def test_the_example_does_what_it_may(

@@ -85,7 +85,9 @@ class NoteTag(RLSProtectedModel):
     tag = models.ForeignKey(Tag, on_delete=models.CASCADE)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["note", "tag"], name="notes_notetag_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["tenant", "note", "tag"], name="notes_notetag_once")
+        ]
 
     def __str__(self):
         return f"{self.note_id}: {self.tag_id}"

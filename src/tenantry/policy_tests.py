@@ -21,7 +21,7 @@ from .conf import rls_tenants, tenant_key
 from .constraints import RLSConstraint
 from .dependents import is_protected, references_of
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
-from .policies.ddl import all_exist
+from .policies.ddl import Reference, all_exist
 from .seal import token
 
 # The program writes the name of a role without quotes, and splits connection strings at spaces.
@@ -123,10 +123,15 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
             quote(field.column) for field in options.local_concrete_fields if not field.generated
         ]
         own = [each for each in options.constraints if isinstance(each, RLSConstraint)]
-        if own:
-            yield Subject(options.db_table, table, quote(own[0].column(model)), columns, None)
+        owner = own[0].owner(model) if own else None
+        if owner is not None and not owner.hops:
+            yield Subject(options.db_table, table, quote(owner.column), columns, None)
         else:
-            references = references_of(model, apps, quote)
+            references = (
+                [Reference(*map(quote, (hop.column, hop.table, hop.key))) for hop in owner.hops[:1]]
+                if owner is not None
+                else references_of(model, apps, quote)
+            )
             visible = all_exist(table, references)
             yield Subject(options.db_table, table, references[0].column, columns, visible)
 

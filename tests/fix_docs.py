@@ -1,0 +1,162 @@
+"""A reader who does what a page of the documentation says, in the project of the tutorial."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import tenantry
+from example_asgi.servers import Postgres
+
+SOURCE = Path(tenantry.__file__).resolve().parent.parent
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+OWNER, APP, DATABASE = "notebook_owner", "notebook_app", "notebook"
+
+# A fenced block: ``` or ```{code-block}, its language, perhaps a caption, its text.
+BLOCK = re.compile(
+    r"^```(?:\{code-block\} )?(\w+)\n(?::caption: ([^\n]+)\n\n)?(.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+# What a reader installs by hand, and tests have already.
+INSTALLATION = ("python -m venv ", ". .venv/", "pip install ")
+# Runs the examples of an interactive session, and fails if what they print is not what it says.
+SESSION = """\
+import doctest, sys, django
+django.setup()
+test = doctest.DocTestParser().get_doctest(sys.stdin.read(), {"__name__": "__main__"}, "", "", 0)
+results = doctest.DocTestRunner().run(test)
+sys.exit(results.failed > 0 or results.attempted == 0)
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block of a page."""
+
+    language: str
+    caption: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    text = (DOCS / page).read_text()
+    found = [Block(*groups) for groups in BLOCK.findall(text)]
+    assert text.count("\n```") == 2 * len(found), f"{page} has a block that nobody would run"
+    return found
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Does what a page says, in a folder, with a server."""
+
+    folder: Path
+    environment: dict[str, str]
+    # What a test does around a command: by a part of it, a function of one that runs it.
+    around: Mapping[str, Callable[[Callable[[], str]], str]] = field(default_factory=dict)
+
+    def follow(self, page: str) -> list[str]:
+        """Write the page's files and run its commands and sessions; return what was done."""
+        done = []
+        session = ""
+        for block, following in pairwise([*blocks(page), Block("", "", "")]):
+            if block.language == "pycon":
+                session += block.text
+                if following.language != "pycon":
+                    self.run([sys.executable, "-W", "error", "-c", SESSION], session)
+                    session = ""
+            elif block.language == "console":
+                self.run_commands(block.text)
+            else:
+                self.write(block)
+            done.append(block.language)
+        return done
+
+    def run(self, command: list[str], text: str = "") -> str:
+        result = subprocess.run(
+            command,
+            input=text,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def run_commands(self, text: str) -> None:
+        for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+            command, _, expected = part.partition("\n")
+            if not command.startswith(INSTALLATION):
+                output = self.run_watched(command)
+                assert not expected or lines(output) == lines(expected)
+
+    def run_watched(self, command: str) -> str:
+        def run() -> str:
+            return self.run(["sh", "-c", command])
+
+        for part, watch in self.around.items():
+            if part in command:
+                return watch(run)
+        return run()
+
+    def write(self, block: Block) -> None:
+        name, _, how = block.caption.partition(", ")
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_text() if how else ""
+        if how == "instead of the model":
+            statement = block.text.partition("(")[0]
+            assert before.count(statement) == 1
+            before = before[: before.index(statement)]
+        else:
+            assert how in ("", "at the end")
+        path.write_text(before + block.text)
+
+
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def tutorial(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Reader, list[str]]:
+    """Return a reader who has done what the tutorial says, and what that was."""
+    programs = [str(Path(sys.executable).parent), str(postgres.bindir), os.environ["PATH"]]
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith("PG")} | {
+        "PATH": os.pathsep.join(programs),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")])),
+        "LC_ALL": "C.UTF-8",
+        "DJANGO_SETTINGS_MODULE": f"{DATABASE}.settings",
+        "PGHOST": postgres.host,
+        "PGPORT": str(postgres.port),
+    }
+    reader = Reader(tmp_path_factory.mktemp("tutorial"), environment)
+    return reader, reader.follow("tutorial.md")
+
+
+@pytest.fixture
+def reader(
+    tutorial: tuple[Reader, list[str]], superuser: psycopg.Connection[Any], tmp_path: Path
+) -> Iterator[Reader]:
+    """Return a reader with the tutorial's project and database, to change as they like."""
+    after_tutorial, _ = tutorial
+    folder = tmp_path / "project"
+    shutil.copytree(after_tutorial.folder, folder)
+    superuser.execute(f"ALTER DATABASE {DATABASE} RENAME TO template_of_docs")
+    superuser.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER} TEMPLATE template_of_docs")
+    yield replace(after_tutorial, folder=folder)
+    superuser.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+    superuser.execute(f"ALTER DATABASE template_of_docs RENAME TO {DATABASE}")
