@@ -351,3 +351,19 @@ def test_a_database_of_another_engine_is_refused(tenants: Tenants) -> None:
             check()
     finally:
         connections["default"].settings_dict["ENGINE"] = "tenantry.backends.postgresql"
+
+
+@pytest.mark.parametrize("name", ["E111", "E112", "E114", "E115", "E115 of the check", "E116"])
+def test_what_is_generated_mends_what_is_broken(
+    name: str, arrange: psycopg.Connection[Any], postgres: Any
+) -> None:
+    how, _, subject, _ = BREAKS[name]
+    assert check("--generate") == ("", 0)
+    arrange.execute(how.encode())
+    sql, status = check("--generate")
+    assert status == 0
+    assert f'ALTER TABLE "{subject.removeprefix("table ")}" FORCE ROW LEVEL SECURITY' in sql
+    # It is for the owner of the tables, who needs no more.
+    with psycopg.connect(postgres.dsn("owner", "tenantry"), autocommit=True) as owner:
+        owner.execute(sql.encode())
+    assert findings() == []

@@ -36,6 +36,7 @@ DEFAULTS = RLSTenants(
     read_only_requests=False,
     shared_models=(),
     refuse_exempt_role=False,
+    user_param_name="as_user",
 )
 
 
@@ -112,7 +113,7 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
         (
             "TENANT_FK_FIELD",
             [None, "", "1", "tenant id", "tenant-id", 'tenant"', "class", "tenant\n", 1],
-            "a field name such as 'tenant'",
+            "an identifier such as 'tenant'",
         ),
         (
             "GUC_PREFIX",
@@ -186,7 +187,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
         " STRICT_MODE, STRICT_MODE_EXCLUDE, SAME_TENANT_FOREIGN_KEYS, ADMIN_ROLE, APP_ROLE, SEALED,"
         " SEAL_KEYS, SEAL_LIFETIME, BYPASS_FLAGS, EXTERNAL_MODELS, READ_ONLY_REQUESTS,"
-        " SHARED_MODELS, REFUSE_EXEMPT_ROLE"
+        " SHARED_MODELS, REFUSE_EXEMPT_ROLE, USER_PARAM_NAME"
     )
 
 

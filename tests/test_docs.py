@@ -19,7 +19,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper as DjangosWrapper
 
 import tenantry
 from example_asgi.servers import PgBouncer, Postgres
-from tenantry import exceptions, operations, tenant_context
+from tenantry import exceptions, operations, tenant_context, testing
 from tenantry.backends.postgresql.apply import prefix
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
@@ -116,6 +116,7 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {"tenantry.managers.RLSQuerySet.for_user"}
     public |= {"tenantry.managers.RLSQuerySet.including_shared"}
     public |= {f"tenantry.operations.{name}" for name in operations.__all__}
+    public |= {f"tenantry.testing.{name}" for name in testing.__all__}
     assert set(documented) == public
 
 

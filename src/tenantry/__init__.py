@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .context import admin_context, bypass_flag, tenant_context
+from .context import admin_context, bypass_flag, tenant_context, with_rls_context
 
 if TYPE_CHECKING:
     from .backends.postgresql.aio import aclose_pools, aconnection, arows
     from .constraints import RLSConstraint
-    from .expressions import CurrentTenant
+    from .expressions import CurrentTenant, current_tenant_sql
     from .managers import RLSManager
     from .models import RLSProtectedModel
     from .samekeys import SameTenant
@@ -32,7 +32,9 @@ __all__ = [
     "admin_context",
     "arows",
     "bypass_flag",
+    "current_tenant_sql",
     "tenant_context",
+    "with_rls_context",
 ]
 
 # Django imports this package before models may be imported.
@@ -49,6 +51,7 @@ _LATER = {
     "aclose_pools": "backends.postgresql.aio",
     "aconnection": "backends.postgresql.aio",
     "arows": "backends.postgresql.aio",
+    "current_tenant_sql": "expressions",
 }
 
 

@@ -21,6 +21,7 @@ key                           default                means
 ``READ_ONLY_REQUESTS``        ``False``              GET and HEAD requests cannot write
 ``SHARED_MODELS``             ``()``                 labels of models that W154 leaves alone
 ``REFUSE_EXEMPT_ROLE``        ``False``              refuse to connect as a role no policy binds
+``USER_PARAM_NAME``           ``"as_user"``          argument that with_rls_context reads
 ============================  =====================  =============================================
 """
 
@@ -79,6 +80,7 @@ class RLSTenants:
     read_only_requests: bool = False
     shared_models: Sequence[str] = ()
     refuse_exempt_role: bool = False
+    user_param_name: str = "as_user"
 
 
 @cache
@@ -185,9 +187,9 @@ def _validate_model(value: object) -> None:
         raise _refuse("TENANT_MODEL", value, "a model label such as 'accounts.Tenant'")
 
 
-def _validate_field(value: object) -> None:
+def _validate_identifier(key: str, example: str, value: object) -> None:
     if not isinstance(value, str) or not value.isidentifier() or keyword.iskeyword(value):
-        raise _refuse("TENANT_FK_FIELD", value, "a field name such as 'tenant'")
+        raise _refuse(key, value, f"an identifier such as {example!r}")
 
 
 def _validate_prefix(value: object) -> None:
@@ -289,7 +291,7 @@ def _validate_shared(value: object) -> None:
 
 _VALIDATORS: dict[str, Callable[[object], None]] = {
     "TENANT_MODEL": _validate_model,
-    "TENANT_FK_FIELD": _validate_field,
+    "TENANT_FK_FIELD": partial(_validate_identifier, "TENANT_FK_FIELD", "tenant"),
     "GUC_PREFIX": _validate_prefix,
     "TENANT_PK_TYPE": _validate_pk_type,
     "USE_LOCAL_SET": _validate_local_set,
@@ -305,5 +307,6 @@ _VALIDATORS: dict[str, Callable[[object], None]] = {
     "EXTERNAL_MODELS": _validate_external,
     "READ_ONLY_REQUESTS": partial(_validate_switch, "READ_ONLY_REQUESTS"),
     "SHARED_MODELS": _validate_shared,
+    "USER_PARAM_NAME": partial(_validate_identifier, "USER_PARAM_NAME", "as_user"),
     "REFUSE_EXEMPT_ROLE": partial(_validate_switch, "REFUSE_EXEMPT_ROLE"),
 }

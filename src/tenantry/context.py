@@ -1,4 +1,4 @@
-"""Scopes: ``tenant_context`` and ``admin_context``.
+"""Scopes: ``tenant_context``, ``admin_context`` and those that a user opens.
 
 Both work as ``with``, as ``async with`` and as decorators of sync and async functions. They nest,
 restore what was current before, need no connection and send no SQL.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast, overload
 
 from asgiref.sync import iscoroutinefunction
 
-from .binding import ADMIN, Binding, Frame, current_binding, pop, push
+from .binding import ADMIN, UNBOUND, Binding, Frame, current_binding, pop, push
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError, ScopeError
+from .users import binding_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,11 +73,7 @@ class Scope:
         self.__exit__(exc_type, exc_value, traceback)
 
     def __call__(self, function: F) -> F:
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"cannot decorate the generator function {function.__qualname__}(): its body would"
-                " run after the scope has ended; open the scope where the generator is consumed"
-            )
+        self.refuse_generator(function)
         binding = self.binding
         if iscoroutinefunction(function):
 
@@ -93,6 +90,14 @@ class Scope:
                 return function(*args, **kwargs)
 
         return cast(F, run)
+
+    def refuse_generator(self, function: Callable[..., Any]) -> None:
+        """Raise TypeError for a function whose body would run after the scope has ended."""
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"cannot decorate the generator function {function.__qualname__}(): its body would"
+                " run after the scope has ended; open the scope where the generator is consumed"
+            )
 
 
 class tenant_context(Scope):
@@ -137,3 +142,64 @@ class bypass_flag(Scope):
                 f"{name!r} is not in RLS_TENANTS['BYPASS_FLAGS'], which is {list(flags)!r}"
             )
         super().__init__(Binding(bypass=name))
+
+
+@overload
+def with_rls_context(function: F, *, user_param: str | None = None) -> F: ...
+
+
+@overload
+def with_rls_context(
+    function: None = None, *, user_param: str | None = None
+) -> Callable[[F], F]: ...
+
+
+def with_rls_context(function: F | None = None, *, user_param: str | None = None) -> Any:
+    """Run a function, sync or async, as the user that it is given.
+
+    The user is the argument that ``RLS_TENANTS["USER_PARAM_NAME"]`` names, ``as_user`` by default,
+    or `user_param`::
+
+        @with_rls_context
+        def invoices(*, as_user): ...
+
+    None, and a user who has not logged in, runs unbound, never in the caller's scope.
+
+    Raises TypeError when the function has no such argument, or is a generator function, and at a
+    call what the middleware raises for such a user, naming the function.
+    """
+    if function is None:
+        return partial(with_rls_context, user_param=user_param)
+    name = user_param or rls_tenants().user_param_name
+    signature = inspect.signature(function)
+    if name not in signature.parameters:
+        raise TypeError(
+            f"{function.__qualname__}() has no argument {name!r} for the user that it runs as; add"
+            " it, or name another one with @with_rls_context(user_param=...)"
+        )
+    Scope(UNBOUND).refuse_generator(function)
+
+    def scope(*args: Any, **kwargs: Any) -> Scope:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        user = bound.arguments[name]
+        try:
+            return Scope(UNBOUND if user is None else binding_of(user))
+        except ValueError as error:
+            raise type(error)(f"{function.__qualname__}(): {error}") from error
+
+    if iscoroutinefunction(function):
+
+        @wraps(function)
+        async def run_async(*args: Any, **kwargs: Any) -> Any:
+            with scope(*args, **kwargs):
+                return await function(*args, **kwargs)
+
+        return run_async
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with scope(*args, **kwargs):
+            return function(*args, **kwargs)
+
+    return run

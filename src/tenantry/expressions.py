@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models.expressions import Expression
 
 from .conf import rls_tenants, tenant_key
-from .policies.predicates import current_tenant
+from .policies.predicates import current_tenant, tenant_function
 
 FIELDS: dict[str, type[models.Field[Any, Any]]] = {
     "int": models.IntegerField,
@@ -66,3 +66,16 @@ class CurrentTenant(Expression):
     def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
         """Return what a migration needs to make this expression again, settings included."""
         return "tenantry.CurrentTenant", (), self.names
+
+
+def current_tenant_sql() -> str:
+    """Return the tenant of the binding as an expression for raw SQL, without parameters.
+
+    It is a subquery, evaluated once per statement, that PostgreSQL uses as an index condition; NULL
+    unbound and as admin::
+
+        cursor.execute(f"SELECT ... WHERE tenant_id = {current_tenant_sql()}")
+
+    It calls a function that migrations of protected models create. The policy isolates without it.
+    """
+    return f"(SELECT {tenant_function(rls_tenants().guc_prefix, tenant_key().sql_type)}())"

@@ -10,7 +10,7 @@ from django.db import transaction
 
 from ..constraints import RLSConstraint
 from ..dependents import policy_of, references_of
-from ..policies.ddl import Rule, dependent_rules
+from ..policies.ddl import Policy, Rule, dependent_rules
 from ..policies.owners import Owner
 from ..protected import column_of, external_models
 from .findings import Finding
@@ -109,6 +109,31 @@ def expected(connection: Any, cursor: Any, model: Any, table: str) -> dict[str, 
         each: policy._replace(using=renamed(policy.using), check=renamed(policy.check))
         for each, policy in wanted.items()
     }
+
+
+def mend(connection: Any, cursor: Any, model: Any) -> str:
+    """Return the SQL that gives the table of `model` the policies that the models ask for.
+
+    It drops every permissive policy that they do not ask for.
+    """
+    quote = connection.ops.quote_name
+    table = quote(model._meta.db_table)
+    rules = rules_of(model, quote, table)
+    wanted = {rule.name for rule in rules}
+    drops = [
+        f"DROP POLICY {quote(name)} ON {table}"
+        for name, policy in policies_of(cursor, table).items()
+        if policy.permissive or name in wanted
+    ]
+    return ";\n".join([*drops, policy_for(model).protect(table, rules)])
+
+
+def policy_for(model: Any) -> Policy:
+    """Return what the policies of `model` depend on."""
+    for external, column in external_models():
+        if external is model:
+            return RLSConstraint(field=column).policy
+    return policy_of(model, apps)
 
 
 def rules_of(model: Any, quote: Any, table: str) -> list[Rule]:

@@ -144,6 +144,9 @@ class ScopedSelectMixin(ScopedMixin):
     def get_from_clause(self) -> tuple[list[str], Any]:
         """Return the FROM clause. All aliases are final by now, and WHERE is compiled next."""
         query = self.query
+        if current_binding().is_admin and "tenantry_binding" not in query.__dict__:
+            clauses, params = super().get_from_clause()  # type: ignore[misc]
+            return clauses, params
         sources = query.alias_map
         active = [alias for alias in sources if query.alias_refcount[alias]]
         clauses, params = super().get_from_clause()  # type: ignore[misc]

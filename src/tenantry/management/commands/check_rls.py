@@ -15,10 +15,13 @@ from ...checks.findings import Finding
 from ...checks.inspection import inspect_database, login, protected_models
 from ...checks.models import inspect_models
 from ...checks.options import inspect_options
+from ...checks.policies import mend
 from ...conf import ENGINES
 from ...exceptions import TenantryError
 from ...policy_tests import policy_tests
 
+# What SQL of the owner of a table can mend.
+MENDABLE = {f"tenantry.E{number}" for number in (111, 112, 114, 115, 116)}
 Report = dict[str, list[Finding]]
 
 
@@ -37,6 +40,9 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print a list of JSON objects")
         parser.add_argument("--verbose", action="store_true", help="print what is well, too")
         parser.add_argument(
+            "--generate", action="store_true", help="print SQL for what is missing or differs"
+        )
+        parser.add_argument(
             "--fail-level",
             default="ERROR",
             choices=["ERROR", "WARNING"],
@@ -48,6 +54,14 @@ class Command(BaseCommand):
             metavar="TENANT",
             help="print checks for rls-policy-tester instead, of two tenants with rows everywhere",
         )
+
+    def generate(self, connection: Any) -> None:
+        """Print the SQL for what the database lacks."""
+        wrong = {each.subject for each in inspect_database(connection) if each.id in MENDABLE}
+        for model in protected_models(connection):
+            if f"table {model._meta.db_table}" in wrong:
+                with connection.cursor() as cursor:
+                    self.stdout.write(f"{mend(connection, cursor, model)};\n")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what was found."""
@@ -63,6 +77,9 @@ class Command(BaseCommand):
                 self.stdout.write(policy_tests(connection, options["policy_tests"]))
             except TenantryError as error:
                 raise CommandError(str(error)) from error
+            return
+        if options["generate"]:
+            self.generate(connection)
             return
         report = collect(connection)
         if options["json"]:

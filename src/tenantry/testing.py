@@ -1,0 +1,90 @@
+"""What tests of a project say about its tenants.
+
+Run them as the role that serves requests: a superuser, whom no policy binds, proves nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connections, models
+
+from .binding import UNBOUND
+from .context import Scope, admin_context, tenant_context
+from .policies.ddl import POLICY
+
+__all__ = [
+    "assert_rls_blocks_without_context",
+    "assert_rls_enabled",
+    "assert_rls_policy_exists",
+    "rls_as_tenant",
+    "rls_bypass",
+]
+
+
+def rls_bypass() -> admin_context:
+    """Return a scope that sees and writes all rows, for arranging them."""
+    return admin_context()
+
+
+def rls_as_tenant(tenant: Any) -> tenant_context:
+    """Return a scope of a tenant, which may be an instance or a primary key."""
+    return tenant_context(tenant.pk if isinstance(tenant, models.Model) else tenant)
+
+
+def assert_rls_enabled(model: Any, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Raise AssertionError unless RLS is enabled, and forced, on the table of `model`."""
+    rows = _rows(
+        using,
+        "SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = to_regclass(%s)",
+        [_table(model, using)],
+    )
+    if rows != [(True, True)]:
+        found = rows[0] if rows else None
+        raise AssertionError(
+            f"the table of {model._meta.label} is not protected: (enabled, forced) is {found}, not"
+            " (True, True); run migrate, and see manage.py check_rls"
+        )
+
+
+def assert_rls_policy_exists(model: Any, name: str = POLICY, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Raise AssertionError unless the table of `model` has a policy of that name."""
+    rows = _rows(
+        using,
+        "SELECT polname::text FROM pg_policy WHERE polrelid = to_regclass(%s) ORDER BY 1",
+        [_table(model, using)],
+    )
+    names = [found for (found,) in rows]
+    if name not in names:
+        raise AssertionError(f"the table of {model._meta.label} has no policy {name!r}: {names}")
+
+
+def assert_rls_blocks_without_context(model: Any, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Raise AssertionError if SQL without a tenant sees a row of `model`, or if there is none."""
+    count = f"SELECT count(*) FROM {_table(model, using)}"  # noqa: S608 - quoted
+    with admin_context():
+        [(there,)] = _rows(using, count)
+    if not there:
+        raise AssertionError(
+            f"{model._meta.label} has no rows, so that nothing can be seen; make one first, in"
+            " rls_bypass() or rls_as_tenant()"
+        )
+    with Scope(UNBOUND):
+        [(seen,)] = _rows(using, count)
+    if seen:
+        raise AssertionError(
+            f"{seen} of {there} rows of {model._meta.label} are visible without a tenant; is the"
+            " role of the tests a superuser? See manage.py check_rls"
+        )
+
+
+def _table(model: Any, using: str) -> str:
+    name: str = connections[using].ops.quote_name(model._meta.db_table)
+    return name
+
+
+def _rows(using: str, sql: str, params: Any = None) -> list[Any]:
+    with connections[using].cursor() as cursor:
+        cursor.execute(sql, params)
+        rows: list[Any] = cursor.fetchall()
+        return rows
