@@ -9,7 +9,7 @@ ARGS ?=
 BIN = $(VENV)/bin
 SHAPE ?= role
 # What does not depend on the shape of the policies.
-ANY_SHAPE = benchmarks browser docs drive layers startup
+ANY_SHAPE = adoption benchmarks browser docs drive layers startup
 
 .PHONY: demo test shape lint bench docs soak django-suite clean pgbouncer browser postgis
 
@@ -35,6 +35,8 @@ bench: $(VENV)/.bench pgbouncer
 	$(BIN)/python benchmarks/orm_read.py $(ARGS)
 	$(BIN)/python benchmarks/transactions.py $(ARGS)
 	$(BIN)/python benchmarks/driver_read.py $(ARGS)
+	$(BIN)/python benchmarks/driver_read.py --shape role $(ARGS)
+	$(BIN)/python benchmarks/driver_read.py --shape sealed $(ARGS)
 	$(BIN)/python benchmarks/slow_await.py
 	$(BIN)/python benchmarks/compile_cost.py
 

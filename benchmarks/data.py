@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.apps import apps
-from django.db import connections
+from django.db import connections, transaction
 from django.db.models import QuerySet
 
 from tenantry import admin_context, tenant_context
@@ -30,8 +30,13 @@ def create(*, rows: int, tenants: int) -> None:
     with connection.schema_editor() as editor:
         for name in MODELS:
             editor.create_model(apps.get_model("benchmarks", name))
-    with admin_context(), connection.cursor() as cursor:
+    with (
+        admin_context(),
+        transaction.atomic(using="owner"),
+        connection.cursor() as cursor,
+    ):
         cursor.execute(FILL, {"rows": rows, "tenants": tenants})
+    with connection.cursor() as cursor:
         cursor.execute("VACUUM (ANALYZE)")
 
 

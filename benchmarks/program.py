@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import data, report
-from .project import ROUTES, project
+from .project import ROUTES, SHAPES, project
 from .rounds import Candidate, measure
 from .stats import outcomes
 
@@ -30,7 +30,7 @@ def run(name: str, description: str | None, workloads: Callable[[str], Iterable[
     """Measure the `workloads` of each route, print tables, and write ``<name>.json``."""
     options = parse_arguments(description)
     print("starting PostgreSQL and PgBouncer", flush=True)
-    with project() as facts:
+    with project(options.shape) as facts:
         print(f"writing {options.rows} rows of {options.tenants} tenants, twice", flush=True)
         data.create(rows=options.rows, tenants=options.tenants)
         results: dict[str, object] = {}
@@ -40,7 +40,12 @@ def run(name: str, description: str | None, workloads: Callable[[str], Iterable[
                 workload.name: outcome_of(route, workload, options) for workload in workloads(route)
             }
     result = {"machine": facts, "options": vars(options), "routes": results}
-    report.write(name, result, directory=options.output)
+    report.write(f"{name}{suffix(options.shape)}", result, directory=options.output)
+
+
+def suffix(shape: str) -> str:
+    """Return what the name of a file of results ends with; nothing for the default shape."""
+    return "" if shape == "guc" else f"_{shape}"
 
 
 def outcome_of(route: str, workload: Workload, options: argparse.Namespace) -> object:
@@ -69,6 +74,7 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=100, help="for each workload")
     parser.add_argument("--batch", type=int, default=50, help="in a row, twice in a round")
     parser.add_argument("--seconds", type=float, default=15, help="at most, for each workload")
+    parser.add_argument("--shape", choices=list(SHAPES), default="guc", help="of the policies")
     parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the JSON")
     options = parser.parse_args()
     if options.tenants < 1 or options.rounds < 2:

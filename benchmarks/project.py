@@ -21,12 +21,24 @@ from benchmarks.delay import LOOPBACK, delayed
 from example_asgi.servers import (
     PgBouncer,
     Postgres,
+    ensure_admin_role,
     ensure_database,
     ensure_role,
     grant_by_default,
 )
 
-DATABASE, OWNER, APP = "benchmark", "owner", "app"
+DATABASE, OWNER, APP, ADMIN = "benchmark", "owner", "app", "app_admin"
+# The shapes of policies, as settings.
+SHAPES: dict[str, dict[str, Any]] = {
+    "guc": {},
+    "role": {"ADMIN_ROLE": ADMIN, "APP_ROLE": APP},
+    "sealed": {
+        "ADMIN_ROLE": ADMIN,
+        "APP_ROLE": APP,
+        "SEALED": True,
+        "SEAL_KEYS": ["a secret that is long enough for a benchmark"],
+    },
+}
 STOCK, TENANTRY = "django.db.backends.postgresql", "tenantry.backends.postgresql"
 # How statements reach the server. PgBouncer is in transaction mode; the last one takes 1 ms for a
 # round trip.
@@ -45,8 +57,10 @@ Place = Postgres | PgBouncer | Address
 
 
 @contextmanager
-def project() -> Iterator[dict[str, str | int]]:
+def project(shape: str = "guc") -> Iterator[dict[str, str | int]]:
     """Start the servers and set Django up on them; yield the facts that results depend on.
+
+    The policies have one of the :data:`SHAPES`.
 
     There is one alias for each route with each ENGINE, such as ``"direct stock"``, one more with
     server-side binding, such as ``"direct stock on server"``, and ``"owner"`` to make tables with.
@@ -68,7 +82,11 @@ def project() -> Iterator[dict[str, str | int]]:
                     databases[f"{route} {name} on server"] = database(
                         place, engine, APP, server_side_binding=True
                     )
-            set_up(server, databases)
+            tenants = {"TENANT_MODEL": "benchmarks.Tenant", **SHAPES[shape]}
+            if shape != "guc":
+                ensure_admin_role(server.dsn(), ADMIN, members=[OWNER, APP])
+                grant_by_default(server.dsn(dbname=DATABASE), owner=OWNER, to=ADMIN)
+            set_up(server, databases, RLS_TENANTS=tenants)
             try:
                 yield facts(server) | {
                     "pgbouncer": pgbouncer.version,
@@ -109,9 +127,8 @@ def set_up(server: Postgres, databases: dict[str, dict[str, object]], **more: An
         DATABASES={"default": owner, "owner": owner, **databases},
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         INSTALLED_APPS=["tenantry", "benchmarks"],
-        RLS_TENANTS={"TENANT_MODEL": "benchmarks.Tenant"},
         USE_TZ=True,
-        **more,
+        **{"RLS_TENANTS": {"TENANT_MODEL": "benchmarks.Tenant"}, **more},
     )
     django.setup()
 

@@ -175,7 +175,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture
-def site(reader: Reader, postgres: Postgres) -> Iterator[Site]:
+def served(reader: Reader, postgres: Postgres) -> Iterator[Site]:
     with (
         psycopg.connect(postgres.dsn(APP, DATABASE), autocommit=True) as app,
         psycopg.connect(postgres.dsn("postgres", DATABASE), autocommit=True) as superuser,

@@ -15,64 +15,64 @@ from tests.fix_site import ROWS, Run, Site
 pytestmark = [pytest.mark.guc_shape, pytest.mark.slow]
 
 
-def filenode(site: Site) -> Any:
-    return site.value("SELECT pg_relation_filenode('shop_order')")
+def filenode(served: Site) -> Any:
+    return served.value("SELECT pg_relation_filenode('shop_order')")
 
 
-def test_a_project_with_data_adopts_while_it_serves(site: Site) -> None:
+def test_a_project_with_data_adopts_while_it_serves(served: Site) -> None:
     files: list[Any] = []
 
     def first(run: Run) -> str:
-        files.append(filenode(site))
-        return site.tried_again(run)
+        files.append(filenode(served))
+        return served.tried_again(run)
 
     around = {
         "shop 0002": first,
-        "shop 0003": site.interrupted,
-        "shop 0005": site.beside_a_request,
-        "shop 0006": site.without_a_scan,
-        "LOCK_TIMEOUT=0": site.patient,
+        "shop 0003": served.interrupted,
+        "shop 0005": served.beside_a_request,
+        "shop 0006": served.without_a_scan,
+        "LOCK_TIMEOUT=0": served.patient,
     }
-    reader = replace(site.reader, around=around)
+    reader = replace(served.reader, around=around)
     reader.follow("how-to/adopt-with-data.md")
-    assert files == [filenode(site)], "the table was rewritten"
+    assert files == [filenode(served)], "the table was rewritten"
     wrong = (
         "SELECT count(*) FROM shop_order JOIN notes_user u ON u.id = author_id"
         " WHERE shop_order.tenant_id IS DISTINCT FROM u.tenant_id"
     )
-    assert site.value(wrong) == 0
-    assert site.value("SELECT count(*) FROM shop_order") == ROWS + 1
-    assert site.seen("shop_order") == 0
-    assert site.seen("shop_order", 1) == ROWS / 2 + 1
-    assert site.seen("shop_order", 2) == ROWS / 2
-    assert site.seen("shop_order", admin=True) == ROWS + 1
-    constraints = site.superuser.execute(
+    assert served.value(wrong) == 0
+    assert served.value("SELECT count(*) FROM shop_order") == ROWS + 1
+    assert served.seen("shop_order") == 0
+    assert served.seen("shop_order", 1) == ROWS / 2 + 1
+    assert served.seen("shop_order", 2) == ROWS / 2
+    assert served.seen("shop_order", admin=True) == ROWS + 1
+    constraints = served.superuser.execute(
         "SELECT conname, convalidated FROM pg_constraint WHERE contype IN ('c', 'f')"
         " AND conrelid = 'shop_order'::regclass AND conname NOT LIKE '%author%'"
     )
     assert constraints.fetchall() == [("order_tenant", True)]
-    assert site.value(
+    assert served.value(
         "SELECT indisvalid FROM pg_index WHERE indexrelid = 'order_tenant_placed'::regclass"
     )
-    with pytest.raises(psycopg.errors.InsufficientPrivilege), site.app.transaction():
-        site.app.execute("SET LOCAL rls.current_tenant = '2'")
-        site.app.execute(
+    with pytest.raises(psycopg.errors.InsufficientPrivilege), served.app.transaction():
+        served.app.execute("SET LOCAL rls.current_tenant = '2'")
+        served.app.execute(
             "INSERT INTO shop_order (tenant_id, author_id, placed)"
             " SELECT 1, id, now() FROM notes_user WHERE username = 'grace'"
         )
 
-    reader = site.reader
+    reader = served.reader
     reader.run_commands("$ python manage.py makemigrations --check\n")
     reader.run_commands("$ sh migrate.sh shop 0001\n")
-    assert not site.value(
+    assert not served.value(
         "SELECT count(*) FROM pg_attribute"
         " WHERE attrelid = 'shop_order'::regclass AND attname = 'tenant_id'"
     )
-    assert site.seen("shop_order") == ROWS + 1
+    assert served.seen("shop_order") == ROWS + 1
     reader.run_commands("$ sh migrate.sh shop\n")
-    assert site.value(wrong) == 0
-    assert site.seen("shop_order") == 0
-    assert site.seen("shop_order", 2) == ROWS / 2
+    assert served.value(wrong) == 0
+    assert served.seen("shop_order") == 0
+    assert served.seen("shop_order", 2) == ROWS / 2
 
 
 # From other packages. What they leave in a database is made by hand.
@@ -159,67 +159,67 @@ def start_crm(reader: Reader, models: str = "") -> None:
 MIGRATE = f"$ NOTEBOOK_DB_USER={OWNER} python manage.py migrate crm\n"
 
 
-def policies_of_contacts(site: Site) -> list[str]:
+def policies_of_contacts(served: Site) -> list[str]:
     """Return them, once it is sure that tenants see their own rows only."""
-    assert [site.seen("crm_contact", tenant) for tenant in ("", 1, 2)] == [0, 2, 1]
-    assert site.seen("crm_contact", admin=True) == 3
-    return names_of_policies(site)
+    assert [served.seen("crm_contact", tenant) for tenant in ("", 1, 2)] == [0, 2, 1]
+    assert served.seen("crm_contact", admin=True) == 3
+    return names_of_policies(served)
 
 
-def names_of_policies(site: Site) -> list[str]:
-    found = site.superuser.execute(
+def names_of_policies(served: Site) -> list[str]:
+    found = served.superuser.execute(
         "SELECT polname FROM pg_policy WHERE polrelid = 'crm_contact'::regclass"
     )
     return [name for (name,) in found]
 
 
-def test_a_table_of_django_rls_tenants_stays_protected(site: Site) -> None:
+def test_a_table_of_django_rls_tenants_stays_protected(served: Site) -> None:
     old, new = ["crm_contact_tenant_isolation_policy"], ["tenantry_isolation"]
-    start_crm(site.reader, RLS_TENANTS_MODELS)
-    site.superuser.execute(RLS_TENANTS_ROWS.encode())
-    site.superuser.execute(RLS_TENANTS_POLICY.encode())
+    start_crm(served.reader, RLS_TENANTS_MODELS)
+    served.superuser.execute(RLS_TENANTS_ROWS.encode())
+    served.superuser.execute(RLS_TENANTS_POLICY.encode())
 
     def hand_over(run: Run) -> str:
         """Hold the migration when all of its statements are done and nothing is committed."""
-        site.reader.run([sys.executable, "-W", "error", "-c", SESSION], OLD_POLICY_NEW_BINDING)
-        assert policies_of_contacts(site) == old
-        with psycopg.connect(site.superuser.info.dsn) as other:
+        served.reader.run([sys.executable, "-W", "error", "-c", SESSION], OLD_POLICY_NEW_BINDING)
+        assert policies_of_contacts(served) == old
+        with psycopg.connect(served.superuser.info.dsn) as other:
             other.execute("LOCK django_migrations IN SHARE MODE")
-            with site.started(MIGRATE.removeprefix("$ ")) as process:
-                site.waiting()
+            with served.started(MIGRATE.removeprefix("$ ")) as process:
+                served.waiting()
                 with pytest.raises(psycopg.errors.LockNotAvailable):
-                    site.seen("crm_contact", 1)
-                assert names_of_policies(site) == old
+                    served.seen("crm_contact", 1)
+                assert names_of_policies(served) == old
                 other.rollback()
                 output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
-        assert policies_of_contacts(site) == new
+        assert policies_of_contacts(served) == new
         return run()
 
-    reader = replace(site.reader, around={"migrate crm": hand_over})
+    reader = replace(served.reader, around={"migrate crm": hand_over})
     reader.follow("how-to/migrate-from-django-rls-tenants.md")
-    site.reader.run_commands(f"$ NOTEBOOK_DB_USER={OWNER} python manage.py migrate crm 0001\n")
-    assert policies_of_contacts(site) == old
-    site.reader.run_commands(MIGRATE)
-    assert policies_of_contacts(site) == new
+    served.reader.run_commands(f"$ NOTEBOOK_DB_USER={OWNER} python manage.py migrate crm 0001\n")
+    assert policies_of_contacts(served) == old
+    served.reader.run_commands(MIGRATE)
+    assert policies_of_contacts(served) == new
 
 
-def test_a_project_of_django_multitenant_is_protected(site: Site) -> None:
-    start_crm(site.reader, MULTITENANT_MODELS)
-    site.superuser.execute(MULTITENANT_ROWS.encode())
-    site.reader.follow("how-to/migrate-from-django-multitenant.md")
+def test_a_project_of_django_multitenant_is_protected(served: Site) -> None:
+    start_crm(served.reader, MULTITENANT_MODELS)
+    served.superuser.execute(MULTITENANT_ROWS.encode())
+    served.reader.follow("how-to/migrate-from-django-multitenant.md")
     for table in ("crm_product", "crm_purchase"):
-        assert [site.seen(table, tenant) for tenant in ("", 1, 2)] == [0, 1, 1]
+        assert [served.seen(table, tenant) for tenant in ("", 1, 2)] == [0, 1, 1]
 
 
-def test_schemas_of_django_tenants_become_one(site: Site) -> None:
+def test_schemas_of_django_tenants_become_one(served: Site) -> None:
     for schema in ("acme", "globex"):
-        site.superuser.execute(SCHEMA.format(schema).encode())
-    start_crm(site.reader)
-    site.reader.follow("how-to/migrate-from-django-tenants.md")
+        served.superuser.execute(SCHEMA.format(schema).encode())
+    start_crm(served.reader)
+    served.reader.follow("how-to/migrate-from-django-tenants.md")
     for table in ("crm_company", "crm_tag", "crm_company_tags"):
-        assert [site.seen(table, tenant) for tenant in ("", 1, 2)] == [0, 2, 2]
-    found = site.superuser.execute(
+        assert [served.seen(table, tenant) for tenant in ("", 1, 2)] == [0, 2, 2]
+    found = served.superuser.execute(
         "SELECT c.tenant_id, c.name, p.name, p.tenant_id, t.name, t.tenant_id FROM crm_company c"
         " JOIN crm_company_tags ON company_id = c.id JOIN crm_tag t ON t.id = tag_id"
         " LEFT JOIN crm_company p ON p.id = c.parent_id ORDER BY c.id"
@@ -231,13 +231,15 @@ def test_schemas_of_django_tenants_become_one(site: Site) -> None:
         (2, "branch", "head", 2, "globex two", 2),
     ]
     # New keys begin after the copied ones, and a tenant is not copied twice.
-    with site.app.transaction():
-        site.app.execute("SET LOCAL rls.current_tenant = '2'")
-        row = site.app.execute("INSERT INTO crm_tag (name) VALUES ('new') RETURNING id").fetchone()
+    with served.app.transaction():
+        served.app.execute("SET LOCAL rls.current_tenant = '2'")
+        row = served.app.execute(
+            "INSERT INTO crm_tag (name) VALUES ('new') RETURNING id"
+        ).fetchone()
     assert row == (5,)
     command = f"NOTEBOOK_DB_USER={OWNER} python manage.py copy_schema acme 1"
-    with site.started(command) as process:
+    with served.started(command) as process:
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "crm.Company has rows of Acme already" in output
-    assert site.seen("crm_company", 1) == 2
+    assert served.seen("crm_company", 1) == 2
