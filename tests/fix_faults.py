@@ -140,6 +140,9 @@ def site_of_module(
             yield Site(superuser, bouncer, paths)
         finally:
             superuser.execute("ALTER DATABASE tenantry RESET deadlock_timeout")
+            # Its connections may be among those that were terminated.
+            pool: Any = connections["pool"]
+            pool.close_pool()
             for wrapper in wrappers():
                 del connections[wrapper.alias]
             for name in paths:
