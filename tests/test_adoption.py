@@ -84,18 +84,30 @@ from django.db import models
 class Contact(models.Model):
     tenant = models.ForeignKey("notes.Tenant", on_delete=models.CASCADE)
     name = models.TextField()
+    readers = models.ManyToManyField("notes.User")
 """
 RLS_TENANTS_ROWS = """\
-INSERT INTO crm_contact (tenant_id, name) VALUES (1, 'a'), (1, 'b'), (2, 'c')
+INSERT INTO crm_contact (tenant_id, name) VALUES (1, 'a'), (1, 'b'), (2, 'c');
+INSERT INTO crm_contact_readers (contact_id, user_id)
+  SELECT c.id, u.id FROM crm_contact c JOIN notes_user u ON u.username = 'ada';
 """
-RLS_TENANTS_POLICY = """\
+RLS_TENANTS_POLICIES = """\
 ALTER TABLE crm_contact ENABLE ROW LEVEL SECURITY;
 ALTER TABLE crm_contact FORCE ROW LEVEL SECURITY;
 CREATE POLICY crm_contact_tenant_isolation_policy ON crm_contact
   USING (CASE WHEN (SELECT current_setting('rls.is_admin', true)) = 'true' THEN true
     ELSE tenant_id = nullif((SELECT current_setting('rls.current_tenant', true)), '')::int END)
   WITH CHECK (CASE WHEN (SELECT current_setting('rls.is_admin', true)) = 'true' THEN true
-    ELSE tenant_id = nullif((SELECT current_setting('rls.current_tenant', true)), '')::int END)
+    ELSE tenant_id = nullif((SELECT current_setting('rls.current_tenant', true)), '')::int END);
+ALTER TABLE crm_contact_readers ENABLE ROW LEVEL SECURITY;
+ALTER TABLE crm_contact_readers FORCE ROW LEVEL SECURITY;
+CREATE POLICY crm_contact_readers_m2m_rls_policy ON crm_contact_readers
+  USING (CASE WHEN (SELECT current_setting('rls.is_admin', true)) = 'true' THEN true
+    ELSE EXISTS (SELECT 1 FROM crm_contact WHERE id = contact_id AND
+      tenant_id = nullif((SELECT current_setting('rls.current_tenant', true)), '')::int) END)
+  WITH CHECK (CASE WHEN (SELECT current_setting('rls.is_admin', true)) = 'true' THEN true
+    ELSE EXISTS (SELECT 1 FROM crm_contact WHERE id = contact_id AND
+      tenant_id = nullif((SELECT current_setting('rls.current_tenant', true)), '')::int) END)
 """
 OLD_POLICY_NEW_BINDING = """\
 >>> from crm.models import Contact
@@ -103,8 +115,8 @@ OLD_POLICY_NEW_BINDING = """\
 >>> Contact.objects.count()
 0
 >>> with tenant_context(1):
-...     Contact.objects.count()
-2
+...     Contact.objects.count(), Contact.readers.through.objects.count()
+(2, 2)
 """
 MULTITENANT_MODELS = """\
 from django.db import models
@@ -161,23 +173,26 @@ MIGRATE = f"$ NOTEBOOK_DB_USER={OWNER} python manage.py migrate crm\n"
 
 def policies_of_contacts(served: Site) -> list[str]:
     """Return them, once it is sure that tenants see their own rows only."""
-    assert [served.seen("crm_contact", tenant) for tenant in ("", 1, 2)] == [0, 2, 1]
-    assert served.seen("crm_contact", admin=True) == 3
+    for table in ("crm_contact", "crm_contact_readers"):
+        assert [served.seen(table, tenant) for tenant in ("", 1, 2)] == [0, 2, 1]
+        assert served.seen(table, admin=True) == 3
     return names_of_policies(served)
 
 
 def names_of_policies(served: Site) -> list[str]:
     found = served.superuser.execute(
-        "SELECT polname FROM pg_policy WHERE polrelid = 'crm_contact'::regclass"
+        "SELECT polname FROM pg_policy WHERE polrelid IN"
+        " ('crm_contact'::regclass, 'crm_contact_readers'::regclass) ORDER BY polname"
     )
     return [name for (name,) in found]
 
 
 def test_a_table_of_django_rls_tenants_stays_protected(served: Site) -> None:
-    old, new = ["crm_contact_tenant_isolation_policy"], ["tenantry_isolation"]
+    old = ["crm_contact_readers_m2m_rls_policy", "crm_contact_tenant_isolation_policy"]
+    new = ["tenantry_isolation", "tenantry_isolation"]
     start_crm(served.reader, RLS_TENANTS_MODELS)
     served.superuser.execute(RLS_TENANTS_ROWS.encode())
-    served.superuser.execute(RLS_TENANTS_POLICY.encode())
+    served.superuser.execute(RLS_TENANTS_POLICIES.encode())
 
     def hand_over(run: Run) -> str:
         """Hold the migration when all of its statements are done and nothing is committed."""
@@ -187,8 +202,9 @@ def test_a_table_of_django_rls_tenants_stays_protected(served: Site) -> None:
             other.execute("LOCK django_migrations IN SHARE MODE")
             with served.started(MIGRATE.removeprefix("$ ")) as process:
                 served.waiting()
-                with pytest.raises(psycopg.errors.LockNotAvailable):
-                    served.seen("crm_contact", 1)
+                for table in ("crm_contact", "crm_contact_readers"):
+                    with pytest.raises(psycopg.errors.LockNotAvailable):
+                        served.seen(table, 1)
                 assert names_of_policies(served) == old
                 other.rollback()
                 output, _ = process.communicate(timeout=60)
