@@ -151,10 +151,8 @@ def test_only_what_is_signed_for_here_and_now_is_a_tenant(tenants: Tenants, post
             str(b.pk),
             "true",
             good[:-20],
-            good.upper(),
             f"2{good[1:]}",
             f" {good}",
-            f"{version}:{name}:-1:{grant}:{signature}:{b.pk}",
         ],
         "the seal of the tenant is not valid": [
             f"{version}:{name}:{expiry}:{grant}:{signature}:{b.pk}",
@@ -162,12 +160,19 @@ def test_only_what_is_signed_for_here_and_now_is_a_tenant(tenants: Tenants, post
             f"{version}:{name}:{int(expiry) + 1}:{grant}:{signature}:{a.pk}",
             f"{version}:{name}:{expiry}:{grant}:{'0' * 64}:{b.pk}",
             f"{good}0",
+            f"{good}:",
+            f"{version}:{name}:-1:{grant}:{signature}:{b.pk}",
+            f"{version}:{name}:{expiry}:{grant}:{signature.upper()}:{a.pk}",
+            f"{version}:{name}:{expiry}:{grant}::{a.pk}",
             good[: good.rindex(":") + 1],
             f"{good}\n",
             sign(Binding(b.pk), "elsewhere", later()),
         ],
         "the seal of the tenant has expired": [sign(Binding(b.pk), "tenantry", int(time()) - 1)],
-        "unknown to this database": [f"{version}:{'0' * 16}:{expiry}:{grant}:{signature}:{b.pk}"],
+        "unknown to this database": [
+            good.upper(),
+            f"{version}:{'0' * 16}:{expiry}:{grant}:{signature}:{b.pk}",
+        ],
     }
     with client(postgres) as attacker:
         assert titles_with(attacker, good) == ["A 1", "A 2"]
