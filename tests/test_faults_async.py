@@ -170,8 +170,8 @@ async def test_what_breaks_is_raised_as_psycopg_raises_it(
         assert expected is not None
         assert found == expected
     else:
-        # Who hears the server's or the pooler's reason, and who only the end, is a race; psycopg calls
-        # it an InternalError when a COMMIT is answered by both.
+        # Who hears the server's or the pooler's reason, and who only the end, is a race; a COMMIT
+        # that is answered by both is an InternalError to psycopg.
         assert (found is None) == (expected is None)
         assert found is None or issubclass(
             found[0], psycopg.OperationalError | psycopg.InternalError
