@@ -37,6 +37,7 @@ DEFAULTS = RLSTenants(
     shared_models=(),
     refuse_exempt_role=False,
     user_param_name="as_user",
+    resolvers=("user",),
 )
 
 
@@ -81,6 +82,8 @@ def test_only_the_tenant_model_is_required() -> None:
         ("SAME_TENANT_FOREIGN_KEYS", True, "same_tenant_foreign_keys"),
         ("SHARED_MODELS", ["app.Note"], "shared_models"),
         ("REFUSE_EXEMPT_ROLE", True, "refuse_exempt_role"),
+        ("RESOLVERS", ["header", "user"], "resolvers"),
+        ("RESOLVERS", ({"NAME": "path", "OPTIONS": {"prefix": "x"}},), "resolvers"),
     ],
 )
 def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> None:
@@ -187,7 +190,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
         " STRICT_MODE, STRICT_MODE_EXCLUDE, SAME_TENANT_FOREIGN_KEYS, ADMIN_ROLE, APP_ROLE, SEALED,"
         " SEAL_KEYS, SEAL_LIFETIME, BYPASS_FLAGS, EXTERNAL_MODELS, READ_ONLY_REQUESTS,"
-        " SHARED_MODELS, REFUSE_EXEMPT_ROLE, USER_PARAM_NAME"
+        " SHARED_MODELS, REFUSE_EXEMPT_ROLE, USER_PARAM_NAME, RESOLVERS"
     )
 
 

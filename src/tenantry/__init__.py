@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from .managers import RLSManager
     from .models import RLSProtectedModel
     from .samekeys import SameTenant
+    from .selection import (
+        aclear_tenant_selection,
+        aswitch_tenant,
+        clear_tenant_selection,
+        switch_tenant,
+    )
     from .sharing import RawPredicate, SharedWith, TenantField
-    from .users import TenantUser
+    from .users import MultiTenantUser, TenantUser
 
 __all__ = [
     "CurrentTenant",
+    "MultiTenantUser",
     "RLSConstraint",
     "RLSManager",
     "RLSProtectedModel",
@@ -27,12 +34,16 @@ __all__ = [
     "SharedWith",
     "TenantField",
     "TenantUser",
+    "aclear_tenant_selection",
     "aclose_pools",
     "aconnection",
     "admin_context",
     "arows",
+    "aswitch_tenant",
     "bypass_flag",
+    "clear_tenant_selection",
     "current_tenant_sql",
+    "switch_tenant",
     "tenant_context",
     "with_rls_context",
 ]
@@ -40,6 +51,7 @@ __all__ = [
 # Django imports this package before models may be imported.
 _LATER = {
     "CurrentTenant": "expressions",
+    "MultiTenantUser": "users",
     "RLSConstraint": "constraints",
     "RLSManager": "managers",
     "RLSProtectedModel": "models",
@@ -48,10 +60,14 @@ _LATER = {
     "SharedWith": "sharing",
     "TenantField": "sharing",
     "TenantUser": "users",
+    "aclear_tenant_selection": "selection",
     "aclose_pools": "backends.postgresql.aio",
     "aconnection": "backends.postgresql.aio",
     "arows": "backends.postgresql.aio",
+    "aswitch_tenant": "selection",
+    "clear_tenant_selection": "selection",
     "current_tenant_sql": "expressions",
+    "switch_tenant": "selection",
 }
 
 

@@ -97,6 +97,23 @@ def pop(frame: Frame) -> bool:
     return True
 
 
+def clear(frame: Frame) -> bool:
+    """Restore what was current before :func:`push`, whatever was opened later.
+
+    Returns False when a scope that was opened later is still open: it counts no longer. Raises
+    ValueError in another context than :func:`push` was called in.
+    """
+    frame.live = False
+    last = _frame.get()
+    top = last
+    while top is not None and top is not frame:
+        # Whoever closes it later is told, and code that copied it runs as nobody.
+        top.live, top.binding = False, UNBOUND
+        top = top.parent
+    _frame.reset(frame.token)
+    return last is frame
+
+
 def in_sync_hop() -> bool:
     """Return whether this is sync code that asgiref's ``sync_to_async`` runs in a thread."""
     if in_event_loop():

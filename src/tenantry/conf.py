@@ -22,6 +22,7 @@ key                           default                means
 ``SHARED_MODELS``             ``()``                 labels of models that W154 leaves alone
 ``REFUSE_EXEMPT_ROLE``        ``False``              refuse to connect as a role no policy binds
 ``USER_PARAM_NAME``           ``"as_user"``          argument that with_rls_context reads
+``RESOLVERS``                 ``("user",)``          where requests name their tenant, in order
 ============================  =====================  =============================================
 """
 
@@ -81,6 +82,7 @@ class RLSTenants:
     shared_models: Sequence[str] = ()
     refuse_exempt_role: bool = False
     user_param_name: str = "as_user"
+    resolvers: Sequence[str | Mapping[str, Any]] = ("user",)
 
 
 @cache
@@ -289,6 +291,27 @@ def _validate_shared(value: object) -> None:
         raise _refuse("SHARED_MODELS", value, "a list of model labels such as 'accounts.Invite'")
 
 
+def _validate_resolvers(value: object) -> None:
+    if not isinstance(value, list | tuple) or not value or not all(map(_is_resolver, value)):
+        raise _refuse(
+            "RESOLVERS",
+            value,
+            "a list of names, of dotted paths, or of dicts with NAME and OPTIONS: ['session',"
+            " {'NAME': 'subdomain', 'OPTIONS': {'domain': 'example.com'}}, 'user']",
+        )
+
+
+def _is_resolver(entry: object) -> bool:
+    if not isinstance(entry, Mapping):
+        return isinstance(entry, str)
+    options = entry.get("OPTIONS", {})
+    return (
+        isinstance(entry.get("NAME"), str)
+        and isinstance(options, Mapping)
+        and set(entry) <= {"NAME", "OPTIONS"}
+    )
+
+
 _VALIDATORS: dict[str, Callable[[object], None]] = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": partial(_validate_identifier, "TENANT_FK_FIELD", "tenant"),
@@ -308,5 +331,6 @@ _VALIDATORS: dict[str, Callable[[object], None]] = {
     "READ_ONLY_REQUESTS": partial(_validate_switch, "READ_ONLY_REQUESTS"),
     "SHARED_MODELS": _validate_shared,
     "USER_PARAM_NAME": partial(_validate_identifier, "USER_PARAM_NAME", "as_user"),
+    "RESOLVERS": _validate_resolvers,
     "REFUSE_EXEMPT_ROLE": partial(_validate_switch, "REFUSE_EXEMPT_ROLE"),
 }

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar, cast, overload
 
 from asgiref.sync import iscoroutinefunction
 
-from .binding import ADMIN, UNBOUND, Binding, Frame, current_binding, pop, push
+from .binding import ADMIN, UNBOUND, Binding, Frame, clear, current_binding, pop, push
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError, ScopeError
 from .users import binding_of
@@ -97,6 +97,27 @@ class Scope:
             raise TypeError(
                 f"cannot decorate the generator function {function.__qualname__}(): its body would"
                 " run after the scope has ended; open the scope where the generator is consumed"
+            )
+
+
+class RequestScope(Scope):
+    """Make the binding of a request current, and leave nothing behind that its view left open.
+
+    Threads serve one request after another in the same context, so a scope that a view never ends
+    would hold for those that follow.
+    """
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        frame, self._frame = self._frame, None
+        if frame is not None and not clear(frame) and exc_value is None:
+            raise ScopeError(
+                "the request's view opened a scope and did not end it; open scopes with `with`,"
+                " `async with` or as decorators"
             )
 
 

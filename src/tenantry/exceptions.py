@@ -7,12 +7,13 @@ TenantryError
 ├── TenantIdTypeError (also TypeError)                  a tenant id has a type it cannot have
 ├── NoTenantContextError (also RuntimeError)            strict mode: a query runs in no scope
 ├── ScopeError (also RuntimeError)                      a scope is entered or left out of order
+├── TenantDeniedError (also PermissionDenied)           a user may not act for a tenant
 └── UnbindableStatementError (also NotSupportedError)   a statement cannot carry a binding
 """
 
 from __future__ import annotations
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import NotSupportedError
 
 
@@ -38,6 +39,10 @@ class NoTenantContextError(TenantryError, RuntimeError):
 
 class ScopeError(TenantryError, RuntimeError):
     """Report a scope object that is entered or left out of order."""
+
+
+class TenantDeniedError(TenantryError, PermissionDenied):
+    """Report a request for a tenant that its user may not act for; Django answers with 403."""
 
 
 class UnbindableStatementError(TenantryError, NotSupportedError):

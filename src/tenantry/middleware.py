@@ -1,4 +1,4 @@
-"""``RLSTenantMiddleware``: the request runs as its user's tenant."""
+"""``RLSTenantMiddleware``: the request runs as the tenant that it is for."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from dataclasses import replace
 from typing import Any, Self
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.utils.cache import patch_vary_headers
 
 from .binding import Binding
 from .conf import rls_tenants
-from .context import Scope
-from .users import binding_of
+from .context import RequestScope, Scope
+from .resolution import aresolve, resolve
+from .resolvers.base import resolvers
 
 # Of those that by HTTP's definition change nothing (RFC 9110, 9.2.1), the ones that views answer.
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 class RLSTenantMiddleware:
-    """Bind every request to its user; put it behind ``AuthenticationMiddleware``.
+    """Bind every request to the tenant that it is for; put it behind ``AuthenticationMiddleware``.
 
-    One class for WSGI and ASGI. It makes no thread hop and sends no SQL of its own. The body of a
+    ``RLS_TENANTS["RESOLVERS"]`` says where a request names its tenant, by default in its user. One
+    class for WSGI and ASGI. It makes no thread hop and sends no SQL of its own. The body of a
     streaming response runs in the request's binding too, after the view has returned.
     """
 
@@ -34,28 +36,40 @@ class RLSTenantMiddleware:
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
             markcoroutinefunction(self)
+        # What cannot be made is said when the server starts, not to whom comes first.
+        resolvers()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Return the response to `request`, or in async a coroutine of it."""
         if self.is_async:
             return self.respond(request)
-        binding = binding_for(request, _authenticated(request).user)
-        with Scope(binding):
-            return bind_body(self.get_response(request), binding)
+        resolved = resolve(request)
+        binding = binding_for(request, resolved.binding)
+        with RequestScope(binding):
+            return finished(self.get_response(request), binding, resolved.vary)
 
     async def respond(self, request: HttpRequest) -> HttpResponseBase:
         """Return the response to `request`."""
-        binding = binding_for(request, await _authenticated(request).auser())
-        with Scope(binding):
-            return bind_body(await self.get_response(request), binding)
+        resolved = await aresolve(request)
+        binding = binding_for(request, resolved.binding)
+        with RequestScope(binding):
+            return finished(await self.get_response(request), binding, resolved.vary)
 
 
-def binding_for(request: HttpRequest, user: object) -> Binding:
+def binding_for(request: HttpRequest, binding: Binding) -> Binding:
     """Return the binding of a request, read-only if the settings want it so."""
-    binding = binding_of(user)
     if rls_tenants().read_only_requests and request.method in SAFE_METHODS:
         return replace(binding, read_only=True)
     return binding
+
+
+def finished(
+    response: HttpResponseBase, binding: Binding, vary: tuple[str, ...]
+) -> HttpResponseBase:
+    """Return `response` with its body bound, and the headers named that it depends on."""
+    if vary:
+        patch_vary_headers(response, vary)
+    return bind_body(response, binding)
 
 
 def bind_body(response: HttpResponseBase, binding: Binding) -> HttpResponseBase:
@@ -113,12 +127,3 @@ class AsyncBody:
 async def _nothing() -> AsyncIterator[bytes]:
     return
     yield
-
-
-def _authenticated(request: HttpRequest) -> Any:
-    if not hasattr(request, "user"):
-        raise ImproperlyConfigured(
-            "RLSTenantMiddleware needs request.user; put"
-            " 'django.contrib.auth.middleware.AuthenticationMiddleware' before it in MIDDLEWARE"
-        )
-    return request

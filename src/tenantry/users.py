@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Protocol, cast, runtime_checkable
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
 
-from .binding import ADMIN, UNBOUND, Binding
+from .binding import ADMIN, UNBOUND, Binding, TenantId
 from .conf import tenant_key
 
 
@@ -23,13 +26,28 @@ class TenantUser(Protocol):
         """The primary key of the user's tenant; None for an admin."""
 
 
+@runtime_checkable
+class MultiTenantUser(TenantUser, Protocol):
+    """What is asked of a user who may act for several tenants.
+
+    ``rls_tenant_id`` is then the tenant of requests that select none; None runs them unbound. Where
+    finding the others takes a query, write it once more as ``async def arls_tenant_ids(self)``,
+    which is called instead of reading the property in a thread. It runs unbound.
+    """
+
+    @property
+    def rls_tenant_ids(self) -> Collection[Any]:
+        """The primary keys of the tenants that the user may act for."""
+
+
 def binding_of(user: object) -> Binding:
     """Return the binding of a user: its tenant, the admin, or unbound when not logged in.
 
-    Raises ImproperlyConfigured when the user model lacks the protocol :class:`TenantUser`, and
-    ValueError when a user that is no admin has no tenant.
+    A user of several tenants, of which none is its own, is unbound too. Raises ImproperlyConfigured
+    when the user model lacks the protocol :class:`TenantUser`, and ValueError when a user that is
+    no admin has no tenant.
     """
-    if not getattr(user, "is_authenticated", False):
+    if not is_logged_in(user):
         return UNBOUND
     # Not isinstance(): the protocol would look at request.user's lazy wrapper, not through it.
     for name in ("is_tenant_admin", "rls_tenant_id"):
@@ -42,8 +60,51 @@ def binding_of(user: object) -> Binding:
     if member.is_tenant_admin:
         return ADMIN
     if member.rls_tenant_id is None:
+        if hasattr(user, "rls_tenant_ids"):
+            return UNBOUND
         raise ValueError(
             "Non-admin user has rls_tenant_id=None. Assign the user to a tenant or set"
             " is_tenant_admin=True."
         )
     return Binding(tenant_key().parse(member.rls_tenant_id))
+
+
+def is_logged_in(user: object) -> bool:
+    """Return whether `user` is one, and not AnonymousUser or None."""
+    return bool(getattr(user, "is_authenticated", False))
+
+
+def user_of(request: HttpRequest) -> Any:
+    """Return the request's user. Raises ImproperlyConfigured without AuthenticationMiddleware."""
+    return _authenticated(request).user
+
+
+async def auser_of(request: HttpRequest) -> Any:
+    """Return what :func:`user_of` does."""
+    return await _authenticated(request).auser()
+
+
+def tenants_of(user: Any) -> frozenset[TenantId]:
+    """Return the tenants that a user of several may act for; none for another user."""
+    return _keys(getattr(user, "rls_tenant_ids", ()))
+
+
+async def atenants_of(user: Any) -> frozenset[TenantId]:
+    """Return what :func:`tenants_of` does."""
+    if hasattr(user, "arls_tenant_ids"):
+        return _keys(await user.arls_tenant_ids())
+    return await sync_to_async(tenants_of)(user)
+
+
+def _keys(tenant_ids: Collection[Any]) -> frozenset[TenantId]:
+    parse = tenant_key().parse
+    return frozenset(parse(tenant_id) for tenant_id in tenant_ids)
+
+
+def _authenticated(request: HttpRequest) -> Any:
+    if not hasattr(request, "user"):
+        raise ImproperlyConfigured(
+            "RLSTenantMiddleware needs request.user; put"
+            " 'django.contrib.auth.middleware.AuthenticationMiddleware' before it in MIDDLEWARE"
+        )
+    return request

@@ -1,0 +1,126 @@
+"""From a request to its binding: the resolvers in order, and whether the user may.
+
+The rules are written once, as generators whose steps the caller takes, in sync code or in async.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, NamedTuple, TypeVar
+
+from django.http import HttpRequest
+
+from .binding import UNBOUND, Binding, TenantId
+from .conf import tenant_key
+from .exceptions import InvalidTenantIdError, TenantDeniedError
+from .resolvers.base import UNKNOWN, Resolver, resolvers
+from .users import atenants_of, auser_of, binding_of, is_logged_in, tenants_of, user_of
+
+T = TypeVar("T")
+
+
+class Step(NamedTuple):
+    """Name what to call in sync code, and in async, and the argument of both."""
+
+    call: Callable[[Any], Any]
+    acall: Callable[[Any], Awaitable[Any]]
+    argument: Any
+
+
+Steps = Generator[Step, Any, T]
+
+
+class Resolved(NamedTuple):
+    """Hold the binding of a request, and the headers that it was taken from."""
+
+    binding: Binding
+    vary: tuple[str, ...]
+
+
+def resolve(request: HttpRequest) -> Resolved:
+    """Return the binding of a request.
+
+    Raises TenantDeniedError, always with the same message, for a tenant that the user may not act
+    for, that does not exist, or whose key is malformed.
+    """
+    return take(steps(request))
+
+
+async def aresolve(request: HttpRequest) -> Resolved:
+    """Return what :func:`resolve` does."""
+    return await atake(steps(request))
+
+
+def take(taken: Steps[T]) -> T:
+    """Take the steps in sync code; return what they lead to."""
+    answer = None
+    while True:
+        try:
+            step = taken.send(answer)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        answer = step.call(step.argument)
+
+
+async def atake(taken: Steps[T]) -> T:
+    """Take the steps in async code; return what they lead to."""
+    answer = None
+    while True:
+        try:
+            step = taken.send(answer)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        answer = await step.acall(step.argument)
+
+
+def steps(request: HttpRequest) -> Steps[Resolved]:
+    """Ask the resolvers in order; return the binding that the first one leads to."""
+    user = None
+    vary: tuple[str, ...] = ()
+    for resolver in resolvers():
+        vary += resolver.vary
+        found = yield Step(resolver.resolve, resolver.aresolve, request)
+        if found is None:
+            continue
+        if isinstance(found, Binding):
+            return Resolved(found, vary)
+        if not resolver.authenticates and user is None:
+            user = yield Step(user_of, auser_of, request)
+        binding = yield from claimed(found, resolver, user)
+        if binding is not None:
+            return Resolved(binding, vary)
+        if resolver.authenticates or resolver.anonymous or is_logged_in(user):
+            passed_over = yield Step(resolver.refuse, resolver.arefuse, request)
+            if not passed_over:
+                raise denied(user, found)
+    return Resolved(UNBOUND, vary)
+
+
+def claimed(found: Any, resolver: Resolver, user: Any) -> Steps[Binding | None]:
+    """Return the binding to what a resolver found; None where the user may not act for it."""
+    if found is UNKNOWN:
+        return None
+    try:
+        tenant_id = tenant_key().parse(found)
+    except InvalidTenantIdError:
+        return None
+    if resolver.authenticates or (resolver.anonymous and not is_logged_in(user)):
+        return Binding(tenant_id)
+    may = yield from may_act_for(user, tenant_id)
+    return Binding(tenant_id) if may else None
+
+
+def may_act_for(user: Any, tenant_id: TenantId) -> Steps[bool]:
+    """Return whether `user` is an admin or a member of the tenant."""
+    own = binding_of(user)
+    if own.is_admin or own.tenant_id == tenant_id:
+        return True
+    if not hasattr(user, "rls_tenant_ids"):
+        return False
+    others = yield Step(tenants_of, atenants_of, user)
+    return tenant_id in others
+
+
+def denied(user: Any, found: Any) -> TenantDeniedError:
+    """Return the one error that says no; that it is one keeps tenants from being counted."""
+    return TenantDeniedError("You may not act for this tenant.")

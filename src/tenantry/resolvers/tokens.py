@@ -1,0 +1,76 @@
+"""A claim of a signed JSON Web Token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.http import HttpRequest
+
+from ..exceptions import RLSConfigurationError, TenantDeniedError
+from .base import Resolver
+
+
+class JWTResolver(Resolver):
+    """Take the tenant from a claim of the bearer's token, whose signature is proof enough.
+
+    Needs PyJWT: ``pip install django-tenantry[jwt]``. `key` verifies the signature, with one of
+    `algorithms`; `claim` is the tenant's key. `audience` and `issuer` are verified where they are
+    given, an expiry always. A token that does not verify, or has no such claim, is denied; a
+    request without a token goes on to the next resolver. Not for tokens of an issuer who would sign
+    any tenant for anybody: no user is asked for.
+    """
+
+    authenticates = True
+
+    def __init__(
+        self,
+        *,
+        key: str = "",
+        algorithms: Sequence[str] = (),
+        claim: str = "tenant_id",
+        audience: str | Sequence[str] | None = None,
+        issuer: str | None = None,
+        header: str = "Authorization",
+        scheme: str = "Bearer",
+    ) -> None:
+        if not key or not algorithms or isinstance(algorithms, str) or "none" in algorithms:
+            raise RLSConfigurationError(
+                "the resolver 'jwt' needs a key and the algorithms that are good for it: {'NAME':"
+                " 'jwt', 'OPTIONS': {'key': os.environ['JWT_KEY'], 'algorithms': ['HS256']}}"
+            )
+        try:
+            import jwt  # noqa: PLC0415 - it is optional
+        except ImportError as error:
+            raise RLSConfigurationError(
+                "the resolver 'jwt' needs PyJWT: pip install django-tenantry[jwt]"
+            ) from error
+        self.jwt = jwt
+        self.claim = claim
+        self.verified: dict[str, Any] = {
+            "key": key,
+            "algorithms": list(algorithms),
+            "audience": audience,
+            "issuer": issuer,
+        }
+        self.header = header
+        self.scheme = f"{scheme.lower()} "
+        self.vary = (header,)
+
+    def resolve(self, request: HttpRequest) -> Any:
+        """Return the claim; None without a token. Raises TenantDeniedError for a bad token."""
+        given = request.headers.get(self.header, "")
+        if not given.lower().startswith(self.scheme):
+            return None
+        try:
+            claims = self.jwt.decode(
+                given[len(self.scheme) :].strip(),
+                **self.verified,
+                options={"require": ["exp", self.claim]},
+            )
+        except self.jwt.InvalidTokenError as error:
+            raise TenantDeniedError(f"the token is refused: {error}") from error
+        found = claims[self.claim]
+        if not isinstance(found, str | int) or isinstance(found, bool):
+            raise TenantDeniedError(f"the token's claim {self.claim!r} is no key of a tenant")
+        return found

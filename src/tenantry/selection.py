@@ -1,0 +1,66 @@
+"""The tenant that a user of several has selected, kept in the session."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from django.apps import apps
+from django.http import HttpRequest
+
+from .conf import SETTING, rls_tenants, tenant_key
+from .exceptions import InvalidTenantIdError, RLSConfigurationError
+from .resolution import Step, Steps, atake, denied, may_act_for, take
+from .resolvers.base import resolvers
+from .resolvers.places import SessionResolver
+from .users import auser_of, is_logged_in, user_of
+
+
+def switch_tenant(request: HttpRequest, tenant_id: object) -> None:
+    """Select a tenant for the requests of this session that follow; this one keeps its binding.
+
+    `tenant_id` is the tenant's primary key, as it comes from a form or as an int, UUID or str. Call
+    it in a view that answers to POST. RLS_TENANTS["RESOLVERS"] must have ``"session"``.
+
+    Raises TenantDeniedError, which Django answers with 403, for a tenant that the user may not act
+    for, that does not exist, or whose key is malformed: the selection stays as it was.
+    """
+    take(_switch(request, tenant_id))
+
+
+async def aswitch_tenant(request: HttpRequest, tenant_id: object) -> None:
+    """Do what :func:`switch_tenant` does, in async code."""
+    await atake(_switch(request, tenant_id))
+
+
+def clear_tenant_selection(request: HttpRequest) -> None:
+    """Forget the selected tenant; the requests that follow run as the user's own."""
+    SessionResolver().refuse(request)
+
+
+async def aclear_tenant_selection(request: HttpRequest) -> None:
+    """Do what :func:`clear_tenant_selection` does, in async code."""
+    await SessionResolver().arefuse(request)
+
+
+def _switch(request: HttpRequest, tenant_id: object) -> Steps[None]:
+    if not any(isinstance(resolver, SessionResolver) for resolver in resolvers()):
+        raise RLSConfigurationError(
+            f"{SETTING}['RESOLVERS'] has no 'session', so nothing would read the selection; put it"
+            f" before 'user' (now: {list(rls_tenants().resolvers)!r})"
+        )
+    user = yield Step(user_of, auser_of, request)
+    if not is_logged_in(user):
+        raise denied(user, tenant_id)
+    try:
+        key = tenant_key().parse(tenant_id)
+    except InvalidTenantIdError as error:
+        raise denied(user, tenant_id) from error
+    may = yield from may_act_for(user, key)
+    if may:
+        # An admin may act for all tenants, but only for those that exist.
+        tenants = apps.get_model(rls_tenants().tenant_model)._default_manager.filter(pk=key)
+        may = yield Step(lambda found: found.exists(), lambda found: found.aexists(), tenants)
+    if not may:
+        raise denied(user, tenant_id)
+    store = SessionResolver()
+    yield Step(partial(store.select, key=key), partial(store.aselect, key=key), request)
