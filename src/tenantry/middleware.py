@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Self
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import (
+    async_to_sync,
+    iscoroutinefunction,
+    markcoroutinefunction,
+    sync_to_async,
+)
+from django.core.files import File
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.utils.cache import patch_vary_headers
 
-from .binding import Binding
+from .binding import Binding, in_sync_hop
 from .conf import rls_tenants
 from .context import RequestScope, Scope
 from .resolution import aresolve, resolve
@@ -45,15 +52,28 @@ class RLSTenantMiddleware:
             return self.respond(request)
         resolved = resolve(request)
         binding = binding_for(request, resolved.binding)
+        if in_sync_hop():
+            # Under ASGI, next to sync middleware. A scope that is opened in a hop holds on its
+            # thread, but an async view further in runs on the event loop's: open it there.
+            response = async_to_sync(self.respond_on_loop)(request, binding)
+        else:
+            with RequestScope(binding):
+                response = self.get_response(request)
+        return finished(response, binding, resolved.vary)
+
+    async def respond_on_loop(self, request: HttpRequest, binding: Binding) -> HttpResponseBase:
+        """Return the response of sync code, which runs in the thread that waits for it."""
         with RequestScope(binding):
-            return finished(self.get_response(request), binding, resolved.vary)
+            response: HttpResponseBase = await sync_to_async(self.get_response)(request)
+            return response
 
     async def respond(self, request: HttpRequest) -> HttpResponseBase:
         """Return the response to `request`."""
         resolved = await aresolve(request)
         binding = binding_for(request, resolved.binding)
         with RequestScope(binding):
-            return finished(await self.get_response(request), binding, resolved.vary)
+            response = await self.get_response(request)
+        return finished(response, binding, resolved.vary)
 
 
 def binding_for(request: HttpRequest, binding: Binding) -> Binding:
@@ -74,10 +94,18 @@ def finished(
 
 def bind_body(response: HttpResponseBase, binding: Binding) -> HttpResponseBase:
     """Return `response`, the body of a streaming one made to run in `binding`."""
-    if isinstance(response, StreamingHttpResponse):
+    if isinstance(response, StreamingHttpResponse) and not is_plain_file(response):
         body_class = AsyncBody if response.is_async else Body
         response.streaming_content = body_class(response.streaming_content, binding)
     return response
+
+
+def is_plain_file(response: StreamingHttpResponse) -> bool:
+    """Return whether the body is a file of the system, which a WSGI server can send by itself."""
+    file: Any = getattr(response, "file_to_stream", None)
+    if type(file) is File:
+        file = file.file
+    return type(getattr(file, "raw", file)) is io.FileIO
 
 
 class Body:

@@ -14,7 +14,15 @@ from .binding import UNBOUND, Binding, TenantId
 from .conf import tenant_key
 from .exceptions import InvalidTenantIdError, TenantDeniedError
 from .resolvers.base import UNKNOWN, Resolver, resolvers
-from .users import atenants_of, auser_of, binding_of, is_logged_in, tenants_of, user_of
+from .users import (
+    atenants_of,
+    auser_of,
+    binding_of,
+    has_several_tenants,
+    is_logged_in,
+    tenants_of,
+    user_of,
+)
 
 T = TypeVar("T")
 
@@ -115,7 +123,7 @@ def may_act_for(user: Any, tenant_id: TenantId) -> Steps[bool]:
     own = binding_of(user)
     if own.is_admin or own.tenant_id == tenant_id:
         return True
-    if not hasattr(user, "rls_tenant_ids"):
+    if not has_several_tenants(user):
         return False
     others = yield Step(tenants_of, atenants_of, user)
     return tenant_id in others

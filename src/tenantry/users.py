@@ -60,7 +60,7 @@ def binding_of(user: object) -> Binding:
     if member.is_tenant_admin:
         return ADMIN
     if member.rls_tenant_id is None:
-        if hasattr(user, "rls_tenant_ids"):
+        if has_several_tenants(user):
             return UNBOUND
         raise ValueError(
             "Non-admin user has rls_tenant_id=None. Assign the user to a tenant or set"
@@ -74,6 +74,13 @@ def is_logged_in(user: object) -> bool:
     return bool(getattr(user, "is_authenticated", False))
 
 
+def has_several_tenants(user: object) -> bool:
+    """Return whether `user` is a :class:`MultiTenantUser`, without reading the tenants."""
+    # hasattr() would read a property, which may ask the database. request.user's lazy wrapper shows
+    # the class of the user, and hides what the user itself has.
+    return hasattr(user.__class__, "rls_tenant_ids") or "rls_tenant_ids" in vars(user)
+
+
 def user_of(request: HttpRequest) -> Any:
     """Return the request's user. Raises ImproperlyConfigured without AuthenticationMiddleware."""
     return _authenticated(request).user
@@ -85,8 +92,8 @@ async def auser_of(request: HttpRequest) -> Any:
 
 
 def tenants_of(user: Any) -> frozenset[TenantId]:
-    """Return the tenants that a user of several may act for; none for another user."""
-    return _keys(getattr(user, "rls_tenant_ids", ()))
+    """Return the tenants that a user of several may act for."""
+    return _keys(user.rls_tenant_ids)
 
 
 async def atenants_of(user: Any) -> frozenset[TenantId]:

@@ -1,0 +1,197 @@
+"""The tenant that a user selects for a session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncClient, Client, RequestFactory
+from django.urls import path
+
+import tenantry
+from tenantry.exceptions import RLSConfigurationError
+from tests.app.models import Tenant, User
+from tests.test_resolvers import (
+    ALL,
+    NONE,
+    A,
+    B,
+    Tenants,
+    async_titles,
+    client_of,
+    configured,
+    several,
+    titles,
+    users,
+)
+
+__all__ = ["several", "users"]
+pytestmark = pytest.mark.usefixtures("several")
+
+
+def switch(request: HttpRequest) -> HttpResponse:
+    tenantry.switch_tenant(request, request.POST["tenant"])
+    return titles(request)
+
+
+async def aswitch(request: HttpRequest) -> HttpResponse:
+    await tenantry.aswitch_tenant(request, request.POST["tenant"])
+    return await async_titles(request)
+
+
+def clear(request: HttpRequest) -> HttpResponse:
+    tenantry.clear_tenant_selection(request)
+    return titles(request)
+
+
+async def aclear(request: HttpRequest) -> HttpResponse:
+    await tenantry.aclear_tenant_selection(request)
+    return await async_titles(request)
+
+
+urlpatterns = [
+    path("titles/", titles),
+    path("async/", async_titles),
+    path("switch/", switch),
+    path("aswitch/", aswitch),
+    path("clear/", clear),
+    path("aclear/", aclear),
+]
+
+
+@pytest.fixture(autouse=True)
+def by_session(settings: Any) -> Any:
+    settings.ROOT_URLCONF = __name__
+    with configured("session", "user"):
+        yield
+
+
+@pytest.mark.parametrize("a", ["", "a"], ids=["sync", "async"])
+def test_a_selection_holds_for_the_requests_that_follow(
+    a: str, users: dict[str, Any], tenants: Tenants
+) -> None:
+    client = client_of(users["both"])
+    assert client.get("/titles/").json() == A
+    # The request that selects keeps its own.
+    assert client.post(f"/{a}switch/", {"tenant": tenants[1].pk}).json() == A
+    assert client.get("/titles/").json() == B
+    assert client.get("/async/").json() == B
+    assert "Cookie" in client.get("/titles/")["Vary"]
+    assert client_of(users["both"]).get("/titles/").json() == A
+    assert client.post(f"/{a}clear/").json() == B
+    assert client.get("/titles/").json() == A
+
+
+async def test_a_selection_needs_no_thread(users: dict[str, Any], tenants: Tenants) -> None:
+    client = AsyncClient()
+    await client.aforce_login(users["both"])
+    assert (await client.post("/aswitch/", {"tenant": tenants[1].pk})).json() == A
+    assert (await client.get("/async/")).json() == B
+    assert (await client.post("/aclear/")).json() == B
+    assert (await client.get("/async/")).json() == A
+
+
+@pytest.mark.parametrize("a", ["", "a"], ids=["sync", "async"])
+def test_what_may_not_be_selected_is_denied_and_changes_nothing(
+    a: str, users: dict[str, Any], tenants: Tenants
+) -> None:
+    client = client_of(users["guest"])
+    client.post(f"/{a}switch/", {"tenant": tenants[1].pk})
+    answers = set()
+    for wrong in (tenants[0].pk, 10**12, "x", "", "7'; DROP TABLE app_note"):
+        response = client.post(f"/{a}switch/", {"tenant": wrong})
+        answers.add((response.status_code, response.content))
+        assert client.get("/titles/").json() == B
+    assert len(answers) == 1
+    assert answers.pop()[0] == 403
+
+
+def test_an_admin_selects_among_the_tenants_that_exist(
+    users: dict[str, Any], tenants: Tenants
+) -> None:
+    client = client_of(users["admin"])
+    assert client.post("/switch/", {"tenant": tenants[1].pk}).status_code == 200
+    assert client.get("/titles/").json() == B
+    assert client.post("/switch/", {"tenant": 10**12}).status_code == 403
+    assert client.get("/titles/").json() == B
+    client.post("/clear/")
+    assert client.get("/titles/").json() == ALL
+
+
+def test_a_selection_that_no_longer_holds_is_forgotten(
+    users: dict[str, Any], tenants: Tenants
+) -> None:
+    a, b = tenants
+    both = users["both"]
+    client = client_of(both)
+    client.post("/switch/", {"tenant": b.pk})
+    assert client.get("/titles/").json() == B
+    User.objects.filter(pk=both.pk).update(last_name=str(a.pk))
+    assert client.get("/titles/").json() == A
+    # It does not come back.
+    User.objects.filter(pk=both.pk).update(last_name=f"{a.pk},{b.pk}")
+    assert client.get("/titles/").json() == A
+
+
+async def test_a_selection_that_no_longer_holds_is_forgotten_in_async_code(
+    users: dict[str, Any], tenants: Tenants
+) -> None:
+    a, b = tenants
+    both = users["both"]
+    client = AsyncClient()
+    await client.aforce_login(both)
+    await client.post("/aswitch/", {"tenant": b.pk})
+    assert (await client.get("/async/")).json() == B
+    await User.objects.filter(pk=both.pk).aupdate(last_name=str(a.pk))
+    assert (await client.get("/async/")).json() == A
+    await User.objects.filter(pk=both.pk).aupdate(last_name=f"{a.pk},{b.pk}")
+    assert (await client.get("/async/")).json() == A
+
+
+@pytest.mark.parametrize("garbage", ["x", "", 10**30, "7'; DROP TABLE app_note"])
+def test_a_selection_that_is_garbage_is_forgotten(
+    garbage: object, users: dict[str, Any], tenants: Tenants
+) -> None:
+    client = client_of(users["both"])
+    session = client.session
+    session["tenantry.tenant"] = garbage
+    session.save()
+    assert client.get("/titles/").json() == A
+    assert "tenantry.tenant" not in client.session
+
+
+def test_a_tenant_that_is_deleted_is_no_longer_selected(
+    users: dict[str, Any], tenants: Tenants
+) -> None:
+    gone = Tenant.objects.create(name="C")
+    User.objects.filter(pk=users["both"].pk).update(last_name=str(gone.pk))
+    client = client_of(users["both"])
+    client.post("/switch/", {"tenant": gone.pk})
+    assert client.get("/titles/").json() == NONE
+    gone.delete()
+    assert client.get("/titles/").json() == A
+
+
+def test_nobody_selects(tenants: Tenants) -> None:
+    client = Client()
+    assert client.post("/switch/", {"tenant": tenants[0].pk}).status_code == 403
+    assert client.get("/titles/").json() == NONE
+
+
+def test_a_selection_ends_with_the_login(users: dict[str, Any], tenants: Tenants) -> None:
+    client = client_of(users["both"])
+    client.post("/switch/", {"tenant": tenants[1].pk})
+    client.force_login(users["admin"])
+    assert client.get("/titles/").json() == ALL
+
+
+def test_a_selection_that_nothing_would_read_is_refused(users: dict[str, Any]) -> None:
+    request: Any = RequestFactory().post("/")
+    request.user = users["both"]
+    with configured("header", "user"), pytest.raises(RLSConfigurationError) as raised:
+        tenantry.switch_tenant(request, 1)
+    assert str(raised.value) == (
+        "RLS_TENANTS['RESOLVERS'] has no 'session', so nothing would read the selection; put it"
+        " before 'user' (now: ['header', 'user'])"
+    )
