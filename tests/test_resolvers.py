@@ -328,8 +328,10 @@ def test_what_was_read_before_a_change_was_committed_is_not_kept(
     with configured(PATH, "user"):
         resolver: Any = resolvers()[0]
         with transaction.atomic():
+            resolver.lookup.find("A")
             tenants[0].name = "new"
             tenants[0].save()
+            assert resolver.lookup.kept("A") is None
             # What another thread reads, who does not see the change.
             resolver.lookup.keep(resolver.lookup.answers, "A", tenants[0].pk)
             assert resolver.lookup.find("A") == tenants[0].pk

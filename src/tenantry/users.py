@@ -78,7 +78,9 @@ def has_several_tenants(user: object) -> bool:
     """Return whether `user` is a :class:`MultiTenantUser`, without reading the tenants."""
     # hasattr() would read a property, which may ask the database. request.user's lazy wrapper shows
     # the class of the user, and hides what the user itself has.
-    return hasattr(user.__class__, "rls_tenant_ids") or "rls_tenant_ids" in vars(user)
+    return hasattr(user.__class__, "rls_tenant_ids") or "rls_tenant_ids" in getattr(
+        user, "__dict__", ()
+    )
 
 
 def user_of(request: HttpRequest) -> Any:
