@@ -46,7 +46,13 @@ def test_the_tutorial_does_what_it_says(tutorial: tuple[Reader, list[str]]) -> N
     assert done.count("console") >= 5
 
 
-GUIDES = ["protect-a-model", "refuse-foreign-keys", "write-raw-sql", "background-code"]
+GUIDES = [
+    "protect-a-model",
+    "refuse-foreign-keys",
+    "find-the-tenant",
+    "write-raw-sql",
+    "background-code",
+]
 if find_spec("django_async_backend"):
     GUIDES.append("async-orm")
 
@@ -113,7 +119,7 @@ def test_everything_public_is_in_the_api() -> None:
     public = {f"tenantry.{name}" for name in tenantry.__all__}
     public |= {f"tenantry.exceptions.{name}" for name in errors}
     public |= {"tenantry.asgi.PoolLifespan", "tenantry.middleware.RLSTenantMiddleware"}
-    public |= {"tenantry.managers.RLSQuerySet.for_user"}
+    public |= {"tenantry.managers.RLSQuerySet.for_user", "tenantry.resolvers.Resolver"}
     public |= {"tenantry.managers.RLSQuerySet.including_shared"}
     public |= {f"tenantry.operations.{name}" for name in operations.__all__}
     public |= {f"tenantry.testing.{name}" for name in testing.__all__}

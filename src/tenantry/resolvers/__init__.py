@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from .base import Resolver, resolvers
+from .base import UNKNOWN, Resolver, resolvers
 from .places import HeaderResolver, PathResolver, SessionResolver, SubdomainResolver
 from .tokens import JWTResolver
 from .user import UserResolver
 
 __all__ = [
+    "UNKNOWN",
     "HeaderResolver",
     "JWTResolver",
     "PathResolver",
