@@ -15,8 +15,9 @@ from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
 
 from example_asgi.servers import LOOPBACK, Child, PgBouncer, free_port
-from tenantry import aconnection, asgi, tenant_context
-from tenantry.asgi import Message, PoolLifespan, Receive, Send
+from tenantry import aconnection, tenant_context
+from tenantry.asgi import PoolLifespan, lifespan
+from tenantry.asgi.types import Message, Receive, Send
 from tenantry.backends.postgresql import aio, pool
 from tests.app.models import Note, Tenant
 
@@ -109,7 +110,7 @@ async def test_django_gets_requests_and_no_lifespan(tenants: Tenants) -> None:
     assert opened() == (False, False)
     # The next use makes new ones.
     await use_pools(tenants)
-    await asgi.closed({"type": "lifespan.shutdown.complete"})
+    await lifespan.closed({"type": "lifespan.shutdown.complete"})
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ async def test_what_does_not_close_is_reported_and_the_rest_is_closed(
         await send({"type": f"{SHUTDOWN}.failed", "message": said})
 
     await use_pools(tenants)
-    monkeypatch.setattr(asgi, "aclose_pools", fail)
+    monkeypatch.setattr(lifespan, "aclose_pools", fail)
     failed = "pools did not close: OperationalError: no"
     expected = f"{said}; {failed}" if said else failed
     application = PoolLifespan(inner, forward=True) if said else PoolLifespan(inner)

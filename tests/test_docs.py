@@ -50,6 +50,7 @@ GUIDES = [
     "protect-a-model",
     "refuse-foreign-keys",
     "find-the-tenant",
+    "serve-other-asgi-apps",
     "write-raw-sql",
     "background-code",
 ]

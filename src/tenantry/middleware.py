@@ -51,7 +51,7 @@ class RLSTenantMiddleware:
         if self.is_async:
             return self.respond(request)
         resolved = resolve(request)
-        binding = binding_for(request, resolved.binding)
+        binding = binding_for(request.method, resolved.binding)
         if in_sync_hop():
             # Under ASGI, next to sync middleware. A scope that is opened in a hop holds on its
             # thread, but an async view further in runs on the event loop's: open it there.
@@ -70,15 +70,15 @@ class RLSTenantMiddleware:
     async def respond(self, request: HttpRequest) -> HttpResponseBase:
         """Return the response to `request`."""
         resolved = await aresolve(request)
-        binding = binding_for(request, resolved.binding)
+        binding = binding_for(request.method, resolved.binding)
         with RequestScope(binding):
             response = await self.get_response(request)
         return finished(response, binding, resolved.vary)
 
 
-def binding_for(request: HttpRequest, binding: Binding) -> Binding:
+def binding_for(method: str | None, binding: Binding) -> Binding:
     """Return the binding of a request, read-only if the settings want it so."""
-    if rls_tenants().read_only_requests and request.method in SAFE_METHODS:
+    if rls_tenants().read_only_requests and method in SAFE_METHODS:
         return replace(binding, read_only=True)
     return binding
 

@@ -84,7 +84,7 @@ def has_several_tenants(user: object) -> bool:
 
 
 def user_of(request: HttpRequest) -> Any:
-    """Return the request's user. Raises ImproperlyConfigured without AuthenticationMiddleware."""
+    """Return the request's user. Raises ImproperlyConfigured where nobody has put one there."""
     return _authenticated(request).user
 
 
@@ -114,6 +114,8 @@ def _authenticated(request: HttpRequest) -> Any:
     if not hasattr(request, "user"):
         raise ImproperlyConfigured(
             "RLSTenantMiddleware needs request.user; put"
-            " 'django.contrib.auth.middleware.AuthenticationMiddleware' before it in MIDDLEWARE"
+            " 'django.contrib.auth.middleware.AuthenticationMiddleware' before it in MIDDLEWARE."
+            " tenantry.asgi.TenantMiddleware needs scope['user'], or django.contrib.sessions and"
+            " django.contrib.auth in INSTALLED_APPS"
         )
     return request

@@ -1,20 +1,14 @@
-"""ASGI: what wraps the application in ``asgi.py``."""
+"""``PoolLifespan``: the pools end with the server."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from django.db import connections
 
-from .backends.postgresql.aio import aclose_pools
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-# Frameworks type its parameters in ways of their own.
-Application = Callable[[Any, Any, Any], Awaitable[None]]
+from ..backends.postgresql.aio import aclose_pools
+from .types import Application, Message, Receive, Send
 
 # After these the server sends nothing more.
 LAST = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")

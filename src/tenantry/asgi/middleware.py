@@ -1,0 +1,155 @@
+"""``TenantMiddleware``: what Django does not route runs as a tenant too."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.apps import apps
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponse
+from django.utils.cache import patch_vary_headers
+
+from ..binding import UNBOUND, Binding
+from ..conf import tenant_key
+from ..context import RequestScope
+from ..exceptions import InvalidTenantIdError, TenantDeniedError
+from ..middleware import binding_for
+from ..resolution import Resolved, aresolve
+from ..resolvers.base import resolvers
+from .types import Application, Message, Receive, Send
+
+logger = logging.getLogger("tenantry.asgi")
+
+
+class TenantMiddleware:
+    """Bind the HTTP requests and WebSockets of an ASGI application to their tenants.
+
+    For Channels consumers, and for applications of Starlette or FastAPI beside Django's or with it
+    inside; Django's own requests are bound by ``RLSTenantMiddleware``. A WebSocket keeps its
+    binding until it is closed. Lifespans, and everything else, pass through untouched.
+
+    ``RLS_TENANTS["RESOLVERS"]`` are asked as they are in Django. User and session are
+    ``scope["user"]`` and ``scope["session"]``, where Channels has put them there, else those of
+    Django's session cookie; the session is read and not saved. `resolve` is asked instead where the
+    application has users of its own: a function, sync or async, of the scope that returns a tenant
+    id, a :class:`~tenantry.binding.Binding`, or None for nobody. What it returns is believed. It
+    denies by raising PermissionDenied.
+
+    What is denied is answered with status 403, a WebSocket before it is accepted, and logged once.
+    """
+
+    def __init__(
+        self, application: Application, *, resolve: Callable[[Any], Any] | None = None
+    ) -> None:
+        self.application = application
+        self.resolve: Any = resolve
+        if resolve is None:
+            # What cannot be made is said when the server starts, not to whom comes first.
+            resolvers()
+        elif not iscoroutinefunction(resolve):
+            self.resolve = sync_to_async(resolve)
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.application(scope, receive, send)
+            return
+        try:
+            binding, vary = await self.resolved(scope)
+        except (PermissionDenied, SuspiciousOperation) as error:
+            await refuse(error, scope, receive, send)
+            return
+
+        async def varying_send(message: Message) -> None:
+            await send(varied(message, vary))
+
+        with RequestScope(binding):
+            await self.application(scope, receive, varying_send if vary else send)
+
+    async def resolved(self, scope: Any) -> Resolved:
+        """Return the binding of a connection, and the headers that it was taken from."""
+        if self.resolve is None:
+            found = await aresolve(request_of(scope))
+        else:
+            found = Resolved(believed(await self.resolve(scope)), ())
+        if scope["type"] == "http":
+            return found._replace(binding=binding_for(scope["method"], found.binding))
+        return found
+
+
+def believed(found: Any) -> Binding:
+    """Return the binding to what an application's own function returned."""
+    if found is None:
+        return UNBOUND
+    if isinstance(found, Binding):
+        return found
+    try:
+        return Binding(tenant_key().parse(found))
+    except InvalidTenantIdError as error:
+        raise TenantDeniedError(f"{found!r} is no key of a tenant") from error
+
+
+def request_of(scope: Any) -> ASGIRequest:
+    """Return Django's request to a scope, which resolvers read; it has no body."""
+    # They import models, and asgi.py imports this before the models are there.
+    from django.contrib.auth.middleware import AuthenticationMiddleware  # noqa: PLC0415
+    from django.contrib.sessions.middleware import SessionMiddleware  # noqa: PLC0415
+
+    secure = scope.get("scheme") in ("https", "wss")
+    asked = {"method": "GET", **scope, "scheme": "https" if secure else "http"}
+    request: Any = ASGIRequest(asked, io.BytesIO())
+    # Starlette calls a dict the session.
+    if hasattr(scope.get("session"), "aget"):
+        request.session = scope["session"]
+    elif apps.is_installed("django.contrib.sessions"):
+        SessionMiddleware(unused).process_request(request)
+    if "user" in scope:
+
+        async def auser() -> Any:
+            return scope["user"]
+
+        request.user, request.auser = scope["user"], auser
+    elif hasattr(request, "session") and apps.is_installed("django.contrib.auth"):
+        AuthenticationMiddleware(unused).process_request(request)
+    return request  # type: ignore[no-any-return]
+
+
+def unused(request: HttpRequest) -> HttpResponse:
+    """Stand for what middleware wraps where it does not get to answer."""
+    raise NotImplementedError
+
+
+def varied(message: Message, vary: tuple[str, ...]) -> Message:
+    """Return a message, the start of a response with the headers named that it depends on."""
+    if message["type"] != "http.response.start":
+        return message
+    others = []
+    response = HttpResponse()
+    for name, value in message.get("headers", ()):
+        if name.lower() == b"vary":
+            given = value.decode("latin-1").split(",")
+            patch_vary_headers(response, [header.strip() for header in given])
+        else:
+            others.append((name, value))
+    patch_vary_headers(response, vary)
+    return {**message, "headers": [*others, (b"vary", response["Vary"].encode("latin-1"))]}
+
+
+async def refuse(error: Exception, scope: Any, receive: Receive, send: Send) -> None:
+    """Answer a connection that may not be."""
+    status = HTTPStatus.FORBIDDEN if isinstance(error, PermissionDenied) else HTTPStatus.BAD_REQUEST
+    logger.warning("%s: %r: %s", status.phrase, scope["path"], error)
+    if scope["type"] == "websocket":
+        await receive()
+        # Before it is accepted; the server says 403.
+        await send({"type": "websocket.close", "code": 4000 + status})
+        return
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": status.phrase.encode()})
