@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -38,6 +39,7 @@ class Example:
     url: str
     pooler: PgBouncer
     log: Path
+    server: Child
 
     def dsn(self) -> str:
         """Return a connection string for another client of the same pool."""
@@ -78,7 +80,8 @@ def modern(postgres: Postgres, directory: Path) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def example(modern: Postgres, directory: Path) -> Iterator[Example]:
+def example_pooler(modern: Postgres, directory: Path) -> Iterator[PgBouncer]:
+    """Return a pooler with two server sessions, in front of the example's data."""
     postgres = modern
     for role in (OWNER, APP):
         ensure_role(postgres.dsn(), role)
@@ -89,19 +92,32 @@ def example(modern: Postgres, directory: Path) -> Iterator[Example]:
     with PgBouncer(
         postgres, directory / "example", users=[APP], pool_size=SESSIONS, query_wait_timeout=60
     ) as pooler:
-        env = environment(APP, pooler.host, pooler.port)
-        manage("seed", env, directory)
-        port = free_port()
-        log = directory / "uvicorn.log"
-        args = [sys.executable, "-m", "uvicorn", "project.asgi:application", "--lifespan", "on"]
-        args += ["--app-dir", str(EXAMPLE), "--host", LOOPBACK, "--port", str(port)]
-        uvicorn = Child(args, log, env=env)
-        url = f"http://{LOOPBACK}:{port}"
-        try:
-            uvicorn.wait_until(lambda: answers(url))
-            yield Example(url, pooler, log)
-        finally:
-            uvicorn.stop()
+        manage("seed", environment(APP, pooler.host, pooler.port), directory)
+        yield pooler
+
+
+@contextmanager
+def served(pooler: PgBouncer, name: str, command: list[str]) -> Iterator[Example]:
+    """Run a server of the example; ``{port}`` in `command` is where."""
+    port = free_port()
+    args = [sys.executable, "-m", *(part.format(port=port) for part in command)]
+    log = pooler.directory / f"{name}.log"
+    env = environment(APP, pooler.host, pooler.port) | {"PGAPPNAME": name}
+    server = Child(args, log, env=env, cwd=EXAMPLE)
+    url = f"http://{LOOPBACK}:{port}"
+    try:
+        server.wait_until(lambda: answers(url))
+        yield Example(url, pooler, log, server)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def example(example_pooler: PgBouncer) -> Iterator[Example]:
+    command = ["uvicorn", "project.asgi:application", "--lifespan", "on"]
+    command += ["--host", LOOPBACK, "--port", "{port}"]
+    with served(example_pooler, "uvicorn", command) as running:
+        yield running
 
 
 def answers(url: str) -> bool:

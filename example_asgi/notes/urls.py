@@ -13,6 +13,7 @@ urlpatterns = [
     path("report/", views.report, name="report"),
     path("slow/", views.slow, name="slow"),
     path("export/", views.export, name="export"),
+    path("events/", views.events, name="events"),
     path("everything/", views.everything, name="everything"),
     path("api/notes/", views.api_notes, name="api"),
     path("login/", views.DemoLoginView.as_view(), name="login"),

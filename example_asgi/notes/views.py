@@ -1,6 +1,7 @@
 """The pages. None of them filters by tenant."""
 
 import asyncio
+import json
 from math import ceil
 
 from django.contrib import messages
@@ -20,6 +21,8 @@ from .reports import run_reports
 from .sampledata import LOGINS, PASSWORD
 
 PAGE_SIZE = 20
+EVENTS = 10
+BETWEEN_EVENTS = 0.1
 
 
 async def page(request, template, **context):
@@ -106,6 +109,19 @@ async def export(request):
         csv_lines(),
         content_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": 'attachment; filename="notes.csv"'},
+    )
+
+
+async def events(request):
+    """Stream how many notes there are, and whose, as they change."""
+
+    async def body():
+        for _ in range(EVENTS):
+            yield f"data: {json.dumps(await look())}\n\n"
+            await asyncio.sleep(BETWEEN_EVENTS)
+
+    return StreamingHttpResponse(
+        body(), content_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
 
 
