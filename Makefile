@@ -39,6 +39,7 @@ bench: $(VENV)/.bench pgbouncer
 	$(BIN)/python benchmarks/driver_read.py --shape sealed $(ARGS)
 	$(BIN)/python benchmarks/slow_await.py
 	$(BIN)/python benchmarks/compile_cost.py
+	$(BIN)/python benchmarks/middleware_cost.py
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build

@@ -70,3 +70,15 @@ def test_requests_that_await_are_measured_with_few_connections_and_enough(tmp_pa
             assert result["errors"] == {}
             assert 0 < result["connections"] <= connections
             assert all(rps > 0 for rps in result["rps"])
+
+
+def test_the_cost_of_the_middleware_is_measured() -> None:
+    paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    result = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "middleware_cost.py", "--rounds", "2"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["sync", "async"]
