@@ -82,3 +82,14 @@ def test_the_cost_of_the_middleware_is_measured() -> None:
         timeout=120,
     )
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["sync", "async"]
+
+
+def test_growth_is_measured_in_every_dimension(tmp_path: Path) -> None:
+    least = ["--rows", "10000", "--tenants", "10", "--concurrency", "10", "--rounds", "2"]
+    result = run("growth", tmp_path, [*least, "--batch", "2", "--seconds", "0"])
+    assert len(result["dimensions"]) == 7
+    for dimension in result["dimensions"].values():
+        assert len(dimension["exponents"]) == 2
+        for size, outcome in dimension["steps"]:
+            assert size > 0
+            assert all(each["microseconds"]["median"] > 0 for each in outcome.values())
