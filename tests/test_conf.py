@@ -38,6 +38,8 @@ DEFAULTS = RLSTenants(
     refuse_exempt_role=False,
     user_param_name="as_user",
     resolvers=("user",),
+    audit_log=False,
+    trace=False,
 )
 
 
@@ -190,7 +192,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
         " STRICT_MODE, STRICT_MODE_EXCLUDE, SAME_TENANT_FOREIGN_KEYS, ADMIN_ROLE, APP_ROLE, SEALED,"
         " SEAL_KEYS, SEAL_LIFETIME, BYPASS_FLAGS, EXTERNAL_MODELS, READ_ONLY_REQUESTS,"
-        " SHARED_MODELS, REFUSE_EXEMPT_ROLE, USER_PARAM_NAME, RESOLVERS"
+        " SHARED_MODELS, REFUSE_EXEMPT_ROLE, USER_PARAM_NAME, RESOLVERS, AUDIT_LOG, TRACE"
     )
 
 

@@ -23,6 +23,8 @@ key                           default                means
 ``REFUSE_EXEMPT_ROLE``        ``False``              refuse to connect as a role no policy binds
 ``USER_PARAM_NAME``           ``"as_user"``          argument that with_rls_context reads
 ``RESOLVERS``                 ``("user",)``          where requests name their tenant, in order
+``AUDIT_LOG``                 ``False``              log scopes, denials and refused rows
+``TRACE``                     ``False``              set ``tenant.id`` on OpenTelemetry's spans
 ============================  =====================  =============================================
 """
 
@@ -34,6 +36,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 from django.apps import apps
@@ -83,6 +86,8 @@ class RLSTenants:
     refuse_exempt_role: bool = False
     user_param_name: str = "as_user"
     resolvers: Sequence[str | Mapping[str, Any]] = ("user",)
+    audit_log: bool = False
+    trace: bool = False
 
 
 @cache
@@ -219,6 +224,14 @@ def _validate_switch(key: str, value: object) -> None:
         raise _refuse(key, value, "True or False")
 
 
+def _validate_trace(value: object) -> None:
+    _validate_switch("TRACE", value)
+    if value and find_spec("opentelemetry") is None:
+        raise RLSConfigurationError(
+            f"{SETTING}['TRACE'] needs OpenTelemetry: pip install django-tenantry[opentelemetry]"
+        )
+
+
 def _validate_exclude(value: object) -> None:
     if not isinstance(value, list | tuple) or not all(
         isinstance(label, str) and APP_OR_MODEL.fullmatch(label) for label in value
@@ -329,6 +342,8 @@ _VALIDATORS: dict[str, Callable[[object], None]] = {
     "BYPASS_FLAGS": _validate_flags,
     "EXTERNAL_MODELS": _validate_external,
     "READ_ONLY_REQUESTS": partial(_validate_switch, "READ_ONLY_REQUESTS"),
+    "AUDIT_LOG": partial(_validate_switch, "AUDIT_LOG"),
+    "TRACE": _validate_trace,
     "SHARED_MODELS": _validate_shared,
     "USER_PARAM_NAME": partial(_validate_identifier, "USER_PARAM_NAME", "as_user"),
     "RESOLVERS": _validate_resolvers,

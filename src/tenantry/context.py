@@ -15,6 +15,7 @@ from typing import Any, Self, TypeVar, cast, overload
 
 from asgiref.sync import iscoroutinefunction
 
+from . import audit
 from .binding import ADMIN, UNBOUND, Binding, Frame, clear, current_binding, pop, push
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError, ScopeError
@@ -43,7 +44,10 @@ class Scope:
         binding = self.binding
         if not binding.read_only and current_binding().read_only:
             binding = replace(binding, read_only=True)
+        previous = current_binding() if rls_tenants().audit_log else None
         self._frame = push(binding)
+        if previous is not None:
+            audit.entered(binding, previous)
         return self
 
     def __exit__(
@@ -55,6 +59,8 @@ class Scope:
         if self._frame is None:
             raise ScopeError(f"{self!r} is not entered")
         frame, self._frame = self._frame, None
+        if rls_tenants().audit_log:
+            audit.exited(frame.binding)
         if not pop(frame):
             raise ScopeError(
                 f"{self!r} ends while a scope that was opened later is open; do not yield inside a"
@@ -107,6 +113,14 @@ class RequestScope(Scope):
     would hold for those that follow.
     """
 
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if rls_tenants().trace:
+            from .contrib.opentelemetry import mark_request  # noqa: PLC0415 - it is optional
+
+            mark_request(self.binding)
+        return self
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -114,6 +128,8 @@ class RequestScope(Scope):
         traceback: TracebackType | None,
     ) -> None:
         frame, self._frame = self._frame, None
+        if frame is not None and rls_tenants().audit_log:
+            audit.exited(frame.binding)
         if frame is not None and not clear(frame) and exc_value is None:
             raise ScopeError(
                 "the request's view opened a scope and did not end it; open scopes with `with`,"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from django.http import HttpRequest
 
+from .audit import denial
 from .binding import UNBOUND, Binding, TenantId
 from .conf import tenant_key
 from .exceptions import InvalidTenantIdError, TenantDeniedError
@@ -100,7 +101,7 @@ def steps(request: HttpRequest) -> Steps[Resolved]:
         if resolver.authenticates or resolver.anonymous or is_logged_in(user):
             passed_over = yield Step(resolver.refuse, resolver.arefuse, request)
             if not passed_over:
-                raise denied(user, found)
+                raise denied(request, user, found)
     return Resolved(UNBOUND, vary)
 
 
@@ -129,6 +130,8 @@ def may_act_for(user: Any, tenant_id: TenantId) -> Steps[bool]:
     return tenant_id in others
 
 
-def denied(user: Any, found: Any) -> TenantDeniedError:
+def denied(request: HttpRequest, user: Any, found: Any) -> TenantDeniedError:
     """Return the one error that says no; that it is one keeps tenants from being counted."""
-    return TenantDeniedError("You may not act for this tenant.")
+    wanted = None if found is UNKNOWN else found
+    reason = "You may not act for this tenant."
+    return denial(reason, wanted=wanted, user=user, request=request)

@@ -52,13 +52,13 @@ def _switch(request: HttpRequest, tenant_id: object) -> Steps[None]:
     try:
         key = tenant_key().parse(tenant_id)
     except InvalidTenantIdError as error:
-        raise denied(user, tenant_id) from error
+        raise denied(request, user, tenant_id) from error
     may = yield from may_act_for(user, key)
     if may:
         # An admin may act for all tenants, but only for those that exist.
         tenants = apps.get_model(rls_tenants().tenant_model)._default_manager.filter(pk=key)
         may = yield Step(lambda found: found.exists(), lambda found: found.aexists(), tenants)
     if not may:
-        raise denied(user, tenant_id)
+        raise denied(request, user, tenant_id)
     store = SessionResolver()
     yield Step(partial(store.select, key=key), partial(store.aselect, key=key), request)

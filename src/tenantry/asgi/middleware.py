@@ -15,10 +15,11 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 
+from ..audit import denial
 from ..binding import UNBOUND, Binding
 from ..conf import tenant_key
 from ..context import RequestScope
-from ..exceptions import InvalidTenantIdError, TenantDeniedError
+from ..exceptions import InvalidTenantIdError
 from ..middleware import binding_for
 from ..resolution import Resolved, aresolve
 from ..resolvers.base import resolvers
@@ -92,7 +93,7 @@ def believed(found: Any) -> Binding:
     try:
         return Binding(tenant_key().parse(found))
     except InvalidTenantIdError as error:
-        raise TenantDeniedError(f"{found!r} is no key of a tenant") from error
+        raise denial(f"{found!r} is no key of a tenant", wanted=found) from error
 
 
 def request_of(scope: Any) -> ASGIRequest:

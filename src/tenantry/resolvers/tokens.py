@@ -7,7 +7,8 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from ..exceptions import RLSConfigurationError, TenantDeniedError
+from ..audit import denial
+from ..exceptions import RLSConfigurationError
 from .base import Resolver
 
 
@@ -69,8 +70,9 @@ class JWTResolver(Resolver):
                 options={"require": ["exp", self.claim]},
             )
         except self.jwt.InvalidTokenError as error:
-            raise TenantDeniedError(f"the token is refused: {error}") from error
+            raise denial(f"the token is refused: {error}", request=request) from error
         found = claims[self.claim]
         if not isinstance(found, str | int) or isinstance(found, bool):
-            raise TenantDeniedError(f"the token's claim {self.claim!r} is no key of a tenant")
+            reason = f"the token's claim {self.claim!r} is no key of a tenant"
+            raise denial(reason, wanted=found, request=request)
         return found

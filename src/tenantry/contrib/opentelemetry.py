@@ -1,0 +1,39 @@
+"""OpenTelemetry: which tenant a span is of.
+
+``RLS_TENANTS["TRACE"]`` marks the span of each request, which has begun before its tenant is known.
+Spans that begin inside of a scope are marked by :class:`TenantSpanProcessor`.
+"""
+
+from __future__ import annotations
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor
+
+from ..binding import Binding, current_binding
+
+# Of the name, OpenTelemetry's semantic conventions say nothing yet.
+ATTRIBUTE = "tenant.id"
+
+
+class TenantSpanProcessor(SpanProcessor):
+    """Set ``tenant.id`` on every span that begins in a tenant's scope.
+
+    Add it to the tracer provider: ``provider.add_span_processor(TenantSpanProcessor())``. Spans of
+    the admin, and of nobody, have no such attribute.
+    """
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Mark a span; the SDK calls it in the thread or task that begins the span."""
+        mark(span, current_binding())
+
+
+def mark_request(binding: Binding) -> None:
+    """Set ``tenant.id`` on the span that is current while a request is bound."""
+    mark(trace.get_current_span(), binding)
+
+
+def mark(span: trace.Span, binding: Binding) -> None:
+    """Set ``tenant.id``, where there is one."""
+    if binding.tenant_id is not None:
+        span.set_attribute(ATTRIBUTE, str(binding.tenant_id))
