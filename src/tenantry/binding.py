@@ -14,7 +14,7 @@ import asyncio
 import os
 import threading
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from asgiref.sync import SyncToAsync
@@ -47,7 +47,7 @@ ADMIN = Binding(is_admin=True)
 class Frame:
     """Hold a binding for the length of a scope, and the thread where it was entered."""
 
-    __slots__ = ("binding", "in_hop", "live", "parent", "thread", "token")
+    __slots__ = ("binding", "in_hop", "live", "of_request", "parent", "thread", "token")
 
     def __init__(self, binding: Binding, parent: Frame | None) -> None:
         self.binding = binding
@@ -55,6 +55,7 @@ class Frame:
         self.thread = threading.get_ident()
         self.in_hop = in_sync_hop()
         self.live = True
+        self.of_request = False
         self.token: Token[Frame | None]
 
     def counts_here(self) -> bool:
@@ -112,6 +113,23 @@ def clear(frame: Frame) -> bool:
         top = top.parent
     _frame.reset(frame.token)
     return last is frame
+
+
+def rebind(binding: Binding) -> bool:
+    """Make `binding` that of the request which this code serves, wherever its frame is seen.
+
+    What the request may not write, it still may not. Returns False, and changes nothing, where no
+    request is served.
+    """
+    frame = _visible(_frame.get())
+    while frame is not None and not frame.of_request:
+        frame = frame.parent
+    if frame is None or not frame.live:
+        return False
+    if frame.binding.read_only:
+        binding = replace(binding, read_only=True)
+    frame.binding = binding
+    return True
 
 
 def in_sync_hop() -> bool:

@@ -104,8 +104,19 @@ class RequestScope(Scope):
     """Make the binding of a request current, and leave nothing behind that its view left open.
 
     Threads serve one request after another in the same context, so a scope that a view never ends
-    would hold for those that follow.
+    would hold for those that follow. A view may bind its request anew: see ``rebinding``.
     """
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._frame is not None:
+            self._frame.of_request = True
+        return self
+
+    @property
+    def current(self) -> Binding:
+        """The binding of the request as it is now."""
+        return self.binding if self._frame is None else self._frame.binding
 
     def __exit__(
         self,
