@@ -57,10 +57,10 @@ class Basic(BasicAuthentication):
 class HasNotes(BasePermission):
     def has_permission(self, request: Any, view: Any) -> bool:
         note_binding("permission")
-        return Note.objects.exists()
+        return bool(Note.objects.exists())
 
     def has_object_permission(self, request: Any, view: Any, obj: Any) -> bool:
-        return Note.objects.filter(pk=obj.pk).exists()
+        return bool(Note.objects.filter(pk=obj.pk).exists())
 
 
 class Noting(BaseThrottle):
@@ -69,11 +69,11 @@ class Noting(BaseThrottle):
         return True
 
 
-class Authenticating:
-    authentication_classes = [Basic, SessionAuthentication]
+AUTHENTICATION = [Basic, SessionAuthentication]
 
 
-class Base(Authenticating, RLSAPIView):
+class Base(RLSAPIView):
+    authentication_classes = AUTHENTICATION
     permission_classes = [IsAuthenticated, HasNotes]
     throttle_classes = [Noting]
 
@@ -124,9 +124,7 @@ class CursorNotes(Notes):
     pagination_class = Cursors
 
 
-class NotesTheOtherWayRound(  # type: ignore[misc]
-    drf_viewsets.ReadOnlyModelViewSet[Note], Base
-):
+class NotesTheOtherWayRound(drf_viewsets.ReadOnlyModelViewSet[Note], Base):
     queryset = Note.objects.order_by("id")
     serializer_class = NoteSerializer
 
@@ -144,7 +142,7 @@ class ListView(Base, generics.ListAPIView[Note]):
 
 
 @api_view(["GET"])
-@authentication_classes([Basic, SessionAuthentication])
+@authentication_classes(AUTHENTICATION)
 def function_view(request: Request) -> Response:
     """Say what is seen."""
     return Response(titles())
@@ -186,8 +184,10 @@ class FailingView(Base):
         return super().handle_exception(exc)
 
 
-class OpenView(Authenticating, RLSAPIView):
+class OpenView(RLSAPIView):
     """Asks for nobody's permission, as for what is public."""
+
+    authentication_classes: Any = AUTHENTICATION
 
     def get(self, request: Request) -> Response:
         assert request.user.is_authenticated or isinstance(request.user, AnonymousUser)
@@ -206,7 +206,9 @@ class NobodyView(OpenView):
     authentication_classes = []
 
 
-class ForgottenView(Authenticating, APIView):
+class ForgottenView(APIView):
+    authentication_classes = AUTHENTICATION
+
     def get(self, request: Request) -> Response:
         return Response(titles())
 
@@ -256,7 +258,7 @@ def basic(user: str, password: str = PASSWORD) -> dict[str, str]:
 
 def author_of(tenant: Tenant) -> int:
     with admin_context():
-        return Author.objects.get(tenant=tenant).pk
+        return int(Author.objects.get(tenant=tenant).pk)
 
 
 def titles_of(response: Any) -> list[str]:

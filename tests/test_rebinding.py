@@ -252,6 +252,21 @@ def test_a_scope_around_it_holds_until_it_ends(ask: Any) -> None:
     assert content_of(ask("/in_a_scope/", "a")) == f"{SEEN['b']}|{SEEN['a']}"
 
 
+asked_as: list[Binding] = []
+
+
+def resolver(request: HttpRequest) -> None:
+    asked_as.append(current_binding())
+
+
+def test_resolvers_are_asked_as_nobody_whatever_the_scope(ask: Any) -> None:
+    asked_as.clear()
+    resolvers = {**project.RLS_TENANTS, "RESOLVERS": [f"{__name__}.resolver", "user"]}
+    with override_settings(RLS_TENANTS=resolvers):
+        assert content_of(ask("/in_a_scope/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}"
+    assert asked_as == [UNBOUND, UNBOUND]
+
+
 def test_without_the_middleware_it_says_so() -> None:
     request: Any = RequestFactory().get("/")
     with pytest.raises(ScopeError, match="RLSTenantMiddleware' into MIDDLEWARE"):
