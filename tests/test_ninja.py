@@ -426,6 +426,19 @@ def test_who_may_not_act_for_a_tenant_is_told_by_ninja(
     assert "X-Tenant" in denied["Vary"]
 
 
+async def by_name(request: HttpRequest) -> int | None:
+    name = request.headers.get("X-Name")
+    return None if name is None else (await Tenant.objects.aget(name=name)).pk
+
+
+@pytest.mark.parametrize("target", ["api/raw", "api/async_auth", "async/raw", "async/sync_auth"])
+def test_resolvers_may_ask_the_database(ask: Any, target: str) -> None:
+    resolvers = {**project.RLS_TENANTS, "RESOLVERS": [f"{__name__}.by_name", "user"]}
+    with override_settings(RLS_TENANTS=resolvers):
+        assert titles_of(ask(f"/{target}", "admin", headers={"X-Name": "B"})) == SEEN["b"]
+        assert ask(f"/{target}", "a", headers={"X-Name": "B"}).status_code == 403
+
+
 def test_what_is_no_user_is_refused_and_not_shown() -> None:
     with pytest.raises(TypeError, match=r"Wrong has found a dict, which is no user; .* user_of\("):
         Client().get("/api/wrong", headers={"X-Key": "a"})

@@ -9,7 +9,6 @@ from django.http import HttpRequest
 from .binding import UNBOUND, Binding, rebind
 from .context import Scope
 from .exceptions import ScopeError
-from .middleware import binding_for
 from .resolution import aresolve, resolve
 
 
@@ -27,7 +26,7 @@ def bind_request(request: HttpRequest, user: Any) -> None:
     _adopt(request, user)
     with Scope(UNBOUND):
         resolved = resolve(request)
-    _rebind(binding_for(request, resolved.binding))
+    _rebind(resolved.binding)
 
 
 async def abind_request(request: HttpRequest, user: Any) -> None:
@@ -36,7 +35,7 @@ async def abind_request(request: HttpRequest, user: Any) -> None:
     _adopt(request, user)
     with Scope(UNBOUND):
         resolved = await aresolve(request)
-    _rebind(binding_for(request, resolved.binding))
+    _rebind(resolved.binding)
 
 
 def unbind_request() -> None:
