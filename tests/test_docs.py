@@ -51,6 +51,8 @@ GUIDES = [
     "protect-a-model",
     "refuse-foreign-keys",
     "find-the-tenant",
+    "use-rest-framework",
+    "use-ninja",
     "write-raw-sql",
     "background-code",
 ]

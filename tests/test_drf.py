@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from base64 import b64encode
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
+from django.core import checks
 from django.db import DatabaseError, connections
 from django.http import StreamingHttpResponse
 from django.test import AsyncClient, Client, modify_settings, override_settings
 from django.urls import include, path
+from django.views import View
 from rest_framework import filters, generics, pagination, renderers, serializers
 from rest_framework import viewsets as drf_viewsets
 from rest_framework.authentication import BasicAuthentication, SessionAuthentication
@@ -481,3 +485,62 @@ def test_a_function_keeps_its_name() -> None:
     made = function_view.cls
     assert (made.__name__, made.__module__) == ("function_view", __name__)
     assert made.__doc__ == "Say what is seen."
+
+
+# Views that forget it.
+
+
+def warnings() -> list[str]:
+    found = checks.run_checks(tags=[checks.Tags.urls])
+    return [f"{each.id} {each.msg}" for each in found]
+
+
+def test_a_check_names_the_views_that_forget_the_base_class() -> None:
+    assert warnings() == [
+        f"tenantry.W161 view {__name__}.ForgottenView authenticates by Basic, and does not bind"
+        " the request to whom it finds."
+    ]
+
+
+class Sessions(ForgottenView):
+    authentication_classes = [SessionAuthentication]
+
+
+class Mended(RLSAPIView, ForgottenView):
+    """Binds now."""
+
+
+class Routes:
+    """Hold routes, as a module does."""
+
+    def __init__(self, *urlpatterns: Any) -> None:
+        self.urlpatterns = urlpatterns
+
+
+def test_a_check_looks_at_the_views_that_are_routed(settings: Any) -> None:
+    settings.ROOT_URLCONF = Routes(
+        path("sessions/", Sessions.as_view()),
+        path("mended/", Mended.as_view()),
+        path("function/", function_view),
+        path("django/", View.as_view()),
+        path("root/", include(DefaultRouter().urls)),
+    )
+    assert warnings() == []
+    forgotten = ForgottenView.as_view()
+    below = [path("1/", forgotten), path("2/", forgotten)]
+    settings.ROOT_URLCONF = Routes(path("below/", include(below)))
+    assert len(warnings()) == 1
+    del settings.ROOT_URLCONF
+    assert warnings() == []
+
+
+def test_a_project_without_the_framework_is_asked_nothing(monkeypatch: Any) -> None:
+    monkeypatch.delitem(sys.modules, "rest_framework.views")
+    assert warnings() == []
+
+
+def test_without_the_framework_the_extra_is_named(monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "rest_framework.views", None)
+    monkeypatch.delitem(sys.modules, "tenantry.contrib.drf")
+    with pytest.raises(ImportError, match=r"pip install django-tenantry\[drf\]"):
+        import_module("tenantry.contrib.drf")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -474,3 +476,10 @@ def test_nobody_writes_nothing(ask: Any) -> None:
     assert ask("/api/write", method="POST").status_code == 401
     with pytest.raises(DatabaseError):
         Note.objects.create(title="written")
+
+
+def test_without_ninja_the_extra_is_named(monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "ninja.errors", None)
+    monkeypatch.delitem(sys.modules, "tenantry.contrib.ninja")
+    with pytest.raises(ImportError, match=r"pip install django-tenantry\[ninja\]"):
+        import_module("tenantry.contrib.ninja")
