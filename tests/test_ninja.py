@@ -20,6 +20,7 @@ from ninja.errors import HttpError
 from ninja.pagination import paginate
 from ninja.security import APIKeyHeader, HttpBearer, SessionAuth, django_auth
 from ninja.streaming import JSONL
+from ninja.testing import TestClient
 from ninja.throttling import BaseThrottle
 
 from tenantry import admin_context
@@ -450,6 +451,8 @@ def test_an_operation_that_is_called_without_the_middleware_says_so() -> None:
     request = RequestFactory().get("/", headers={"Authorization": "Bearer a"})
     with pytest.raises(ScopeError, match="RLSTenantMiddleware"):
         Tokens()(request)
+    with pytest.raises(ScopeError, match="RLSTenantMiddleware"):
+        TestClient(api).get("/raw", headers={"Authorization": "Bearer a"})
 
 
 def test_the_order_of_the_bases_is_checked() -> None:

@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template.response import SimpleTemplateResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
+from django.utils.decorators import sync_only_middleware
 
 from tenantry import abind_request, admin_context, bind_request, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding, rebind
@@ -204,6 +205,24 @@ def test_what_is_left_of_the_request_runs_as_the_user(
     response = ask(f"/{target}/", user, session)
     expected = f"{SEEN[session]}|{SEEN[user]}|{user or 'AnonymousUser'}"
     assert content_of(response) == expected
+
+
+@sync_only_middleware
+def sync_only(get_response: Any) -> Any:
+    """Be middleware for which an async stack makes a hop."""
+    return lambda request: get_response(request)
+
+
+@pytest.mark.parametrize("target", [each.__name__ for each in VIEWS])
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize("inner", [False, True])
+def test_every_stack_sees_it(ask: Any, target: str, outer: bool, inner: bool) -> None:
+    first, second, ours = project.MIDDLEWARE
+    name = [f"{__name__}.sync_only"]
+    with override_settings(MIDDLEWARE=[first, second, *name * outer, ours, *name * inner]):
+        assert content_of(ask(f"/{target}/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}|a"
+        assert content_of(ask(f"/{target}/", "", "")) == "||AnonymousUser"
+        assert content_of(ask("/stream/", "a", "b")) == SEEN["a"]
 
 
 @pytest.mark.parametrize("target", ["late", "stream", "async_stream"])
