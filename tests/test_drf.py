@@ -16,6 +16,7 @@ from django.core import checks
 from django.db import DatabaseError, connections
 from django.http import StreamingHttpResponse
 from django.test import AsyncClient, Client, modify_settings, override_settings
+from django.test.utils import CaptureQueriesContext
 from django.urls import include, path
 from django.views import View
 from rest_framework import filters, generics, pagination, renderers, serializers
@@ -314,6 +315,14 @@ def test_who_asks_is_known_to_permissions_and_throttles(tenants: Tenants) -> Non
     assert Client().get("/plain/", headers=basic("a")).status_code == 200
     mine = Binding(tenants[0].pk)
     assert seen == [("authentication", UNBOUND), ("permission", mine), ("throttle", mine)]
+
+
+def test_it_costs_no_query(tenants: Tenants) -> None:
+    with CaptureQueriesContext(connections["default"]) as captured:
+        assert titles_of(Client().get("/function/", headers=basic("a"))) == SEEN["a"]
+    [user, notes] = [query["sql"] for query in captured]
+    assert '"app_user"."username" =' in user
+    assert f'"app_note"."tenant_id" = {tenants[0].pk}' in notes
 
 
 def test_authentication_runs_as_nobody_whatever_the_session() -> None:

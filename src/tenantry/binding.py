@@ -72,9 +72,13 @@ def current_binding() -> Binding:
     return UNBOUND if frame is None else frame.binding
 
 
-def push(binding: Binding) -> Frame:
-    """Make `binding` current in this context, until :func:`pop` is given the returned frame."""
+def push(binding: Binding, *, of_request: bool = False) -> Frame:
+    """Make `binding` current in this context, until :func:`pop` is given the returned frame.
+
+    That of a request can be changed by :func:`rebind`.
+    """
     frame = Frame(binding, _visible(_frame.get()))
+    frame.of_request = of_request
     frame.token = _frame.set(frame)
     return frame
 

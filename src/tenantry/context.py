@@ -30,6 +30,8 @@ class Scope:
     ``yield`` to other code inside a scope: a generator shares its context with its consumer.
     """
 
+    of_request = False
+
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
         self._frame: Frame | None = None
@@ -43,7 +45,7 @@ class Scope:
         binding = self.binding
         if not binding.read_only and current_binding().read_only:
             binding = replace(binding, read_only=True)
-        self._frame = push(binding)
+        self._frame = push(binding, of_request=self.of_request)
         return self
 
     def __exit__(
@@ -107,11 +109,7 @@ class RequestScope(Scope):
     would hold for those that follow. A view may bind its request anew: see ``rebinding``.
     """
 
-    def __enter__(self) -> Self:
-        super().__enter__()
-        if self._frame is not None:
-            self._frame.of_request = True
-        return self
+    of_request = True
 
     @property
     def current(self) -> Binding:
