@@ -17,7 +17,8 @@ def bind_request(request: HttpRequest, user: Any) -> None:
 
     It makes `user` the one of ``request.user``, asks ``RLS_TENANTS["RESOLVERS"]`` again, and binds
     all that is left of the request: the view, the rendering of its response, and the body of a
-    streaming one. A scope that is open around the call holds until it ends.
+    streaming one, also where it is called in a thread. A scope that is open around the call holds
+    until it ends.
 
     Raises TenantDeniedError for a tenant that the user may not act for, and ScopeError where no
     request is served. After an error the request runs as nobody.
