@@ -23,6 +23,7 @@ from tenantry import exceptions, operations, tenant_context, testing
 from tenantry.backends.postgresql.apply import prefix
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
+from tenantry.contrib import drf, ninja
 from tenantry.policies.ddl import LATEST, Policy
 from tenantry.policies.ddl import unprotect as remove
 from tests.app.models import Shared, Tenant
@@ -51,6 +52,8 @@ GUIDES = [
     "refuse-foreign-keys",
     "find-the-tenant",
     "serve-other-asgi-apps",
+    "use-rest-framework",
+    "use-ninja",
     "write-raw-sql",
     "background-code",
 ]
@@ -124,6 +127,8 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {"tenantry.managers.RLSQuerySet.including_shared"}
     public |= {f"tenantry.operations.{name}" for name in operations.__all__}
     public |= {f"tenantry.testing.{name}" for name in testing.__all__}
+    public |= {f"tenantry.contrib.drf.{name}" for name in drf.__all__}
+    public |= {f"tenantry.contrib.ninja.{name}" for name in ninja.__all__}
     assert set(documented) == public
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .expressions import CurrentTenant, current_tenant_sql
     from .managers import RLSManager
     from .models import RLSProtectedModel
+    from .rebinding import abind_request, bind_request
     from .samekeys import SameTenant
     from .selection import (
         aclear_tenant_selection,
@@ -34,12 +35,14 @@ __all__ = [
     "SharedWith",
     "TenantField",
     "TenantUser",
+    "abind_request",
     "aclear_tenant_selection",
     "aclose_pools",
     "aconnection",
     "admin_context",
     "arows",
     "aswitch_tenant",
+    "bind_request",
     "bypass_flag",
     "clear_tenant_selection",
     "current_tenant_sql",
@@ -60,11 +63,13 @@ _LATER = {
     "SharedWith": "sharing",
     "TenantField": "sharing",
     "TenantUser": "users",
+    "abind_request": "rebinding",
     "aclear_tenant_selection": "selection",
     "aclose_pools": "backends.postgresql.aio",
     "aconnection": "backends.postgresql.aio",
     "arows": "backends.postgresql.aio",
     "aswitch_tenant": "selection",
+    "bind_request": "rebinding",
     "clear_tenant_selection": "selection",
     "current_tenant_sql": "expressions",
     "switch_tenant": "selection",

@@ -31,6 +31,11 @@ def exited(binding: Binding) -> None:
     _record(logging.INFO, "exited", **as_attributes(binding))
 
 
+def rebound(binding: Binding) -> None:
+    """Record that a view has bound its request anew."""
+    _record(logging.INFO, "rebound", **as_attributes(binding))
+
+
 def denial(
     reason: str, *, wanted: object = None, user: object = None, request: Any = None
 ) -> TenantDeniedError:

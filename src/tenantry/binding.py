@@ -14,7 +14,7 @@ import asyncio
 import os
 import threading
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from asgiref.sync import SyncToAsync
@@ -47,7 +47,7 @@ ADMIN = Binding(is_admin=True)
 class Frame:
     """Hold a binding for the length of a scope, and the thread where it was entered."""
 
-    __slots__ = ("binding", "in_hop", "live", "parent", "thread", "token")
+    __slots__ = ("binding", "in_hop", "live", "of_request", "parent", "thread", "token")
 
     def __init__(self, binding: Binding, parent: Frame | None) -> None:
         self.binding = binding
@@ -55,6 +55,7 @@ class Frame:
         self.thread = threading.get_ident()
         self.in_hop = in_sync_hop()
         self.live = True
+        self.of_request = False
         self.token: Token[Frame | None]
 
     def counts_here(self) -> bool:
@@ -71,9 +72,13 @@ def current_binding() -> Binding:
     return UNBOUND if frame is None else frame.binding
 
 
-def push(binding: Binding) -> Frame:
-    """Make `binding` current in this context, until :func:`pop` is given the returned frame."""
+def push(binding: Binding, *, of_request: bool = False) -> Frame:
+    """Make `binding` current in this context, until :func:`pop` is given the returned frame.
+
+    That of a request can be changed by :func:`rebind`.
+    """
     frame = Frame(binding, _visible(_frame.get()))
+    frame.of_request = of_request
     frame.token = _frame.set(frame)
     return frame
 
@@ -112,6 +117,23 @@ def clear(frame: Frame) -> bool:
         top = top.parent
     _frame.reset(frame.token)
     return last is frame
+
+
+def rebind(binding: Binding) -> bool:
+    """Make `binding` that of the request which this code serves, wherever its frame is seen.
+
+    What the request may not write, it still may not. Returns False, and changes nothing, where no
+    request is served.
+    """
+    frame = _visible(_frame.get())
+    while frame is not None and not frame.of_request:
+        frame = frame.parent
+    if frame is None or not frame.live:
+        return False
+    if frame.binding.read_only:
+        binding = replace(binding, read_only=True)
+    frame.binding = binding
+    return True
 
 
 def in_sync_hop() -> bool:

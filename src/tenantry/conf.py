@@ -175,6 +175,11 @@ def is_debug() -> bool:
     return bool(django_settings.DEBUG)
 
 
+def root_urlconf() -> Any:
+    """Return ``settings.ROOT_URLCONF``; None where a project serves no requests."""
+    return getattr(django_settings, "ROOT_URLCONF", None)
+
+
 def forget(*, setting: str, **kwargs: Any) -> None:
     """Read the settings anew after ``override_settings`` changed them."""
     if setting == SETTING:

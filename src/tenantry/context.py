@@ -19,6 +19,7 @@ from . import audit
 from .binding import ADMIN, UNBOUND, Binding, Frame, clear, current_binding, pop, push
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError, ScopeError
+from .tracing import mark_request
 from .users import binding_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +31,8 @@ class Scope:
     A scope object is entered once at a time; the decorator opens a new one for every call. Do not
     ``yield`` to other code inside a scope: a generator shares its context with its consumer.
     """
+
+    of_request = False
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
@@ -45,7 +48,7 @@ class Scope:
         if not binding.read_only and current_binding().read_only:
             binding = replace(binding, read_only=True)
         previous = current_binding() if rls_tenants().audit_log else None
-        self._frame = push(binding)
+        self._frame = push(binding, of_request=self.of_request)
         if previous is not None:
             audit.entered(binding, previous)
         return self
@@ -110,14 +113,19 @@ class RequestScope(Scope):
     """Make the binding of a request current, and leave nothing behind that its view left open.
 
     Threads serve one request after another in the same context, so a scope that a view never ends
-    would hold for those that follow.
+    would hold for those that follow. A view may bind its request anew: see ``rebinding``.
     """
+
+    of_request = True
+
+    @property
+    def current(self) -> Binding:
+        """The binding of the request as it is now."""
+        return self.binding if self._frame is None else self._frame.binding
 
     def __enter__(self) -> Self:
         super().__enter__()
         if rls_tenants().trace:
-            from .contrib.opentelemetry import mark_request  # noqa: PLC0415 - it is optional
-
             mark_request(self.binding)
         return self
 

@@ -55,25 +55,23 @@ class RLSTenantMiddleware:
         if in_sync_hop():
             # Under ASGI, next to sync middleware. A scope that is opened in a hop holds on its
             # thread, but an async view further in runs on the event loop's: open it there.
-            response = async_to_sync(self.respond_on_loop)(request, binding)
-        else:
-            with RequestScope(binding):
-                response = self.get_response(request)
-        return finished(response, binding, resolved.vary)
+            return async_to_sync(self.respond_on_loop)(request, binding, resolved.vary)
+        with RequestScope(binding) as scope:
+            return finished(self.get_response(request), scope, resolved.vary)
 
-    async def respond_on_loop(self, request: HttpRequest, binding: Binding) -> HttpResponseBase:
+    async def respond_on_loop(
+        self, request: HttpRequest, binding: Binding, vary: tuple[str, ...]
+    ) -> HttpResponseBase:
         """Return the response of sync code, which runs in the thread that waits for it."""
-        with RequestScope(binding):
-            response: HttpResponseBase = await sync_to_async(self.get_response)(request)
-            return response
+        with RequestScope(binding) as scope:
+            return finished(await sync_to_async(self.get_response)(request), scope, vary)
 
     async def respond(self, request: HttpRequest) -> HttpResponseBase:
         """Return the response to `request`."""
         resolved = await aresolve(request)
         binding = binding_for(request.method, resolved.binding)
-        with RequestScope(binding):
-            response = await self.get_response(request)
-        return finished(response, binding, resolved.vary)
+        with RequestScope(binding) as scope:
+            return finished(await self.get_response(request), scope, resolved.vary)
 
 
 def binding_for(method: str | None, binding: Binding) -> Binding:
@@ -84,12 +82,15 @@ def binding_for(method: str | None, binding: Binding) -> Binding:
 
 
 def finished(
-    response: HttpResponseBase, binding: Binding, vary: tuple[str, ...]
+    response: HttpResponseBase, scope: RequestScope, vary: tuple[str, ...]
 ) -> HttpResponseBase:
     """Return `response` with its body bound, and the headers named that it depends on."""
+    if scope.current is not scope.binding:
+        # A view has bound the request anew, and so perhaps asked more of the resolvers.
+        vary = tuple(name for resolver in resolvers() for name in resolver.vary)
     if vary:
         patch_vary_headers(response, vary)
-    return bind_body(response, binding)
+    return bind_body(response, scope.current)
 
 
 def bind_body(response: HttpResponseBase, binding: Binding) -> HttpResponseBase:

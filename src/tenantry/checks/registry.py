@@ -13,6 +13,7 @@ from ..conf import ENGINES, is_debug
 from .inspection import inspect_database, inspect_login
 from .models import inspect_models
 from .options import inspect_options
+from .views import inspect_views
 
 # What the start asks already.
 OF_LOGIN = ("tenantry.E101", "tenantry.E102", "tenantry.E103")
@@ -44,6 +45,11 @@ def check_options(
         for connection in our_databases(databases)
         for each in inspect_options(connection.alias, connection.settings_dict)
     ]
+
+
+def check_views(**kwargs: Any) -> list[checks.CheckMessage]:
+    """Find views that authenticate, and do not bind."""
+    return [each.message_for_django(as_error=True) for each in inspect_views()]
 
 
 def check_login(
@@ -78,5 +84,6 @@ def register() -> None:
     """Tell Django of the checks."""
     checks.register(check_models, checks.Tags.models)
     checks.register(check_options, checks.Tags.security)
+    checks.register(check_views, checks.Tags.urls)
     checks.register(check_login, checks.Tags.security)
     checks.register(check_database, checks.Tags.database)

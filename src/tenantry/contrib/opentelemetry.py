@@ -6,14 +6,11 @@ Spans that begin inside of a scope are marked by :class:`TenantSpanProcessor`.
 
 from __future__ import annotations
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 
-from ..binding import Binding, current_binding
-
-# Of the name, OpenTelemetry's semantic conventions say nothing yet.
-ATTRIBUTE = "tenant.id"
+from ..binding import current_binding
+from ..tracing import mark
 
 
 class TenantSpanProcessor(SpanProcessor):
@@ -26,14 +23,3 @@ class TenantSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Mark a span; the SDK calls it in the thread or task that begins the span."""
         mark(span, current_binding())
-
-
-def mark_request(binding: Binding) -> None:
-    """Set ``tenant.id`` on the span that is current while a request is bound."""
-    mark(trace.get_current_span(), binding)
-
-
-def mark(span: trace.Span, binding: Binding) -> None:
-    """Set ``tenant.id``, where there is one."""
-    if binding.tenant_id is not None:
-        span.set_attribute(ATTRIBUTE, str(binding.tenant_id))

@@ -1,0 +1,23 @@
+"""``tenant.id`` on the spans of OpenTelemetry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .binding import Binding
+
+# Of the name, OpenTelemetry's semantic conventions say nothing yet.
+ATTRIBUTE = "tenant.id"
+
+
+def mark_request(binding: Binding) -> None:
+    """Mark the span that is current, which is the request's while a request is bound."""
+    from opentelemetry import trace  # noqa: PLC0415 - it is optional
+
+    mark(trace.get_current_span(), binding)
+
+
+def mark(span: Any, binding: Binding) -> None:
+    """Set ``tenant.id`` on a span, where there is a tenant."""
+    if binding.tenant_id is not None:
+        span.set_attribute(ATTRIBUTE, str(binding.tenant_id))
