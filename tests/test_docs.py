@@ -54,6 +54,7 @@ GUIDES = [
     "serve-other-asgi-apps",
     "use-rest-framework",
     "use-ninja",
+    "audit",
     "write-raw-sql",
     "background-code",
 ]
