@@ -54,6 +54,7 @@ GUIDES = [
     "serve-other-asgi-apps",
     "use-rest-framework",
     "use-ninja",
+    "cache-and-store-files",
     "audit",
     "write-raw-sql",
     "background-code",

@@ -180,6 +180,14 @@ def root_urlconf() -> Any:
     return getattr(django_settings, "ROOT_URLCONF", None)
 
 
+def cache_of_sessions() -> tuple[str, Any]:
+    """Return the alias of the cache that has the sessions, or "", and its ``KEY_FUNCTION``."""
+    if ".cache" not in django_settings.SESSION_ENGINE:
+        return "", None
+    alias = django_settings.SESSION_CACHE_ALIAS
+    return alias, django_settings.CACHES.get(alias, {}).get("KEY_FUNCTION")
+
+
 def forget(*, setting: str, **kwargs: Any) -> None:
     """Read the settings anew after ``override_settings`` changed them."""
     if setting == SETTING:

@@ -10,6 +10,7 @@ from django.core import checks
 from django.db import connections
 
 from ..conf import ENGINES, is_debug
+from .caches import inspect_caches
 from .inspection import inspect_database, inspect_login
 from .models import inspect_models
 from .options import inspect_options
@@ -52,6 +53,11 @@ def check_views(**kwargs: Any) -> list[checks.CheckMessage]:
     return [each.message_for_django(as_error=True) for each in inspect_views()]
 
 
+def check_caches(**kwargs: Any) -> list[checks.CheckMessage]:
+    """Find caches whose keys are those of tenants, where they cannot be."""
+    return [each.message_for_django(as_error=True) for each in inspect_caches()]
+
+
 def check_login(
     *, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
@@ -85,5 +91,6 @@ def register() -> None:
     checks.register(check_models, checks.Tags.models)
     checks.register(check_options, checks.Tags.security)
     checks.register(check_views, checks.Tags.urls)
+    checks.register(check_caches, checks.Tags.caches)
     checks.register(check_login, checks.Tags.security)
     checks.register(check_database, checks.Tags.database)

@@ -1,0 +1,117 @@
+"""Files of a tenant's own, for ``STORAGES``.
+
+::
+
+    STORAGES = {
+        "default": {"BACKEND": "tenantry.contrib.storage.TenantFileSystemStorage"},
+        ...,
+    }
+"""
+
+from __future__ import annotations
+
+import posixpath
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import SuspiciousFileOperation
+from django.core.files.storage import FileSystemStorage
+
+from ..binding import current_binding
+from ..exceptions import NoTenantContextError
+from ..naming import name_of
+
+
+class TenantStorageMixin:
+    """Keep the files of each tenant in a directory of its own; put it before a storage's class.
+
+    A file that is saved as ``logo.png`` is called ``tenants/7/logo.png``, in the row too. A tenant
+    reaches the files of its own directory, by that name or by the rest of it. The admin reaches
+    all, by the whole name.
+
+    Raises NoTenantContextError where nobody is bound, and where the admin would have to say whose
+    file it is; and SuspiciousFileOperation for a name that leads to another tenant's directory.
+    It does not guard URLs: whoever serves the files does.
+    """
+
+    directory = "tenants"
+
+    def resolve(self, name: str) -> str:
+        """Return the whole name of a file, or of a directory."""
+        asked = str(name).replace("\\", "/")
+        path = posixpath.normpath(asked) if asked else ""
+        path = "" if path == "." else path
+        if path.startswith("/") or path.split("/")[0] == "..":
+            raise SuspiciousFileOperation(f"the file {name!r} is outside of the storage")
+        binding = current_binding()
+        is_whole = path == self.directory or path.startswith(f"{self.directory}/")
+        if binding.is_admin and is_whole:
+            return path
+        if binding.tenant_id is None:
+            who = "the admin has no directory of its own" if binding.is_admin else "nobody is bound"
+            raise NoTenantContextError(
+                f"whose file {name!r} is cannot be told: {who}; open a tenant_context() around it"
+            )
+        own = f"{self.directory}/{name_of(binding.tenant_id)}"
+        if not is_whole:
+            return f"{own}/{path}" if path else own
+        if path != own and not path.startswith(f"{own}/"):
+            raise SuspiciousFileOperation(
+                f"the file {name!r} is not in {own!r}, the directory of the tenant that is current"
+            )
+        return path
+
+    # What a storage can be asked.
+
+    def open(self, name: str, mode: str = "rb") -> Any:
+        """Open a file."""
+        return super().open(self.resolve(name), mode)  # type: ignore[misc]
+
+    def save(self, name: str | None, content: Any, max_length: int | None = None) -> Any:
+        """Save a file; return its whole name."""
+        resolved = self.resolve(content.name if name is None else name)
+        return super().save(resolved, content, max_length)  # type: ignore[misc]
+
+    def generate_filename(self, filename: Any) -> str:
+        """Return the whole name for a new file of a field."""
+        return self.resolve(super().generate_filename(filename))  # type: ignore[misc]
+
+    def delete(self, name: str) -> None:
+        """Delete a file."""
+        super().delete(self.resolve(name))  # type: ignore[misc]
+
+    def exists(self, name: str) -> Any:
+        """Return whether there is such a file."""
+        return super().exists(self.resolve(name))  # type: ignore[misc]
+
+    def listdir(self, path: str) -> Any:
+        """Return the directories and the files in a directory."""
+        return super().listdir(self.resolve(path))  # type: ignore[misc]
+
+    def size(self, name: str) -> Any:
+        """Return the size of a file in bytes."""
+        return super().size(self.resolve(name))  # type: ignore[misc]
+
+    def url(self, name: str | None) -> Any:
+        """Return the URL of a file."""
+        return super().url(name if name is None else self.resolve(name))  # type: ignore[misc]
+
+    def get_accessed_time(self, name: str) -> datetime:
+        """Return when a file was last read."""
+        return super().get_accessed_time(self.resolve(name))  # type: ignore[misc, no-any-return]
+
+    def get_created_time(self, name: str) -> datetime:
+        """Return when a file was made."""
+        return super().get_created_time(self.resolve(name))  # type: ignore[misc, no-any-return]
+
+    def get_modified_time(self, name: str) -> datetime:
+        """Return when a file was last changed."""
+        return super().get_modified_time(self.resolve(name))  # type: ignore[misc, no-any-return]
+
+
+class TenantFileSystemStorage(TenantStorageMixin, FileSystemStorage):
+    """Keep the files of each tenant in a directory of ``MEDIA_ROOT`` of its own."""
+
+    def path(self, name: str) -> str:
+        """Return where a file is in the file system."""
+        return super().path(self.resolve(name))
