@@ -107,6 +107,8 @@ class RequestScope(Scope):
     would hold for those that follow.
     """
 
+    opened_by = "the request's view"
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
@@ -116,7 +118,7 @@ class RequestScope(Scope):
         frame, self._frame = self._frame, None
         if frame is not None and not clear(frame) and exc_value is None:
             raise ScopeError(
-                "the request's view opened a scope and did not end it; open scopes with `with`,"
+                f"{self.opened_by} opened a scope and did not end it; open scopes with `with`,"
                 " `async with` or as decorators"
             )
 

@@ -1,0 +1,1 @@
+"""Other packages that the binding follows into; each needs an extra of its own."""
