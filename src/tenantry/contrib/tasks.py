@@ -24,9 +24,9 @@ if VERSION >= (6, 0):
     from django.tasks.exceptions import InvalidTask
     from django.utils.json import normalize_json
 else:
-    from django_tasks.backends.base import BaseTaskBackend  # type: ignore[no-redef]
-    from django_tasks.base import Task  # type: ignore[no-redef]
-    from django_tasks.exceptions import InvalidTaskError as InvalidTask  # type: ignore[no-redef]
+    from django_tasks.backends.base import BaseTaskBackend
+    from django_tasks.base import Task
+    from django_tasks.exceptions import InvalidTaskError as InvalidTask
     from django_tasks.utils import normalize_json  # type: ignore[no-redef]
 
 ARGUMENT = "tenantry_binding"

@@ -1,0 +1,19 @@
+"""Settings of a worker: those of the tests, and where the database is."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tests.settings import *  # noqa: F403
+from tests.settings import DATABASES, INSTALLED_APPS, RLS_TENANTS
+
+HERE: dict[str, Any] = {
+    "HOST": os.environ["TENANTRY_TEST_HOST"],
+    "PORT": os.environ["TENANTRY_TEST_PORT"],
+    "USER": os.environ.get("TENANTRY_TEST_USER", "app"),
+}
+DATABASES = {"default": DATABASES["default"] | HERE}
+INSTALLED_APPS = [*INSTALLED_APPS, "django_tasks_db"]
+RLS_TENANTS = RLS_TENANTS | {"SHARED_MODELS": ["django_tasks_database.DBTaskResult"]}
+TASKS = {"default": {"BACKEND": "tests.jobs.backends.Database"}}
