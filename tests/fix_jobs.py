@@ -22,7 +22,7 @@ def broker(directory: Path) -> Iterator[str]:
     program = shutil.which("redis-server")
     assert program, "the tests of Celery need redis-server; install it with the system's packages"
     port = str(free_port())
-    command = [program, "--bind", LOOPBACK, "--port", port, "--save", "", "--dir", directory]
+    command = [program, "--bind", LOOPBACK, "--port", port, "--save", "", "--dir", str(directory)]
     server = Child(command, directory / "redis.log")
     try:
         server.wait_until(lambda: "eady to accept connections" in server.log.read_text())

@@ -20,10 +20,11 @@ from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.context import Scope
 from tenantry.contrib.envelope import SALT, enclose
 from tenantry.contrib.jobs import warn_of_missing
-from tenantry.contrib.tasks import ARGUMENT, InvalidTask, TenantTask
+from tenantry.contrib.tasks import ARGUMENT, TenantTask
 from tenantry.exceptions import InvalidEnvelopeError, ScopeError
 from tests.app.models import Tenant
 from tests.fix_jobs import ROOT
+from tests.jobs.backends import InvalidTask
 from tests.jobs.of_django import async_titles, boom, leave_open, titles, titles_with_context, write
 
 Two = tuple[Tenant, Tenant]

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from tests.settings import *  # noqa: F403
-from tests.settings import DATABASES, INSTALLED_APPS, RLS_TENANTS
+from tests.settings import DATABASES, INSTALLED_APPS
 
 HERE: dict[str, Any] = {
     "HOST": os.environ["TENANTRY_TEST_HOST"],
@@ -15,5 +15,4 @@ HERE: dict[str, Any] = {
 }
 DATABASES = {"default": DATABASES["default"] | HERE}
 INSTALLED_APPS = [*INSTALLED_APPS, "django_tasks_db"]
-RLS_TENANTS = RLS_TENANTS | {"SHARED_MODELS": ["django_tasks_database.DBTaskResult"]}
 TASKS = {"default": {"BACKEND": "tests.jobs.backends.Database"}}
