@@ -182,13 +182,16 @@ class TestWorker:
 
     def test_read_only_stays_behind(self, tenants: Two) -> None:
         with Scope(Binding(tenants[0].pk, read_only=True)):
-            result = jobs.write.delay("new")
-        assert get(result) == tenants[0].pk
+            results = [jobs.write.delay("new"), jobs.binding.delay()]
+        assert [get(result) for result in results] == [
+            tenants[0].pk,
+            repr(Binding(tenants[0].pk)),
+        ]
 
     def test_a_bypass_flag_stays_behind(self, tenants: Two) -> None:
         with Scope(Binding(bypass="login")):
-            result = jobs.titles.delay()
-        assert get(result) == []
+            result = jobs.binding.delay()
+        assert get(result) == repr(UNBOUND)
 
     def test_a_time_limit_ends_the_scope(self, tenants: Two, celery_worker: Child) -> None:
         if "prefork" not in celery_worker.log.name:
@@ -231,6 +234,9 @@ class TestEager:
             assert get(jobs.again_by_itself.delay()) == [1, A]
             assert current_binding() == Binding(tenants[0].pk)
 
+    def test_a_function_call_has_its_own_request(self, tenants: Two) -> None:
+        assert get(jobs.has_own_request.delay()) == [False, True]
+
     def test_a_task_that_fails_leaves_nothing_behind(self, tenants: Two) -> None:
         with tenant_context(tenants[0].pk):
             with pytest.raises(ValueError, match="boom"):
@@ -241,7 +247,7 @@ class TestEager:
 
     def test_a_bypass_flag_stays_behind(self, tenants: Two) -> None:
         with Scope(Binding(bypass="login")):
-            assert get(jobs.titles.delay()) == []
+            assert get(jobs.binding.delay()) == repr(UNBOUND)
 
     def test_a_header_counts_for_nothing(self, tenants: Two) -> None:
         assert get(jobs.titles.apply_async(headers={HEADER: enclose(ADMIN, "celery")})) == []
@@ -264,6 +270,19 @@ def test_a_worker_opens_the_envelope_of_a_message(tenants: Two) -> None:
         assert isinstance(run(jobs.titles, {HEADER: envelope + "x"}), InvalidEnvelopeError)
         assert current_binding() == ADMIN
     assert current_binding() == UNBOUND
+
+
+def test_what_is_called_for_a_refused_message_is_unbound(tenants: Two) -> None:
+    seen = []
+
+    def note(**kwargs: Any) -> None:
+        seen.append(current_binding())
+
+    signals.task_failure.connect(note)
+    with admin_context():
+        run(jobs.titles, {HEADER: "admin"})
+    signals.task_failure.disconnect(note)
+    assert seen == [UNBOUND]
 
 
 @pytest.mark.parametrize("headers", [None, {}, "admin", [HEADER]])

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from tenantry import admin_context
+from tenantry.binding import current_binding
 from tests.app.models import Note
 from tests.jobs.app import app
 
@@ -17,6 +18,11 @@ def read() -> list[str]:
 @app.task
 def titles(*args: Any) -> list[str]:
     return read()
+
+
+@app.task
+def binding() -> str:
+    return repr(current_binding())
 
 
 @app.task
@@ -57,6 +63,12 @@ def calls_itself(self: Any, *, depth: int = 0) -> list[Any]:
         return read()
     with admin_context():
         return [self(depth=1), self.run(depth=1), titles()]
+
+
+@app.task(bind=True)
+def has_own_request(self: Any, *, inner: bool = False) -> list[bool]:
+    directly = [self.request.called_directly]
+    return directly if inner else directly + self(inner=True)
 
 
 @app.task
