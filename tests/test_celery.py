@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
-from celery import chain, chord, group, signals, signature
+from celery import Celery, chain, chord, group, signals, signature
 from celery.exceptions import SoftTimeLimitExceeded
 from django.core import signing
 
@@ -16,7 +16,7 @@ from example_asgi.servers import Child
 from tenantry import admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.context import Scope
-from tenantry.contrib.celery import HEADER, TenantTask, enclose_binding, open_scope
+from tenantry.contrib.celery import HEADER, TenantTask, enclose_binding
 from tenantry.contrib.envelope import SALT, enclose
 from tenantry.contrib.jobs import warn_of_missing
 from tenantry.exceptions import InvalidEnvelopeError
@@ -235,7 +235,7 @@ class TestEager:
             assert current_binding() == Binding(tenants[0].pk)
 
     def test_a_function_call_has_its_own_request(self, tenants: Two) -> None:
-        assert get(jobs.has_own_request.delay()) == [False, True]
+        assert get(jobs.requests.delay()) == [{}, {"inner": True}]
 
     def test_a_task_that_fails_leaves_nothing_behind(self, tenants: Two) -> None:
         with tenant_context(tenants[0].pk):
@@ -296,9 +296,9 @@ def test_a_message_without_an_envelope_is_unbound(
 
 
 def test_a_task_of_another_class_is_left_alone() -> None:
+    plain = Celery("plain", set_as_current=False).task(current_binding)
     with admin_context():
-        open_scope(task=object())
-        assert current_binding() == ADMIN
+        assert get(plain.apply()) == ADMIN
 
 
 def test_a_message_of_the_first_protocol_has_no_envelope() -> None:

@@ -11,10 +11,13 @@ from tenantry.contrib.tasks import TenantTasks
 if VERSION >= (6, 0):
     from django.tasks.backends.dummy import DummyBackend
     from django.tasks.backends.immediate import ImmediateBackend
-    from django.tasks.exceptions import InvalidTask as InvalidTask
+    from django.tasks.exceptions import InvalidTask
 else:
     from django_tasks.backends.dummy import DummyBackend
     from django_tasks.backends.immediate import ImmediateBackend
+    from django_tasks.exceptions import InvalidTaskError as InvalidTask
+
+__all__ = ["Dummy", "Immediate", "InvalidTask", "Plain"]
 
 Plain = DummyBackend
 

@@ -66,9 +66,10 @@ def calls_itself(self: Any, *, depth: int = 0) -> list[Any]:
 
 
 @app.task(bind=True)
-def has_own_request(self: Any, *, inner: bool = False) -> list[bool]:
-    directly = [self.request.called_directly]
-    return directly if inner else directly + self(inner=True)
+def requests(self: Any, *, inner: bool = False) -> list[dict[str, bool]]:
+    """Return the arguments in the request, and in that of a call like a function's."""
+    given = [self.request.kwargs]
+    return given if inner else given + self(inner=True)
 
 
 @app.task

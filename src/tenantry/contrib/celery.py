@@ -62,7 +62,7 @@ class TenantTask(Task):  # type: ignore[misc]
         if job.refusal is not None:
             raise job.refusal
         job.is_running = True
-        # Not super(): it would hide the request, with its id and retries, from an eager task.
+        # Not super(): outside of a worker it puts another request before that of the message.
         return self.run(*args, **kwargs)
 
 
