@@ -154,6 +154,7 @@ class TestWorker:
             enclose(ADMIN, "celery", "tests.jobs.of_celery.write", "another id"),
             signing.dumps([2, True, None], salt=SALT),
         ],
+        ids=["no text of ours", "no text", "other job", "other id", "other version"],
     )
     def test_a_forged_task_does_not_run(
         self, tenants: Two, as_given: None, envelope: object

@@ -120,6 +120,7 @@ def test_the_scope_ends_with_a_task_that_leaves_one_open(tenants: Two) -> None:
         enclose(ADMIN, "django.tasks", "tests.jobs.of_django.titles", "0" * 64),
         signing.dumps([0, True, None], salt=SALT),
     ],
+    ids=["no text of ours", "no text", "other arguments", "other version"],
 )
 def test_a_forged_task_does_not_run(tenants: Two, forged: object) -> None:
     with tenant_context(tenants[0].pk):
