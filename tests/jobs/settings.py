@@ -17,4 +17,4 @@ DATABASES = {"default": DATABASES["default"] | HERE}
 INSTALLED_APPS = [*INSTALLED_APPS, "django_tasks_db"]
 TASKS = {"default": {"BACKEND": "tests.jobs.backends.Database"}}
 # In every shape, or a migration of the table of tasks would make a state of all models.
-MIGRATION_MODULES: dict[str, None] = {}
+MIGRATION_MODULES = {}
