@@ -11,17 +11,17 @@ SHAPE ?= role
 # What does not depend on the shape of the policies.
 ANY_SHAPE = adoption benchmarks browser docs drive layers startup
 
-.PHONY: demo test shape lint bench docs soak django-suite clean pgbouncer browser postgis
+.PHONY: demo test shape lint bench docs soak django-suite clean pgbouncer browser postgis redis
 
 demo: $(VENV)/.demo
 	@$(call install,pgbouncer,pgbouncer) || true
 	@$(BIN)/python example_asgi/demo.py $(ARGS)
 
 # The tests of isolation again, with the policies in another shape: SHAPE=role.
-shape: $(VENV)/.test pgbouncer postgis
+shape: $(VENV)/.test pgbouncer postgis redis
 	TENANTRY_SHAPE=$(SHAPE) $(BIN)/python -m pytest $(patsubst %,--ignore=tests/test_%.py,$(ANY_SHAPE)) $(ARGS)
 
-test: $(VENV)/.test pgbouncer browser postgis
+test: $(VENV)/.test pgbouncer browser postgis redis
 	TENANTRY_PG_BINDIR=$(PG_BINDIR) $(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
 
@@ -59,6 +59,9 @@ pgbouncer:
 
 browser:
 	@$(call install,chromedriver,chromium chromium-driver)
+
+redis:
+	@$(call install,redis-server,redis-server)
 
 # GDAL and GEOS, which Django loads, come with it.
 postgis:

@@ -73,3 +73,8 @@ DATABASES = {
     "wire": database(sslmode="disable", gssencmode="disable"),
     "wire_server_side": database(sslmode="disable", gssencmode="disable", server_side_binding=True),
 }
+TASKS = {
+    "default": {"BACKEND": "tests.jobs.backends.Immediate"},
+    "dummy": {"BACKEND": "tests.jobs.backends.Dummy"},
+    "plain": {"BACKEND": "tests.jobs.backends.Plain"},
+}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import configparser
+import os
 import re
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import MISSING, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +31,7 @@ from tenantry.policies.ddl import LATEST, Policy
 from tenantry.policies.ddl import unprotect as remove
 from tests.app.models import Shared, Tenant
 from tests.fix_docs import APP, DOCS, SOURCE, Reader, blocks
+from tests.fix_faults import wait_for
 from tests.fix_wire import Wire
 
 
@@ -61,6 +65,8 @@ GUIDES = [
 ]
 if find_spec("django_async_backend"):
     GUIDES.append("async-orm")
+if find_spec("django.tasks"):
+    GUIDES.append("django-tasks")
 
 
 @pytest.mark.parametrize("page", GUIDES)
@@ -78,6 +84,22 @@ def test_the_guide_to_pgbouncer_does_what_it_says(
     with PgBouncer(postgres, directory / "docs", users=[APP], **settings) as pooler:
         pooled = {"PGHOST": pooler.host, "PGPORT": str(pooler.port)}
         done = replace(reader, environment=reader.environment | pooled).follow(page)
+    assert done.count("pycon") == 1
+
+
+def test_the_guide_to_celery_does_what_it_says(reader: Reader, broker: str) -> None:
+    page = "how-to/celery.md"
+    redis = {"NOTEBOOK_REDIS_URL": broker.replace("/0", "/1")}
+    try:
+        done = replace(reader, environment=reader.environment | redis).follow(page)
+    finally:
+        left = reader.folder / "celery.pid"
+        if left.exists():
+            process = int(left.read_text())
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+            # It removes the file as it ends.
+            wait_for(lambda: not left.exists(), 20)
     assert done.count("pycon") == 1
 
 
@@ -127,6 +149,7 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {"tenantry.asgi.PoolLifespan", "tenantry.middleware.RLSTenantMiddleware"}
     public |= {"tenantry.managers.RLSQuerySet.for_user", "tenantry.resolvers.Resolver"}
     public |= {"tenantry.managers.RLSQuerySet.including_shared"}
+    public |= {"tenantry.contrib.celery.TenantTask", "tenantry.contrib.tasks.TenantTasks"}
     public |= {f"tenantry.operations.{name}" for name in operations.__all__}
     public |= {f"tenantry.testing.{name}" for name in testing.__all__}
     public |= {f"tenantry.contrib.drf.{name}" for name in drf.__all__}

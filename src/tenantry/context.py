@@ -117,6 +117,7 @@ class RequestScope(Scope):
     """
 
     of_request = True
+    opened_by = "the request's view"
 
     @property
     def current(self) -> Binding:
@@ -140,7 +141,7 @@ class RequestScope(Scope):
             audit.exited(frame.binding)
         if frame is not None and not clear(frame) and exc_value is None:
             raise ScopeError(
-                "the request's view opened a scope and did not end it; open scopes with `with`,"
+                f"{self.opened_by} opened a scope and did not end it; open scopes with `with`,"
                 " `async with` or as decorators"
             )
 

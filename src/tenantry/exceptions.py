@@ -7,6 +7,7 @@ TenantryError
 ├── TenantIdTypeError (also TypeError)                  a tenant id has a type it cannot have
 ├── NoTenantContextError (also RuntimeError)            strict mode: a query runs in no scope
 ├── ScopeError (also RuntimeError)                      a scope is entered or left out of order
+├── InvalidEnvelopeError (also BadSignature)            a job's binding was forged or is unreadable
 ├── TenantDeniedError (also PermissionDenied)           a user may not act for a tenant
 └── UnbindableStatementError (also NotSupportedError)   a statement cannot carry a binding
 """
@@ -14,6 +15,7 @@ TenantryError
 from __future__ import annotations
 
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
+from django.core.signing import BadSignature
 from django.db import NotSupportedError
 
 
@@ -39,6 +41,10 @@ class NoTenantContextError(TenantryError, RuntimeError):
 
 class ScopeError(TenantryError, RuntimeError):
     """Report a scope object that is entered or left out of order."""
+
+
+class InvalidEnvelopeError(TenantryError, BadSignature):
+    """Report a job whose binding was forged, or is not for it; the job does not run."""
 
 
 class TenantDeniedError(TenantryError, PermissionDenied):

@@ -1,0 +1,96 @@
+"""Celery: a task runs in the binding of the code that published it.
+
+Every message that this process publishes carries an envelope in its headers, also those that Celery
+publishes for a canvas. A task's scope is open from ``task_prerun`` to ``task_postrun``: what Celery
+publishes after the task itself (callbacks, the next step of a chain, the body of a chord) is
+published in it, too. A signal's receiver cannot refuse a task, so the task does when it is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task, signals
+
+from tenantry.binding import UNBOUND, current_binding
+from tenantry.exceptions import InvalidEnvelopeError
+
+from .envelope import enclose, travelling
+from .jobs import JobScope, scope_of_job
+
+HEADER = "tenantry_binding"
+
+
+class Job:
+    """Hold the scope of one run of a task, or why it is refused."""
+
+    def __init__(self, task: TenantTask, request: Any) -> None:
+        self.refusal: InvalidEnvelopeError | None = None
+        self.is_running = False
+        if request.is_eager:
+            # Nothing was published: the task runs inside the code that called it.
+            self.scope = JobScope(travelling(current_binding()))
+            return
+        headers = request.headers if isinstance(request.headers, dict) else {}
+        try:
+            self.scope = scope_of_job(headers.get(HEADER), "celery", task.name, str(request.id))
+        except InvalidEnvelopeError as error:
+            self.refusal = error
+            self.scope = JobScope(UNBOUND)
+
+
+# By Celery's request, which is an object of its own for every run.
+_jobs: dict[Any, Job] = {}
+
+
+class TenantTask(Task):  # type: ignore[misc]
+    """Be the class of an app's tasks: ``Celery("project", task_cls=TenantTask)``.
+
+    A task runs as the tenant, the admin or nobody that was current where it was published, and so
+    does what Celery publishes for it. One whose binding was forged fails with InvalidEnvelopeError
+    and does not run; one without a binding runs unbound.
+    """
+
+    abstract = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task, or fail where its binding is refused."""
+        job = _jobs.get(self.request_stack.top)
+        if job is None or job.is_running:
+            # Called like a function, so it stays in the caller's scope.
+            return super().__call__(*args, **kwargs)
+        if job.refusal is not None:
+            raise job.refusal
+        job.is_running = True
+        # Not super(): outside of a worker it puts another request before that of the message.
+        return self.run(*args, **kwargs)
+
+
+def enclose_binding(headers: Any = None, **kwargs: Any) -> None:
+    """Put an envelope into the headers of a message that is about to be published."""
+    # Messages of Celery's first protocol have no such headers. A retry brings those of the first
+    # try, whose binding it keeps wherever retry() is called.
+    if headers and "id" in headers and not headers.get("retries"):
+        headers[HEADER] = enclose(current_binding(), "celery", headers["task"], headers["id"])
+
+
+def open_scope(task: Any = None, **kwargs: Any) -> None:
+    """Open the scope of a task that is about to run."""
+    if isinstance(task, TenantTask):
+        request = task.request_stack.top
+        job = Job(task, request)
+        job.scope.__enter__()
+        _jobs[request] = job
+
+
+def close_scope(task: Any = None, **kwargs: Any) -> None:
+    """Close the scope of a task that has ended in any way."""
+    job = _jobs.pop(task.request_stack.top, None)
+    if job is not None:
+        job.scope.__exit__(None, None, None)
+
+
+# Celery keeps weak references by default.
+signals.before_task_publish.connect(enclose_binding, weak=False)
+signals.task_prerun.connect(open_scope, weak=False)
+signals.task_postrun.connect(close_scope, weak=False)
