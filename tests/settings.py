@@ -11,16 +11,36 @@ ROOT_URLCONF = "tests.urls"
 ALLOWED_HOSTS = ["testserver", "127.0.0.1"]
 
 INSTALLED_APPS = [
+    "tenantry.contrib.admin",
+    "tenantry.contrib.admin.RLSAdminConfig",
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
     "tenantry",
     "tests.app",
+    "tests.desk",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "tenantry.middleware.RLSTenantMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+STATIC_URL = "static/"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
 ]
 AUTH_USER_MODEL = "app.User"
 # The shape of the policies. But for "guc", the tables are made from the models, not by migrations.
@@ -47,7 +67,7 @@ ADMIN_PARAMETER, ADMIN_VALUE, NO_ADMIN = {
 IS_ADMIN = f"coalesce(nullif(current_setting('{ADMIN_PARAMETER}', true), '{NO_ADMIN}'), '')"
 RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", **SHAPES[SHAPE]}
 if SHAPE != "guc":
-    MIGRATION_MODULES = dict.fromkeys(["app", "auth", "contenttypes", "sessions"])
+    MIGRATION_MODULES = dict.fromkeys(["admin", "app", "auth", "contenttypes", "desk", "sessions"])
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 

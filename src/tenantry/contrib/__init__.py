@@ -1,0 +1,1 @@
+"""Integrations with other packages; each is optional, and the core imports none."""
