@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 import pytest
-from django.contrib import admin
+from django.conf import settings
+from django.core.management import call_command
 from django.test import Client, override_settings
-from django.urls import path
+from pytest_django.plugin import DjangoDbBlocker
 
 from tenantry import admin_context, tenant_context
-from tests import settings as project
+from tests import settings_admin
 from tests.app.models import Tenant, User
 from tests.desk.models import Firm, Folder, Line, Offer, Remark, Sheet
-
-urlpatterns = [path("admin/", admin.site.urls)]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,30 @@ def desk(tenant: Tenant, folder: Folder) -> Desk:
     return Desk(tenant, firm, offers, line, remark)
 
 
+@pytest.fixture(scope="module")
+def site(
+    project: None, superuser: psycopg.Connection[Any], django_db_blocker: DjangoDbBlocker
+) -> Iterator[None]:
+    """Install the admin for the tests of a module, and serve it to users of all kinds."""
+    names = [name for name in dir(settings_admin) if name.isupper() and name != "DATABASES"]
+    changed = {name: getattr(settings_admin, name) for name in names}
+    changed = {
+        name: value for name, value in changed.items() if value != getattr(settings, name, None)
+    }
+    with django_db_blocker.unblock(), override_settings(**changed):
+        call_command("migrate", database="owner", verbosity=0, run_syncdb=True)
+        yield
+    # Other tests look at all tables that there are.
+    tables = superuser.execute(
+        "SELECT format('%I', tablename) FROM pg_tables"
+        " WHERE tablename LIKE 'desk\\_%' OR tablename = 'django_admin_log'"
+    )
+    superuser.execute(f"DROP TABLE {', '.join(table for (table,) in tables)} CASCADE".encode())
+    superuser.execute("DELETE FROM django_migrations WHERE app IN ('admin', 'desk')")
+
+
 @pytest.fixture
-def folder(tenants: tuple[Tenant, Tenant]) -> Folder:
+def folder(site: None, tenants: tuple[Tenant, Tenant]) -> Folder:
     """Return a row of a shared table, the only one."""
     with admin_context():
         Folder.objects.all().delete()
@@ -86,16 +108,6 @@ def seen(response: Any, *found: str, missing: str) -> str:
     return page
 
 
-@pytest.fixture
-def site(settings: Any, desks: tuple[Desk, Desk]) -> Iterator[None]:
-    """Serve the admin to users of one tenant, of several, and of all."""
-    settings.ROOT_URLCONF = __name__
-    settings.AUTHENTICATION_BACKENDS = ["tests.test_resolvers.Backend"]
-    tenants = {**project.RLS_TENANTS, "RESOLVERS": ["session", "user"]}
-    with override_settings(RLS_TENANTS=tenants):
-        yield
-
-
 def browser_of(name: str, **fields: Any) -> Browser:
     """Return the browser of a new user with every permission of Django's."""
     user = User.objects.create(username=name, is_staff=True, is_superuser=True, **fields)
@@ -105,20 +117,20 @@ def browser_of(name: str, **fields: Any) -> Browser:
 
 
 @pytest.fixture
-def member(site: None, desks: tuple[Desk, Desk]) -> Browser:
+def member(desks: tuple[Desk, Desk]) -> Browser:
     """Return the browser of a user of tenant A."""
     return browser_of("member", tenant=desks[0].tenant)
 
 
 @pytest.fixture
-def guest(site: None, desks: tuple[Desk, Desk]) -> Browser:
+def guest(desks: tuple[Desk, Desk]) -> Browser:
     """Return the browser of a user of both tenants, of which none is its own."""
     a, b = (desk.tenant.pk for desk in desks)
     return browser_of("guest", last_name=f"{a},{b}")
 
 
 @pytest.fixture
-def chief(site: None) -> Browser:
+def chief(desks: tuple[Desk, Desk]) -> Browser:
     """Return the browser of an admin."""
     return browser_of("chief", is_tenant_admin=True)
 

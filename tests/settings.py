@@ -11,36 +11,16 @@ ROOT_URLCONF = "tests.urls"
 ALLOWED_HOSTS = ["testserver", "127.0.0.1"]
 
 INSTALLED_APPS = [
-    "tenantry.contrib.admin",
-    "tenantry.contrib.admin.RLSAdminConfig",
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "django.contrib.sessions",
-    "django.contrib.messages",
-    "django.contrib.staticfiles",
     "tenantry",
     "tests.app",
-    "tests.desk",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "tenantry.middleware.RLSTenantMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
-]
-STATIC_URL = "static/"
-TEMPLATES = [
-    {
-        "BACKEND": "django.template.backends.django.DjangoTemplates",
-        "APP_DIRS": True,
-        "OPTIONS": {
-            "context_processors": [
-                "django.template.context_processors.request",
-                "django.contrib.auth.context_processors.auth",
-                "django.contrib.messages.context_processors.messages",
-            ]
-        },
-    }
 ]
 AUTH_USER_MODEL = "app.User"
 # The shape of the policies. But for "guc", the tables are made from the models, not by migrations.

@@ -6,40 +6,16 @@ import re
 from typing import Any
 
 import pytest
-from django.contrib import admin
 from django.core import checks
 from django.db import connection
 from django.test import Client, modify_settings, override_settings
 from django.test.utils import CaptureQueriesContext
-from django.urls import path
 
-from tenantry.contrib.admin import RLSAdminSite
 from tests import settings as project
 from tests.app.models import Tenant, User
-from tests.desk.models import Offer
 from tests.fix_admin import Browser, Desk, browser_of, titles
 
 Desks = tuple[Desk, Desk]
-
-
-class OtherSite(RLSAdminSite):
-    """Asks for the key of a tenant when there are several; knows of the first one only."""
-
-    site_header = "Other"
-    tenant_switcher_limit = 0
-
-    def get_tenants(self, request: Any) -> Any:
-        return super().get_tenants(request).order_by("pk")[:1]
-
-
-other = OtherSite("other")
-other.register(Offer)
-urlpatterns = [path("admin/", admin.site.urls), path("other/", other.urls)]
-
-
-@pytest.fixture
-def addresses(site: None, settings: Any) -> None:
-    settings.ROOT_URLCONF = __name__
 
 
 def choices(page: str) -> list[tuple[str, str, bool]]:
@@ -81,9 +57,7 @@ def test_a_user_of_several_switches(guest: Browser, desks: Desks, named: None) -
     assert titles(guest.get("/admin/desk/offer/")) == []
 
 
-def test_a_user_with_a_tenant_of_its_own_is_never_without(
-    site: None, desks: Desks, named: None
-) -> None:
+def test_a_user_with_a_tenant_of_its_own_is_never_without(desks: Desks, named: None) -> None:
     a, b = keys(desks)
     both = browser_of("both", tenant=desks[0].tenant, last_name=b)
     assert choices(both.page("")) == [(a, "Tenant A", True), (b, "Tenant B", False)]
@@ -133,7 +107,7 @@ def test_what_a_user_may_not_select_is_denied(
     assert titles(guest.get("/admin/desk/offer/"))[0] == "B offer 1"
 
 
-def test_only_a_form_of_the_staff_switches(site: None, desks: Desks) -> None:
+def test_only_a_form_of_the_staff_switches(desks: Desks) -> None:
     _, b = keys(desks)
     user = User.objects.create(username="customer", last_name=b)
     browser = Browser()
@@ -181,7 +155,6 @@ def test_it_goes_on_where_it_was(chief: Browser, desks: Desks) -> None:
     assert re.findall(following, chief.send("desk/firm/add/", name="")) == [""]
 
 
-@pytest.mark.usefixtures("addresses")
 def test_with_many_tenants_it_asks_for_the_key(chief: Browser, desks: Desks) -> None:
     page = chief.get("/other/").content.decode()
     assert choices(page) == []
@@ -205,7 +178,7 @@ def messages() -> list[str | None]:
     return [message.id for message in checks.run_checks(tags=[checks.Tags.admin])]
 
 
-def test_a_template_that_is_hidden_is_reported(project: None) -> None:
+def test_a_template_that_is_hidden_is_reported(site: None) -> None:
     assert "tenantry.W156" not in messages()
     with modify_settings(INSTALLED_APPS={"remove": ["tenantry.contrib.admin"]}):
         assert "tenantry.W156" in messages()

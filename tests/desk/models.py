@@ -1,4 +1,4 @@
-"""Models of every kind that the admin treats in its own way."""
+"""Models of every kind that the admin treats in its own way; installed by its tests only."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ class Firm(RLSProtectedModel):
     name = models.CharField(max_length=50)
 
     class Meta:
+        app_label = "desk"
         ordering = ["name"]
         constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="firm_name")]
 
@@ -31,6 +32,7 @@ class Offer(RLSProtectedModel):
     )
 
     class Meta:
+        app_label = "desk"
         ordering = ["title"]
 
     def __str__(self) -> str:
@@ -45,6 +47,7 @@ class Line(RLSProtectedModel):
     text = models.CharField(max_length=50)
 
     class Meta:
+        app_label = "desk"
         unique_together = [("tenant", "text")]
 
     def __str__(self) -> str:
@@ -61,6 +64,7 @@ class Remark(models.Model):
     about = GenericForeignKey()
 
     class Meta:
+        app_label = "desk"
         constraints = [RLSConstraint(field="customer")]
 
     def __str__(self) -> str:
@@ -72,6 +76,9 @@ class Folder(models.Model):
 
     name = models.CharField(max_length=50)
 
+    class Meta:
+        app_label = "desk"
+
     def __str__(self) -> str:
         return self.name
 
@@ -81,6 +88,9 @@ class Sheet(RLSProtectedModel):
 
     folder = models.ForeignKey(Folder, on_delete=models.CASCADE)
     text = models.CharField(max_length=50)
+
+    class Meta:
+        app_label = "desk"
 
     def __str__(self) -> str:
         return self.text

@@ -13,7 +13,6 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.options import BaseModelAdmin, InlineModelAdmin
 from django.contrib.admin.utils import flatten_fieldsets
-from django.forms.models import _get_foreign_key
 from django.http import HttpRequest
 
 from ...binding import current_binding
@@ -170,10 +169,11 @@ class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[typ
     @property
     def belongs_to_a_tenant(self) -> bool:
         """Whether the row that these belong to is the tenant itself."""
-        if not issubclass(self.formset, forms.BaseInlineFormSet):
-            return False
-        key = _get_foreign_key(self.parent_model, self.model, fk_name=self.fk_name)
-        return bool(key == self.tenant_field)
+        to = self.tenant_field.remote_field
+        return bool(to and issubclass(self.parent_model, to.model)) and self.fk_name in (
+            None,
+            self.tenant_field.name,
+        )
 
 
 class RLSTenantTabularInline(RLSTenantInlineMixin, admin.TabularInline):  # type: ignore[type-arg]
