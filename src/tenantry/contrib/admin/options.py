@@ -169,10 +169,12 @@ class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[typ
     @property
     def belongs_to_a_tenant(self) -> bool:
         """Whether the row that these belong to is the tenant itself."""
-        to = self.tenant_field.remote_field
-        return bool(to and issubclass(self.parent_model, to.model)) and self.fk_name in (
-            None,
-            self.tenant_field.name,
+        field = self.tenant_field
+        key = issubclass(self.formset, forms.BaseInlineFormSet) and (self.fk_name or field.name)
+        return bool(
+            key == field.name
+            and field.remote_field
+            and issubclass(self.parent_model, field.remote_field.model)
         )
 
 
