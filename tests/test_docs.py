@@ -23,6 +23,7 @@ from tenantry import exceptions, operations, tenant_context, testing
 from tenantry.backends.postgresql.apply import prefix
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
+from tenantry.contrib import admin
 from tenantry.policies.ddl import LATEST, Policy
 from tenantry.policies.ddl import unprotect as remove
 from tests.app.models import Shared, Tenant
@@ -50,6 +51,7 @@ GUIDES = [
     "protect-a-model",
     "refuse-foreign-keys",
     "find-the-tenant",
+    "use-the-admin",
     "write-raw-sql",
     "background-code",
 ]
@@ -123,6 +125,7 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {"tenantry.managers.RLSQuerySet.including_shared"}
     public |= {f"tenantry.operations.{name}" for name in operations.__all__}
     public |= {f"tenantry.testing.{name}" for name in testing.__all__}
+    public |= {f"tenantry.contrib.admin.{name}" for name in admin.__all__}
     assert set(documented) == public
 
 

@@ -7,7 +7,14 @@ from typing import Any
 from django.db import models
 
 from ...constraints import RLSConstraint
-from ...protected import external_models
+from ...protected import external_models, protections
+
+
+def is_protected(model: Any) -> bool:
+    """Return whether a row of `model`, or what it inherits, needs a tenant, however it names it."""
+    options = model._meta
+    tables = {options.db_table, *(parent._meta.db_table for parent in options.get_parent_list())}
+    return not tables.isdisjoint(protections(options.apps))
 
 
 def tenant_field(model: Any) -> Any:

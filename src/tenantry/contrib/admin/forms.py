@@ -93,9 +93,18 @@ class TenantFormSet(forms.BaseModelFormSet):  # type: ignore[type-arg]
 
 
 @cache
-def with_tenant(base: Any, mixin: Any) -> Any:
-    """Return a subclass of a form or formset of a project that is a `mixin` too."""
-    return base if issubclass(base, mixin) else type(base)(base.__name__, (mixin, base), {})
+def tenant_form(base: Any, name: str) -> Any:
+    """Return a subclass of a form of a project that has `name` only as the options of it say."""
+    excluded = getattr(getattr(base, "_meta", None), "exclude", None) or ()
+    meta = {"exclude": [each for each in excluded if each != name]}
+    attributes = {"Meta": type("Meta", (base.Meta,), meta)} if name in excluded else {}
+    return type(base)(base.__name__, (TenantForm, base), attributes)
+
+
+@cache
+def tenant_formset(base: Any) -> Any:
+    """Return a subclass of a formset of a project that tells its forms of their parent."""
+    return type(base.__name__, (TenantFormSet, base), {})
 
 
 def belongs_to(tenant: Any, value: Any) -> bool:

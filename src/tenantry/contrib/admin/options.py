@@ -16,8 +16,8 @@ from django.contrib.admin.utils import flatten_fieldsets
 from django.http import HttpRequest
 
 from ...binding import current_binding
-from .fields import tenant_field
-from .forms import TenantForm, TenantFormSet, with_tenant
+from .fields import is_protected, tenant_field
+from .forms import tenant_form, tenant_formset
 
 
 class TenantOptions(BaseModelAdmin):  # type: ignore[type-arg]
@@ -37,7 +37,8 @@ class TenantOptions(BaseModelAdmin):  # type: ignore[type-arg]
     def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
         """Return whether the user may add rows: nobody may for no tenant."""
         binding = current_binding()
-        if self.tenant_field and not binding.is_admin and binding.tenant_id is None:
+        nobody = not binding.is_admin and binding.tenant_id is None
+        if nobody and is_protected(self.model):
             return False
         return super().has_add_permission(request, *args)
 
@@ -108,7 +109,7 @@ class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type
     def __init__(self, model: Any, admin_site: Any) -> None:
         super().__init__(model, admin_site)
         if self.tenant_field:
-            self.form = with_tenant(self.form, TenantForm)
+            self.form = tenant_form(self.form, self.tenant_field.name)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields that are not inputs: the tenant of a row that is there."""
@@ -141,7 +142,7 @@ class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type
     def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
         """Return the form of a row of the list, whose columns may be inputs."""
         if self.tenant_field:
-            kwargs.setdefault("form", with_tenant(forms.ModelForm, TenantForm))
+            kwargs.setdefault("form", tenant_form(forms.ModelForm, self.tenant_field.name))
         return super().get_changelist_form(request, **kwargs)
 
 
@@ -155,8 +156,8 @@ class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[typ
     def __init__(self, parent_model: Any, admin_site: Any) -> None:
         super().__init__(parent_model, admin_site)
         if self.tenant_field:
-            self.form = with_tenant(self.form, TenantForm)
-            self.formset = with_tenant(self.formset, TenantFormSet)
+            self.form = tenant_form(self.form, self.tenant_field.name)
+            self.formset = tenant_formset(self.formset)
 
     def shows_tenant(self, request: HttpRequest) -> bool:
         """Return whether an admin has to say the tenant of a row."""
