@@ -13,7 +13,7 @@ from django.test import RequestFactory, override_settings
 
 from tenantry import RLSConstraint, admin_context, tenant_context
 from tenantry.binding import current_binding
-from tenantry.contrib.admin import RLSTenantModelAdmin
+from tenantry.contrib.admin import RLSTenantModelAdmin, RLSTenantTabularInline
 from tenantry.contrib.admin.fields import is_protected, tenant_field
 from tests import settings as project
 from tests.app.models import Book, Item, Label, NewestFirst, Note, Shared, Tag, Tenant, User
@@ -38,6 +38,10 @@ class Declaring(forms.ModelForm):  # type: ignore[type-arg]
 
     tenant = forms.ModelChoiceField(Tenant.objects.all(), label="Whose")
     more = forms.CharField(required=False)
+
+    def clean(self) -> None:
+        super().clean()
+        self.cleaned_data["name"] += self.cleaned_data["more"]
 
 
 class Leaving(forms.ModelForm):  # type: ignore[type-arg]
@@ -144,6 +148,22 @@ def test_rows_of_a_list_are_edited_like_one(tenants: tuple[Tenant, Tenant]) -> N
             assert sent.is_valid() is valid
     with admin_context():
         assert formset.form(instance=firm).fields["tenant"].disabled
+
+
+def test_a_form_of_the_project_is_kept(tenants: tuple[Tenant, Tenant]) -> None:
+    made = options(form=Declaring)
+    data = {"name": "A", "more": "!", "tenant": tenants[1].pk}
+    with tenant_context(tenants[0].pk):
+        sent = made.get_form(request())(data)
+        assert sent.is_valid()
+        assert (sent.save().name, sent.instance.tenant) == ("A!", tenants[0])
+
+
+def test_an_inline_of_a_shared_model_is_as_in_django() -> None:
+    inline = type("Inline", (RLSTenantTabularInline,), {"model": Shared})(Note, AdminSite())
+    with admin_context():
+        assert list(inline.get_formset(request()).form.base_fields) == ["text", "note"]
+    assert inline.has_add_permission(request(), None)
 
 
 def test_a_shared_model_is_as_in_django() -> None:
