@@ -8,6 +8,7 @@ import pytest
 from django import forms
 from django.contrib.admin import AdminSite
 from django.contrib.admin.utils import flatten_fieldsets
+from django.contrib.contenttypes.models import ContentType
 from django.db import models
 from django.test import RequestFactory, override_settings
 
@@ -110,6 +111,17 @@ def test_an_admin_has_to_choose_where_the_model_would_not_ask() -> None:
     with admin_context():
         built = RLSTenantModelAdmin(Remark, AdminSite()).get_form(request())
         assert built.base_fields["customer"].required
+
+
+def test_a_choice_of_a_shared_row_is_of_every_tenant(tenants: tuple[Tenant, Tenant]) -> None:
+    made = RLSTenantModelAdmin(Remark, AdminSite())
+    data = {"customer": tenants[1].pk, "text": "x", "object_id": 1}
+    with admin_context():
+        # Which has a field `model`.
+        kind = ContentType.objects.get_for_model(Firm)
+        sent = made.get_form(request())({**data, "content_type": kind.pk})
+        assert sent.is_valid(), sent.errors
+        assert sent.save().customer == tenants[1]
 
 
 def test_a_title_without_fields_is_left_out(tenants: tuple[Tenant, Tenant]) -> None:

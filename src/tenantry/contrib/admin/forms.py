@@ -109,8 +109,9 @@ def tenant_formset(base: Any) -> Any:
 
 def belongs_to(tenant: Any, value: Any) -> bool:
     """Return whether what a field chose, a row or several, is of the tenant or of none."""
-    rows = value if isinstance(value, models.QuerySet) else [value]
-    field = tenant_field(getattr(value, "model", type(value)))
+    several = isinstance(value, models.QuerySet)
+    field = tenant_field(value.model if several else type(value))
+    rows = value if several else [value]
     return field is None or all(getattr(row, field.attname) == tenant for row in rows)
 
 
