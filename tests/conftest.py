@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.fix_docs",
     "tests.fix_jobs",
     "tests.fix_site",
+    "tests.fix_admin",
 ]
 
 # The package needs Python 3.12 and Django 6.1, so the oldest versions do not have it.

@@ -47,7 +47,7 @@ ADMIN_PARAMETER, ADMIN_VALUE, NO_ADMIN = {
 IS_ADMIN = f"coalesce(nullif(current_setting('{ADMIN_PARAMETER}', true), '{NO_ADMIN}'), '')"
 RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", **SHAPES[SHAPE]}
 if SHAPE != "guc":
-    MIGRATION_MODULES = dict.fromkeys(["app", "auth", "contenttypes", "sessions"])
+    MIGRATION_MODULES = dict.fromkeys(["admin", "app", "auth", "contenttypes", "desk", "sessions"])
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.expected_conditions import (
+    presence_of_element_located,
+    staleness_of,
+)
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from tests.fix_example import Example
 
@@ -64,3 +69,36 @@ def test_two_users_see_two_lists(browser: webdriver.Chrome, example: Example) ->
     assert of_alice
     assert of_bob
     assert of_alice != of_bob
+
+
+def admin_of(browser: webdriver.Chrome, url: str, name: str) -> str:
+    """Return the text of the list of tags in the admin."""
+    log_in(browser, url, name)
+    browser.get(f"{url}/admin/notes/tag/")
+    return browser.find_element(By.ID, "content").text
+
+
+def test_the_admin_switches_tenants(browser: webdriver.Chrome, example: Example) -> None:
+    everything = admin_of(browser, example.url, "root")
+    count = len(browser.find_elements(By.CSS_SELECTOR, "#result_list tbody tr"))
+    assert "By tenant" in everything
+    # By the keyboard: the label names the choice, and the button follows it.
+    label = browser.find_element(By.CSS_SELECTOR, "#tenant-switcher label")
+    choice = browser.find_element(By.ID, str(label.get_attribute("for")))
+    assert choice.accessible_name == "Tenant"
+    assert Select(choice).first_selected_option.text == "All tenants"
+    choice.send_keys("Globex", Keys.TAB)
+    assert browser.switch_to.active_element.text == "Switch"
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    WebDriverWait(browser, 20).until(staleness_of(choice))
+    WebDriverWait(browser, 20).until(presence_of_element_located((By.ID, "footer")))
+    assert browser.current_url == f"{example.url}/admin/notes/tag/"
+    switched = browser.find_element(By.ID, "content").text
+    assert "By tenant" not in switched
+    chosen = Select(browser.find_element(By.ID, "tenant-switcher-tenant"))
+    assert chosen.first_selected_option.text == "Globex"
+    rows = len(browser.find_elements(By.CSS_SELECTOR, "#result_list tbody tr"))
+    assert 0 < rows < count
+    # The same as who belongs to that tenant, and has nothing to switch.
+    assert admin_of(browser, example.url, "bob") == switched
+    assert browser.find_elements(By.ID, "tenant-switcher") == []

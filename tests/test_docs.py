@@ -22,11 +22,11 @@ from django.db.backends.postgresql.base import DatabaseWrapper as DjangosWrapper
 
 import tenantry
 from example_asgi.servers import PgBouncer, Postgres
-from tenantry import exceptions, operations, tenant_context, testing
+from tenantry import asgi, exceptions, operations, tenant_context, testing
 from tenantry.backends.postgresql.apply import prefix
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
-from tenantry.contrib import drf, ninja
+from tenantry.contrib import admin, drf, ninja
 from tenantry.policies.ddl import LATEST, Policy
 from tenantry.policies.ddl import unprotect as remove
 from tests.app.models import Shared, Tenant
@@ -60,6 +60,7 @@ GUIDES = [
     "use-ninja",
     "cache-and-store-files",
     "audit",
+    "use-the-admin",
     "write-raw-sql",
     "background-code",
 ]
@@ -146,7 +147,12 @@ def test_everything_public_is_in_the_api() -> None:
     ]
     public = {f"tenantry.{name}" for name in tenantry.__all__}
     public |= {f"tenantry.exceptions.{name}" for name in errors}
-    public |= {"tenantry.asgi.PoolLifespan", "tenantry.middleware.RLSTenantMiddleware"}
+    public |= {f"tenantry.asgi.{name}" for name in asgi.__all__}
+    public |= {"tenantry.middleware.RLSTenantMiddleware"}
+    public |= {"tenantry.contrib.opentelemetry.TenantSpanProcessor"}
+    public |= {"tenantry.contrib.cache.make_key", "tenantry.contrib.cache.shared"}
+    public |= {"tenantry.contrib.storage.TenantStorageMixin"}
+    public |= {"tenantry.contrib.storage.TenantFileSystemStorage"}
     public |= {"tenantry.managers.RLSQuerySet.for_user", "tenantry.resolvers.Resolver"}
     public |= {"tenantry.managers.RLSQuerySet.including_shared"}
     public |= {"tenantry.contrib.celery.TenantTask", "tenantry.contrib.tasks.TenantTasks"}
@@ -154,6 +160,7 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {f"tenantry.testing.{name}" for name in testing.__all__}
     public |= {f"tenantry.contrib.drf.{name}" for name in drf.__all__}
     public |= {f"tenantry.contrib.ninja.{name}" for name in ninja.__all__}
+    public |= {f"tenantry.contrib.admin.{name}" for name in admin.__all__}
     assert set(documented) == public
 
 

@@ -36,7 +36,8 @@ class Member(User):
 
     class Meta:
         proxy = True
-        app_label = "app"
+        # Not installed, so that it is in no migration.
+        app_label = "members"
 
     @property
     def rls_tenant_ids(self) -> list[int]:
@@ -51,7 +52,8 @@ class AsyncMember(Member):
 
     class Meta:
         proxy = True
-        app_label = "app"
+        # Not installed, so that it is in no migration.
+        app_label = "members"
 
     async def arls_tenant_ids(self) -> list[int]:
         keys = Tenant.objects.values_list("pk", flat=True)

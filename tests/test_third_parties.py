@@ -60,6 +60,7 @@ NOTES_SHARED = {
     "auth_group",
     "auth_group_permissions",
     "auth_permission",
+    "django_admin_log",
     "django_content_type",
     "django_migrations",
     "django_session",

@@ -2,13 +2,15 @@
 
 import os
 
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 
 from tenantry.asgi import PoolLifespan, TenantMiddleware
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
-django_application = get_asgi_application()
+# Behind a web server, that one would serve the files.
+django_application = ASGIStaticFilesHandler(get_asgi_application())
 
 # It imports models, which are there once Django is set up.
 from notes.sockets import search  # noqa: E402

@@ -12,6 +12,9 @@ BOOM = DEBUG or os.environ.get("TENANTRY_BOOM") == "1"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 
 INSTALLED_APPS = [
+    # Before Django's admin, for its header.
+    "tenantry.contrib.admin",
+    "tenantry.contrib.admin.RLSAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -65,6 +68,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 RLS_TENANTS = {
     "TENANT_MODEL": "notes.Tenant",
+    # The admin's header selects a tenant for the session.
+    "RESOLVERS": ["session", "user"],
     # Whoever can run SQL as notes_app cannot make itself the admin by setting a parameter, and
     # raw SQL finds a tenant's rows by index.
     "ADMIN_ROLE": "notes_admin",

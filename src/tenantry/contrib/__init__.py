@@ -1,1 +1,1 @@
-"""Other packages that the binding follows into; each needs an extra of its own."""
+"""Integrations with other packages; each is optional, and the core imports none."""

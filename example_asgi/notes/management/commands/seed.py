@@ -33,12 +33,13 @@ def ensure_tenant(sample):
 
 
 def ensure_users(tenants):
-    """Create the users that are missing."""
+    """Create the users that are missing; all may use Django's admin, each for its own tenant."""
+    staff = {"is_staff": True, "is_superuser": True}
     wanted = [
-        User(username=sample.username, tenant=tenant)
+        User(username=sample.username, tenant=tenant, **staff)
         for sample, tenant in zip(SAMPLES, tenants, strict=True)
     ]
-    wanted.append(User(username=ADMIN, is_tenant_admin=True))
+    wanted.append(User(username=ADMIN, is_tenant_admin=True, **staff))
     known = set(User.objects.values_list("username", flat=True))
     missing = [user for user in wanted if user.username not in known]
     if missing:

@@ -1,0 +1,121 @@
+"""Forms of rows that belong to a tenant, which the binding says, the parent row, or the admin."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.db import models
+
+from ...binding import current_binding
+from ...samekeys import tenant_of
+from .fields import tenant_field
+
+
+class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Be a form of a row that names its tenant.
+
+    The tenant is a field of the form for an admin who adds a row, and never changes after. Other
+    forms take it from `parent`, the row that an inline belongs to, or from the binding.
+    """
+
+    def __init__(self, *args: Any, parent: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.parent = parent
+        self.checks_keys = False
+        self.tenant_field = tenant_field(self._meta.model)
+        name = self.tenant_field.name
+        if not current_binding().is_admin:
+            self.fields.pop(name, None)
+        elif name in self.fields and not self.instance._state.adding:
+            self.fields[name].disabled = True
+
+    def clean(self) -> dict[str, Any]:
+        """Stamp the row, and refuse rows of other tenants; the database would too, with an error.
+
+        For an admin, who sees all rows, the choices are those of all tenants.
+        """
+        cleaned = super().clean()
+        if cleaned is not None:
+            self.cleaned_data = cleaned
+        tenant = self.tenant()
+        if tenant is None:
+            return self.cleaned_data
+        binding = current_binding()
+        if not binding.is_admin and tenant != binding.tenant_id:
+            raise invalid_choice(tenant)
+        if self.tenant_field.name not in self.fields:
+            setattr(self.instance, self.tenant_field.attname, tenant)
+        if binding.is_admin:
+            for name in [*self.cleaned_data]:
+                if not belongs_to(tenant, self.cleaned_data[name]):
+                    self.add_error(name, invalid_choice(self.cleaned_data[name]))
+        return self.cleaned_data
+
+    def tenant(self) -> Any:
+        """Return the key of the tenant that the row is for; None where it is not known."""
+        attname = self.tenant_field.attname
+        if self.tenant_field.name in self.fields:
+            chosen = self.cleaned_data.get(self.tenant_field.name)
+            return chosen.pk if isinstance(chosen, models.Model) else chosen
+        if not self.instance._state.adding:
+            return getattr(self.instance, attname)
+        field = None if self.parent is None else tenant_field(type(self.parent))
+        if field is not None:
+            return tenant_of(self.parent, field.attname)
+        return current_binding().tenant_id
+
+    def validate_unique(self) -> None:
+        """Check keys that are unique in a tenant too, although the form does not show it."""
+        self.checks_keys = True
+        super().validate_unique()
+
+    def _get_validation_exclusions(self) -> set[str]:
+        exclude: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
+        # The first time it is about fields alone, and would ask the database for the tenant; but in
+        # older Djangos about constraints too.
+        if self.checks_keys or not hasattr(forms.ModelForm, "validate_constraints"):
+            exclude.discard(self.tenant_field.name)
+        return exclude
+
+
+class TenantFormSet(forms.BaseModelFormSet):  # type: ignore[type-arg]
+    """Be the rows of an inline, which are their parent's tenant's."""
+
+    # Of the classes for inlines, which this is mixed into.
+    instance: Any
+
+    def get_form_kwargs(self, index: int | None) -> dict[str, Any]:
+        """Return what forms are made with: the parent too."""
+        return {**super().get_form_kwargs(index), "parent": self.instance}
+
+
+@cache
+def tenant_form(base: Any, name: str) -> Any:
+    """Return a subclass of a form of a project that has `name` only as the options of it say."""
+    excluded = getattr(getattr(base, "_meta", None), "exclude", None) or ()
+    meta = {"exclude": [each for each in excluded if each != name]}
+    attributes = {"Meta": type("Meta", (base.Meta,), meta)} if name in excluded else {}
+    return type(base)(base.__name__, (TenantForm, base), attributes)
+
+
+@cache
+def tenant_formset(base: Any) -> Any:
+    """Return a subclass of a formset of a project that tells its forms of their parent."""
+    return type(base.__name__, (TenantFormSet, base), {})
+
+
+def belongs_to(tenant: Any, value: Any) -> bool:
+    """Return whether what a field chose, a row or several, is of the tenant or of none."""
+    several = isinstance(value, models.QuerySet)
+    field = tenant_field(value.model if several else type(value))
+    rows = value if several else [value]
+    return field is None or all(getattr(row, field.attname) == tenant for row in rows)
+
+
+def invalid_choice(value: Any) -> ValidationError:
+    """Return the error of a choice that does not exist."""
+    message = forms.ModelChoiceField.default_error_messages["invalid_choice"]
+    return ValidationError(message, code="invalid_choice", params={"value": value})

@@ -1,0 +1,222 @@
+"""Options of the admin that name the tenant, or not: what is made of them in each binding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django import forms
+from django.contrib.admin import AdminSite
+from django.contrib.admin.utils import flatten_fieldsets
+from django.contrib.contenttypes.models import ContentType
+from django.db import models
+from django.test import RequestFactory, override_settings
+
+from tenantry import RLSConstraint, admin_context, tenant_context
+from tenantry.binding import current_binding
+from tenantry.contrib.admin import RLSTenantModelAdmin, RLSTenantTabularInline
+from tenantry.contrib.admin.fields import is_protected, tenant_field
+from tests import settings as project
+from tests.app.models import Book, Item, Label, NewestFirst, Note, Shared, Tag, Tenant, User
+from tests.desk.models import Firm, Folder, Remark
+
+pytestmark = pytest.mark.usefixtures("site")
+
+
+class Part(models.Model):
+    """Protected by what it refers to."""
+
+    note = models.ForeignKey(Note, on_delete=models.CASCADE)
+
+    class Meta:
+        app_label = "desk"
+        managed = False
+        constraints = [RLSConstraint(path="note__tenant")]
+
+
+class Declaring(forms.ModelForm):  # type: ignore[type-arg]
+    """Has the tenant among its own fields."""
+
+    tenant = forms.ModelChoiceField(Tenant.objects.all(), label="Whose")
+    more = forms.CharField(required=False)
+
+    def clean(self) -> None:
+        super().clean()
+        self.cleaned_data["name"] += self.cleaned_data["more"]
+
+
+class Leaving(forms.ModelForm):  # type: ignore[type-arg]
+    """Leaves the tenant out."""
+
+    class Meta:
+        model = Firm
+        exclude = ["tenant"]  # noqa: DJ006
+
+
+def options(**attributes: Any) -> Any:
+    return type("Options", (RLSTenantModelAdmin,), attributes)(Firm, AdminSite())
+
+
+def request() -> Any:
+    made: Any = RequestFactory().get("/")
+    made.user = User(is_active=True, is_superuser=True, is_staff=True)
+    return made
+
+
+def form(made: Any, obj: Any = None) -> list[str]:
+    """Return the fields of a form, all of which are in its fieldsets."""
+    fieldsets = flatten_fieldsets(made.get_fieldsets(request(), obj))
+    readonly = made.get_readonly_fields(request(), obj)
+    built = made.get_form(request(), obj, fields=fieldsets)(instance=obj)
+    shown = [name for name in fieldsets if name not in readonly]
+    assert set(shown) <= set(built.fields), "the page cannot be shown"
+    assert "tenant" not in built.fields or current_binding().is_admin
+    return [f"({name})" if name in readonly else name for name in fieldsets]
+
+
+WAYS: list[tuple[dict[str, Any], list[str]]] = [
+    ({}, ["tenant", "name"]),
+    ({"fields": ["name"]}, ["tenant", "name"]),
+    ({"fields": [("name", "tenant")]}, ["name", "tenant"]),
+    ({"exclude": ["tenant"]}, ["tenant", "name"]),
+    ({"readonly_fields": ["tenant"]}, ["tenant", "name"]),
+    ({"form": Leaving}, ["tenant", "name"]),
+    ({"form": Declaring, "fields": ["name", "more", "tenant"]}, ["name", "more", "tenant"]),
+    (
+        {"fieldsets": [("Whose", {"fields": ["tenant"]}), ("What", {"fields": ["name"]})]},
+        ["tenant", "name"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("attributes", "expected"), WAYS)
+def test_forms_have_the_tenant_for_an_admin_only(
+    attributes: dict[str, Any], expected: list[str], tenants: tuple[Tenant, Tenant]
+) -> None:
+    made = options(**attributes)
+    with tenant_context(tenants[0].pk):
+        firm = Firm.objects.create(name="A")
+        without = [name for name in expected if name != "tenant"]
+        assert form(made) == without
+        assert form(made, firm) == without
+    assert form(made) == without
+    with admin_context():
+        assert sorted(form(made)) == sorted(expected)
+        changed = sorted(name.strip("()") for name in form(made, firm))
+        assert changed == sorted(expected)
+        assert "(tenant)" in form(made, firm)
+
+
+def test_an_admin_has_to_choose_where_the_model_would_not_ask() -> None:
+    with admin_context():
+        built = RLSTenantModelAdmin(Remark, AdminSite()).get_form(request())
+        assert built.base_fields["customer"].required
+
+
+def test_a_choice_of_a_shared_row_is_of_every_tenant(tenants: tuple[Tenant, Tenant]) -> None:
+    made = RLSTenantModelAdmin(Remark, AdminSite())
+    data = {"customer": tenants[1].pk, "text": "x", "object_id": 1}
+    with admin_context():
+        # Which has a field `model`.
+        kind = ContentType.objects.get_for_model(Firm)
+        sent = made.get_form(request())({**data, "content_type": kind.pk})
+        assert sent.is_valid(), sent.errors
+        assert sent.save().customer == tenants[1]
+
+
+def test_a_title_without_fields_is_left_out(tenants: tuple[Tenant, Tenant]) -> None:
+    made = options(**WAYS[-1][0])
+    with tenant_context(tenants[0].pk):
+        assert [title for title, _ in made.get_fieldsets(request())] == ["What"]
+
+
+def test_columns_and_filters() -> None:
+    def column(row: Firm) -> str:
+        return row.name
+
+    made = options(list_display=["tenant", column, "name"], list_filter=["tenant__name", "name"])
+    plain = options(list_display=[column])
+    assert made.get_list_display(request()) == [column, "name"]
+    assert made.get_list_filter(request()) == ["name"]
+    assert plain.get_list_display(request()) == [column]
+    with admin_context():
+        assert made.get_list_display(request()) == ["tenant", column, "name"]
+        assert made.get_list_filter(request()) == ["tenant__name", "name"]
+        assert plain.get_list_display(request()) == [column, "tenant"]
+        assert plain.get_list_filter(request()) == ["tenant"]
+
+
+def test_rows_of_a_list_are_edited_like_one(tenants: tuple[Tenant, Tenant]) -> None:
+    made = options(list_display=["name", "tenant"], list_editable=["name", "tenant"])
+    formset = made.get_changelist_formset(request())
+    with tenant_context(tenants[0].pk):
+        firm, other = (Firm.objects.create(name=name) for name in ("A", "Other"))
+        assert list(formset.form(instance=firm).fields) == ["name"]
+        data = {"form-TOTAL_FORMS": 1, "form-INITIAL_FORMS": 1, "form-0-id": firm.pk}
+        for name, valid in (("Other", False), ("New", True)):
+            sent = formset(
+                {**data, "form-0-name": name}, queryset=Firm.objects.exclude(pk=other.pk)
+            )
+            assert sent.is_valid() is valid
+    with admin_context():
+        assert formset.form(instance=firm).fields["tenant"].disabled
+
+
+def test_a_form_of_the_project_is_kept(tenants: tuple[Tenant, Tenant]) -> None:
+    made = options(form=Declaring)
+    data = {"name": "A", "more": "!", "tenant": tenants[1].pk}
+    with tenant_context(tenants[0].pk):
+        sent = made.get_form(request())(data)
+        assert sent.is_valid()
+        assert (sent.save().name, sent.instance.tenant) == ("A!", tenants[0])
+
+
+def test_an_inline_of_a_shared_model_is_as_in_django() -> None:
+    inline = type("Inline", (RLSTenantTabularInline,), {"model": Shared})(Note, AdminSite())
+    with admin_context():
+        assert list(inline.get_formset(request()).form.base_fields) == ["text", "note"]
+    assert inline.has_add_permission(request(), None)
+
+
+def test_a_shared_model_is_as_in_django() -> None:
+    made = RLSTenantModelAdmin(Folder, AdminSite())
+    for scope in (admin_context(), tenant_context(1)):
+        with scope:
+            assert form(made) == ["name"]
+            assert list(made.get_list_filter(request())) == []
+            assert list(made.get_list_display(request())) == ["__str__"]
+    assert made.has_add_permission(request())
+    assert issubclass(made.get_changelist_form(request()), forms.ModelForm)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (Note, "tenant"),
+        (Label, "customer"),
+        (Book, "tenant"),
+        (NewestFirst, "tenant"),
+        (Item, "tenant"),
+        (Part, None),
+    ],
+)
+def test_what_a_row_needs_to_be_added(model: Any, name: str | None) -> None:
+    field = tenant_field(model)
+    assert (field and field.name) == name
+    assert is_protected(model)
+    made = RLSTenantModelAdmin(model, AdminSite())
+    assert not made.has_add_permission(request())
+    with tenant_context(1):
+        assert made.has_add_permission(request())
+
+
+def test_a_model_of_another_package() -> None:
+    assert tenant_field(Shared) is None
+    assert not is_protected(Shared)
+    for column, found in ("note_id", "note"), ("tenant_id", None):
+        external = {**project.RLS_TENANTS, "EXTERNAL_MODELS": {"app.Shared": column}}
+        with override_settings(RLS_TENANTS=external):
+            field = tenant_field(Shared)
+            assert (field and field.name) == found
+            assert is_protected(Shared)
+            assert tenant_field(Tag).name == "tenant"

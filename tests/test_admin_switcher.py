@@ -1,0 +1,186 @@
+"""The switcher in the admin's header, which selects a tenant for the session."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from django.core import checks
+from django.db import connection
+from django.test import Client, modify_settings, override_settings
+from django.test.utils import CaptureQueriesContext
+
+from tests import settings as project
+from tests.app.models import Tenant, User
+from tests.fix_admin import Browser, Desk, browser_of, titles
+
+Desks = tuple[Desk, Desk]
+
+
+def choices(page: str) -> list[tuple[str, str, bool]]:
+    """Return the keys and names that the header offers, and which is the current one."""
+    form = re.search(r'<form id="tenant-switcher".*?</form>', page, re.DOTALL)
+    if form is None:
+        return []
+    found = re.findall(r'<option value="(\w*)"( selected)?>([^<]+)</option>', form[0])
+    return [(key, name, bool(selected)) for key, selected, name in found]
+
+
+def keys(desks: Desks) -> tuple[str, str]:
+    a, b = desks
+    return str(a.tenant.pk), str(b.tenant.pk)
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tenants have names that people read."""
+    monkeypatch.setattr(Tenant, "__str__", lambda tenant: f"Tenant {tenant.name}")
+
+
+def test_a_user_of_several_switches(guest: Browser, desks: Desks, named: None) -> None:
+    a, b = keys(desks)
+    page = guest.page("desk/offer/", "0 offers")
+    assert choices(page) == [
+        ("", "No tenant", True),
+        (a, "Tenant A", False),
+        (b, "Tenant B", False),
+    ]
+    for key, name, missing in ((a, "A offer 1", "B "), (b, "B offer 1", "A ")):
+        page = guest.send("switch-tenant/", "3 offers", name, tenant=key, next="/admin/desk/offer/")
+        assert f"{missing}offer" not in page
+        assert [choice for choice in choices(page) if choice[2]] == [
+            (key, f"Tenant {name[0]}", True)
+        ]
+    page = guest.send("switch-tenant/", tenant="")
+    assert choices(page)[0] == ("", "No tenant", True)
+    assert titles(guest.get("/admin/desk/offer/")) == []
+
+
+def test_a_user_with_a_tenant_of_its_own_is_never_without(desks: Desks, named: None) -> None:
+    a, b = keys(desks)
+    both = browser_of("both", tenant=desks[0].tenant, last_name=b)
+    assert choices(both.page("")) == [(a, "Tenant A", True), (b, "Tenant B", False)]
+    page = both.send("switch-tenant/", tenant=b)
+    assert choices(page) == [(a, "Tenant A", False), (b, "Tenant B", True)]
+
+
+def test_an_admin_works_for_one_tenant_or_all(chief: Browser, desks: Desks, named: None) -> None:
+    a, b = keys(desks)
+    assert choices(chief.page("desk/offer/", "6 offers"))[0] == ("", "All tenants", True)
+    page = chief.send(
+        "switch-tenant/", "3 offers", missing="A offer", tenant=b, next="/admin/desk/offer/"
+    )
+    assert ("", "All tenants", False) in choices(page)
+    assert (b, "Tenant B", True) in choices(page)
+    # Then it is as for the tenant's users.
+    assert "By tenant" not in page
+    assert 'id="id_tenant"' not in chief.page("desk/offer/add/")
+    chief.send("desk/firm/add/", "was added", name="New", tenant=a)
+    chief.send("switch-tenant/", tenant="")
+    chief.page("desk/offer/", "6 offers")
+    assert titles(chief.get("/admin/desk/firm/", {"tenant__id__exact": b}))[-1] == "New"
+
+
+def test_who_has_one_tenant_has_no_switcher(member: Browser, settings: Any) -> None:
+    assert choices(member.page("")) == []
+    # A user model that knows one tenant only.
+    settings.AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+    plain = Browser()
+    plain.force_login(User.objects.get(username="member"))
+    assert choices(plain.page("", "Site administration")) == []
+
+
+def test_without_selections_there_is_no_switcher(chief: Browser) -> None:
+    with override_settings(RLS_TENANTS=project.RLS_TENANTS):
+        assert "tenant-switcher-tenant" not in chief.page("desk/offer/", "6 offers")
+
+
+def test_what_a_user_may_not_select_is_denied(
+    member: Browser, guest: Browser, desks: Desks
+) -> None:
+    _, b = keys(desks)
+    for key in (b, "99", "x", "1; SELECT"):
+        assert member.post("/admin/switch-tenant/", {"tenant": key}).status_code == 403
+    guest.send("switch-tenant/", tenant=b)
+    assert guest.post("/admin/switch-tenant/", {"tenant": "99"}).status_code == 403
+    assert titles(guest.get("/admin/desk/offer/"))[0] == "B offer 1"
+
+
+def test_only_a_form_of_the_staff_switches(desks: Desks) -> None:
+    _, b = keys(desks)
+    user = User.objects.create(username="customer", last_name=b)
+    browser = Browser()
+    form = {"tenant": b}
+    for _ in ("anonymous", "customer"):
+        response = browser.post("/admin/switch-tenant/", form)
+        assert response["Location"].startswith("/admin/login/")
+        assert "tenantry_tenant" not in str(dict(browser.session))
+        browser.force_login(user)
+    user.is_staff = True
+    user.save()
+    assert browser.get("/admin/switch-tenant/", form).status_code == 405
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(user)
+    assert strict.post("/admin/switch-tenant/", form).status_code == 403
+    page = strict.get("/admin/").content.decode()
+    token = re.search(r'id="tenant-switcher".*?csrfmiddlewaretoken" value="(\w+)"', page, re.DOTALL)
+    assert token
+    form["csrfmiddlewaretoken"] = token[1]
+    assert strict.post("/admin/switch-tenant/", form).status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("given", "followed"),
+    [
+        ("/admin/desk/offer/?q=x", "/admin/desk/offer/?q=x"),
+        ("https://evil.example/", "/admin/"),
+        ("//evil.example/", "/admin/"),
+        ("javascript:alert(1)", "/admin/"),
+        ("", "/admin/"),
+    ],
+)
+def test_it_goes_on_at_an_address_of_the_site(given: str, followed: str, chief: Browser) -> None:
+    response = chief.post("/admin/switch-tenant/", {"tenant": "", "next": given})
+    assert response["Location"] == followed
+
+
+def test_it_goes_on_where_it_was(chief: Browser, desks: Desks) -> None:
+    following = r'name="next" value="([^"]*)"'
+    page = chief.page("desk/offer/", q="A")
+    assert re.findall(following, page) == ["/admin/desk/offer/?q=A"]
+    # A row may not be there for another tenant, nor is the answer to a form.
+    page = chief.page(f"desk/offer/{desks[0].offers[0].pk}/change/")
+    assert re.findall(following, page) == [""]
+    assert re.findall(following, chief.send("desk/firm/add/", name="")) == [""]
+
+
+def test_with_many_tenants_it_asks_for_the_key(chief: Browser, desks: Desks) -> None:
+    page = chief.get("/other/").content.decode()
+    assert choices(page) == []
+    assert 'type="text" name="tenant" id="tenant-switcher-tenant" value=""' in page
+    assert 'action="/other/switch-tenant/"' in page
+    response = chief.post("/other/switch-tenant/", {"tenant": f" {desks[1].tenant.pk} "})
+    assert response["Location"] == "/other/"
+    assert f'value="{desks[1].tenant.pk}"' in chief.get("/other/").content.decode()
+    assert titles(chief.get("/other/desk/offer/"))[0] == "B offer 1"
+
+
+def test_popups_ask_for_no_tenants(chief: Browser) -> None:
+    for address, asked in ("desk/folder/", 1), ("desk/folder/?_popup=1", 0):
+        with CaptureQueriesContext(connection) as queries:
+            page = chief.page(address)
+        assert page.count('id="tenant-switcher"') == asked
+        assert sum('FROM "app_tenant"' in query["sql"] for query in queries) == asked
+
+
+def messages() -> list[str | None]:
+    return [message.id for message in checks.run_checks(tags=[checks.Tags.admin])]
+
+
+def test_a_template_that_is_hidden_is_reported(site: None) -> None:
+    assert "tenantry.W156" not in messages()
+    with modify_settings(INSTALLED_APPS={"remove": ["tenantry.contrib.admin"]}):
+        assert "tenantry.W156" in messages()
+        with modify_settings(INSTALLED_APPS={"append": ["tenantry.contrib.admin"]}):
+            assert "tenantry.W156" in messages()
