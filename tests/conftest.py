@@ -19,6 +19,7 @@ pytest_plugins = [
     "tests.fix_cut",
     "tests.fix_faults",
     "tests.fix_checks",
+    "tests.fix_commands",
     "tests.fix_docs",
     "tests.fix_site",
 ]
