@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.fix_faults",
     "tests.fix_checks",
     "tests.fix_commands",
+    "tests.fix_lifecycle",
     "tests.fix_docs",
     "tests.fix_site",
 ]

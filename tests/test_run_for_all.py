@@ -21,7 +21,7 @@ from tenantry.runs.ledger import Ledger
 from tenantry.runs.progress import Lines, progress
 from tests.app.models import Tenant
 from tests.fix_commands import ROOT, manage
-from tests.fix_site import wait_for
+from tests.fix_faults import wait_for
 
 Tenants = tuple[Tenant, Tenant]
 DJANGO = [sys.executable, "-m", "django"]
