@@ -87,7 +87,6 @@ def test_rows_of_other_tables_stop_it(library: Tenants, contents: Read) -> None:
     user = User.objects.create(username="of A", tenant=a)
     user.groups.add(Group.objects.create(name="group"))
     before = contents()
-    message = r"2 of app_shared.note_id, 1 of app_user.tenant_id; delete .* nothing was deleted"
     message = r"(?=.*2 of app_shared.note_id)(?=.*1 of app_user.tenant_id).* nothing was deleted"
     with pytest.raises(CommandError, match=message):
         command("delete_tenant", a.pk, "--yes")
@@ -201,13 +200,14 @@ def test_what_postgresql_cascades_to_is_refused(
 BOTH = (
     "ALTER TABLE app_note ADD COLUMN tag_id bigint REFERENCES app_tag DEFERRABLE INITIALLY"
     " DEFERRED; UPDATE app_note n SET tag_id = (SELECT min(id) FROM app_tag t"
-    " WHERE t.tenant_id = n.tenant_id); ALTER TABLE app_note ALTER tag_id SET NOT NULL;"
+    " WHERE t.tenant_id = n.tenant_id); SET CONSTRAINTS ALL IMMEDIATE;"
+    "ALTER TABLE app_note ALTER tag_id SET NOT NULL;"
     "ALTER TABLE app_tag ADD COLUMN note_id bigint REFERENCES app_note DEFERRABLE INITIALLY"
     " DEFERRED; UPDATE app_tag t SET note_id = (SELECT min(id) FROM app_note n"
     " WHERE t.tenant_id = n.tenant_id)"
 )
 BOTH_NOT_NULL = (
-    BOTH + "; SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE app_tag ALTER note_id SET NOT NULL"
+    f"{BOTH}; SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE app_tag ALTER note_id SET NOT NULL"
 )
 DROP_BOTH = "ALTER TABLE app_note DROP COLUMN tag_id; ALTER TABLE app_tag DROP COLUMN note_id"
 
@@ -217,7 +217,6 @@ def test_tables_that_refer_to_each_other_go(
     how: str, library: Tenants, contents: Read, arrange: psycopg.Connection[Any], tmp_path: Any
 ) -> None:
     a, b = library
-    arrange.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE")
     path = tmp_path / "a.jsonl"
     with broken(arrange, how, DROP_BOTH):
         before = contents()

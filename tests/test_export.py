@@ -218,7 +218,7 @@ def test_an_export_goes_to_the_standard_output(
     assert [json.loads(line) for line in result.stdout.splitlines()][1:-1] == exported(a)[1:-1]
     path = tmp_path / "a.jsonl"
     path.write_text(result.stdout)
-    with pytest.raises(CommandError, match="who has rows in '.*' already"):
+    with pytest.raises(CommandError, match=r"who has rows in '.*' already"):
         command("import_tenant", path, "--database", "owner")
     assert result.stderr.endswith(" tables\n")
 

@@ -13,7 +13,7 @@ def refer(text: str) -> list[Reference]:
     """Return references from "a>b c~d", where a tilde is one that can be NULL."""
     found = []
     for each in text.split():
-        table, sign, target = each
+        table, sign, target = list(each)
         loose = "x" if sign == "~" else None
         found.append(Reference(each, table, ("x",), target, ("id",), loose=loose))
     return found

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.apps import apps
 from django.core.management.base import CommandError
 
 from ..checks.inspection import protected_models
@@ -107,6 +106,7 @@ def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
     two rows that a row of a ManyToManyField names, one may be such; one has to be the tenant's.
     """
     table = quote(model._meta.db_table)
+    apps = model._meta.apps
     protection = protections(apps).get(model._meta.db_table)
     if protection is not None:
         owner = protection.owner
