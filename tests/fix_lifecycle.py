@@ -25,7 +25,7 @@ def contents(superuser: psycopg.Connection[Any], project: None) -> Callable[[], 
             name: [
                 row
                 for (row,) in superuser.execute(
-                    f"SELECT t::text FROM {table.quoted} t ORDER BY 1".encode()
+                    f"SELECT to_json(t)::text FROM {table.quoted} t ORDER BY 1".encode()
                 )
             ]
             for name, table in owned_tables(connections["default"]).items()

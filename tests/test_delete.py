@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -26,12 +27,12 @@ ALSO = ("--also", "app.Shared")
 
 
 def of(tenant: Tenant, contents: Contents) -> Contents:
-    """Return the rows that name a tenant, whose names begin with its name."""
-    key = f",{tenant.pk})"
-    return {
-        table: [row for row in rows if f"{tenant.name} " in row or row.endswith(key)]
-        for table, rows in contents.items()
-    }
+    """Return the rows that name a tenant: its key, or what the rows of a library begin with."""
+    key, name = tenant.pk, tenant.name
+    names = re.compile(
+        rf'"(tenant_id|cust_no)":{key}[,}}]|"pages":{key}0}}|:"{name} |:"{name}"|"author of {name}"'
+    )
+    return {table: list(filter(names.search, rows)) for table, rows in contents.items()}
 
 
 @pytest.mark.parametrize("batch", [1, 2, 1000])
@@ -47,6 +48,7 @@ def test_all_rows_of_one_tenant_go(
     # And what is not protected, but was named.
     assert text.endswith(f"{number + 2} rows deleted\n")
     assert "app_shared: 2\n" in text
+    assert sum(map(len, of(a, before).values())) == number
     for table, rows in after.items():
         assert set(rows) <= set(before[table])
         assert len(rows) * 2 == len(before[table]), table
