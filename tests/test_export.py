@@ -223,6 +223,27 @@ def test_an_export_goes_to_the_standard_output(
     assert result.stderr.endswith(" tables\n")
 
 
+def test_the_next_keys_are_new_in_another_database(
+    library: Tenants, superuser: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    a, b = library
+    key = b.pk
+    command("export_tenant", key, "--output", path)
+    for tenant in (a, b):
+        command("delete_tenant", tenant.pk, "--yes", "--also", "app.Shared")
+    for sequence in ("app_tenant_id_seq", "app_author_id_seq", "app_note_id_seq"):
+        superuser.execute(f"ALTER SEQUENCE {sequence} RESTART".encode())
+    command("import_tenant", path, "--database", "owner", "--dry-run")
+    assert superuser.execute("SELECT last_value FROM app_note_id_seq").fetchone() == (1,)
+    command("import_tenant", path, "--database", "owner")
+    with tenant_context(key):
+        new = Note.objects.create(title="new"), Author.objects.create(name="new")
+    last = superuser.execute("SELECT max(id) FROM app_note").fetchone()
+    assert [each.pk for each in new] == [last and last[0], 3]
+    assert Tenant.objects.create(name="new").pk == key + 1
+
+
 # What is refused.
 
 

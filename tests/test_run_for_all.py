@@ -185,16 +185,17 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("finish", [[], ["--finish"]])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_ends_the_children(
-    number: signal.Signals, tenants: Tenants, third: Tenant, tmp_path: Path
+    number: signal.Signals, finish: list[str], tenants: Tenants, third: Tenant, tmp_path: Path
 ) -> None:
     a, b = tenants
     report, state, waits = (tmp_path / name for name in ("report.json", "state.json", "waits"))
     waits.mkdir()
     options = ["--jobs", "2", "--json", str(report), "--resume", str(state)]
     process = subprocess.Popen(
-        [*DJANGO, "run_for_all_tenants", *options, "probe", "--wait-in", str(waits)],
+        [*DJANGO, "run_for_all_tenants", *options, "probe", "--wait-in", str(waits), *finish],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -205,12 +206,13 @@ def test_an_interruption_ends_the_children(
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert statuses(report) == {
-        str(a.pk): "interrupted",
-        str(b.pk): "interrupted",
-        str(third.pk): "not run",
-    }
-    assert json.loads(state.read_text())["done"] == []
+    # What ends well, although it was interrupted, is done.
+    status, code = ("ok", 0) if finish else ("interrupted", 130)
+    assert statuses(report) == {str(a.pk): status, str(b.pk): status, str(third.pk): "not run"}
+    found = json.loads(report.read_text())
+    assert [each["exit_code"] for each in found["tenants"]] == [code, code, None]
+    assert found["exit_code"] == 130
+    assert len(json.loads(state.read_text())["done"]) == (2 if finish else 0)
     for path in waits.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)

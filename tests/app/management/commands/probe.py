@@ -20,6 +20,7 @@ class Command(BaseCommand):
         parser.add_argument("--fail-for", default="")
         parser.add_argument("--exit-code", type=int, default=0)
         parser.add_argument("--wait-in", type=Path)
+        parser.add_argument("--finish", action="store_true", help="when it is interrupted")
         parser.add_argument("--touch-in", type=Path)
         parser.add_argument("--repeat", type=int, default=1)
 
@@ -34,8 +35,12 @@ class Command(BaseCommand):
                 file.write("ran\n")
         if options["wait_in"]:
             (options["wait_in"] / f"{key}.pid").write_text(str(os.getpid()))
-            while True:
-                time.sleep(60)
+            try:
+                while True:
+                    time.sleep(60)
+            except KeyboardInterrupt:
+                if not options["finish"]:
+                    raise
         if options["fail_for"] == key:
             if options["exit_code"]:
                 sys.exit(options["exit_code"])
