@@ -254,6 +254,9 @@ def test_it_asks_first(
         1,
         "CommandError: there is nobody to ask; confirm with --yes",
     )
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    with pytest.raises(CommandError, match="there is nobody to ask"):
+        command("delete_tenant", a.pk, *ALSO)
     monkeypatch.setattr("sys.stdin", Keyboard("y\n"))
     with pytest.raises(CommandError, match="nothing was deleted"):
         command("delete_tenant", a.pk, *ALSO)

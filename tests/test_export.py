@@ -244,6 +244,20 @@ def test_the_next_keys_are_new_in_another_database(
     assert Tenant.objects.create(name="new").pk == key + 1
 
 
+def test_an_export_without_a_name_is_written_out(
+    library: Tenants, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    command("export_tenant", library[0].pk)
+    lines = [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()]
+    assert lines[1:-1] == exported(library[0])[1:-1]
+
+
+def test_a_tenant_that_has_gone_is_not_exported(tenants: Tenants) -> None:
+    gone = Tenant(pk=77)
+    with pytest.raises(CommandError, match="the tenant 77 has no row in app_tenant any more"):
+        exported(gone)
+
+
 # What is refused.
 
 
@@ -376,6 +390,9 @@ def test_a_row_unlike_its_header_is_refused(gone: Gone) -> None:
     _, lines, path = gone
     first = next(line for line in lines if isinstance(line, list))
     first.append("more")
+    whole = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([whole[0], '"nothing"\n', *whole[1:]]))
+    refused(path, "has a line that means nothing")
     refused(rewritten(lines, path), "that is not like its header")
     path.write_text('{"tenantry": 1}\n')
     refused(path, "has a header without 'tenant'")

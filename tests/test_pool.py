@@ -282,7 +282,8 @@ def test_pools_of_another_process_are_left_to_it(
 ) -> None:
     pools: dict[Any, Any] = {("pool", 1): None}
     monkeypatch.setattr(pool_module, "_pools", pools)
-    pool = connections["pool"].pool
+    wrapper: Any = connections["pool"]
+    pool = wrapper.pool
     pool_module.close_pools()
     assert pool.closed
     assert pools == {("pool", 1): None}

@@ -16,7 +16,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from tenantry.runs import children as children_module
-from tenantry.runs.children import Children
+from tenantry.runs.children import Children, Outcome
+from tenantry.runs.fleet import Fleet, Interrupted
 from tenantry.runs.ledger import Ledger
 from tenantry.runs.progress import Lines, progress
 from tests.app.models import Tenant
@@ -230,14 +231,14 @@ def test_a_child_that_will_not_end_is_killed(
     )
     heard = threading.Event()
     children = Children([], lambda tenant, line: heard.set(), program=(str(program),))
-    outcome = children_module.Outcome("1")
+    outcome = Outcome("1")
     thread = threading.Thread(target=children.run, args=[outcome])
     thread.start()
     assert heard.wait(30)
     children.kill()
     thread.join(30)
     assert (outcome.status, outcome.exit_code) == ("interrupted", 128 + signal.SIGKILL)
-    late = children.run(children_module.Outcome("2"))
+    late = children.run(Outcome("2"))
     assert late.status == "not run"
 
 
@@ -278,3 +279,59 @@ class Terminal(io.StringIO):
 def test_without_rich_a_terminal_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
     assert type(progress(io.StringIO(), Terminal(), 2)) is Lines
+
+
+def test_with_rich_a_terminal_has_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    errors = Terminal()
+    output = io.StringIO()
+    with progress(output, errors, 2) as bar:
+        bar.say("1", "line")
+        bar.note(Outcome("1", "ok"))
+        bar.note(Outcome("2", "failed", 1.0, 3))
+    assert "tenants" in capsys.readouterr().err
+    assert (output.getvalue(), errors.getvalue()) == (
+        "[1] line",
+        "[2/2] 2 failed with 3 1.0 s",
+    )
+
+
+class Interrupting(Lines):
+    """Is interrupted when the first tenant is done, with an error of its own."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__(io.StringIO(), io.StringIO(), 3)
+        self.error = error
+
+    def note(self, outcome: Outcome) -> None:
+        super().note(outcome)
+        if self.count == 1:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])
+def test_what_was_done_before_an_interruption_is_noted(
+    error: type[BaseException], tenants: Tenants
+) -> None:
+    keys = [str(tenant.pk) for tenant in tenants]
+    fleet = Fleet(["probe"], keys, Ledger(None, ["probe"]))
+    fleet.run(Interrupting(error), jobs=1, fail_fast=False)
+    assert (fleet.exit_code, fleet.ledger.done[0]) == (130, keys[0])
+    assert [each.tenant for each in fleet.outcomes if each.status == "ok"] == fleet.ledger.done
+
+
+def test_an_error_ends_the_children(tenants: Tenants) -> None:
+    keys = [str(tenant.pk) for tenant in tenants]
+    fleet = Fleet(["probe"], keys, Ledger(None, ["probe"]))
+    with pytest.raises(ZeroDivisionError):
+        fleet.run(Interrupting(ZeroDivisionError), jobs=1, fail_fast=False)
+    assert fleet.outcomes[1].status in ("not run", "interrupted")
+
+
+def test_it_runs_in_any_thread(tenants: Tenants) -> None:
+    keys = [str(tenant.pk) for tenant in tenants]
+    fleet = Fleet(["probe"], keys, Ledger(None, ["probe"]))
+    lines = Lines(io.StringIO(), io.StringIO(), 2)
+    thread = threading.Thread(target=fleet.run, args=[lines], kwargs={"jobs": 2, "fail_fast": True})
+    thread.start()
+    thread.join(60)
+    assert fleet.counts() == {"ok": 2}

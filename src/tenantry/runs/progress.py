@@ -66,6 +66,9 @@ class Bar(Lines):
         self.bar.advance(self.task)
         if outcome.status != "ok":
             super().note(outcome)
+            return
+        with self.lock:
+            self.count += 1
 
 
 def progress(output: Any, errors: Any, total: int) -> Lines:
