@@ -19,6 +19,8 @@ pytest_plugins = [
     "tests.fix_cut",
     "tests.fix_faults",
     "tests.fix_checks",
+    "tests.fix_commands",
+    "tests.fix_lifecycle",
     "tests.fix_docs",
     "tests.fix_jobs",
     "tests.fix_site",

@@ -75,6 +75,11 @@ def test_a_guide_does_what_it_says(page: str, reader: Reader) -> None:
     assert "pycon" in reader.follow(f"how-to/{page}.md")
 
 
+@pytest.mark.parametrize("page", ["run-commands", "export-and-delete"])
+def test_a_guide_to_commands_does_what_it_says(page: str, reader: Reader) -> None:
+    assert reader.follow(f"how-to/{page}.md").count("console") >= 5
+
+
 def test_the_guide_to_pgbouncer_does_what_it_says(
     reader: Reader, postgres: Postgres, directory: Path
 ) -> None:

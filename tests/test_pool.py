@@ -21,8 +21,10 @@ from django.db import (
 from django.test.utils import CaptureQueriesContext
 
 from tenantry import tenant_context
+from tenantry.backends.postgresql import pool as pool_module
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
+from tests.fix_commands import manage
 
 Tenants = tuple[Tenant, Tenant]
 ALIAS = "pool"
@@ -265,3 +267,26 @@ def test_a_pool_for_whole_sessions_is_djangos(health: bool, tenants: Tenants) ->
 
 def test_without_a_pool_there_are_no_statistics() -> None:
     assert connections["default"].pool_stats() == {}  # type: ignore[attr-defined]
+
+
+def test_a_process_ends_without_a_word(
+    tenants: tuple[Tenant, Tenant], processes: dict[str, str]
+) -> None:
+    code = "from django.db import connections; connections['pool'].ensure_connection()"
+    result = manage("shell", "-c", code)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_pools_of_another_process_are_left_to_it(
+    tenants: tuple[Tenant, Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: dict[Any, Any] = {("pool", 1): None}
+    monkeypatch.setattr(pool_module, "_pools", pools)
+    wrapper: Any = connections["pool"]
+    pool = wrapper.pool
+    pool_module.close_pools()
+    assert pool.closed
+    assert pools == {("pool", 1): None}
+    with tenant_context(tenants[0].pk):
+        assert Note.objects.using("pool").count() == 2
+    pool_module.close_pools()

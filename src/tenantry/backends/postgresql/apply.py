@@ -86,6 +86,17 @@ def parameters(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes, l
     return _calls(tuple(name for name, _ in values)), [value.encode() for _, value in values]
 
 
+def startup_options(binding: Binding) -> str:
+    """Return `binding` as command-line options of a server session, for a client of its own.
+
+    They are session-level, so they are for ``PGOPTIONS`` of a process that serves one binding only.
+    """
+    escaped = (
+        (name, re.sub(r"([\\\s])", r"\\\1", value)) for name, value in _parameters(binding, NO_ROLE)
+    )
+    return " ".join(f"-c {name}={value}" for name, value in escaped)
+
+
 def must_be_first(statement: bytes) -> bool:
     """Return whether `statement` may want to be the first query of its transaction."""
     return statement[:3].upper() not in READS and first_word(statement) in MUST_BE_FIRST

@@ -30,6 +30,7 @@ from ...conf import rls_tenants
 from ...exceptions import UnsupportedServerError
 from . import driver
 from .apply import SESSION_OPTIONS
+from .client import DatabaseClient
 from .connection import BoundConnection
 from .cursor import MergingServerSideCursor, ServerSideCursor
 from .operations import DatabaseOperations
@@ -140,6 +141,7 @@ class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
     Database = driver
     SchemaEditorClass = DatabaseSchemaEditor
     ops_class = DatabaseOperations
+    client_class = DatabaseClient
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ tenant, it can serve anybody next. What would outlive a transaction is refused w
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import threading
@@ -25,6 +26,16 @@ SESSION, TRANSACTION = "session", "transaction"
 
 _pools: dict[tuple[str, int], ConnectionPool[Any]] = {}
 _creating = threading.Lock()
+
+
+def close_pools() -> None:
+    """Close the pools of this process, whose threads could not be ended once Python finalizes."""
+    for key in list(_pools):
+        if key[1] == os.getpid():
+            _pools.pop(key).close()
+
+
+atexit.register(close_pools)
 
 
 def exhausted(alias: str, pool: Any) -> PoolTimeout:

@@ -1,0 +1,1 @@
+"""The rows of one tenant as a whole: taken out, brought back, removed."""

@@ -1,0 +1,77 @@
+"""In which order tables are filled and emptied, when their rows refer to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Hold a foreign key of the database: from columns of a table to columns of another."""
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    target: str
+    keys: tuple[str, ...]
+    # What PostgreSQL does by itself to a row whose target is deleted: nothing, if it is "a" or "r".
+    action: str = "a"
+    # A column that may be set to NULL, so that the row refers to nothing any more.
+    loose: str | None = None
+
+
+@dataclass
+class Order:
+    """Hold groups of tables, those that are referred to first, and the references to cut before.
+
+    Tables are in one group when they refer to each other by columns that cannot be NULL.
+    """
+
+    groups: list[list[str]] = field(default_factory=list)
+    cuts: list[Reference] = field(default_factory=list)
+
+    @property
+    def tables(self) -> list[str]:
+        """All tables, those that are referred to first."""
+        return [table for group in self.groups for table in group]
+
+
+def in_order(tables: Sequence[str], references: Iterable[Reference]) -> Order:
+    """Return the order of tables; a cycle is cut, or else becomes a group."""
+    edges = [each for each in references if each.table in tables and each.target in tables]
+    group = {table: table for table in sorted(tables)}
+    cuts: list[Reference] = []
+    while True:
+        sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(group.values(), ()))
+        for each in edges:
+            if group[each.table] != group[each.target]:
+                sorter.add(group[each.table], group[each.target])
+        try:
+            names = list(sorter.static_order())
+            break
+        except CycleError as error:
+            cycle = set(error.args[1])
+            within = [
+                each
+                for each in edges
+                if group[each.table] != group[each.target]
+                and {group[each.table], group[each.target]} <= cycle
+            ]
+            loose = [each for each in within if each.loose is not None]
+            # One is enough: what is left may have no cycle.
+            cuts += loose[:1]
+            edges = [each for each in edges if each not in loose[:1]]
+            if not loose:
+                group |= {table: min(cycle) for table, name in group.items() if name in cycle}
+    inside = [each for each in edges if group[each.table] == group[each.target]]
+    cuts += [each for each in inside if each.loose is not None]
+    return Order([[t for t, name in group.items() if name == each] for each in names], cuts)
+
+
+def is_bound(tables: Sequence[str], references: Iterable[Reference]) -> bool:
+    """Return whether rows of the tables refer to each other, so that only all of them can go."""
+    return any(
+        each.table in tables and each.target in tables and each.loose is None for each in references
+    )

@@ -1,0 +1,235 @@
+"""The rows of a tenant, deleted as that tenant: the policies keep those of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from django.apps import apps
+from django.core.management.base import CommandError
+from django.db import IntegrityError, transaction
+
+from ..context import tenant_context
+from .order import Reference, is_bound
+from .tables import Holdings, Owned, holdings, referring
+
+Note = Callable[[str, int], None]
+
+
+class Removal:
+    """Delete the rows of one tenant, in batches, each of which is a transaction of its own.
+
+    A removal that was interrupted is finished by another one: what is gone is not there any more.
+    `also` are labels of models without protection, whose rows that refer to the tenant's go too.
+    """
+
+    def __init__(
+        self,
+        connection: Any,
+        tenant: Any,
+        *,
+        batch: int = 1000,
+        keep_tenant: bool = False,
+        also: Sequence[str] = (),
+    ) -> None:
+        self.connection = connection
+        self.quote = connection.ops.quote_name
+        self.tenant = tenant
+        self.batch = batch
+        self.keep_tenant = keep_tenant
+        self.also = also
+
+    @cached_property
+    def found(self) -> Holdings:
+        """The tables, and what refers to what."""
+        with self.connection.cursor() as cursor:
+            found = holdings(self.connection, cursor)
+            named = list(self.named(found)) if self.also else []
+            return holdings(self.connection, cursor, named) if named else found
+
+    def named(self, found: Holdings) -> Iterator[Owned]:
+        """Yield the tables of `also`, with the SQL that a row refers to one of the tenant.
+
+        Raises CommandError for one that is protected, or refers to nothing of a tenant.
+        """
+        for label in self.also:
+            try:
+                model: Any = apps.get_model(label)
+            except (LookupError, ValueError) as error:
+                raise CommandError(f"--also names {label!r}, which is no model: {error}") from error
+            name = model._meta.db_table
+            conditions = [
+                referring(each, found.tables[each.target], self.quote)
+                for each in found.inward()
+                if each.table in (name, self.quote(name))
+            ]
+            if not conditions:
+                raise CommandError(
+                    f"--also names {label!r}, whose table refers to no row of a tenant; or it is"
+                    " protected, and its rows go anyway"
+                )
+            yield Owned(name, self.quote(name), model, f"({' OR '.join(conditions)})")
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows would go, by table, in the order in which they do."""
+        with tenant_context(self.tenant.pk):
+            return {
+                name: self.count(f"{table.quoted} WHERE {table.condition}")
+                for name, table in self.doomed().items()
+            }
+
+    def obstacles(self) -> dict[str, int]:
+        """Return how many rows of other tables refer to those that would go, by column."""
+        found = {}
+        with tenant_context(self.tenant.pk):
+            for each in self.found.inward():
+                # What refers to rows that go by their models, these settle.
+                if each.target in self.doomed() and each.target not in self.named_tables:
+                    condition = referring(each, self.found.tables[each.target], self.quote)
+                    number = self.count(f"{each.table} WHERE {condition}")
+                    if number:
+                        found[f"{each.table}.{','.join(each.columns)}"] = number
+        return found
+
+    def run(self, note: Note) -> None:
+        """Delete the rows, and tell `note` of each batch.
+
+        Raises CommandError before anything is deleted when rows of other tables refer to them.
+        """
+        self.require_safe()
+        with tenant_context(self.tenant.pk):
+            doomed = self.doomed()
+            for cut in self.found.order.cuts:
+                if cut.table in doomed:
+                    self.cut(cut)
+            for group in reversed(self.found.order.groups):
+                tables = [doomed[name] for name in group if name in doomed]
+                whole = is_bound(group, self.found.references)
+                with explained():
+                    self.empty(tables, None if whole else self.batch, note)
+
+    def doomed(self) -> dict[str, Owned]:
+        """Return the tables whose rows go, those that refer to others first."""
+        return {
+            name: self.found.tables[name]
+            for name in reversed(self.found.order.tables)
+            if not (self.keep_tenant and self.found.tables[name].is_tenants)
+        }
+
+    def require_safe(self) -> None:
+        """Raise CommandError where the database would stop half-way, or delete rows of others."""
+        if obstacles := self.obstacles():
+            rows = ", ".join(f"{number} of {name}" for name, number in obstacles.items())
+            raise CommandError(
+                f"rows of tables that are not protected refer to rows of the tenant: {rows}; delete"
+                " or change them first, or let their models' rows be deleted, too, with --also"
+                " app.Model; nothing was deleted"
+            )
+        for each in self.found.references:
+            if self.reaches_others(each):
+                raise CommandError(
+                    f"the foreign key {each.name} of {each.table} deletes or changes rows of other"
+                    " tenants, too, because PostgreSQL applies no policies to what ON DELETE does;"
+                    " add SameTenant for it, or drop its ON DELETE; nothing was deleted"
+                )
+
+    def reaches_others(self, reference: Reference) -> bool:
+        """Return whether PostgreSQL may change rows of other tenants by a reference to this one."""
+        table = self.found.tables.get(reference.table)
+        if reference.action in ("a", "r") or table is None or table.is_tenants or not table.keys:
+            return False
+        if set(table.keys) & set(reference.columns):
+            return False
+        return not any(
+            other.table == reference.table
+            and other.target == reference.target
+            and set(other.columns) >= {*reference.columns, *table.keys}
+            for other in self.found.references
+        )
+
+    def cut(self, reference: Reference) -> None:
+        """Let the tenant's rows refer to nothing, so that they can go in any order."""
+        table = self.found.tables[reference.table]
+        column = self.quote(reference.loose)
+        condition = f"{table.condition} AND {column} IS NOT NULL"
+        while self.change(f"UPDATE {table.quoted} SET {column} = NULL", table, condition):  # noqa: S608
+            pass
+
+    def empty(self, tables: Sequence[Owned], batch: int | None, note: Note) -> None:
+        """Delete the tenant's rows of tables: in one transaction, or in batches of one table."""
+        if batch is None:
+            with transaction.atomic(using=self.connection.alias, durable=True):
+                for table in tables:
+                    note(table.name, self.execute(self.deletion(table)))
+            return
+        for table in tables:
+            delete = self.delete_by_models if table.name in self.named_tables else self.delete
+            while number := delete(table):
+                note(table.name, number)
+
+    @cached_property
+    def named_tables(self) -> set[str]:
+        """The tables of `also`."""
+        return {apps.get_model(label)._meta.db_table for label in self.also}
+
+    def deletion(self, table: Owned) -> str:
+        """Return the SQL that deletes all rows of the tenant."""
+        return f"DELETE FROM {table.quoted} WHERE {table.condition}"  # noqa: S608 - quoted
+
+    def delete(self, table: Owned) -> int:
+        """Delete a batch of rows, and return how many."""
+        return self.change(f"DELETE FROM {table.quoted}", table, table.condition)  # noqa: S608
+
+    def delete_by_models(self, table: Owned) -> int:
+        """Delete a batch of rows as the models say: with what they cascade to, and signals."""
+        alias = self.connection.alias
+        with transaction.atomic(using=alias, durable=True):
+            with self.connection.cursor() as cursor:
+                cursor.execute(self.chosen(table, table.condition))
+                keys = [row[0] for row in cursor.fetchall()]
+            table.model._base_manager.using(alias).filter(pk__in=keys).delete()
+        return len(keys)
+
+    def change(self, statement: str, table: Owned, condition: str) -> int:
+        """Run a statement for a batch of the rows of a condition, in a transaction of its own."""
+        chosen = self.chosen(table, condition)
+        with transaction.atomic(using=self.connection.alias, durable=True):
+            return self.execute(f"{statement} WHERE ({self.key(table)}) IN ({chosen})")
+
+    def chosen(self, table: Owned, condition: str) -> str:
+        """Return the query for the keys of a batch of rows."""
+        key = self.key(table)
+        return f"SELECT {key} FROM {table.quoted} WHERE {condition} LIMIT {self.batch}"  # noqa: S608
+
+    def key(self, table: Owned) -> str:
+        """Return the columns of a table's primary key."""
+        fields = getattr(table.model._meta, "pk_fields", [table.model._meta.pk])
+        return ", ".join(self.quote(each.column) for each in fields)
+
+    def execute(self, sql: str) -> int:
+        """Run a statement, and return how many rows it changed."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql)
+            number: int = cursor.rowcount
+            return number
+
+    def count(self, what: str) -> int:
+        """Return how many rows there are."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(f"SELECT count(*) FROM {what}")  # noqa: S608 - quoted
+            number: int = cursor.fetchone()[0]
+            return number
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn what a foreign key refuses into a CommandError that says what to do."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise CommandError(
+            f"{error} These rows are of another tenant, or came in the meantime. What is deleted so"
+            " far stays so; change them as the admin, and run delete_tenant again."
+        ) from error

@@ -1,0 +1,169 @@
+"""The tables that hold rows of a tenant, as the models and the database know them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from ..checks.inspection import protected_models
+from ..dependents import owners, target
+from ..expressions import current_tenant_sql
+from ..protected import protections
+from ..runs.tenants import tenant_model
+from .order import Order, Reference, in_order
+
+# By table: its oid. Not all may be there.
+OIDS = (
+    "SELECT name, to_regclass(quoted)::oid FROM unnest(%s::text[], %s::text[]) AS t (name, quoted)"
+)
+COLUMNS = """\
+SELECT attrelid, attname, format_type(atttypid, -1), NOT attnotnull
+FROM pg_catalog.pg_attribute
+WHERE attrelid = ANY (%s::oid[]) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+ORDER BY attrelid, attnum
+"""
+REFERENCES = """\
+SELECT c.conname, c.conrelid, c.conrelid::regclass::text, c.confrelid,
+  c.confrelid::regclass::text, c.confdeltype::text,
+  (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k (num, n)
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.num),
+  (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k (num, n)
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.num)
+FROM pg_catalog.pg_constraint c
+WHERE c.contype = 'f' AND c.conparentid = 0
+  AND (c.conrelid = ANY (%s::oid[]) OR c.confrelid = ANY (%s::oid[]))
+ORDER BY c.conrelid, c.conname
+"""
+
+
+@dataclass(frozen=True)
+class Owned:
+    """Hold a table, and the SQL that says of a row that it is the tenant's of the binding."""
+
+    name: str
+    quoted: str
+    model: Any
+    condition: str
+    # The columns by which a row belongs to its tenant.
+    keys: tuple[str, ...] = ()
+    is_tenants: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """Hold a column of a table, and its type without a length."""
+
+    name: str
+    type: str
+    nullable: bool
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """Hold all tables with rows of tenants, and what refers to what."""
+
+    tables: dict[str, Owned]
+    columns: dict[str, list[Column]]
+    references: list[Reference]
+
+    @property
+    def order(self) -> Order:
+        """The tables in the order in which they can be filled."""
+        return in_order(list(self.tables), self.references)
+
+    def inward(self) -> list[Reference]:
+        """Return what refers to these tables from others."""
+        return [each for each in self.references if each.table not in self.tables]
+
+    def outward(self) -> list[Reference]:
+        """Return what these tables refer to in others."""
+        return [each for each in self.references if each.target not in self.tables]
+
+
+def owned_tables(connection: Any) -> dict[str, Owned]:
+    """Return the tables that hold rows of tenants, and those of the tenant itself, by name."""
+    quote = connection.ops.quote_name
+    found = {}
+    for model in protected_models(connection):
+        name = model._meta.db_table
+        condition, keys = ownership(model, quote)
+        found[name] = Owned(name, quote(name), model, condition, keys)
+    tenants = tenant_model()
+    for model in [tenants, *tenants._meta.all_parents]:
+        name, key = model._meta.db_table, model._meta.pk.column
+        condition = f"{quote(key)} = {current_tenant_sql()}"
+        found.setdefault(name, Owned(name, quote(name), model, condition, (key,), is_tenants=True))
+    return found
+
+
+def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
+    """Return the SQL that a row is the tenant's own, and the columns that decide it.
+
+    The policies let a tenant read what others share with it, too, so their rule is not enough. Of
+    two rows that a row of a ManyToManyField names, one may be such; one has to be the tenant's.
+    """
+    table = quote(model._meta.db_table)
+    apps = model._meta.apps
+    protection = protections(apps).get(model._meta.db_table)
+    if protection is not None:
+        owner = protection.owner
+        first = owner.hops[0].column if owner.hops else owner.column
+        return owner.holds(table, current_tenant_sql(), quote), (first,)
+    links = owners(model, apps)
+    conditions = []
+    for link in links:
+        options = target(link, apps)._meta
+        inner, _ = ownership(options.model, quote)
+        conditions.append(
+            f"{table}.{quote(link.column)} IN (SELECT {quote(options.pk.column)}"  # noqa: S608
+            f" FROM {quote(options.db_table)} WHERE {inner})"
+        )
+    return f"({' OR '.join(conditions)})", tuple(link.column for link in links)
+
+
+def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdings:
+    """Return the tables with rows of tenants as they are in the database, and `extra` ones.
+
+    Raises CommandError when one is not there.
+    """
+    tables = owned_tables(connection) | {each.name: each for each in extra}
+    cursor.execute(OIDS, [list(tables), [each.quoted for each in tables.values()]])
+    oids = dict(cursor.fetchall())
+    if missing := sorted(name for name, oid in oids.items() if oid is None):
+        raise CommandError(
+            f"the database {connection.alias!r} lacks {', '.join(missing)}; run migrate"
+        )
+    names = {oid: name for name, oid in oids.items()}
+    columns: dict[str, list[Column]] = {name: [] for name in tables}
+    cursor.execute(COLUMNS, [list(names)])
+    for oid, *column in cursor.fetchall():
+        columns[names[oid]].append(Column(*column))
+    references = []
+    cursor.execute(REFERENCES, [list(names), list(names)])
+    for name, oid, table, target_oid, target_name, action, cols, keys in cursor.fetchall():
+        table = names.get(oid, table)
+        nullable = {each.name for each in columns.get(table, ()) if each.nullable}
+        fixed = tables[table].keys if table in tables else ()
+        loose = next((each for each in cols if each in nullable and each not in fixed), None)
+        references.append(
+            Reference(
+                name,
+                table,
+                tuple(cols),
+                names.get(target_oid, target_name),
+                tuple(keys),
+                action,
+                loose,
+            )
+        )
+    return Holdings(tables, columns, references)
+
+
+def referring(reference: Reference, to: Owned, quote: Any) -> str:
+    """Return the SQL that a row of another table refers to a row of the tenant."""
+    columns = ", ".join(map(quote, reference.columns))
+    keys = ", ".join(map(quote, reference.keys))
+    return f"({columns}) IN (SELECT {keys} FROM {to.quoted} WHERE {to.condition})"  # noqa: S608

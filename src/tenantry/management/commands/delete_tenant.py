@@ -1,0 +1,91 @@
+"""``delete_tenant``: all rows of one tenant, and the tenant, deleted."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from ...lifecycle.removal import Removal
+from ...runs.tenants import find_tenant
+
+
+class Command(BaseCommand):
+    """Delete the rows of a tenant, table by table, and then the tenant."""
+
+    help = (
+        "Deletes the rows of a tenant in every protected table, in batches, and then the tenant."
+        " Run it again if it was interrupted."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare the options."""
+        add = parser.add_argument
+        add("tenant", help="the tenant's primary key")
+        add("--by", default="pk", metavar="FIELD", help="a unique field, instead of the key")
+        add("--database", default=DEFAULT_DB_ALIAS, choices=list(connections))
+        add("--batch", type=positive, default=1000, help="rows of a transaction (default: 1000)")
+        add("--dry-run", action="store_true", help="print how many rows would go, and of what")
+        add("--keep-tenant", action="store_true", help="delete the rows, and keep the tenant")
+        add("--yes", action="store_true", help="do not ask")
+        add(
+            "--also",
+            action="append",
+            default=[],
+            metavar="MODEL",
+            help="label of a model without protection whose rows that refer to the tenant's are"
+            " deleted, too; can be given again",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Print what there is, ask, and delete it."""
+        connection = connections[options["database"]]
+        tenant = find_tenant(options["tenant"], options["by"], connection.alias)
+        removal = Removal(
+            connection,
+            tenant,
+            batch=options["batch"],
+            keep_tenant=options["keep_tenant"],
+            also=options["also"],
+        )
+        counts = removal.counts()
+        for table, number in counts.items():
+            if number:
+                self.stdout.write(f"{table}: {number}")
+        total = sum(counts.values())
+        if options["dry_run"]:
+            for name, number in removal.obstacles().items():
+                self.stdout.write(f"{name}: {number} refer to them, and would stop it")
+            self.stdout.write(f"{total} rows would be deleted")
+            return
+        removal.require_safe()
+        if not options["yes"]:
+            self.confirm(tenant, total)
+        deleted: dict[str, int] = {}
+
+        def note(table: str, number: int) -> None:
+            deleted[table] = deleted.get(table, 0) + number
+            if options["verbosity"] > 1:
+                self.stdout.write(f"{table}: {deleted[table]} of {counts[table]} deleted")
+
+        removal.run(note)
+        self.stdout.write(f"{sum(deleted.values())} rows deleted")
+
+    def confirm(self, tenant: Any, total: int) -> None:
+        """Ask; raise CommandError unless the answer is the tenant's key."""
+        if not sys.stdin.isatty():
+            raise CommandError("there is nobody to ask; confirm with --yes")
+        question = f"Delete {total} rows of {tenant} for ever? Type {tenant.pk} to go on: "
+        if input(question).strip() != str(tenant.pk):
+            raise CommandError("nothing was deleted")
+
+
+def positive(text: str) -> int:
+    """Return a number from one on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a number of rows; give 1 or more")
+    return number

@@ -1,0 +1,1 @@
+"""Management commands as one tenant, and as all of them in turn."""

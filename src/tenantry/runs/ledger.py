@@ -1,0 +1,54 @@
+"""The file that says for which tenants a command is done, so that a run can go on later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from django.core.management.base import CommandError
+
+from .files import write_json
+
+VERSION = 1
+
+
+class Ledger:
+    """Hold the tenants that are done, in a file if there is one.
+
+    Raises CommandError for a file of another command, or one that is none of ours.
+    """
+
+    def __init__(self, path: Path | None, command: Sequence[str]) -> None:
+        self.path = path
+        self.command = list(command)
+        self.done: list[str] = []
+        if path is not None and path.exists():
+            self.done = self.read(path)
+
+    def read(self, path: Path) -> list[str]:
+        """Return the tenants that a file names."""
+        try:
+            found = json.loads(path.read_text())
+            version, command, done = found["version"], found["command"], found["done"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise CommandError(
+                f"--resume names {str(path)!r}, which is no file of run_for_all_tenants: {error!r};"
+                " name another one, or remove it to start anew"
+            ) from error
+        if (version, command) != (VERSION, self.command):
+            raise CommandError(
+                f"--resume names {str(path)!r}, which is of the command {command!r}, not"
+                f" {self.command!r}; name another file, or remove it to start anew"
+            )
+        return [str(key) for key in done]
+
+    def add(self, key: str) -> None:
+        """Note that the command is done for a tenant."""
+        self.done.append(key)
+        self.save()
+
+    def save(self) -> None:
+        """Write the file; what cannot be written is known before a command runs."""
+        if self.path is not None:
+            write_json(self.path, {"version": VERSION, "command": self.command, "done": self.done})

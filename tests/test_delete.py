@@ -1,0 +1,286 @@
+"""A tenant is deleted in batches, and no row of another one is, whatever is asked."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+from django.contrib.auth.models import Group
+from django.core.management import CommandError
+from django.db import connections
+
+from tenantry import admin_context
+from tenantry.lifecycle.removal import Removal
+from tests.app.models import Note, Shared, Tenant, User
+from tests.fix_checks import broken
+from tests.fix_commands import manage
+from tests.fix_lifecycle import Contents, command
+
+Tenants = tuple[Tenant, Tenant]
+Read = Callable[[], Contents]
+ALSO = ("--also", "app.Shared")
+
+
+def of(tenant: Tenant, contents: Contents) -> Contents:
+    """Return the rows that name a tenant: its key, or what the rows of a library begin with."""
+    key, name = tenant.pk, tenant.name
+    names = re.compile(
+        rf'"(tenant_id|cust_no)":{key}[,}}]|"pages":{key}0}}|:"{name} |:"{name}"|"author of {name}"'
+    )
+    return {table: list(filter(names.search, rows)) for table, rows in contents.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 1000])
+@pytest.mark.parametrize("alias", ["default", "pool", "pooled"])
+def test_all_rows_of_one_tenant_go(
+    batch: int, alias: str, library: Tenants, contents: Read
+) -> None:
+    a, b = library
+    before = contents()
+    text = command("delete_tenant", a.pk, "--yes", "--batch", batch, "--database", alias, *ALSO)
+    after = contents()
+    number = sum(map(len, before.values())) - sum(map(len, after.values()))
+    # And what is not protected, but was named.
+    assert text.endswith(f"{number + 2} rows deleted\n")
+    assert "app_shared: 2\n" in text
+    assert sum(map(len, of(a, before).values())) == number
+    for table, rows in after.items():
+        assert set(rows) <= set(before[table])
+        assert len(rows) * 2 == len(before[table]), table
+    assert of(b, after) == of(b, before)
+    assert not any(of(a, after).values())
+    connections[alias].close()
+
+
+def test_a_dry_run_counts(library: Tenants, contents: Read) -> None:
+    before = contents()
+    a, _ = library
+    text = command("delete_tenant", "A", "--by", "name", "--dry-run")
+    number = sum(map(len, before.values())) // 2
+    assert "app_note: 2\n" in text
+    assert text.endswith(
+        f"app_shared.note_id: 2 refer to them, and would stop it\n{number} rows would be deleted\n"
+    )
+    text = command("delete_tenant", a.pk, "--dry-run", *ALSO)
+    assert text.endswith(f"\n{number + 2} rows would be deleted\n")
+    assert contents() == before
+
+
+def test_the_tenant_can_stay(library: Tenants) -> None:
+    a, _ = library
+    User.objects.create(username="u", tenant=a)
+    assert command("delete_tenant", a.pk, "--yes", "--keep-tenant", *ALSO).endswith("deleted\n")
+    assert Tenant.objects.filter(pk=a.pk).exists()
+    with admin_context():
+        assert not Note.objects.filter(tenant=a).exists()
+    # Again, there is nothing.
+    again = command("delete_tenant", a.pk, "--yes", "--keep-tenant", *ALSO)
+    assert again == "0 rows deleted\n"
+
+
+def test_rows_of_other_tables_stop_it(library: Tenants, contents: Read) -> None:
+    a, b = library
+    User.objects.create(username="of B", tenant=b)
+    user = User.objects.create(username="of A", tenant=a)
+    user.groups.add(Group.objects.create(name="group"))
+    before = contents()
+    message = r"(?=.*2 of app_shared.note_id)(?=.*1 of app_user.tenant_id).* nothing was deleted"
+    with pytest.raises(CommandError, match=message):
+        command("delete_tenant", a.pk, "--yes")
+    assert contents() == before
+    command("delete_tenant", a.pk, "--yes", *ALSO, "--also", "app.User")
+    assert [each.username for each in User.objects.all()] == ["of B"]
+    assert Shared.objects.count() == 2
+    Group.objects.all().delete()
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [("app.Nonsense", "which is no model"), ("Shared", "no model"), ("app.Note", "or it is prot")],
+)
+def test_what_goes_too_must_refer_to_a_tenant(label: str, message: str, library: Tenants) -> None:
+    with pytest.raises(CommandError, match=message):
+        command("delete_tenant", library[0].pk, "--yes", "--also", label)
+
+
+def removal(tenant: Tenant, **options: Any) -> Removal:
+    return Removal(connections["default"], tenant, also=["app.Shared"], **options)
+
+
+def test_it_goes_on_where_it_was_interrupted(library: Tenants, contents: Read) -> None:
+    a, b = library
+    before = contents()
+    batches = []
+
+    def interrupt(table: str, number: int) -> None:
+        batches.append(number)
+        if len(batches) == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        removal(a, batch=1).run(interrupt)
+    between = contents()
+    assert batches == [1] * 7
+    # What was committed stays so.
+    gone = sum(map(len, before.values())) - sum(map(len, between.values()))
+    assert 5 <= gone <= 7
+    assert of(b, between) == of(b, before)
+    command("delete_tenant", a.pk, "--yes", *ALSO)
+    assert not any(of(a, contents()).values())
+    assert of(b, contents()) == of(b, before)
+
+
+def test_a_broken_filter_deletes_nothing_of_others(library: Tenants, contents: Read) -> None:
+    a, b = library
+    Shared.objects.all().delete()
+    before = contents()
+    sabotaged = removal(a, keep_tenant=True)
+    tables = sabotaged.found.tables
+    for name, table in tables.items():
+        if not table.is_tenants:
+            tables[name] = replace(table, condition="true")
+    tables.pop("app_shared")
+    sabotaged.run(lambda table, number: None)
+    after = contents()
+    assert of(b, after) == of(b, before)
+    assert not after["app_tag"] or all("B " in row for row in after["app_tag"])
+
+
+def test_a_row_of_another_tenant_stops_it(
+    library: Tenants, superuser: psycopg.Connection[Any], contents: Read
+) -> None:
+    a, b = library
+    superuser.execute(
+        "UPDATE app_note SET author_id = (SELECT id FROM app_author WHERE tenant_id = %s)"
+        " WHERE tenant_id = %s",
+        [a.pk, b.pk],
+    )
+    before = contents()
+    message = r"violates foreign key constraint(?s:.)* change them as the admin, and run"
+    with pytest.raises(CommandError, match=message):
+        command("delete_tenant", a.pk, "--yes", *ALSO)
+    assert of(b, contents()) == of(b, before)
+    superuser.execute("UPDATE app_note SET author_id = NULL")
+    command("delete_tenant", a.pk, "--yes", *ALSO)
+    assert not any(of(a, contents()).values())
+
+
+CASCADE = (
+    "ALTER TABLE app_note ADD COLUMN tag_id bigint CONSTRAINT cascade_fk REFERENCES app_tag"
+    " ON DELETE CASCADE"
+)
+SAME = (
+    "ALTER TABLE app_tag ADD CONSTRAINT same_unique UNIQUE (tenant_id, id);"
+    "ALTER TABLE app_note ADD CONSTRAINT same_fk FOREIGN KEY (tenant_id, tag_id)"
+    " REFERENCES app_tag (tenant_id, id)"
+)
+DROP_SAME = (
+    "ALTER TABLE app_note DROP CONSTRAINT same_fk; ALTER TABLE app_tag DROP CONSTRAINT same_unique"
+)
+
+
+def test_what_postgresql_cascades_to_is_refused(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, _ = library
+    with broken(arrange, CASCADE, "ALTER TABLE app_note DROP COLUMN tag_id"):
+        before = contents()
+        with pytest.raises(CommandError, match="foreign key cascade_fk of app_note deletes or"):
+            command("delete_tenant", a.pk, "--yes", *ALSO)
+        assert contents() == before
+        with broken(arrange, SAME, DROP_SAME):
+            command("delete_tenant", a.pk, "--yes", *ALSO)
+    assert not any(of(a, contents()).values())
+    connections["default"].close()
+
+
+BOTH = (
+    "ALTER TABLE app_note ADD COLUMN tag_id bigint REFERENCES app_tag DEFERRABLE INITIALLY"
+    " DEFERRED; UPDATE app_note n SET tag_id = (SELECT min(id) FROM app_tag t"
+    " WHERE t.tenant_id = n.tenant_id); SET CONSTRAINTS ALL IMMEDIATE;"
+    "ALTER TABLE app_note ALTER tag_id SET NOT NULL;"
+    "ALTER TABLE app_tag ADD COLUMN note_id bigint REFERENCES app_note DEFERRABLE INITIALLY"
+    " DEFERRED; UPDATE app_tag t SET note_id = (SELECT min(id) FROM app_note n"
+    " WHERE t.tenant_id = n.tenant_id)"
+)
+BOTH_NOT_NULL = (
+    f"{BOTH}; SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE app_tag ALTER note_id SET NOT NULL"
+)
+DROP_BOTH = "ALTER TABLE app_note DROP COLUMN tag_id; ALTER TABLE app_tag DROP COLUMN note_id"
+
+
+@pytest.mark.parametrize("how", [BOTH, BOTH_NOT_NULL])
+def test_tables_that_refer_to_each_other_go(
+    how: str, library: Tenants, contents: Read, arrange: psycopg.Connection[Any], tmp_path: Any
+) -> None:
+    a, b = library
+    path = tmp_path / "a.jsonl"
+    with broken(arrange, how, DROP_BOTH):
+        before = contents()
+        command("export_tenant", a.pk, "--output", path)
+        batches: list[tuple[str, int]] = []
+        removal(a, batch=1).run(lambda *batch: batches.append(batch))
+        after = contents()
+        assert not any(of(a, after).values())
+        assert of(b, after) == of(b, before)
+        # Whole tables where it cannot be otherwise.
+        assert (("app_note", 2) in batches) == (how is BOTH_NOT_NULL)
+        Shared.objects.all().delete()
+        command("import_tenant", path, "--database", "owner")
+        assert contents() == before
+    connections["default"].close()
+
+
+# Asking first.
+
+
+class Keyboard(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_it_asks_first(
+    library: Tenants, contents: Read, monkeypatch: pytest.MonkeyPatch, processes: dict[str, str]
+) -> None:
+    a, _ = library
+    before = contents()
+    result = manage("delete_tenant", a.pk, *ALSO)
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (
+        1,
+        "CommandError: there is nobody to ask; confirm with --yes",
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    with pytest.raises(CommandError, match="there is nobody to ask"):
+        command("delete_tenant", a.pk, *ALSO)
+    monkeypatch.setattr("sys.stdin", Keyboard("y\n"))
+    with pytest.raises(CommandError, match="nothing was deleted"):
+        command("delete_tenant", a.pk, *ALSO)
+    assert contents() == before
+    monkeypatch.setattr("sys.stdin", Keyboard(f"{a.pk}\n"))
+    assert command("delete_tenant", a.pk, "-v", "2", *ALSO).count(" deleted\n") > 5
+    assert Tenant.objects.count() == 1
+
+
+def test_a_batch_is_a_number_of_rows(library: Tenants) -> None:
+    with pytest.raises(CommandError, match="0 is not a number of rows; give 1 or more"):
+        command("delete_tenant", library[0].pk, "--yes", "--batch", 0)
+
+
+def test_a_database_that_is_not_migrated_is_refused(
+    library: Tenants, arrange: psycopg.Connection[Any]
+) -> None:
+    hide, back = "ALTER TABLE app_tag RENAME TO hidden", "ALTER TABLE hidden RENAME TO app_tag"
+    with broken(arrange, hide, back), pytest.raises(CommandError, match="lacks app_tag; run migr"):
+        command("delete_tenant", library[0].pk, "--dry-run")
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    """Leave no row that TRUNCATE of the tenants does not reach."""
+    yield
+    connections.close_all()

@@ -1,0 +1,146 @@
+"""Which rows are a tenant's own: by a column, by a path, by what they refer to."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.apps import apps
+from django.contrib.auth.models import Group
+from django.core.management import CommandError
+from django.db import connections, models
+from django.db.migrations import CreateModel
+from django.db.migrations.state import ProjectState
+
+from tenantry import RLSConstraint, tenant_context
+from tenantry.lifecycle.export import export
+from tenantry.lifecycle.tables import ownership
+from tenantry.operations import AddRLSPolicy
+from tests import settings as test_settings
+from tests.app.models import Tenant
+from tests.fix_checks import broken
+from tests.fix_lifecycle import Contents, command
+from tests.fix_migrations import Migrate
+
+Tenants = tuple[Tenant, Tenant]
+SHARED = "CREATE POLICY shared ON migrated_{0} FOR SELECT USING (true)"
+
+
+def key(to: str) -> Any:
+    return models.ForeignKey(f"migrated.{to}", models.CASCADE)
+
+
+def model(name: str, *constraints: Any, bases: Any = (models.Model,), **fields: Any) -> CreateModel:
+    fields = (
+        fields if "part_ptr" in fields else {"id": models.AutoField(primary_key=True), **fields}
+    )
+    return CreateModel(name, list(fields.items()), {"constraints": list(constraints)}, bases)
+
+
+@pytest.fixture
+def owned(tenants: Tenants, migrate: Migrate) -> Any:
+    """Return models: a column, a path of two steps, a ManyToManyField, and a child."""
+    owner = models.BigIntegerField()
+    state = ProjectState()
+    pointer = models.OneToOneField(
+        "migrated.Part", models.CASCADE, parent_link=True, primary_key=True, auto_created=True
+    )
+    for each in [
+        model("Whole", RLSConstraint(field="owner", name="whole_rls"), owner=owner),
+        model("Part", RLSConstraint(path="whole__owner", name="part_rls"), whole=key("Whole")),
+        model("Grain", RLSConstraint(path="part__whole__owner", name="g_rls"), part=key("Part")),
+        model("Piece", bases=("migrated.Part",), part_ptr=pointer),
+        model(
+            "Set",
+            RLSConstraint(field="owner", name="set_rls"),
+            owner=owner,
+            wholes=models.ManyToManyField("migrated.Whole"),
+        ),
+    ]:
+        state = migrate(each, state)
+    return state.apps
+
+
+def number(owned: Any, tenant: Tenant, name: str, table: str) -> int:
+    """Return how many rows of a model are a tenant's own."""
+    found = owned.get_model("migrated", name)
+    quote: Any = connections["default"].ops.quote_name
+    condition, _ = ownership(found, quote)
+    with tenant_context(tenant.pk), connections["default"].cursor() as cursor:
+        cursor.execute(f"SELECT count(*) FROM {table} WHERE {condition}")
+        count: int = cursor.fetchone()[0]
+        return count
+
+
+ROWS = """
+INSERT INTO migrated_whole (id, owner) VALUES (1, {a}), (2, {b});
+INSERT INTO migrated_part (id, whole_id) VALUES (1, 1), (2, 2), (3, 2);
+INSERT INTO migrated_grain (part_id) VALUES (1), (2), (2), (3);
+INSERT INTO migrated_piece (part_ptr_id) VALUES (1), (2);
+INSERT INTO migrated_set (id, owner) VALUES (1, {a}), (2, {b});
+INSERT INTO migrated_set_wholes (set_id, whole_id) VALUES (1, 1), (1, 2), (2, 2);
+"""
+
+
+def test_shared_rows_are_not_owned(
+    owned: Any, tenants: Tenants, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = tenants
+    arrange.execute(ROWS.format(a=a.pk, b=b.pk).encode())
+    names = ["whole", "part", "grain", "piece", "set", "set_wholes"]
+    how = ";".join(SHARED.format(name) for name in names)
+    back = ";".join(f"DROP POLICY shared ON migrated_{name}" for name in names)
+    restrict = test_settings.SHAPE != "guc"
+    with broken(arrange, how, back):
+        found = {
+            tenant.name: {name: number(owned, tenant, name, f"migrated_{name}") for name in names}
+            for tenant in tenants
+        }
+    # Of a row that names one of each tenant, each owns a half, and it goes with either.
+    both = 0 if restrict else 1
+    assert found == {
+        "A": {"whole": 1, "part": 1, "grain": 1, "piece": 1, "set": 1, "set_wholes": 1 + both},
+        "B": {"whole": 1, "part": 2, "grain": 3, "piece": 1, "set": 1, "set_wholes": 1 + both},
+    }
+
+
+@pytest.fixture
+def groups(tenants: Tenants, migrate: Migrate, settings: Any) -> Tenants:
+    """Protect Django's own table of groups."""
+    migrate(AddRLSPolicy("auth.Group", "owner_id"), ProjectState.from_apps(apps))
+    settings.RLS_TENANTS = {
+        **test_settings.RLS_TENANTS,
+        "EXTERNAL_MODELS": {"auth.Group": "owner_id"},
+    }
+    return tenants
+
+
+def test_rows_of_models_of_other_packages_go_and_come(
+    groups: Tenants, contents: Callable[[], Contents], tmp_path: Path
+) -> None:
+    a, _ = groups
+    for tenant in groups:
+        with tenant_context(tenant.pk):
+            Group.objects.create(name=f"of {tenant.name}")
+    before = contents()
+    assert len(before["auth_group"]) == 2
+    path = tmp_path / "a.jsonl"
+    file = io.BytesIO()
+    assert export(connections["default"], a, file)["auth_group"] == 1
+    assert b"of B" not in file.getvalue()
+    path.write_bytes(file.getvalue())
+    header = json.loads(file.getvalue().splitlines()[0])
+    [table] = [each for each in header["tables"] if each["table"] == "auth_group"]
+    assert table["columns"] == ["id", "name", "owner_id"]
+    command("delete_tenant", a.pk, "--yes")
+    assert len(contents()["auth_group"]) == 1
+    command("import_tenant", path, "--database", "owner")
+    assert contents() == before
+    with pytest.raises(CommandError, match="who has rows in"):
+        command("import_tenant", path, "--database", "owner")
+    command("delete_tenant", a.pk, "--yes")
