@@ -51,7 +51,7 @@ def desk(tenant: Tenant, folder: Folder) -> Desk:
 
 
 @pytest.fixture(scope="module")
-def site(
+def admin_site(
     project: None, superuser: psycopg.Connection[Any], django_db_blocker: DjangoDbBlocker
 ) -> Iterator[None]:
     """Install the admin for the tests of a module, and serve it to users of all kinds."""
@@ -74,7 +74,7 @@ def site(
 
 
 @pytest.fixture
-def folder(site: None, tenants: tuple[Tenant, Tenant]) -> Folder:
+def folder(admin_site: None, tenants: tuple[Tenant, Tenant]) -> Folder:
     """Return a row of a shared table, the only one."""
     with admin_context():
         Folder.objects.all().delete()

@@ -20,7 +20,7 @@ from tests import settings as project
 from tests.app.models import Book, Item, Label, NewestFirst, Note, Shared, Tag, Tenant, User
 from tests.desk.models import Firm, Folder, Remark
 
-pytestmark = pytest.mark.usefixtures("site")
+pytestmark = pytest.mark.usefixtures("admin_site")
 
 
 class Part(models.Model):

@@ -178,7 +178,7 @@ def messages() -> list[str | None]:
     return [message.id for message in checks.run_checks(tags=[checks.Tags.admin])]
 
 
-def test_a_template_that_is_hidden_is_reported(site: None) -> None:
+def test_a_template_that_is_hidden_is_reported(admin_site: None) -> None:
     assert "tenantry.W156" not in messages()
     with modify_settings(INSTALLED_APPS={"remove": ["tenantry.contrib.admin"]}):
         assert "tenantry.W156" in messages()

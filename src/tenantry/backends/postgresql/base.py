@@ -32,6 +32,7 @@ from . import driver
 from .apply import SESSION_OPTIONS
 from .client import DatabaseClient
 from .connection import BoundConnection
+from .creation import DatabaseCreation
 from .cursor import MergingServerSideCursor, ServerSideCursor
 from .operations import DatabaseOperations
 from .pool import PoolingMixin
@@ -142,6 +143,7 @@ class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
     SchemaEditorClass = DatabaseSchemaEditor
     ops_class = DatabaseOperations
     client_class = DatabaseClient
+    creation_class = DatabaseCreation
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,4 @@
-"""What tests of a project say about its tenants.
-
-Run them as the role that serves requests: a superuser, whom no policy binds, proves nothing.
-"""
+"""Assertions about tables, and scopes for tests."""
 
 from __future__ import annotations
 
@@ -9,17 +6,9 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections, models
 
-from .binding import UNBOUND
-from .context import Scope, admin_context, tenant_context
-from .policies.ddl import POLICY
-
-__all__ = [
-    "assert_rls_blocks_without_context",
-    "assert_rls_enabled",
-    "assert_rls_policy_exists",
-    "rls_as_tenant",
-    "rls_bypass",
-]
+from ..binding import UNBOUND
+from ..context import Scope, admin_context, tenant_context
+from ..policies.ddl import POLICY
 
 
 def rls_bypass() -> admin_context:

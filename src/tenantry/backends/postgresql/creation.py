@@ -1,0 +1,105 @@
+"""Test databases whose tables belong to another role than that of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db.backends.base.creation import TEST_DATABASE_PREFIX
+from django.db.backends.postgresql import creation
+
+from ...conf import rls_tenants
+from ...exceptions import RLSConfigurationError
+
+LOGIN = frozenset({"USER", "PASSWORD"})
+GRANTS = """\
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};
+GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"""
+
+
+class CreationMixin:
+    """Let ``DATABASES[...]["TEST"]["OWNER"]`` own the test database; tests log in as ``USER``.
+
+    ``OWNER`` is a dict of ``USER`` and ``PASSWORD``, of a role that may create databases. It makes
+    the database, runs the migrations, empties tables after a ``TransactionTestCase``, and grants
+    the role of the tests what requests need: SELECT, INSERT, UPDATE and DELETE.
+    """
+
+    connection: Any
+
+    def create_test_db(self, *args: Any, **kwargs: Any) -> str:
+        """Create the test database as its owner; return its name."""
+        role = self.connection.settings_dict["USER"]
+        with self.as_owner():
+            name: str = super().create_test_db(*args, **kwargs)  # type: ignore[misc]
+            if self.owner() is not None:
+                self.grant_to(role)
+        return name
+
+    def destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
+        """Drop the test database as its owner."""
+        with self.as_owner():
+            super().destroy_test_db(*args, **kwargs)  # type: ignore[misc]
+
+    def clone_test_db(self, *args: Any, **kwargs: Any) -> None:
+        """Copy the test database, for tests in parallel, as its owner."""
+        with self.as_owner():
+            super().clone_test_db(*args, **kwargs)  # type: ignore[misc]
+
+    def owner(self) -> dict[str, Any] | None:
+        """Return the login of the owner; None where the tests are the owner themselves.
+
+        Raises RLSConfigurationError for one that is no login.
+        """
+        settings: dict[str, Any] = self.connection.settings_dict
+        owner = settings["TEST"].get("OWNER")
+        if owner is None or (isinstance(owner, dict) and {"USER"} <= set(owner) <= LOGIN):
+            return owner
+        # Not its values: one is a password.
+        names = sorted(owner) if isinstance(owner, dict) else type(owner).__name__
+        raise RLSConfigurationError(
+            f"DATABASES[{self.connection.alias!r}]['TEST']['OWNER'] must be a dict of 'USER'"
+            f" and 'PASSWORD', the login of the role that owns the test database; got {names}"
+        )
+
+    def is_test_database(self) -> bool:
+        """Return whether the connection is to a database that tests have made."""
+        settings: dict[str, Any] = self.connection.settings_dict
+        name = str(settings["NAME"])
+        return name.startswith(settings["TEST"].get("NAME") or TEST_DATABASE_PREFIX)
+
+    @contextmanager
+    def as_owner(self) -> Iterator[None]:
+        """Log in as the owner, if there is one, until the block ends."""
+        owner = self.owner()
+        if owner is None:
+            yield
+            return
+        settings: dict[str, Any] = self.connection.settings_dict
+        before = {name: settings[name] for name in LOGIN}
+        self.log_in({"PASSWORD": "", **owner})
+        try:
+            yield
+        finally:
+            self.log_in(before)
+
+    def log_in(self, login: dict[str, Any]) -> None:
+        """Let the connections that are opened from now on be another role's."""
+        self.connection.close()
+        if self.connection.settings_dict["OPTIONS"].get("pool"):
+            self.connection.close_pool()
+        self.connection.settings_dict.update(login)
+
+    def grant_to(self, role: str) -> None:
+        """Let the role of the tests, and that of the admin, use the tables."""
+        quote = self.connection.ops.quote_name
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT current_schema()")
+            schema = quote(cursor.fetchone()[0])
+            for each in filter(None, (role, rls_tenants().admin_role)):
+                cursor.execute(GRANTS.format(schema=schema, role=quote(each)))
+
+
+class DatabaseCreation(CreationMixin, creation.DatabaseCreation):
+    """Be Django's, with an owner of the test database."""

@@ -1,0 +1,27 @@
+"""What tests of a project say about its tenants.
+
+Run them as the role that serves requests: a superuser, whom no policy binds, proves nothing.
+"""
+
+from __future__ import annotations
+
+from .assertions import (
+    assert_rls_blocks_without_context,
+    assert_rls_enabled,
+    assert_rls_policy_exists,
+    rls_as_tenant,
+    rls_bypass,
+)
+from .roles import assert_role_is_bound
+from .wire import Wire, assert_sql
+
+__all__ = [
+    "Wire",
+    "assert_rls_blocks_without_context",
+    "assert_rls_enabled",
+    "assert_rls_policy_exists",
+    "assert_role_is_bound",
+    "assert_sql",
+    "rls_as_tenant",
+    "rls_bypass",
+]

@@ -1,0 +1,92 @@
+"""The SQL that leaves for the server, with the bindings that go along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db.backends.signals import connection_created
+
+from ..backends.postgresql.apply import prefix
+from ..backends.postgresql.trace import TracedConnection
+from ..binding import Binding
+from ..conf import rls_tenants, tenant_key
+
+
+class Wire:
+    """Hold the SQL that connections of one database have sent: ``statements``, in their order."""
+
+    def __init__(self, using: str) -> None:
+        self.using = using
+        self.statements: list[str] = []
+        self._traced: list[TracedConnection] = []
+
+    def __repr__(self) -> str:
+        return "\n".join(self.statements) or "(nothing was sent)"
+
+    def watch(self, connection: Any) -> None:
+        """Write down what a psycopg connection sends, such as that of ``aconnection()``."""
+        if all(each.pgconn is not connection.pgconn for each in self._traced):
+            self._traced.append(TracedConnection(connection))
+
+    def opened(self, *, connection: Any, **kwargs: Any) -> None:
+        """Watch a connection that Django opens meanwhile."""
+        if connection.alias == self.using:
+            self.watch(connection.connection)
+
+    def stop(self) -> None:
+        """Look at what has been written."""
+        for each in self._traced:
+            self.statements += each.stop()
+        self._traced.clear()
+
+    def is_bound_to(self, statement: str, tenant: Any) -> bool:
+        """Return whether a statement has the binding of a tenant in front of it."""
+        key = tenant_key().parse(tenant.pk if isinstance(tenant, models.Model) else tenant)
+        connection: Any = connections[self.using]
+        version: int = connection.pg_version
+        sent = (prefix(Binding(key, read_only=r), b"SELECT", version).text for r in (False, True))
+        return any(text.decode().strip() in statement for text in sent)
+
+
+@contextmanager
+def assert_sql(
+    *parts: str, count: int | None = None, bound_to: Any = None, using: str = DEFAULT_DB_ALIAS
+) -> Iterator[Wire]:
+    """Look at the SQL that a block sends, as libpq writes it down on its way to the server.
+
+    Each of `parts` must be in one of the statements; `count` is how many messages with SQL there
+    are, each of which is a round trip unless they are pipelined; and every one of them must carry
+    the binding of the tenant `bound_to`, an instance or a primary key. The :class:`Wire` that is
+    yielded has ``statements`` when the block has ended.
+
+    Raises AssertionError that shows what was sent. It watches the connections of this thread, and
+    those that Django opens meanwhile; a connection of ``aconnection()`` is given to
+    ``wire.watch()``. Not with the sealed shape of policies, for `bound_to`: what is signed is no
+    text of a statement.
+    """
+    if bound_to is not None and rls_tenants().sealed:
+        raise ValueError(
+            "bound_to cannot be told where the binding is sealed; look at rows instead"
+        )
+    wire = Wire(using)
+    connection = connections[using]
+    if connection.connection is not None:
+        wire.watch(connection.connection)
+    connection_created.connect(wire.opened)
+    try:
+        yield wire
+    finally:
+        connection_created.disconnect(wire.opened)
+        wire.stop()
+    for part in parts:
+        if not any(part in statement for statement in wire.statements):
+            raise AssertionError(f"no statement has {part!r}; sent:\n{wire!r}")
+    if count is not None and len(wire.statements) != count:
+        raise AssertionError(f"{len(wire.statements)} messages, not {count}; sent:\n{wire!r}")
+    if bound_to is not None:
+        for statement in wire.statements or [""]:
+            if not wire.is_bound_to(statement, bound_to):
+                raise AssertionError(f"not bound to {bound_to!r}: {statement}\nsent:\n{wire!r}")

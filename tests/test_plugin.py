@@ -1,0 +1,203 @@
+"""Tests of a project: who they run as, and what the plugin for pytest says and shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connections, transaction
+
+from tenantry import aclose_pools, aconnection, admin_context, tenant_context
+from tenantry.backends.postgresql.trace import statements
+from tenantry.exceptions import RLSConfigurationError
+from tenantry.testing import assert_role_is_bound, assert_sql
+from tests.app.models import Note, Tenant
+from tests.fix_docs import OWNER, Reader
+
+Tenants = tuple[Tenant, Tenant]
+
+
+@pytest.fixture
+def tested(reader: Reader, superuser: psycopg.Connection[Any]) -> Any:
+    """Return a reader whose owner may create databases."""
+    superuser.execute(f"ALTER ROLE {OWNER} CREATEDB")
+    yield reader
+    superuser.execute(f"ALTER ROLE {OWNER} NOCREATEDB")
+    for (name,) in superuser.execute(
+        "SELECT datname::text FROM pg_database WHERE datname LIKE 'test\\_notebook%'"
+    ).fetchall():
+        superuser.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def test_the_guide_does_what_it_says(tested: Reader) -> None:
+    done = tested.follow("how-to/test-your-project.md")
+    assert done.count("console") == 4
+
+
+def run_pytest(reader: Reader, test: str, ini: str = "", **environment: str) -> str:
+    """Run tests of a project; return what pytest says."""
+    (reader.folder / "test_it.py").write_text(
+        "import pytest\nfrom notes.models import Note, Tenant\n\n\n" + test
+    )
+    (reader.folder / "pytest.ini").write_text(
+        f"[pytest]\nDJANGO_SETTINGS_MODULE = notebook.settings\n{ini}"
+    )
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "test_it.py"],
+        cwd=reader.folder,
+        env=replace(reader, environment=reader.environment | environment).environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+
+
+USES_DATABASE = "@pytest.mark.django_db\ndef test_it():\n    assert Tenant.objects.count() == 0\n"
+
+
+def test_a_superuser_is_refused_and_told(tested: Reader) -> None:
+    output = run_pytest(tested, USES_DATABASE, NOTEBOOK_DB_USER="postgres")
+    assert "1 error" in output
+    assert "prove nothing: the role postgres is a superuser, whom no policy binds" in output
+    assert "DATABASES['default']['TEST']['OWNER']" in output
+
+
+def test_a_superuser_is_let_through_where_the_ini_file_says_so(tested: Reader) -> None:
+    ini = "tenantry_allow_exempt_role = true\n"
+    assert "1 passed" in run_pytest(tested, USES_DATABASE, ini, NOTEBOOK_DB_USER="postgres")
+
+
+def test_tests_without_a_database_are_not_asked(tested: Reader) -> None:
+    test = "def test_it():\n    assert Note._meta.label == 'notes.Note'\n"
+    assert "1 passed" in run_pytest(tested, test, NOTEBOOK_DB_USER="postgres")
+
+
+def test_the_app_role_is_not_the_owner(tested: Reader) -> None:
+    settings = tested.folder / "notebook" / "settings.py"
+    owner = f'\nDATABASES["default"]["TEST"] = {{"OWNER": {{"USER": "{OWNER}"}}}}\n'
+    settings.write_text(settings.read_text() + owner)
+    test = """\
+from django.db import ProgrammingError, connection
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("sql", ["TRUNCATE notes_note", "DROP TABLE notes_note"])
+def test_it(sql):
+    with connection.cursor() as cursor, pytest.raises(ProgrammingError):
+        cursor.execute(sql)
+"""
+    assert "2 passed" in run_pytest(tested, test)
+
+
+def test_an_owner_that_is_no_login_is_refused(settings: Any) -> None:
+    connection = connections["default"]
+    for owner in ("notebook_owner", {"PASSWORD": "x"}, {"USER": "x", "HOST": "y"}):
+        connection.settings_dict["TEST"]["OWNER"] = owner
+        try:
+            creation: Any = connection.creation
+            with pytest.raises(RLSConfigurationError, match="a dict of 'USER' and 'PASSWORD'"):
+                creation.owner()
+        finally:
+            del connection.settings_dict["TEST"]["OWNER"]
+
+
+def test_a_tenant_that_needs_more_is_said(tested: Reader) -> None:
+    models = tested.folder / "notes" / "models.py"
+    text = models.read_text()
+    field = "    name = models.TextField(unique=True)\n"
+    assert field in text
+    models.write_text(text.replace(field, field + "    seats = models.IntegerField()\n"))
+    settings = tested.folder / "notebook" / "settings.py"
+    owner = f'\nDATABASES["default"]["TEST"] = {{"OWNER": {{"USER": "{OWNER}"}}}}\n'
+    settings.write_text(settings.read_text() + owner)
+    output = run_pytest(tested, "def test_it(tenants):\n    pass\n", "addopts = --no-migrations\n")
+    assert "notes.Tenant needs a value for 'seats'" in output
+    assert "write a fixture tenant_factory" in output
+
+
+# What was sent.
+
+
+@pytest.mark.unsealed
+def test_every_statement_of_a_block_is_seen(tenants: Tenants) -> None:
+    connections["default"].close()
+    with tenant_context(tenants[0].pk):
+        with assert_sql("app_note", "LIMIT 21", count=2, bound_to=tenants[0]) as wire:
+            list(Note.objects.all())
+            repr(Note.objects.all())
+        with assert_sql(count=2) as forged, transaction.atomic():
+            Note.objects.filter(title="A 1").update(title='it\'s "odd"\nF\t9\tQuery\t "')
+        with assert_sql("odd") as again:
+            list(Note.objects.filter(title='odd\n"é"'))
+    assert all("SELECT" in statement for statement in wire.statements)
+    # What a value says is no message of its own.
+    assert "F\t9\tQuery" in forged.statements[0]
+    assert forged.statements[1].endswith("COMMIT")
+    assert 'odd\n"é"' in again.statements[0]
+
+
+@pytest.mark.unsealed
+def test_what_is_not_so_is_said_with_what_was_sent(tenants: Tenants) -> None:
+    with tenant_context(tenants[0].pk):
+        with (
+            pytest.raises(AssertionError, match="no statement has 'DELETE'; sent:\n"),
+            assert_sql("DELETE"),
+        ):
+            Note.objects.count()
+        with pytest.raises(AssertionError, match="1 messages, not 2"), assert_sql(count=2):
+            Note.objects.count()
+        with (
+            pytest.raises(AssertionError, match="not bound to"),
+            assert_sql(bound_to=tenants[1]),
+        ):
+            Note.objects.count()
+    with pytest.raises(AssertionError, match="not bound to"), assert_sql(bound_to=tenants[0]):
+        Note.objects.count()
+    with pytest.raises(AssertionError, match="nothing was sent"), assert_sql(bound_to=tenants[0]):
+        pass
+    with admin_context(), pytest.raises(ZeroDivisionError), assert_sql("never"):
+        _ = 1 / 0
+
+
+def test_where_bindings_are_sealed_it_is_said(settings: Any) -> None:
+    settings.RLS_TENANTS = {
+        **settings.RLS_TENANTS,
+        "SEALED": True,
+        "SEAL_KEYS": ["a secret that is long enough for a test"],
+    }
+    with pytest.raises(ValueError, match="look at rows"), assert_sql(bound_to=1):
+        pass
+
+
+async def test_an_async_connection_can_be_watched(tenants: Tenants) -> None:
+    try:
+        with assert_sql("SELECT title", using="pooled") as wire:
+            async with tenant_context(tenants[0].pk), aconnection("pooled") as connection:
+                wire.watch(connection)
+                wire.watch(connection)
+                await connection.execute("SELECT title FROM app_note WHERE id = %s", [1])
+        assert len([each for each in wire.statements if "SELECT title" in each]) == 1
+    finally:
+        await aclose_pools()
+
+
+def test_parameters_on_the_server_do_not_hide_the_statement(tenants: Tenants) -> None:
+    with tenant_context(tenants[0].pk), assert_sql(using="wire_server_side") as wire:
+        list(Note.objects.using("wire_server_side").filter(title="A 1\n", pk=3))
+    assert any("app_note" in each and "$3" in each for each in wire.statements)
+    connections["wire_server_side"].close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 12])
+def test_the_text_of_a_parse_is_found_whatever_follows(count: int) -> None:
+    sql = b'SELECT 1, "a" 1 2\n" 3 4'
+    length = 4 + len(b"name") + 1 + len(sql) + 1 + 2 + 4 * count
+    line = b'F\t%d\tParse\t "name" "%s" %d%s\n' % (length, sql, count, b" 25" * count)
+    assert list(statements(line + b"F\t4\tSync\n")) == [sql.decode()]
+
+
+def test_the_role_of_these_tests_is_bound() -> None:
+    assert_role_is_bound()
