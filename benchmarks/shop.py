@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 PAGE = 20
 READS = 5
@@ -60,7 +60,7 @@ class Shop:
         """Return SQL for the title and the time of note `i`."""
         return "'note ' || repeat(md5(i::text), 4), '2026-01-01Z'::timestamptz + i * interval '1 s'"
 
-    @lru_cache(maxsize=None)  # noqa: B019 - it lives as long as the process
+    @cache  # noqa: B019 - it lives as long as the process
     def notes(self, tenant: int) -> tuple[int, ...]:
         """Return the ids of a tenant's notes, the newest first."""
         return tuple(range(tenant, self.rows + 1, self.tenants))[::-1]
@@ -70,7 +70,7 @@ class Shop:
         index, tenant = divmod(note - 1, self.tenants)
         return 1 + tenant + self.tenants * (index % each)
 
-    @lru_cache(maxsize=None)  # noqa: B019 - it lives as long as the process
+    @cache  # noqa: B019 - it lives as long as the process
     def answer(self, workload: str, tenant: int) -> str:
         """Return what a request is to be answered with."""
         notes = self.notes(tenant)

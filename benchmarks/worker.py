@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 # Run as a script, Python would look for modules beside this file only.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import django
 import psycopg
 from django.conf import settings
+from django.core.handlers.wsgi import WSGIHandler
 
 from benchmarks.candidates import CANDIDATES, Candidate
 from benchmarks.shop import Shop
@@ -65,8 +66,6 @@ class Requests:
     """Call Django as a WSGI server does, with the tenant in the host name and in a header."""
 
     def __init__(self) -> None:
-        from django.core.handlers.wsgi import WSGIHandler
-
         self.handler = WSGIHandler()
         self.status = ""
 
@@ -141,7 +140,7 @@ class Worker:
         return {"ns": times, "cpu_ns": cpu}
 
     def check(self, workload: str, tenants: Sequence[int], answers: Sequence[str]) -> None:
-        """Raise RuntimeError unless every answer, and every row that was written, is the right one."""
+        """Raise RuntimeError unless every answer, and every row that was written, is right."""
         for tenant, answer in zip(tenants, answers, strict=True):
             if answer != (right := self.shop.answer(workload, tenant)):
                 raise RuntimeError(

@@ -1,4 +1,4 @@
-"""psycopg without Django: the same SQL, with BEGIN, SAVEPOINT and COMMIT in the statements' messages.
+"""psycopg without Django: the same SQL, with BEGIN, SAVEPOINT and COMMIT beside the statements.
 
 The limit of what a program in Python can do over one connection that waits for each answer: no
 request, no ORM, no policy, the tenant in every WHERE. The tables are stock Django's.

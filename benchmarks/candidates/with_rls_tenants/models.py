@@ -1,5 +1,6 @@
-from benchmarks.candidates import shape
 from django_rls_tenants import RLSProtectedModel
+
+from benchmarks.candidates import shape
 
 
 class Tenant(shape.Tenant):

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from django.db import connection
+
 from benchmarks.candidates.base import IDENTIFY, SCOPED, Project
 from benchmarks.shop import Shop
 
@@ -39,8 +41,6 @@ class Tenants(Project):
         return "", []
 
     def create(self, shop: Shop, superuser: Any) -> None:
-        from django.db import connection
-
         self.create_tables("Tenant", "Domain")
         tenant, domain = self.model("Tenant"), self.model("Domain")
         numbers = range(1, shop.tenants + 1)
