@@ -46,6 +46,8 @@ class Benchmark:
 
     def install(self) -> None:
         """Make the environments; who cannot be installed does not run."""
+        if sys.version_info < (3, 12):
+            say("newer releases of some candidates need Python 3.12: this one gets older ones")
         for name in self.options.candidates:
             candidate = CANDIDATES[name]
             if reason := candidate.reason("", ""):
@@ -128,13 +130,13 @@ class Benchmark:
                 found[workload] |= {name: {"not_run": reason} for name, reason in reasons.items()}
                 tables.show(f"{route}: {workload}", found[workload])
             for name, worker in workers.items():
-                self.facts[name]["max_rss_mib"] = worker.ask("facts")["max_rss_mib"]
+                self.facts[name] = worker.ask("facts")
         return found
 
     def outcomes(self, title: str, workers: Mapping[str, Pipe], workload: str) -> dict[str, Any]:
         """Return the figures of one workload."""
         if FLOOR not in workers:
-            raise SystemExit(f"{title}: the floor does not run; see its error with --verbose")
+            raise SystemExit(f"{title}: {FLOOR} does not run, which ratios are to")
         rounds = measure(workers, workload, self.effort)
         *_, samples = report.with_progress(title, rounds, self.effort.rounds)
         return {name: each.outcome(samples[FLOOR]) for name, each in samples.items()}

@@ -65,7 +65,7 @@ def candidates(result: Mapping[str, Any]) -> Iterator[str]:
             yield row(each["title"], f"not run: {each['not_run']}", "", "", "")
             continue
         release = each["package"] or "-"
-        memory = f"{each['max_rss_mib']} MiB"
+        memory = f"{each['most_memory_mib']} MiB"
         yield row(each["title"], release, each["django"], each["psycopg"], memory)
 
 
@@ -117,16 +117,15 @@ def counted(count: Mapping[str, float] | None) -> str:
 
 def notes(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield why candidates did not run."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[tuple[str, str, str], list[str]] = {}
     for route, workloads in result["routes"].items():
         for workload, outcomes in workloads.items():
             for name, outcome in outcomes.items():
                 if "not_run" in outcome:
-                    key = (result["candidates"][name]["title"], outcome["not_run"])
-                    reasons.setdefault(key, []).append(f"{route}, {WORKLOADS[workload]}")
+                    key = (result["candidates"][name]["title"], outcome["not_run"], route)
+                    reasons.setdefault(key, []).append(WORKLOADS[workload])
     if reasons:
-        yield ""
-        yield "### Not run"
-        yield ""
-        for (title, reason), where in reasons.items():
-            yield f"- {title}: {reason} ({'; '.join(where)})"
+        yield from ("", "### Not run", "")
+    for (title, reason, route), which in reasons.items():
+        every = len(which) == len(result["routes"][route])
+        yield f"- {title}, {route}, {'everything' if every else ', '.join(which)}: {reason}"

@@ -13,7 +13,6 @@ import io
 import json
 import os
 import platform
-import resource
 import sys
 import time
 from collections import Counter
@@ -28,6 +27,8 @@ import django
 import psycopg
 from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import got_request_exception
+from django.db import connection
 
 from benchmarks.candidates import CANDIDATES, Candidate
 from benchmarks.shop import Shop
@@ -43,7 +44,6 @@ def set_up(candidate: Candidate, database: dict[str, str], *, pooled: bool) -> A
         "CONN_MAX_AGE": None,
         "DISABLE_SERVER_SIDE_CURSORS": True,
         "OPTIONS": {"sslmode": "disable", "gssencmode": "disable"},
-        **project.options(pooled=pooled),
     }
     settings.configure(
         ALLOWED_HOSTS=["*"],
@@ -68,13 +68,19 @@ class Requests:
     def __init__(self) -> None:
         self.handler = WSGIHandler()
         self.status = ""
+        self.error: BaseException | None = None
+        got_request_exception.connect(self.keep_error)
+
+    def keep_error(self, **more: Any) -> None:
+        """Keep the exception that Django turns into a response."""
+        self.error = sys.exception()
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> None:
         """Keep the status."""
         self.status = status
 
     def request(self, workload: str, tenant: int) -> str:
-        """Return the body of the response, or the status if it is not 200."""
+        """Return the body of the response; raise RuntimeError if its status is not 200."""
         environ = {
             "REQUEST_METHOD": "GET",
             "PATH_INFO": f"/{workload}/",
@@ -92,7 +98,9 @@ class Requests:
         response = self.handler(environ, self.start_response)
         body = b"".join(response).decode()
         response.close()
-        return body if self.status == "200 OK" else self.status
+        if self.status != "200 OK":
+            raise RuntimeError(f"{workload} was answered {self.status}: {self.error!r}")
+        return body
 
 
 class Worker:
@@ -112,7 +120,12 @@ class Worker:
         self.superuser.execute("VACUUM (ANALYZE)")
 
     def connect(self) -> None:
-        """Be ready for requests."""
+        """Be ready for requests; raise RuntimeError if a policy is expected and does not work."""
+        if self.project.policies:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM note")
+                if (seen := cursor.fetchone()[0]) != 0:
+                    raise RuntimeError(f"{seen} notes are seen without a tenant: no policy works")
         module = importlib.import_module(self.candidate.module)
         if hasattr(module, "Requests"):
             database = self.place["database"]
@@ -160,8 +173,20 @@ class Worker:
             "python": platform.python_version(),
             "django": django.get_version(),
             "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
-            "max_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+            "most_memory_mib": most_memory(),
         }
+
+
+def most_memory() -> int | None:
+    """Return the most MiB that this process had at a time, where Linux tells it.
+
+    What getrusage() says would include the parent's, from before this program was loaded.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM"))
 
 
 def serve(worker: Worker, commands: Any, answers: Any) -> None:

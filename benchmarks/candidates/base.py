@@ -23,6 +23,8 @@ class Project:
     engine = STOCK
     apps: Sequence[str] = ()
     middleware: Sequence[str] = (IDENTIFY,)
+    # Whether the database selects the rows; then there are none without a tenant.
+    policies = False
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -30,10 +32,6 @@ class Project:
 
     def settings(self, *, pooled: bool) -> dict[str, Any]:
         """Return more settings; `pooled` when a pooler in transaction mode is in between."""
-        return {}
-
-    def options(self, *, pooled: bool) -> dict[str, Any]:
-        """Return more of the entry of DATABASES."""
         return {}
 
     def model(self, name: str) -> Any:

@@ -18,6 +18,7 @@ class Boundary(Project):
 
     apps = ("boundary",)
     middleware = ("boundary.middleware.TenantMiddleware", IDENTIFY)
+    policies = True
 
     def settings(self, *, pooled: bool) -> dict[str, Any]:
         return {

@@ -17,6 +17,7 @@ class Rls(Project):
     engine = "django_rls.backends.postgresql"
     apps = ("django_rls", "django.contrib.contenttypes", "django.contrib.auth")
     middleware = (IDENTIFY, "django_rls.middleware.RLSContextMiddleware")
+    policies = True
 
     def condition(self, request: Any) -> tuple[str, list[Any]]:
         return "", []

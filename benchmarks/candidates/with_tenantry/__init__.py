@@ -18,6 +18,7 @@ class Tenantry(Project):
     engine = "tenantry.backends.postgresql"
     apps = ("tenantry",)
     middleware = (IDENTIFY, "tenantry.middleware.RLSTenantMiddleware")
+    policies = True
 
     def settings(self, *, pooled: bool) -> dict[str, Any]:
         return {"RLS_TENANTS": {"TENANT_MODEL": f"{self.label}.Tenant"}}
