@@ -34,6 +34,9 @@ def plot(result: Mapping[str, Any], route: str, workloads: Mapping[str, Any], fi
     for panel, (workload, outcomes) in zip(panels, workloads.items(), strict=True):
         ran = {name: each for name, each in outcomes.items() if "not_run" not in each}
         names = [name for name in titles if name in ran][::-1]
+        panel.set_title(f"{WORKLOADS[workload]}, {route}: p50 as a ratio to stock", loc="left")
+        if not names:
+            continue
         lows, middles, highs = zip(*(ran[name]["p50_ratio"] for name in names), strict=True)
         errors = [
             [middle - low for middle, low in zip(middles, lows, strict=True)],
@@ -42,6 +45,5 @@ def plot(result: Mapping[str, Any], route: str, workloads: Mapping[str, Any], fi
         colors = ["#c2571a" if name == "with_tenantry" else "#8a94a6" for name in names]
         panel.barh([titles[name] for name in names], middles, xerr=errors, color=colors)
         panel.axvline(1, color="black", linewidth=0.8)
-        panel.set_title(f"{WORKLOADS[workload]}, {route}: p50 as a ratio to stock", loc="left")
         panel.margins(x=0.08)
     figure.savefig(file, metadata={"Date": None})

@@ -126,7 +126,14 @@ class Benchmark:
             for workload in self.options.workloads:
                 reasons = absent | try_out(workers, workload, self.effort)
                 able = {name: pipe for name, pipe in workers.items() if name not in reasons}
-                found[workload] = self.outcomes(f"{route}: {workload}", able, workload)
+                if FLOOR in reasons:
+                    raise SystemExit(f"{route}: {FLOOR} does not run {workload}: {reasons[FLOOR]}")
+                try:
+                    found[workload] = self.outcomes(f"{route}: {workload}", able, workload)
+                except WorkerError as error:
+                    # One that fails late takes this table with it, and not the hour before.
+                    reasons |= dict.fromkeys(able, f"one of them failed meanwhile: {error}")
+                    found[workload] = {}
                 found[workload] |= {name: {"not_run": reason} for name, reason in reasons.items()}
                 tables.show(f"{route}: {workload}", found[workload])
             for name, worker in workers.items():
@@ -135,8 +142,6 @@ class Benchmark:
 
     def outcomes(self, title: str, workers: Mapping[str, Pipe], workload: str) -> dict[str, Any]:
         """Return the figures of one workload."""
-        if FLOOR not in workers:
-            raise SystemExit(f"{title}: {FLOOR} does not run, which ratios are to")
         rounds = measure(workers, workload, self.effort)
         *_, samples = report.with_progress(title, rounds, self.effort.rounds)
         return {name: each.outcome(samples[FLOOR]) for name, each in samples.items()}
