@@ -123,7 +123,7 @@ def served(
 def example(example_pooler: PgBouncer) -> Iterator[Example]:
     command = ["uvicorn", "project.asgi:application", "--lifespan", "on"]
     command += ["--host", LOOPBACK, "--port", "{port}"]
-    with served(example_pooler, "uvicorn", command) as running:
+    with served(example_pooler, "example", command) as running:
         yield running
 
 
