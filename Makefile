@@ -12,7 +12,7 @@ BENCH_PYTHON ?= $(or $(shell for python in python3.13 python3.14 python3.12; do 
 	$$python -c "" 2>/dev/null && echo $$python && break; done),$(PYTHON))
 BENCH_VENV ?= $(VENV)-bench
 # What does not depend on the shape of the policies.
-ANY_SHAPE = adoption benchmarks browser docs drive layers startup
+ANY_SHAPE = adoption benchmarks browser docs drive layers mixed plugin servers startup
 
 .PHONY: demo test shape lint bench bench-full docs soak django-suite clean pgbouncer browser postgis redis
 
