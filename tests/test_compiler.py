@@ -40,11 +40,19 @@ SHAPES: dict[str, tuple[Callable[[], QuerySet[Any, Any]], list[str]]] = {
         lambda: Note.objects.select_related("author", "parent__author"),
         [
             "LEFT OUTER JOIN app_author ON (app_note.author_id = app_author.id AND"
-            " app_author.tenant_id = {})",
-            "T3.id AND T3.tenant_id = {})",
-            "T4.id AND T4.tenant_id = {})",
+            " CASE WHEN app_author.tenant_id = {} THEN 1 END IS NOT NULL)",
+            "T3.id AND CASE WHEN T3.tenant_id = {} THEN 1 END IS NOT NULL)",
+            "T4.id AND CASE WHEN T4.tenant_id = {} THEN 1 END IS NOT NULL)",
             "WHERE app_note.tenant_id = {}",
         ],
+    ),
+    "joined to be filtered": (
+        lambda: Note.objects.select_related("author").filter(author__name="x"),
+        ["INNER JOIN app_author ON", "author_id = app_author.id AND app_author.tenant_id = {})"],
+    ),
+    "joined from a shared table": (
+        lambda: Shared.objects.select_related("note__author"),
+        ["note_id = app_note.id AND app_note.tenant_id = {})"],
     ),
     "inner join": (
         lambda: Note.objects.filter(author__name__startswith="author"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.db.models import Count
 
 from tenantry import admin_context, tenant_context
 from tests import settings
-from tests.app.models import Note, Tenant
+from tests.app.models import Note, Tagging, Tenant
 
 TENANTS, ROWS = 500, 1_000_000
 RAW = "SELECT * FROM app_note ORDER BY title LIMIT 20"
@@ -34,7 +35,19 @@ def million(project: None, superuser: psycopg.Connection[Any]) -> Iterator[int]:
         " SELECT 'n' || i, 1 + i %% %s, 1 + i %% %s FROM generate_series(1, %s) i",
         [TENANTS, TENANTS, ROWS],
     )
-    superuser.execute("VACUUM ANALYZE app_note, app_author, app_tenant")
+    for table in ("tag", "item"):
+        superuser.execute(
+            f"INSERT INTO app_{table} (name, tenant_id) SELECT '{table} ' || i, 1 + i %% %s"
+            " FROM generate_series(0, %s) i".encode(),
+            [TENANTS, 4 * TENANTS - 1],
+        )
+    superuser.execute(
+        "INSERT INTO app_tagging (item_id, tag_id, weight, tenant_id)"
+        " SELECT i.id, t.id, w, t.tenant_id FROM app_item i"
+        " JOIN app_tag t ON t.tenant_id = i.tenant_id, generate_series(1, 10) w"
+    )
+    superuser.execute("VACUUM ANALYZE app_note, app_author, app_tenant, app_tag, app_item")
+    superuser.execute("VACUUM ANALYZE app_tagging")
     yield 42
     superuser.execute("TRUNCATE app_tenant, app_user RESTART IDENTITY CASCADE")
     connections.close_all()
@@ -81,6 +94,25 @@ def test_the_orm_reads_the_rows_of_the_tenant(name: str, million: int) -> None:
         assert "One-Time Filter" in text
     assert plan_of(QUERIES[name]())  # Unbound, it has one too,
     assert removed(plan_of(QUERIES[name]())) == 0  # and reads nothing.
+
+
+@pytest.mark.slow
+@pytest.mark.guc_shape
+def test_rows_that_are_fetched_by_key_are_expected_to_be_the_tenants(million: int) -> None:
+    """As few as the tenant has of all rows, PostgreSQL would sort them before it fills a page."""
+    tagging = Tagging.objects.select_related("item", "tag")
+    with tenant_context(million):
+        [[found]] = explained(tagging)
+        assert found["Plan"]["Actual Rows"] == 160
+        # The policy, of which PostgreSQL expects a half to pass, is in it three times.
+        assert found["Plan"]["Plan Rows"] >= 160 / 2**3
+        [[filtered]] = explained(tagging.filter(item__name__startswith="item", tag__pk__gt=0))
+        assert filtered["Plan"]["Plan Rows"] < 160 / 2**3
+        assert "Sort" not in plan_of(tagging[:20])
+
+
+def explained(queryset: Any) -> Any:
+    return [json.loads(queryset.explain(format="json", analyze=True))]
 
 
 @pytest.mark.slow

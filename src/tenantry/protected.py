@@ -19,10 +19,12 @@ from .policies.owners import Owner
 
 
 class Protection(NamedTuple):
-    """Hold how the rows of a table name their tenant, and which bypass flags read them all."""
+    """Hold how the rows of a table name their tenant, and who else reads them."""
 
     owner: Owner
     flags: Collection[str] = ()
+    # Whether the policy shows rows of other tenants too.
+    is_shared: bool = False
 
 
 _protections: WeakKeyDictionary[Apps, Mapping[str, Protection]] = WeakKeyDictionary()
@@ -37,7 +39,11 @@ def protections(apps: Apps) -> Mapping[str, Protection]:
     found = _protections.get(apps)
     if found is None:
         found = {
-            model._meta.db_table: Protection(constraint.owner(model), constraint.extra_bypass_flags)
+            model._meta.db_table: Protection(
+                constraint.owner(model),
+                constraint.extra_bypass_flags,
+                bool(constraint.extra_predicates),
+            )
             for model in apps.get_models(include_auto_created=True)
             for constraint in model._meta.constraints
             if isinstance(constraint, RLSConstraint)

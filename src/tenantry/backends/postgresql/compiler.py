@@ -15,27 +15,33 @@ from django.db.backends.postgresql import compiler
 
 from ...binding import Binding, TenantId, current_binding
 from ...exceptions import ScopeError
-from ...policies.owners import Owner
-from ...protected import protections, require_tenant
+from ...protected import Protection, protections, require_tenant
 
 # Django 6.1 renamed it.
 QUOTE_NAME = (
     "quote_name" if hasattr(compiler.SQLCompiler, "quote_name") else "quote_name_unless_alias"
 )
+EXPECTED = "CASE WHEN {} THEN 1 END IS NOT NULL"
 
 
 class TenantEquals:
     """Be the SQL condition that a row is the tenant's."""
 
-    def __init__(self, alias: str, owner: Owner, tenant_id: TenantId | None) -> None:
+    def __init__(self, alias: str, protection: Protection, tenant_id: TenantId | None) -> None:
         self.alias = alias
-        self.owner = owner
+        self.owner = protection.owner
         self.tenant_id = tenant_id
+        # Whether the policy says the same, of a column of the row itself.
+        self.is_exact = not protection.is_shared and not protection.owner.hops
+        self.is_expected = False
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
         """Return the condition and its one parameter."""
         alias = getattr(compiler, QUOTE_NAME)(self.alias)
-        return self.owner.equals(alias, connection.ops.quote_name), [self.tenant_id]
+        sql = self.owner.equals(alias, connection.ops.quote_name)
+        # Of an expression without statistics, PostgreSQL expects 0.995 not to be NULL
+        # (DEFAULT_NOT_UNK_SEL in its src/include/utils/selfuncs.h).
+        return EXPECTED.format(sql) if self.is_expected else sql, [self.tenant_id]
 
 
 class ScopedWhere:
@@ -75,7 +81,7 @@ class ScopedMixin:
             return {}
         protected = protections(self.query.model._meta.apps)
         predicates = {
-            alias: TenantEquals(alias, protected[table].owner, binding.tenant_id)
+            alias: TenantEquals(alias, protected[table], binding.tenant_id)
             for alias, table in tables
             if table in protected and binding.bypass not in protected[table].flags
         }
@@ -137,9 +143,24 @@ class ScopedDeleteMixin(ScopedWhereMixin):
 
 
 class ScopedSelectMixin(ScopedMixin):
-    """Scope SELECT: joined tables in ON, all others in WHERE."""
+    """Scope SELECT: joined tables in ON, all others in WHERE.
+
+    What ``select_related`` fetches, a row at a time by its key, is the tenant's whenever the row is
+    that refers to it. PostgreSQL does not know, and would expect to join most of the tenant's rows
+    before it has filled a page: there the predicate is one that it expects to be true.
+    """
 
     where: Any
+    # The aliases that select_related has added.
+    followed: Collection[str] = ()
+
+    def setup_query(self, *args: Any, **kwargs: Any) -> None:
+        """Set up the query; remember which joins only fetch what its rows refer to."""
+        counts = self.query.alias_refcount
+        before = {alias for alias in counts if counts[alias]} if self.query.select_related else None
+        super().setup_query(*args, **kwargs)  # type: ignore[misc]
+        if before is not None:
+            self.followed = {alias for alias in counts if counts[alias]} - before
 
     def get_from_clause(self) -> tuple[list[str], Any]:
         """Return the FROM clause. All aliases are final by now, and WHERE is compiled next."""
@@ -156,6 +177,7 @@ class ScopedSelectMixin(ScopedMixin):
         predicates = self.tenant_predicates(tables)
         if not predicates:
             return clauses, params
+        self.expect_followed(predicates)
         # Where Django trims joins from the start of a subquery, the first alias has no reference
         # left, so that query.base_table is none of the tables here.
         joins = {
@@ -166,6 +188,16 @@ class ScopedSelectMixin(ScopedMixin):
         if predicates:
             self.where = ScopedWhere(self.where, predicates.values())
         return clauses, self.scope_joins(joins, active, clauses, params) if joins else params
+
+    def expect_followed(self, predicates: Mapping[str, TenantEquals]) -> None:
+        """Expect the predicates to be true of what is fetched by key from rows of the tenant."""
+        sources = self.query.alias_map
+        for alias in self.followed:
+            join = sources[alias]
+            if join.join_type and alias in predicates and predicates[alias].is_exact:
+                start = predicates.get(join.parent_alias)
+                by_key = join.join_field.many_to_one or join.join_field.one_to_one
+                predicates[alias].is_expected = by_key and start is not None and start.is_exact
 
     def scope_joins(
         self,
