@@ -189,6 +189,7 @@ def test_cached_pages_are_their_tenants(where: str, settings: Any, tenants: Tena
 @pytest.mark.parametrize(
     ("engine", "alias", "warned"),
     [
+        ("django.contrib.sessions.backends.cache", "called", True),
         ("django.contrib.sessions.backends.cache", "default", True),
         ("django.contrib.sessions.backends.cached_db", "default", True),
         ("django.contrib.sessions.backends.cache", "sessions", False),
@@ -198,7 +199,11 @@ def test_cached_pages_are_their_tenants(where: str, settings: Any, tenants: Tena
 def test_sessions_in_such_a_cache_are_warned_of(engine: str, alias: str, warned: bool) -> None:
     plain = {"BACKEND": KEYED["BACKEND"]}
     with override_settings(
-        CACHES={"default": KEYED, "sessions": plain},
+        CACHES={
+            "default": KEYED,
+            "called": {**KEYED, "KEY_FUNCTION": make_key},
+            "sessions": plain,
+        },
         SESSION_ENGINE=engine,
         SESSION_CACHE_ALIAS=alias,
     ):

@@ -7,7 +7,7 @@ does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -63,7 +63,7 @@ def _aliases_of_tests() -> list[str]:
 
     from .conf import ENGINES  # noqa: PLC0415
 
-    every: list[Any] = connections.all()
+    every: Iterable[Any] = connections.all()
     ours = [each for each in every if each.settings_dict["ENGINE"] in ENGINES]
     # Of the others, tests may use none, and no server need be there.
     made = [each.alias for each in ours if each.creation.is_test_database()]
