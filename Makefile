@@ -8,10 +8,13 @@ PG_BINDIR ?=
 ARGS ?=
 BIN = $(VENV)/bin
 SHAPE ?= role
+BENCH_PYTHON ?= $(or $(shell for python in python3.13 python3.14 python3.12; do \
+	$$python -c "" 2>/dev/null && echo $$python && break; done),$(PYTHON))
+BENCH_VENV ?= $(VENV)-bench
 # What does not depend on the shape of the policies.
-ANY_SHAPE = adoption benchmarks browser docs drive layers startup
+ANY_SHAPE = adoption benchmarks browser docs drive layers mixed plugin servers startup
 
-.PHONY: demo test shape lint bench docs soak django-suite clean pgbouncer browser postgis redis
+.PHONY: demo test shape lint bench bench-full docs soak django-suite clean pgbouncer browser postgis redis
 
 demo: $(VENV)/.demo
 	@$(call install,pgbouncer,pgbouncer) || true
@@ -31,15 +34,20 @@ lint: $(VENV)/.lint
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-bench: $(VENV)/.bench pgbouncer
-	$(BIN)/python benchmarks/orm_read.py $(ARGS)
-	$(BIN)/python benchmarks/transactions.py $(ARGS)
-	$(BIN)/python benchmarks/driver_read.py $(ARGS)
-	$(BIN)/python benchmarks/driver_read.py --shape role $(ARGS)
-	$(BIN)/python benchmarks/driver_read.py --shape sealed $(ARGS)
-	$(BIN)/python benchmarks/slow_await.py
-	$(BIN)/python benchmarks/compile_cost.py
-	$(BIN)/python benchmarks/middleware_cost.py
+# tenantry, stock Django and the peers side by side, in about ten minutes; and everything, in two hours.
+# The newest releases of some peers need Python 3.12.
+bench: $(BENCH_VENV)/.bench pgbouncer
+	$(BENCH_VENV)/bin/python benchmarks/side_by_side.py $(ARGS)
+
+bench-full: $(BENCH_VENV)/.bench pgbouncer
+	$(BENCH_VENV)/bin/python benchmarks/side_by_side.py --workloads all --routes all --seconds 60 --name side_by_side_full $(ARGS)
+	$(BENCH_VENV)/bin/python benchmarks/driver_read.py
+	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape role
+	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape sealed
+	$(BENCH_VENV)/bin/python benchmarks/slow_await.py
+	$(BENCH_VENV)/bin/python benchmarks/compile_cost.py
+	$(BENCH_VENV)/bin/python benchmarks/middleware_cost.py
+	$(BENCH_VENV)/bin/python benchmarks/growth.py --rows 10000000
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
@@ -52,7 +60,7 @@ django-suite: $(VENV)/.django-suite
 	$(BIN)/python tests/django_suite/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) docs/_build .coverage .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) benchmarks/.envs docs/_build .coverage .hypothesis
 
 pgbouncer:
 	@$(call install,pgbouncer,pgbouncer)
@@ -66,6 +74,9 @@ redis:
 # GDAL and GEOS, which Django loads, come with it.
 postgis:
 	@$(call install,/usr/share/postgresql/15/extension/postgis.control,postgresql-15-postgis-3)
+
+$(BENCH_VENV)/.bench: pyproject.toml
+	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) PYTHON=$(BENCH_PYTHON) $@
 
 # $(VENV)/.GROUP stands for a dependency group that is installed.
 $(VENV)/.%: pyproject.toml

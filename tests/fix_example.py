@@ -96,13 +96,20 @@ def example_pooler(modern: Postgres, directory: Path) -> Iterator[PgBouncer]:
         yield pooler
 
 
+def environment_of_example(pooler: PgBouncer) -> dict[str, str]:
+    """Return the environment of a process that uses the example's data."""
+    return environment(APP, pooler.host, pooler.port)
+
+
 @contextmanager
-def served(pooler: PgBouncer, name: str, command: list[str]) -> Iterator[Example]:
+def served(
+    pooler: PgBouncer, name: str, command: list[str], more: dict[str, str] | None = None
+) -> Iterator[Example]:
     """Run a server of the example; ``{port}`` in `command` is where."""
     port = free_port()
     args = [sys.executable, "-m", *(part.format(port=port) for part in command)]
     log = pooler.directory / f"{name}.log"
-    env = environment(APP, pooler.host, pooler.port) | {"PGAPPNAME": name}
+    env = environment_of_example(pooler) | (more or {}) | {"PGAPPNAME": name}
     server = Child(args, log, env=env, cwd=EXAMPLE)
     url = f"http://{LOOPBACK}:{port}"
     try:
@@ -116,7 +123,7 @@ def served(pooler: PgBouncer, name: str, command: list[str]) -> Iterator[Example
 def example(example_pooler: PgBouncer) -> Iterator[Example]:
     command = ["uvicorn", "project.asgi:application", "--lifespan", "on"]
     command += ["--host", LOOPBACK, "--port", "{port}"]
-    with served(example_pooler, "uvicorn", command) as running:
+    with served(example_pooler, "example", command) as running:
         yield running
 
 

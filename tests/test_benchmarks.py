@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.candidates import CANDIDATES, Candidate
+from benchmarks.shop import Shop
+
+WORKLOADS = {"read", "reads", "write", "atomic", "nested", "atomic_request"}
+WORKLOADS |= {"page", "bulk", "report"}
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--rows", "400", "--tenants", "20", "--rounds", "2", "--batch", "2", "--seconds", "0"]
 
@@ -34,19 +39,118 @@ def run(name: str, output: Path, options: Sequence[str] = QUICK, written: str | 
     return json.loads((output / f"{written or name}.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("name", "workloads", "candidates"),
-    [("orm_read", 1, 3), ("transactions", 4, 2), ("driver_read", 3, 3)],
-)
-def test_a_benchmark_measures_every_candidate_on_every_route(
-    name: str, workloads: int, candidates: int, tmp_path: Path
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Return what was measured without peers, which take a network to install, and its folder."""
+    folder = tmp_path_factory.mktemp("side_by_side")
+    options = ["--own", "--rows", "2000", "--tenants", "10", "--rounds", "2", "--batch", "2"]
+    options += ["--seconds", "0", "--workloads", "all", "--routes", "direct,pgbouncer,1 ms"]
+    return run("side_by_side", folder, options), folder
+
+
+def test_every_candidate_serves_every_workload_on_every_route(
+    side_by_side: tuple[Any, Path],
 ) -> None:
-    result = run(name, tmp_path)
+    result, _ = side_by_side
+    assert list(result["routes"]) == ["direct", "pgbouncer", "1 ms"]
+    for workloads in result["routes"].values():
+        assert set(workloads) == WORKLOADS
+        for outcomes in workloads.values():
+            assert list(outcomes) == ["stock", "psycopg_alone", "with_tenantry"]
+            assert outcomes["stock"]["p50_ratio"] == [1, 1, 1]
+            assert outcomes["stock"]["p99_ratio"] == 1
+            for outcome in outcomes.values():
+                assert outcome["requests"] == 8
+                assert 0 < outcome["p50_us"] <= outcome["p99_us"]
+                assert outcome["cpu_s_per_1000"] > 0
+    # The proxy holds back for as long as it says, once for each round trip.
+    assert result["routes"]["1 ms"]["reads"]["psycopg_alone"]["p50_us"] > 5000
+
+
+def test_statements_and_round_trips_are_counted_on_the_wire(
+    side_by_side: tuple[Any, Path],
+) -> None:
+    result, _ = side_by_side
+    for mode in ("direct", "pgbouncer"):
+        counted = {
+            workload: {
+                name: (each["round_trips"], each["statements"]) for name, each in found.items()
+            }
+            for workload, found in result["wire"][mode].items()
+        }
+        # Two SETs ride along with each statement of tenantry's, and BEGIN with the first one.
+        assert counted["read"] == {
+            "stock": (1, 1),
+            "psycopg_alone": (1, 1),
+            "with_tenantry": (1, 3),
+        }
+        assert counted["atomic"] == {
+            "stock": (3, 3),
+            "psycopg_alone": (1, 3),
+            "with_tenantry": (2, 5),
+        }
+        assert counted["nested"]["stock"] == (12, 12)
+        assert counted["nested"]["with_tenantry"][0] == 5
+
+
+def test_results_are_a_table_and_plots_too(side_by_side: tuple[Any, Path]) -> None:
+    _, folder = side_by_side
+    table = (folder / "side_by_side.md").read_text()
+    assert "| tenantry | 1 (3) |" in table
+    assert "### Not run" not in table
+    for route in ("direct", "pgbouncer", "1_ms"):
+        plot = (folder / f"side_by_side_{route}.svg").read_text()
+        assert "tenantry" in plot
+        assert "stock Django" in plot
+
+
+def test_a_candidate_that_cannot_run_is_named_with_the_reason(tmp_path: Path) -> None:
+    options = ["--candidates", "stock,async_backend", "--rows", "1000", "--tenants", "10"]
+    options += ["--rounds", "2", "--batch", "1", "--seconds", "0", "--workloads", "read"]
+    result = run("side_by_side", tmp_path, [*options, "--routes", "direct"])
+    reason = CANDIDATES["async_backend"].reason("direct", "read")
+    assert result["candidates"]["async_backend"]["not_run"] == reason
+    table = (tmp_path / "side_by_side.md").read_text()
+    assert f"| django-async-backend | not run: {reason} |" in table
+
+
+@pytest.mark.parametrize("route", ["direct", "pgbouncer"])
+def test_reasons_are_for_a_route_a_workload_or_all(route: str) -> None:
+    candidate = Candidate("peer", "a peer", not_run={"pgbouncer": "no mode", "bulk": "no rows"})
+    assert candidate.reason(route, "read") == ("no mode" if route == "pgbouncer" else "")
+    assert candidate.reason("direct", "bulk") == "no rows"
+
+
+def test_answers_are_known_beforehand() -> None:
+    shop = Shop(rows=1000, tenants=10)
+    assert shop.answer("read", 3).startswith("993,983,973,")
+    assert shop.answer("page", 1).startswith("991:a41:c31,981:a31:c21,")
+    assert shop.answer("report", 1) == "c1:25,c11:25,c21:25,c31:25"
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "rows", "reason"),
+    [
+        ("stock", "direct", "10", "every tenant needs 100 rows or more"),
+        ("with_tenantry", "direct", "1000", "add it to --candidates"),
+        ("stock", "carrier pigeon", "1000", "unknown: carrier pigeon; choose from direct"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    name: str, route: str, rows: str, reason: str, tmp_path: Path
+) -> None:
+    options = ["--candidates", name, "--routes", route, "--rows", rows, "--tenants", "10"]
+    with pytest.raises(AssertionError, match=reason):
+        run("side_by_side", tmp_path, options)
+
+
+def test_a_driver_is_measured_on_every_route(tmp_path: Path) -> None:
+    result = run("driver_read", tmp_path)
     assert list(result["routes"]) == ["direct", "pgbouncer", "1 ms"]
     for route in result["routes"].values():
-        assert len(route) == workloads
+        assert len(route) == 3
         for workload in route.values():
-            assert len(workload) == candidates
+            assert len(workload) == 3
             first, *others = workload.values()
             assert first["ratio"]["median"] == 1
             assert all(other["microseconds"]["median"] > 0 for other in others)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group
@@ -34,7 +36,9 @@ def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
 
 
 @pytest.fixture
-def groups(tenants: Tenants, migrate: Migrate, settings: Any) -> Tenants:
+def groups(
+    tenants: Tenants, migrate: Migrate, settings: Any, superuser: psycopg.Connection[Any]
+) -> Iterator[Tenants]:
     """Protect Django's own table of groups."""
     state = ProjectState.from_apps(apps)
     migrate(AddRLSPolicy("auth.Group", "owner_id"), state)
@@ -42,7 +46,8 @@ def groups(tenants: Tenants, migrate: Migrate, settings: Any) -> Tenants:
         **test_settings.RLS_TENANTS,
         "EXTERNAL_MODELS": {"auth.Group": "owner_id"},
     }
-    return tenants
+    yield tenants
+    superuser.execute("TRUNCATE auth_group CASCADE")
 
 
 def test_a_model_of_another_package_is_isolated(groups: Tenants, wire: Wire) -> None:

@@ -132,7 +132,8 @@ class Upload(models.Model):
     file = models.FileField(upload_to="uploads")
 
     class Meta:
-        app_label = "app"
+        # Of no app whose migrations would have to have it.
+        app_label = "uploads"
         managed = False
 
 

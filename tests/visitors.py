@@ -23,7 +23,7 @@ VISIBLE = {
 }
 OF_HTML = re.compile(r'data-tenant="([^"]*)"')
 OF_CSV = re.compile(r",(?!tenant)([a-z]+)\r$", re.MULTILINE)
-OF_JSON = re.compile(r'"tenant(?:__slug)?": "([^"]*)"')
+OF_JSON = re.compile(r'"tenant(?:__slug)?": ?"([^"]*)"')
 TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 
 
@@ -41,6 +41,8 @@ class Visitor:
     sockets: bool = True
     seen: Counter[str] = field(default_factory=Counter)
     pages: Counter[str] = field(default_factory=Counter)
+    # The statuses of pages that only some may see.
+    rights: Counter[int] = field(default_factory=Counter)
 
     async def log_in(self) -> None:
         if self.name:
@@ -79,7 +81,12 @@ class Visitor:
         if path in ("/report/", "/slow/?s=0.02", "/export/", "/api/notes/"):
             # What is allowed is there as well: a page without rows would pass any check. The list
             # shows the newest only, which need not be of every tenant.
-            assert tenants_in(answer.text) == VISIBLE[self.name]
+            self.check_all(answer.text)
+
+    def check_all(self, body: str) -> None:
+        """Check that the rows of all are there that should be, and of nobody else."""
+        self.check(body)
+        assert tenants_in(body) == VISIBLE[self.name], (self.name, body[:500])
 
     def check(self, body: str) -> None:
         found = tenants_in(body)

@@ -1,0 +1,29 @@
+from django_rls_tenants import RLSProtectedModel
+
+from benchmarks.candidates import shape
+
+
+class Tenant(shape.Tenant):
+    class Meta:
+        db_table = "tenant"
+
+
+class Author(shape.Author, RLSProtectedModel):
+    class Meta(RLSProtectedModel.Meta):
+        db_table = "author"
+
+
+class Category(shape.Category, RLSProtectedModel):
+    class Meta(RLSProtectedModel.Meta):
+        db_table = "category"
+
+
+class Note(shape.Note, RLSProtectedModel):
+    class Meta(RLSProtectedModel.Meta):
+        db_table = "note"
+        indexes = [shape.recent("tenant")]
+
+
+class Event(shape.Event, RLSProtectedModel):
+    class Meta(RLSProtectedModel.Meta):
+        db_table = "event"

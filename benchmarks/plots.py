@@ -1,0 +1,49 @@
+"""Results as plots in SVG, one for each route."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from .tables import WORKLOADS
+
+
+def draw(result: Mapping[str, Any], directory: Path, name: str) -> list[Path]:
+    """Write a plot of the ratios of each route; return the files."""
+    matplotlib.use("svg")
+    # The same picture is the same file: no date, no random ids, text as text.
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9})
+    files = []
+    for route, workloads in result["routes"].items():
+        file = directory / f"{name}_{re.sub('[^a-z0-9]+', '_', route)}.svg"
+        plot(result, route, workloads, file)
+        files.append(file)
+    return files
+
+
+def plot(result: Mapping[str, Any], route: str, workloads: Mapping[str, Any], file: Path) -> None:
+    """Draw the ratios of a route as bars, with the quartiles, in a panel for each workload."""
+    titles = {name: each["title"] for name, each in result["candidates"].items()}
+    figure = Figure(figsize=(9, 2 + 1.9 * len(workloads)), layout="constrained")
+    panels = figure.subplots(len(workloads), 1, squeeze=False)[:, 0]
+    for panel, (workload, outcomes) in zip(panels, workloads.items(), strict=True):
+        ran = {name: each for name, each in outcomes.items() if "not_run" not in each}
+        names = [name for name in titles if name in ran][::-1]
+        panel.set_title(f"{WORKLOADS[workload]}, {route}: p50 as a ratio to stock", loc="left")
+        if not names:
+            continue
+        lows, middles, highs = zip(*(ran[name]["p50_ratio"] for name in names), strict=True)
+        errors = [
+            [middle - low for middle, low in zip(middles, lows, strict=True)],
+            [high - middle for middle, high in zip(middles, highs, strict=True)],
+        ]
+        colors = ["#c2571a" if name == "with_tenantry" else "#8a94a6" for name in names]
+        panel.barh([titles[name] for name in names], middles, xerr=errors, color=colors)
+        panel.axvline(1, color="black", linewidth=0.8)
+        panel.margins(x=0.08)
+    figure.savefig(file, metadata={"Date": None})

@@ -1,0 +1,131 @@
+"""Results as tables: for a terminal, and in Markdown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .candidates import CANDIDATES
+
+WORKLOADS = {
+    "read": "one read",
+    "reads": "five reads",
+    "write": "one insert",
+    "atomic": "a read in an atomic block",
+    "nested": "a read and three nested saves",
+    "atomic_request": "an atomic view: a read, an insert",
+    "page": "20 rows with two joins",
+    "bulk": "500 rows in bulk",
+    "report": "a report in raw SQL",
+}
+
+
+def show(title: str, outcomes: Mapping[str, Any]) -> None:
+    """Print one line for each candidate."""
+    print(f"\n{title:32}{'p50':>10}{'p99':>10}{'ratio':>8}   middle half    p99 ratio")
+    for name, outcome in outcomes.items():
+        label = f"  {CANDIDATES[name].title:30}"
+        if "not_run" in outcome:
+            print(f"{label}not run: {outcome['not_run']}")
+            continue
+        low, middle, high = outcome["p50_ratio"]
+        print(
+            f"{label}{outcome['p50_us']:7.0f} us{outcome['p99_us']:7.0f} us{middle:8.2f}"
+            f"   {low:.2f} to {high:.2f}{outcome['p99_ratio']:11.2f}"
+        )
+    sys.stdout.flush()
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the whole result."""
+    return "\n".join([*candidates(result), *ratios(result), *wire(result), *notes(result)]) + "\n"
+
+
+def row(*cells: object) -> str:
+    """Return a row of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def head(*cells: object) -> Iterator[str]:
+    """Yield the head of a table."""
+    yield ""
+    yield row(*cells)
+    yield row(*("---" for _ in cells))
+
+
+def candidates(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield who ran, and on what."""
+    yield "### Machine and candidates"
+    yield ""
+    yield "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in result["machine"].items())
+    yield from head("Candidate", "Release", "Django", "psycopg", "Most memory")
+    for each in result["candidates"].values():
+        if "not_run" in each:
+            yield row(each["title"], f"not run: {each['not_run']}", "", "", "")
+            continue
+        release = each["package"] or "-"
+        memory = f"{each['most_memory_mib']} MiB"
+        yield row(each["title"], release, each["django"], each["psycopg"], memory)
+
+
+def ratios(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a table for each route: ratios to the floor, and its microseconds."""
+    for route, workloads in result["routes"].items():
+        shown = list(workloads)
+        yield ""
+        yield f"### {route}: p50 (p99) as a ratio to the floor"
+        yield from head("Candidate", *(WORKLOADS[name] for name in shown))
+        for name, each in result["candidates"].items():
+            if name in next(iter(workloads.values())):
+                yield row(each["title"], *(cell(workloads[work][name], name) for work in shown))
+        yield ""
+        yield f"### {route}: CPU seconds of the client's process per 1,000 requests"
+        yield from head("Candidate", *(WORKLOADS[name] for name in shown))
+        for name, each in result["candidates"].items():
+            if name in next(iter(workloads.values())):
+                found = (workloads[work][name].get("cpu_s_per_1000", "-") for work in shown)
+                yield row(each["title"], *found)
+
+
+def cell(outcome: Mapping[str, Any], name: str) -> str:
+    """Return a ratio; of the floor, the microseconds; a dash with a note where it was not run."""
+    if "not_run" in outcome:
+        return "not run"
+    if name == "stock":
+        return f"{outcome['p50_us']:.0f} µs ({outcome['p99_us']:.0f} µs)"
+    return f"{outcome['p50_ratio'][1]:.2f} ({outcome['p99_ratio']:.2f})"
+
+
+def wire(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the statements and round trips of a request."""
+    for route, workloads in result["wire"].items():
+        shown = list(workloads)
+        yield ""
+        yield f"### {route}: round trips (statements) of a request"
+        yield from head("Candidate", *(WORKLOADS[name] for name in shown))
+        for name, each in result["candidates"].items():
+            counts = [workloads[work].get(name) for work in shown]
+            if any(counts):
+                yield row(each["title"], *(counted(count) for count in counts))
+
+
+def counted(count: Mapping[str, float] | None) -> str:
+    """Return the numbers of a cell."""
+    return f"{count['round_trips']:g} ({count['statements']:g})" if count else "not run"
+
+
+def notes(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why candidates did not run."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for route, workloads in result["routes"].items():
+        for workload, outcomes in workloads.items():
+            for name, outcome in outcomes.items():
+                if "not_run" in outcome:
+                    key = (result["candidates"][name]["title"], outcome["not_run"], route)
+                    reasons.setdefault(key, []).append(WORKLOADS[workload])
+    if reasons:
+        yield from ("", "### Not run", "")
+    for (title, reason, route), which in reasons.items():
+        every = len(which) == len(result["routes"][route])
+        yield f"- {title}, {route}, {'everything' if every else ', '.join(which)}: {reason}"

@@ -1,0 +1,1 @@
+"""The example with everything around it: Django REST framework, Ninja and Celery."""
