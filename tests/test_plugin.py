@@ -129,7 +129,8 @@ def run_in(folder: Path, *arguments: str) -> str:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env={name: os.environ[name] for name in os.environ if not name.startswith("DJANGO_")},
+        env={name: os.environ[name] for name in os.environ if not name.startswith("DJANGO_")}
+        | {"PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,
         check=False,
