@@ -14,7 +14,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError, connection, connections, transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
 from opentelemetry import trace
@@ -32,6 +32,8 @@ from tenantry import (
     tenant_context,
 )
 from tenantry import conf as tenantry_conf
+from tenantry.binding import UNBOUND, Binding, current_binding
+from tenantry.context import RequestScope
 from tenantry.contrib.opentelemetry import TenantSpanProcessor
 from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
 from tests import settings as project
@@ -55,7 +57,21 @@ async def async_rebinding(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(await Note.objects.acount()))
 
 
-urlpatterns = [path("", view), path("rebinding/", rebinding), path("async/", async_rebinding)]
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(note.title for note in Note.objects.order_by("id").iterator())
+
+
+async def async_stream(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(note.title async for note in Note.objects.order_by("id"))
+
+
+urlpatterns = [
+    path("", view),
+    path("rebinding/", rebinding),
+    path("async/", async_rebinding),
+    path("stream/", stream),
+    path("async-stream/", async_stream),
+]
 
 
 def configured(*resolvers: object, **more: object) -> override_settings:
@@ -132,6 +148,90 @@ async def test_tasks_log_their_own_scopes(log: Callable[[], list[Any]], tenants:
         own = [record for record in records if record.tenant_id == str(tenant.pk)]
         assert [record.event for record in own] == ["entered", "exited"]
         assert own[0].previous == "nobody"
+
+
+class FailingHandler(logging.Handler):
+    """Be a log that is full."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__()
+        self.event = event
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.event == self.event:  # type: ignore[attr-defined]
+            raise OSError("the disk is full")
+
+
+@pytest.fixture(params=["entered", "exited"])
+def full_log(request: pytest.FixtureRequest) -> Iterator[None]:
+    logger = logging.getLogger("tenantry.audit")
+    handler = FailingHandler(request.param)
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+
+
+def open_scope(tenant: Tenant) -> None:
+    with tenant_context(tenant.pk):
+        pass
+
+
+def open_request(tenant: Tenant) -> None:
+    with RequestScope(Binding(tenant.pk)):
+        pass
+
+
+def call(tenant: Tenant) -> None:
+    tenant_context(tenant.pk)(current_binding)()
+
+
+async def open_async(tenant: Tenant) -> None:
+    async with tenant_context(tenant.pk):
+        pass
+
+
+@pytest.mark.usefixtures("full_log")
+@pytest.mark.parametrize("scope", [open_scope, open_request, call, open_async])
+async def test_a_log_that_fails_leaves_no_scope_open(
+    scope: Callable[[Tenant], Any], log: Callable[[], list[Any]], tenants: Tenants
+) -> None:
+    with configured():
+        with pytest.raises(OSError, match="the disk is full"):
+            entered = scope(tenants[0])
+            if entered is not None:
+                await entered
+        assert current_binding() == UNBOUND
+        assert [note.title async for note in Note.objects.all()] == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_stream_is_not_logged_part_by_part(
+    is_async: bool, log: Callable[[], list[Any]], user: User
+) -> None:
+    where = "/async-stream/" if is_async else "/stream/"
+    with configured():
+        if is_async:
+            client = AsyncClient()
+            await client.aforce_login(user)
+            response: Any = await client.get(where)
+            parts = [part async for part in response.streaming_content]
+        else:
+            client_here = await sync_to_async(client_of)(user)
+            response = await sync_to_async(client_here.get)(where)
+            parts = await sync_to_async(lambda: list(response.streaming_content))()
+        await sync_to_async(response.close)()
+        records = log()
+    assert parts == [b"A 1", b"A 2"]
+    assert briefly(records) == [
+        ("entered", str(user.tenant_id), False),
+        ("exited", str(user.tenant_id), False),
+    ]
+
+
+def test_whoever_was_bound_before_is_cut_off_too(log: Callable[[], list[Any]]) -> None:
+    with configured(TENANT_PK_TYPE="text"), tenant_context("x" * 5000), tenant_context("y"):
+        _, inner = log()
+    assert len(inner.previous) == 200
 
 
 # Denials.

@@ -16,11 +16,12 @@ from django.template import Context, Engine
 from django.test import Client, override_settings
 from django.urls import path
 from django.views.decorators.cache import cache_page
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tenantry import admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding
+from tenantry.conf import FLAG
 from tenantry.context import Scope
 from tenantry.contrib.cache import make_key, namespace, shared
 from tenantry.naming import name_of
@@ -96,10 +97,11 @@ keys = st.text(max_size=40)
 ids = st.one_of(
     st.integers(), st.uuids(), st.text(min_size=1), st.sampled_from([".", "..", "1:admin", "=a"])
 )
+flags = st.sampled_from(["nobody", "shared"]) | st.from_regex(FLAG, fullmatch=True)
 anybody = st.one_of(
     st.builds(Binding, ids),
     st.sampled_from([UNBOUND, ADMIN]),
-    st.builds(lambda name: Binding(bypass=name), st.from_regex(r"[a-z][a-z0-9_]{0,30}")),
+    st.builds(lambda name: Binding(bypass=name), flags),
 )
 
 
@@ -109,15 +111,15 @@ def key_in(binding: Binding, key: str) -> str:
 
 
 @given(anybody, keys, anybody, keys)
+@example(UNBOUND, "", Binding(bypass="nobody"), "")
+@example(Binding(bypass="shared"), "", UNBOUND, "")
 def test_no_two_bindings_share_a_key(one: Binding, key: str, other: Binding, again: str) -> None:
     # A tenant has ids of one type only.
     same = namespace(one) == namespace(other)
     if type(one.tenant_id) is type(other.tenant_id):
-        assert same == (one.tenant_id == other.tenant_id and one.grant == other.grant) or (
-            # A bypass flag cannot be called so: see the settings.
-            {one.grant, other.grant} <= {"admin", "nobody", ""}
-        )
+        assert same == (one == other)
     assert (key_in(one, key) == key_in(other, again)) == (same and key == again)
+    assert key_in(one, key) != key_in(other, shared(again))
 
 
 @given(ids, ids)
@@ -187,6 +189,7 @@ def test_cached_pages_are_their_tenants(where: str, settings: Any, tenants: Tena
 @pytest.mark.parametrize(
     ("engine", "alias", "warned"),
     [
+        ("django.contrib.sessions.backends.cache", "called", True),
         ("django.contrib.sessions.backends.cache", "default", True),
         ("django.contrib.sessions.backends.cached_db", "default", True),
         ("django.contrib.sessions.backends.cache", "sessions", False),
@@ -196,7 +199,11 @@ def test_cached_pages_are_their_tenants(where: str, settings: Any, tenants: Tena
 def test_sessions_in_such_a_cache_are_warned_of(engine: str, alias: str, warned: bool) -> None:
     plain = {"BACKEND": KEYED["BACKEND"]}
     with override_settings(
-        CACHES={"default": KEYED, "sessions": plain},
+        CACHES={
+            "default": KEYED,
+            "called": {**KEYED, "KEY_FUNCTION": make_key},
+            "sessions": plain,
+        },
         SESSION_ENGINE=engine,
         SESSION_CACHE_ALIAS=alias,
     ):

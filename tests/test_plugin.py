@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,7 +19,7 @@ from tenantry.backends.postgresql.trace import statements
 from tenantry.exceptions import RLSConfigurationError
 from tenantry.testing import assert_role_is_bound, assert_sql
 from tests.app.models import Note, Tenant
-from tests.fix_docs import OWNER, Reader
+from tests.fix_docs import OWNER, SOURCE, Reader
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -36,6 +39,13 @@ def tested(reader: Reader, superuser: psycopg.Connection[Any]) -> Any:
 def test_the_guide_does_what_it_says(tested: Reader) -> None:
     done = tested.follow("how-to/test-your-project.md")
     assert done.count("console") == 4
+
+
+def configure(reader: Reader, more: str = "") -> None:
+    """Name the owner of a project's test database."""
+    settings = reader.folder / "notebook" / "settings.py"
+    owner = f'\nDATABASES["default"]["TEST"] = {{"OWNER": {{"USER": "{OWNER}"}}}}\n'
+    settings.write_text(settings.read_text() + owner + more)
 
 
 def run_pytest(reader: Reader, test: str, ini: str = "", **environment: str) -> str:
@@ -66,6 +76,91 @@ def test_a_superuser_is_refused_and_told(tested: Reader) -> None:
     assert "DATABASES['default']['TEST']['OWNER']" in output
 
 
+def test_every_test_of_a_superuser_is_refused(tested: Reader) -> None:
+    again = USES_DATABASE.replace("test_it", "test_again")
+    case = """
+
+from django.test import TestCase
+
+class Case(TestCase):
+    def test_it(self):
+        assert Tenant.objects.count() == 0
+"""
+    output = run_pytest(tested, USES_DATABASE + "\n" + again + case, NOTEBOOK_DB_USER="postgres")
+    assert "3 errors" in output
+    assert "passed" not in output
+    assert output.count("prove nothing: the role postgres is a superuser") >= 3
+
+
+def test_a_database_that_is_there_already_is_asked_too(tested: Reader) -> None:
+    conftest = """\
+import pytest
+
+
+@pytest.fixture(scope="session")
+def django_db_setup():
+    pass
+"""
+    (tested.folder / "conftest.py").write_text(conftest)
+    test = USES_DATABASE.replace("== 0", "== 2")
+    assert "1 passed" in run_pytest(tested, test)
+    output = run_pytest(tested, test, NOTEBOOK_DB_USER="postgres")
+    assert "1 error" in output
+    assert "the role postgres is a superuser" in output
+
+
+def test_a_database_that_tests_do_not_use_is_left_alone(tested: Reader) -> None:
+    configure(
+        tested, 'DATABASES["other"] = {**DATABASES["default"], "USER": "postgres", "PORT": "1"}\n'
+    )
+    assert "1 passed" in run_pytest(tested, USES_DATABASE)
+
+
+def test_a_database_can_be_kept(tested: Reader, superuser: psycopg.Connection[Any]) -> None:
+    configure(tested)
+    for options in ("--reuse-db", "--reuse-db", "--reuse-db --create-db"):
+        assert "1 passed" in run_pytest(tested, USES_DATABASE, f"addopts = {options}\n")
+    names = superuser.execute("SELECT 1 FROM pg_database WHERE datname = 'test_notebook'")
+    assert names.fetchone()
+
+
+def run_in(folder: Path, *arguments: str) -> str:
+    """Run pytest where there is no project; return what it says."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={name: os.environ[name] for name in os.environ if not name.startswith("DJANGO_")}
+        | {"PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+
+
+@pytest.mark.parametrize("options", [[], ["-p", "no:django"]])
+def test_where_django_is_not_configured_nothing_changes(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-config\n")
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n\n\n@pytest.fixture\ndef tenants():\n    return 7\n\n\n"
+        "def test_it(tenants):\n    assert tenants == 7\n"
+    )
+    output = run_in(tmp_path, "-m", "pytest", "-q", *options)
+    assert "1 passed" in output
+
+
+def test_the_plugin_is_loaded_without_django(tmp_path: Path) -> None:
+    program = (
+        "import sys, tenantry.pytest_plugin\n"
+        "print([name for name in sys.modules if name.startswith(('django', 'psycopg'))])"
+    )
+    assert run_in(tmp_path, "-c", program) == "[]\n"
+
+
+def test_the_plugin_is_one_of_pytests() -> None:
+    project = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"tenantry": "tenantry.pytest_plugin"}
+
+
 def test_a_superuser_is_let_through_where_the_ini_file_says_so(tested: Reader) -> None:
     ini = "tenantry_allow_exempt_role = true\n"
     assert "1 passed" in run_pytest(tested, USES_DATABASE, ini, NOTEBOOK_DB_USER="postgres")
@@ -77,9 +172,7 @@ def test_tests_without_a_database_are_not_asked(tested: Reader) -> None:
 
 
 def test_the_app_role_is_not_the_owner(tested: Reader) -> None:
-    settings = tested.folder / "notebook" / "settings.py"
-    owner = f'\nDATABASES["default"]["TEST"] = {{"OWNER": {{"USER": "{OWNER}"}}}}\n'
-    settings.write_text(settings.read_text() + owner)
+    configure(tested)
     test = """\
 from django.db import ProgrammingError, connection
 
@@ -104,18 +197,68 @@ def test_an_owner_that_is_no_login_is_refused(settings: Any) -> None:
             del connection.settings_dict["TEST"]["OWNER"]
 
 
+CASES = """\
+from django.test import SimpleTestCase
+from notes.models import User
+from tenantry.binding import UNBOUND, current_binding
+from tenantry.testing import TenantTestCase, TenantTransactionTestCase
+
+
+class FirstTests(TenantTestCase):
+    @classmethod
+    def setUpTestData(cls):
+        super().setUpTestData()
+        cls.note = Note.objects.create(title="ours")
+
+    def test_a(self):
+        Note.objects.create(title="another")
+        assert Note.objects.count() == 2
+        assert self.note.tenant_id == self.tenant.pk == current_binding().tenant_id
+
+    def test_b(self):
+        assert [note.pk for note in Note.objects.all()] == [self.note.pk]
+
+    def test_requests_are_their_users(self):
+        other = self.create_tenant("two")
+        self.client.force_login(User.objects.create_user("grace", tenant=other))
+        assert self.client.get("/").json() == {"notes": []}
+
+
+class SecondTests(SimpleTestCase):
+    def test_it(self):
+        assert current_binding() == UNBOUND
+
+
+class ThirdTests(TenantTransactionTestCase):
+    def test_a(self):
+        assert Note.objects.create(title="ours").tenant_id == self.tenant.pk
+
+    test_b = test_a
+
+    async def test_c(self):
+        assert await Note.objects.acount() == 0
+
+
+class FourthTests(SecondTests):
+    pass
+"""
+
+
+def test_test_cases_are_tenants_and_leave_nothing_behind(tested: Reader) -> None:
+    configure(tested)
+    assert "8 passed" in run_pytest(tested, CASES)
+
+
 def test_a_tenant_that_needs_more_is_said(tested: Reader) -> None:
     models = tested.folder / "notes" / "models.py"
     text = models.read_text()
     field = "    name = models.TextField(unique=True)\n"
     assert field in text
     models.write_text(text.replace(field, field + "    seats = models.IntegerField()\n"))
-    settings = tested.folder / "notebook" / "settings.py"
-    owner = f'\nDATABASES["default"]["TEST"] = {{"OWNER": {{"USER": "{OWNER}"}}}}\n'
-    settings.write_text(settings.read_text() + owner)
+    configure(tested)
     output = run_pytest(tested, "def test_it(tenants):\n    pass\n", "addopts = --no-migrations\n")
     assert "notes.Tenant needs a value for 'seats'" in output
-    assert "write a fixture tenant_factory" in output
+    assert "override the fixture tenant_factory, or create_tenant of the test case" in output
 
 
 # What was sent.
@@ -137,6 +280,21 @@ def test_every_statement_of_a_block_is_seen(tenants: Tenants) -> None:
     assert "F\t9\tQuery" in forged.statements[0]
     assert forged.statements[1].endswith("COMMIT")
     assert 'odd\n"é"' in again.statements[0]
+
+
+@pytest.mark.unsealed
+def test_a_role_that_is_assumed_is_part_of_the_binding(tenants: Tenants, settings: Any) -> None:
+    settings.RLS_TENANTS = {**settings.RLS_TENANTS, "ADMIN_ROLE": "app_admin"}
+    connection = connections["default"]
+    connection.close()
+    connection.settings_dict["OPTIONS"]["assume_role"] = "app"
+    try:
+        with tenant_context(tenants[0].pk), assert_sql(bound_to=tenants[0]) as wire:
+            Note.objects.count()
+        assert "role" in wire.statements[-1]
+    finally:
+        connection.close()
+        del connection.settings_dict["OPTIONS"]["assume_role"]
 
 
 @pytest.mark.unsealed

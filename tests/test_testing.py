@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unittest
 from collections.abc import Callable
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -16,9 +17,12 @@ from django.db import connections
 from tenantry import admin_context, current_tenant_sql, tenant_context, with_rls_context
 from tenantry.binding import UNBOUND, current_binding
 from tenantry.testing import (
+    TenantTestCase,
+    TenantTransactionTestCase,
     assert_rls_blocks_without_context,
     assert_rls_enabled,
     assert_rls_policy_exists,
+    create_tenant,
     rls_as_tenant,
     rls_bypass,
 )
@@ -170,3 +174,46 @@ def test_the_argument_is_a_setting(tenants: Tenants, settings: Any) -> None:
         return titles()
 
     assert f(user(tenants[0])) == ["A 1", "A 2"]
+
+
+# Test cases.
+
+
+class NoteTests(TenantTestCase):
+    """Is run by the test below, not by pytest."""
+
+    __test__ = False
+    note: Note
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        super().setUpTestData()
+        cls.note = Note.objects.create(title="ours")
+
+    def test_the_note_is_the_tenants(self) -> None:
+        assert self.note.tenant_id == self.tenant.pk == current_binding().tenant_id
+        assert titles() == ["ours"]
+
+
+def test_a_test_case_runs_as_its_tenant(tenants: Tenants) -> None:
+    result = unittest.TestResult()
+    unittest.TestSuite([NoteTests("test_the_note_is_the_tenants")]).run(result)
+    assert (result.testsRun, result.errors, result.failures) == (1, [], [])
+    assert current_binding() == UNBOUND
+    with rls_bypass():
+        assert len(titles()) == 4
+
+
+def test_a_test_case_that_commits_does_so_too(tenants: Tenants) -> None:
+    case = TenantTransactionTestCase("setUp")
+    case.setUp()
+    assert titles() == []
+    assert current_binding().tenant_id == case.tenant.pk
+    case.doCleanups()
+    assert current_binding() == UNBOUND
+
+
+def test_a_tenant_that_is_more_than_texts_is_somebody_elses_to_create(settings: Any) -> None:
+    settings.RLS_TENANTS = {**settings.RLS_TENANTS, "TENANT_MODEL": "app.Payment"}
+    with pytest.raises(TypeError, match=r"^app.Payment needs a value for 'number', .* override"):
+        create_tenant("one")

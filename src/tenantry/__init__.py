@@ -5,11 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .context import admin_context, bypass_flag, tenant_context, with_rls_context
-
 if TYPE_CHECKING:
     from .backends.postgresql.aio import aclose_pools, aconnection, arows
     from .constraints import RLSConstraint
+    from .context import admin_context, bypass_flag, tenant_context, with_rls_context
     from .expressions import CurrentTenant, current_tenant_sql
     from .managers import RLSManager
     from .models import RLSProtectedModel
@@ -51,7 +50,7 @@ __all__ = [
     "with_rls_context",
 ]
 
-# Django imports this package before models may be imported.
+# Django imports this package before models may be imported, and pytest before it imports Django.
 _LATER = {
     "CurrentTenant": "expressions",
     "MultiTenantUser": "users",
@@ -67,16 +66,21 @@ _LATER = {
     "aclear_tenant_selection": "selection",
     "aclose_pools": "backends.postgresql.aio",
     "aconnection": "backends.postgresql.aio",
+    "admin_context": "context",
     "arows": "backends.postgresql.aio",
     "aswitch_tenant": "selection",
     "bind_request": "rebinding",
+    "bypass_flag": "context",
     "clear_tenant_selection": "selection",
     "current_tenant_sql": "expressions",
     "switch_tenant": "selection",
+    "tenant_context": "context",
+    "with_rls_context": "context",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _LATER:
-        return getattr(import_module(f".{_LATER[name]}", __name__), name)
+        found = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,7 +23,7 @@ LONGEST = 200
 
 def entered(binding: Binding, previous: Binding) -> None:
     """Record that a scope has begun, around which `previous` was current."""
-    _record(logging.INFO, "entered", previous=described(previous), **as_attributes(binding))
+    _record(logging.INFO, "entered", previous=plain(described(previous)), **as_attributes(binding))
 
 
 def exited(binding: Binding) -> None:

@@ -33,6 +33,7 @@ class Scope:
     """
 
     of_request = False
+    is_logged = True
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
@@ -47,10 +48,10 @@ class Scope:
         binding = self.binding
         if not binding.read_only and current_binding().read_only:
             binding = replace(binding, read_only=True)
-        previous = current_binding() if rls_tenants().audit_log else None
+        # Before, because a scope whose beginning cannot be logged must not be left open.
+        if self.is_logged and rls_tenants().audit_log:
+            audit.entered(binding, current_binding())
         self._frame = push(binding, of_request=self.of_request)
-        if previous is not None:
-            audit.entered(binding, previous)
         return self
 
     def __exit__(
@@ -62,9 +63,12 @@ class Scope:
         if self._frame is None:
             raise ScopeError(f"{self!r} is not entered")
         frame, self._frame = self._frame, None
-        if rls_tenants().audit_log:
-            audit.exited(frame.binding)
-        if not pop(frame):
+        binding = frame.binding
+        is_last = pop(frame)
+        # After, because a scope has to end, whatever becomes of its record.
+        if self.is_logged and rls_tenants().audit_log:
+            audit.exited(binding)
+        if not is_last:
             raise ScopeError(
                 f"{self!r} ends while a scope that was opened later is open; do not yield inside a"
                 " scope, which a generator shares with its consumer"
@@ -109,6 +113,15 @@ class Scope:
             )
 
 
+class ContinuedScope(Scope):
+    """Make the binding of a scope that has ended current again, for a part of what it began.
+
+    The audit log has the scope already; it need not have each part of a stream.
+    """
+
+    is_logged = False
+
+
 class RequestScope(Scope):
     """Make the binding of a request current, and leave nothing behind that its view left open.
 
@@ -125,10 +138,9 @@ class RequestScope(Scope):
         return self.binding if self._frame is None else self._frame.binding
 
     def __enter__(self) -> Self:
-        super().__enter__()
         if rls_tenants().trace:
             mark_request(self.binding)
-        return self
+        return super().__enter__()
 
     def __exit__(
         self,
@@ -137,9 +149,13 @@ class RequestScope(Scope):
         traceback: TracebackType | None,
     ) -> None:
         frame, self._frame = self._frame, None
-        if frame is not None and rls_tenants().audit_log:
-            audit.exited(frame.binding)
-        if frame is not None and not clear(frame) and exc_value is None:
+        if frame is None:
+            return
+        binding = frame.binding
+        is_last = clear(frame)
+        if rls_tenants().audit_log:
+            audit.exited(binding)
+        if not is_last and exc_value is None:
             raise ScopeError(
                 f"{self.opened_by} opened a scope and did not end it; open scopes with `with`,"
                 " `async with` or as decorators"

@@ -19,7 +19,7 @@ from django.utils.cache import patch_vary_headers
 
 from .binding import Binding, in_sync_hop
 from .conf import rls_tenants
-from .context import RequestScope, Scope
+from .context import ContinuedScope, RequestScope
 from .resolution import aresolve, resolve
 from .resolvers.base import resolvers
 
@@ -120,7 +120,7 @@ class Body:
         return self
 
     def __next__(self) -> bytes:
-        with Scope(self.binding):
+        with ContinuedScope(self.binding):
             part: bytes = next(self.parts)
             return part
 
@@ -128,7 +128,7 @@ class Body:
         """Let go of the iterator; Django calls it when the response is closed."""
         # The iterator refers to the response, which refers to this: without an end to the circle
         # a body that a client left would clean up only when Python looks for circles.
-        with Scope(self.binding):
+        with ContinuedScope(self.binding):
             self.parts = iter(())
 
 
@@ -143,13 +143,13 @@ class AsyncBody:
         return self
 
     async def __anext__(self) -> bytes:
-        with Scope(self.binding):
+        with ContinuedScope(self.binding):
             part: bytes = await anext(self.parts)
             return part
 
     def close(self) -> None:
         """Let go of the iterator; what it cleans up runs in the binding too."""
-        with Scope(self.binding):
+        with ContinuedScope(self.binding):
             self.parts = aiter(_nothing())
 
 

@@ -7,7 +7,7 @@ does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,13 @@ def pytest_fixture_setup(fixturedef: Any, request: Any) -> Any:
         # Before the databases are dropped: those of the thread that async tests share stay open.
         request.addfinalizer(partial(_close_connections, blocker))
         if not request.config.getini(ALLOW):
-            _refuse_exempt_roles(blocker)
+            try:
+                _refuse_exempt_roles(blocker)
+            except BaseException as error:
+                # Else pytest would have the fixture's value for every test but this one.
+                failure = (error, error.__traceback__)
+                fixturedef.cached_result = (None, fixturedef.cache_key(request), failure)
+                raise
     return result
 
 
@@ -44,50 +50,37 @@ def _close_connections(blocker: Any) -> None:
 
 
 def _refuse_exempt_roles(blocker: Any) -> None:
-    from django.db import connections  # noqa: PLC0415
-
-    from .conf import ENGINES  # noqa: PLC0415
     from .testing import assert_role_is_bound  # noqa: PLC0415
 
     with blocker.unblock():
-        for connection in connections.all(initialized_only=True):
-            if connection.settings_dict["ENGINE"] in ENGINES:
-                assert_role_is_bound(connection.alias)
+        for alias in _aliases_of_tests():
+            assert_role_is_bound(alias)
+
+
+def _aliases_of_tests() -> list[str]:
+    """Return the databases that were made for the tests; without one, the default."""
+    from django.db import DEFAULT_DB_ALIAS, connections  # noqa: PLC0415
+
+    from .conf import ENGINES  # noqa: PLC0415
+
+    every: Iterable[Any] = connections.all()
+    ours = [each for each in every if each.settings_dict["ENGINE"] in ENGINES]
+    # Of the others, tests may use none, and no server need be there.
+    made = [each.alias for each in ours if each.creation.is_test_database()]
+    # A project may have a django_db_setup of its own, which uses a database that is there.
+    return made or [each.alias for each in ours if each.alias == DEFAULT_DB_ALIAS]
 
 
 @pytest.fixture
 def tenant_factory(db: None) -> Callable[[str], Any]:
     """Return a function that makes a tenant called what it is given; override it as you like.
 
-    This one sets the tenant model's fields for text that have no default. Raises TypeError where
+    This one sets the tenant model's fields for text that have no default. It raises TypeError where
     that is not enough.
     """
-    from django.apps import apps  # noqa: PLC0415
-    from django.db import models  # noqa: PLC0415
+    from .testing import create_tenant  # noqa: PLC0415
 
-    from .conf import rls_tenants  # noqa: PLC0415
-
-    model = apps.get_model(rls_tenants().tenant_model)
-    texts = [field for field in model._meta.concrete_fields if not is_optional(field)]
-    for field in texts:
-        if not isinstance(field, models.CharField | models.TextField):
-            raise TypeError(
-                f"{model._meta.label} needs a value for {field.name!r}, which nobody knows here;"
-                " write a fixture tenant_factory that returns a function of a name"
-            )
-
-    def make(name: str) -> Any:
-        return model._default_manager.create(**{field.name: name for field in texts})
-
-    return make
-
-
-def is_optional(field: Any) -> bool:
-    """Return whether a row can be made without a value for a field."""
-    from django.db.models.fields import NOT_PROVIDED  # noqa: PLC0415
-
-    given = field.has_default() or field.db_default is not NOT_PROVIDED
-    return given or field.null or field.blank or field.generated
+    return create_tenant
 
 
 @pytest.fixture

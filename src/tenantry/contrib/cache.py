@@ -46,4 +46,7 @@ def namespace(binding: Binding) -> str:
     """Return what stands in front of the keys of a binding; it has no colon."""
     if binding.tenant_id is not None:
         return f"tenant={name_of(binding.tenant_id)}"
+    if binding.bypass is not None:
+        # A flag may be called as what is shared, or as nobody.
+        return f"bypass={binding.bypass}"
     return binding.grant or "nobody"

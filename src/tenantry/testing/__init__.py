@@ -12,16 +12,20 @@ from .assertions import (
     rls_as_tenant,
     rls_bypass,
 )
+from .cases import TenantTestCase, TenantTransactionTestCase, create_tenant
 from .roles import assert_role_is_bound
 from .wire import Wire, assert_sql
 
 __all__ = [
+    "TenantTestCase",
+    "TenantTransactionTestCase",
     "Wire",
     "assert_rls_blocks_without_context",
     "assert_rls_enabled",
     "assert_rls_policy_exists",
     "assert_role_is_bound",
     "assert_sql",
+    "create_tenant",
     "rls_as_tenant",
     "rls_bypass",
 ]

@@ -10,8 +10,8 @@ from ..checks.role import exemptions, read_role
 def assert_role_is_bound(using: str = DEFAULT_DB_ALIAS) -> None:
     """Raise AssertionError if no policy binds the role that the tests log in as.
 
-    What such a role sees proves nothing. tenantry's pytest plugin asserts it before the first test
-    that uses a database.
+    What such a role sees proves nothing. tenantry's pytest plugin asserts it for every test that
+    uses a database.
     """
     with connections[using].cursor() as cursor:
         row = read_role(cursor)

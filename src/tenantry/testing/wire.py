@@ -9,7 +9,7 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.backends.signals import connection_created
 
-from ..backends.postgresql.apply import prefix
+from ..backends.postgresql.apply import NO_ROLE, Session, prefix
 from ..backends.postgresql.trace import TracedConnection
 from ..binding import Binding
 from ..conf import rls_tenants, tenant_key
@@ -47,7 +47,12 @@ class Wire:
         key = tenant_key().parse(tenant.pk if isinstance(tenant, models.Model) else tenant)
         connection: Any = connections[self.using]
         version: int = connection.pg_version
-        sent = (prefix(Binding(key, read_only=r), b"SELECT", version).text for r in (False, True))
+        options = connection.settings_dict["OPTIONS"]
+        session = Session(options.get("assume_role") or NO_ROLE)
+        sent = (
+            prefix(Binding(key, read_only=read_only), b"SELECT", version, session).text
+            for read_only in (False, True)
+        )
         return any(text.decode().strip() in statement for text in sent)
 
 

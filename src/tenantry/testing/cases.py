@@ -1,0 +1,67 @@
+"""Django's test cases, run as a tenant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.apps import apps
+from django.db import models
+from django.db.models.fields import NOT_PROVIDED
+from django.test import TestCase, TransactionTestCase
+
+from ..conf import rls_tenants
+from .assertions import rls_as_tenant
+
+
+def create_tenant(name: str) -> Any:
+    """Create a tenant, and return it: `name` is what its fields for text are that have no default.
+
+    Raises TypeError for a tenant that needs more than texts.
+    """
+    model = apps.get_model(rls_tenants().tenant_model)
+    texts = [field for field in model._meta.concrete_fields if not _is_optional(field)]
+    for field in texts:
+        if not isinstance(field, models.CharField | models.TextField):
+            raise TypeError(
+                f"{model._meta.label} needs a value for {field.name!r}, which nobody knows here;"
+                " override the fixture tenant_factory, or create_tenant of the test case, with a"
+                " function of a name that creates a tenant"
+            )
+    return model._default_manager.create(**{field.name: name for field in texts})
+
+
+def _is_optional(field: Any) -> bool:
+    given = field.has_default() or field.db_default is not NOT_PROVIDED
+    return given or field.null or field.blank or field.generated
+
+
+class TenantTestCase(TestCase):
+    """Run tests, and what ``setUpTestData`` does after ``super()``, as a tenant: ``cls.tenant``.
+
+    Override ``create_tenant``, a static method of a name, where a tenant needs more than texts.
+    """
+
+    tenant: Any
+    create_tenant = staticmethod(create_tenant)
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        """Create the tenant, and open its scope until the class has been tested."""
+        super().setUpTestData()
+        cls.tenant = cls.create_tenant("one")
+        cls.enterClassContext(rls_as_tenant(cls.tenant))
+
+
+class TenantTransactionTestCase(TransactionTestCase):
+    """Run tests, and what ``setUp`` does after ``super()``, as a tenant: ``self.tenant``.
+
+    Override ``create_tenant``, a static method of a name, where a tenant needs more than texts.
+    """
+
+    create_tenant = staticmethod(create_tenant)
+
+    def setUp(self) -> None:
+        """Create the tenant, and open its scope until the test has ended."""
+        super().setUp()
+        self.tenant = self.create_tenant("one")
+        self.enterContext(rls_as_tenant(self.tenant))
