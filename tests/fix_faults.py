@@ -49,10 +49,13 @@ class Site:
         """Terminate every server session of the app role, and wait until clients could know."""
         direct = self.paths["direct"]
         links, servers = set(direct.links), self.servers()
-        there = self.superuser.execute(f"SELECT pid, pg_terminate_backend(pid) {OTHERS}").fetchall()
-        gone = "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid = ANY(%s)"
-        wait_for(lambda: self.value(gone, [pid for pid, _ in there]))
-        direct.wait_until_closed(links)
+
+        def gone() -> bool:
+            # More than once: whoever is connecting is not seen before it is connected.
+            there = self.superuser.execute(f"SELECT pg_terminate_backend(pid) {OTHERS}").fetchall()
+            return not there and not links & set(direct.links)
+
+        wait_for(gone)
         wait_for(lambda: not servers & self.servers())
 
     def servers(self) -> set[int]:
