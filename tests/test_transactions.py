@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -21,6 +22,7 @@ from django.test.utils import CaptureQueriesContext
 from psycopg.pq import TransactionStatus
 
 from tenantry import tenant_context
+from tenantry.backends.postgresql import parsed
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
 from tests.fix_wire import Wire
@@ -29,6 +31,11 @@ Tenants = tuple[Tenant, Tenant]
 ALIAS = "wire"
 # Django 6.1 renamed it.
 new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known_to_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsed, "_known", set())
 
 
 def atomic(**options: Any) -> Any:
@@ -130,14 +137,13 @@ CASES: list[tuple[Callable[[], None], list[str], int]] = [
         three_nested,
         [
             "BEGIN; SAVEPOINT s1; SELECT",
+            # Sent one by one, in case that the server cannot parse the statement.
             "RELEASE s1",
             "SAVEPOINT s2",
             "",
             "SELECT",
-            "RELEASE s2",
-            "SAVEPOINT s3",
-            "",
-            "SELECT",
+            # It could.
+            "RELEASE s2; SAVEPOINT s3; SELECT",
             "RELEASE s3; COMMIT",
         ],
         4,
@@ -235,6 +241,91 @@ def test_an_error_ends_the_transaction_it_is_in(statement: str, wire: Wire) -> N
         connection.rollback()
     finally:
         connection.set_autocommit(True)
+
+
+def test_what_the_server_has_parsed_once_shares_a_message_with_the_savepoint(wire: Wire) -> None:
+    def save(text: str | int) -> list[str]:
+        wire.clear()
+        with atomic(), connections[ALIAS].cursor() as cursor:
+            read()
+            with atomic():
+                cursor.execute("INSERT INTO app_shared (text) VALUES (%s)", [text])
+        return control(wire)
+
+    known = ["BEGIN; SELECT", "SAVEPOINT s1; INSERT", "RELEASE s1; COMMIT"]
+    unknown = ["BEGIN; SELECT", "SAVEPOINT s1", "", "INSERT", "RELEASE s1; COMMIT"]
+    assert save("a") == unknown
+    assert save("b") == known
+    # Of another type, which has literals of another form.
+    assert save(1) == unknown
+    assert save(-2) == known
+    assert save("c" * parsed.LONGEST) == known
+    assert written() == ["-2", "1", "a", "b", "c" * parsed.LONGEST]
+
+
+def test_what_is_known_to_parse_is_bounded(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsed, "MOST", 3)
+    with atomic():
+        for number in range(8):
+            read()
+            with atomic():
+                connections[ALIAS].cursor().execute(f"SELECT {number}")
+            with atomic():
+                connections[ALIAS].cursor().execute("SELECT 1 -- " + "x" * parsed.LONGEST)
+    assert len(parsed._known) == 2
+
+
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [
+        # The grammar has these literals here, and no others.
+        ("SELECT INTERVAL %s", [["1 s"], [None]]),
+        ("SELECT 1 IS %s", [[None], [1]]),
+        ("SELECT %s; SELECT %s", [[1, 2], [[1], None], ["a", "b"]]),
+        # An error that is not the parser's.
+        ("SELECT 1 / %s", [[1], [0], [0]]),
+        # What does not tell.
+        ("SELECT %(a)s", [{"a": 1}, {"a": 2}]),
+    ],
+)
+def test_errors_after_what_is_known_to_parse_are_undone_up_to_the_savepoint(
+    statement: str, parameters: list[Any], wire: Wire
+) -> None:
+    with atomic():
+        write("kept")
+        for values in parameters:
+            with suppress(ProgrammingError, DataError), atomic():
+                write("lost")
+                with atomic():
+                    connections[ALIAS].cursor().execute(statement, values)
+                transaction.set_rollback(True, using=ALIAS)
+        write("after")
+    assert written() == ["after", "kept"]
+
+
+def test_a_character_that_the_database_lacks_is_undone_up_to_the_savepoint(
+    superuser: psycopg.Connection[Any], project: Any
+) -> None:
+    """It is refused before the message is parsed."""
+    superuser.execute(
+        "CREATE DATABASE latin OWNER owner ENCODING latin1 LOCALE 'C' TEMPLATE template0"
+    )
+    connection = connections.create_connection("default")
+    connection.settings_dict = {**connection.settings_dict, "NAME": "latin"}
+    connections["default"].close()
+    connections["default"] = connection
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            for text in ["a", "b", "\N{EURO SIGN}", "c"]:
+                with suppress(DataError), transaction.atomic():
+                    cursor.execute("SELECT %s", [text])
+                    seen = cursor.fetchone()
+        assert seen == ("c",)
+    finally:
+        connection.close()
+        del connections["default"]
+        superuser.execute("DROP DATABASE latin")
 
 
 def stream_broken(connection: Any) -> None:

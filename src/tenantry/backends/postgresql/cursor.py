@@ -12,6 +12,7 @@ from psycopg import errors
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus
 
+from . import parsed
 from .named import NamedStatementMixin
 from .savepoints import SavepointSQL
 from .statement import StatementMixin
@@ -33,17 +34,21 @@ class BindingMixin(StatementMixin):
             self._query = self._query_cls(psycopg.adapt.Transformer(self))
             self._query.convert(query, None)
             return self
-        if self._pgconn.pipeline_status == PipelineStatus.OFF:
-            if self._conn.must_not_share() and not self.may_be_pipelined(query):
-                self._conn.flush()
-            if self._conn.must_not_share() or not self.is_simple(query, params, **options):
-                with self._conn.pipeline():
-                    super().execute(query, params, **options)
-                return self
+        off = self._pgconn.pipeline_status == PipelineStatus.OFF
+        if off and not self.is_simple(query, params, **options):
+            with self._conn.pipeline():
+                super().execute(query, params, **options)
+            return self
+        self._may_not_parse = False
+        if off and self._conn.must_not_share():
+            statement = parsed.statement(self._pgconn, query, params)
+            self._may_not_parse = not parsed.is_known(statement)
         outside = self.is_outside()
         self._unparsed = False
         try:
             super().execute(query, params, **options)
+            if self._may_not_parse:
+                parsed.remember(statement)
             return self
         except errors.ActiveSqlTransaction:
             if not (outside and self.is_refused_utility()):

@@ -59,6 +59,8 @@ class StatementMixin(FlushMixin):
     # The transaction control in the last message, and whether the server could not parse it.
     _control: list[bytes] = []
     _unparsed = False
+    # Whether it has to leave the savepoint in front of it to a message of its own.
+    _may_not_parse = False
     # Whether the query that is running is surely one statement.
     _alone = True
     # Whether the binding is already queued in front of the rows of this executemany().
@@ -152,10 +154,13 @@ class StatementMixin(FlushMixin):
         binding = self._binding()
         self._together = False
         rides = self.goes_bare() or not is_secret(binding) or must_be_first(pgq.query)
-        if prepare or self._conn._pipeline or rides:
+        if prepare or self._conn._pipeline or (rides and not self._may_not_parse):
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         elif self.goes_together(pgq.query):
             yield from self._execute_together(pgq, binary)
+        elif rides:
+            yield from self._conn.settle()
+            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         else:
             yield from self._bind_first(binding, pgq.query)
             try:

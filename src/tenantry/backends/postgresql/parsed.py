@@ -1,0 +1,50 @@
+"""Which statements the server's parser is known to take.
+
+A SAVEPOINT may share a simple Query message with a statement only if that can be parsed: of a
+message that cannot, nothing runs ("Message Flow, Simple Query" in the PostgreSQL documentation),
+and the error could not be undone up to the savepoint. Nobody but the server can tell, so what it
+has taken once is remembered. Names do not matter: they are looked up when the statement's turn
+comes, after the SAVEPOINT.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Statement = tuple[Any, ...]
+
+# More than an application has; with the longest, 8 MiB.
+MOST = 2048
+LONGEST = 4096
+
+_known: set[Statement] = set()
+
+
+def statement(pgconn: Any, query: Any, params: Any) -> Statement | None:
+    """Return what tells whether a statement can be parsed; None if that does not tell.
+
+    Parameters are merged into the text as literals, whose form depends on the type.
+    """
+    if not isinstance(query, str) or len(query) > LONGEST:
+        return None
+    # In other encodings there may be none for a character, and the server finds that out first.
+    if pgconn.parameter_status(b"server_encoding") != b"UTF8":
+        return None
+    if params is None:
+        return (pgconn.server_version, query)
+    if not isinstance(params, list | tuple):
+        return None
+    return (pgconn.server_version, query, *map(type, params))
+
+
+def is_known(statement: Statement | None) -> bool:
+    """Return whether the server has taken `statement` before."""
+    return statement in _known
+
+
+def remember(statement: Statement | None) -> None:
+    """Remember that the server has taken `statement`."""
+    if statement is not None:
+        if len(_known) >= MOST:
+            _known.clear()
+        _known.add(statement)
