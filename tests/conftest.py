@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from importlib.util import find_spec
 
 import pytest
@@ -29,6 +30,12 @@ pytest_plugins = [
 
 # The package needs Python 3.12 and Django 6.1, so the oldest versions do not have it.
 collect_ignore = [] if find_spec("django_async_backend") else ["test_async_orm.py"]
+
+
+def pytest_configure() -> None:
+    """Let programs that the tests start hear SIGINT, which a shell keeps from its background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

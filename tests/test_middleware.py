@@ -16,6 +16,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.test import AsyncClient, Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.urls import path
+from django.utils.functional import SimpleLazyObject
 
 from tenantry import TenantUser, admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
@@ -181,15 +182,42 @@ async def test_a_stream_that_is_left_cleans_up_in_its_binding(tenants: Tenants) 
         assert await asyncio.wait_for(cleaned, 5) == Binding(7)
 
 
-async def respond(view: Callable[[HttpRequest], Awaitable[Any]], user: Any) -> Any:
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("session", [None, User(pk=1, tenant_id=8)])
+async def test_the_user_is_that_of_a_middleware_of_the_project(
+    lazy: bool, session: User | None, tenants: Tenants
+) -> None:
+    """It sets ``request.user`` only; a session's user may be there before it."""
+    threads = set()
+
+    def load() -> User:
+        threads.add(threading.get_ident())
+        with tenant_context(tenants[0].pk):
+            return User(pk=Note.objects.count(), tenant_id=7)
+
+    async def view(request: HttpRequest) -> HttpResponse:
+        return HttpResponse(str(current_binding().tenant_id))
+
+    user = SimpleLazyObject(load) if lazy else User(pk=1, tenant_id=7)
+    expected = b"8" if session and lazy else b"7"
+    assert (await respond(view, user, session)).content == expected
+    # What may ask the database does that in a thread.
+    assert threading.get_ident() not in threads
+    assert bool(threads) == (lazy and not session)
+
+
+async def respond(
+    view: Callable[[HttpRequest], Awaitable[Any]], user: Any, session: Any = None
+) -> Any:
     """Return the middleware's response for `user`, without any other middleware."""
     request: Any = RequestFactory().get("/")
     request.user = user
 
     async def auser() -> Any:
-        return user
+        return session
 
-    request.auser = auser
+    if session:
+        request.auser = auser
     middleware: Any = RLSTenantMiddleware(view)
     assert iscoroutinefunction(middleware)
     return await middleware.respond(request)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
+from django.utils.functional import LazyObject
 
 from .binding import ADMIN, UNBOUND, Binding, TenantId
 from .conf import tenant_key
@@ -89,8 +90,16 @@ def user_of(request: HttpRequest) -> Any:
 
 
 async def auser_of(request: HttpRequest) -> Any:
-    """Return what :func:`user_of` does."""
-    return await _authenticated(request).auser()
+    """Return what :func:`user_of` does; one that is loaded when needed is loaded already."""
+    authenticated = _authenticated(request)
+    user = authenticated.user
+    # Who has put a user there that needs no loading has seldom put auser() there, too.
+    if not isinstance(user, LazyObject):
+        return user
+    if hasattr(authenticated, "auser"):
+        return await authenticated.auser()
+    await sync_to_async(is_logged_in)(user)
+    return user
 
 
 def tenants_of(user: Any) -> frozenset[TenantId]:
