@@ -42,8 +42,29 @@ def plot(result: Mapping[str, Any], route: str, workloads: Mapping[str, Any], fi
             [middle - low for middle, low in zip(middles, lows, strict=True)],
             [high - middle for middle, high in zip(middles, highs, strict=True)],
         ]
-        colors = ["#c2571a" if name == "with_tenantry" else "#8a94a6" for name in names]
+        colors = ["#c2571a" if name.startswith("with_tenantry") else "#8a94a6" for name in names]
         panel.barh([titles[name] for name in names], middles, xerr=errors, color=colors)
         panel.axvline(1, color="black", linewidth=0.8)
         panel.margins(x=0.08)
     figure.savefig(file, metadata={"Date": None})
+
+
+def draw_load(result: Mapping[str, Any], directory: Path) -> Path:
+    """Write a plot of the requests per second of each workload; return the file."""
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "load", "font.size": 9})
+    workloads = result["workloads"]
+    figure = Figure(figsize=(9, 3.2 * len(workloads)), layout="constrained")
+    panels = figure.subplots(len(workloads), 1, squeeze=False)[:, 0]
+    for panel, (workload, candidates) in zip(panels, workloads.items(), strict=True):
+        panel.set_title(f"{workload}: requests per second, by clients at once", loc="left")
+        for name, figures in candidates.items():
+            clients = [each["clients"] for each in figures]
+            rates = [each["rps"] for each in figures]
+            panel.plot(clients, rates, marker="o", label=result["candidates"][name])
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.legend()
+    file = directory / "load.svg"
+    figure.savefig(file, metadata={"Date": None})
+    return file

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.candidates import CANDIDATES, Candidate
+from benchmarks.load_client import Load, WrongAnswerError, ask
 from benchmarks.shop import Shop
 
 WORKLOADS = {"read", "reads", "write", "atomic", "nested", "atomic_request"}
 WORKLOADS |= {"page", "bulk", "report"}
+# An admin that is a role needs PostgreSQL 16.
+OURS = ["with_tenantry"] + ["with_tenantry_role"] * ("TENANTRY_PG_BINDIR" not in os.environ)
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--rows", "400", "--tenants", "20", "--rounds", "2", "--batch", "2", "--seconds", "0"]
 
@@ -56,7 +61,7 @@ def test_every_candidate_serves_every_workload_on_every_route(
     for workloads in result["routes"].values():
         assert set(workloads) == WORKLOADS
         for outcomes in workloads.values():
-            assert list(outcomes) == ["stock", "psycopg_alone", "with_tenantry"]
+            assert list(outcomes) == ["stock", "psycopg_alone", *OURS]
             assert outcomes["stock"]["p50_ratio"] == [1, 1, 1]
             assert outcomes["stock"]["p99_ratio"] == 1
             for outcome in outcomes.values():
@@ -82,15 +87,15 @@ def test_statements_and_round_trips_are_counted_on_the_wire(
         assert counted["read"] == {
             "stock": (1, 1),
             "psycopg_alone": (1, 1),
-            "with_tenantry": (1, 3),
+            **dict.fromkeys(OURS, (1, 3)),
         }
         assert counted["atomic"] == {
             "stock": (3, 3),
             "psycopg_alone": (1, 3),
-            "with_tenantry": (2, 5),
+            **dict.fromkeys(OURS, (2, 5)),
         }
         assert counted["nested"]["stock"] == (12, 12)
-        assert counted["nested"]["with_tenantry"][0] == 5
+        assert {counted["nested"][name][0] for name in OURS} == {5}
 
 
 def test_results_are_a_table_and_plots_too(side_by_side: tuple[Any, Path]) -> None:
@@ -174,6 +179,67 @@ def test_requests_that_await_are_measured_with_few_connections_and_enough(tmp_pa
             assert result["errors"] == {}
             assert 0 < result["connections"] <= connections
             assert all(rps > 0 for rps in result["rps"])
+
+
+def test_servers_are_measured_under_load(tmp_path: Path) -> None:
+    options = ["--clients", "3", "--connections", "2", "--seconds", "0.3"]
+    options += ["--await-seconds", "0.02", "--warm-up", "0.3", "--rows", "400", "--tenants", "20"]
+    names = ["stock", "psycopg", "tenantry", "arows"]
+    result = run("load", tmp_path, [*options, "--candidates", ",".join(names)])
+    assert list(result["workloads"]) == ["read", "slow", "events"]
+    for candidates in result["workloads"].values():
+        assert list(candidates) == names
+        for figures in candidates.values():
+            [each] = figures
+            assert each["clients"] == 3
+            assert each["errors"] == {}
+            assert each["rps"] > 0
+            assert each["p99_ms"] >= each["p50_ms"] > 0
+            assert 0 < each["connections"] <= 2
+            assert each["cpu_s_per_1000"] > 0
+    assert "tenantry, arows()" in (tmp_path / "load.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        (["--candidates", "tenantry"], "let --candidates begin with it"),
+        (["--candidates", "stock,them"], "unknown: them; choose from stock"),
+        (["--rows", "10"], "every tenant needs 20 rows or more"),
+        (["--clients", "0"], "at least one of each"),
+    ],
+)
+def test_loads_that_make_no_sense_are_refused(
+    option: list[str], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match=reason):
+        run("load", tmp_path, option)
+
+
+@pytest.mark.parametrize(
+    ("status", "answered", "right"),
+    [("200 OK", 3, True), ("200 OK", 4, False), ("500 Internal Server Error", 3, False)],
+)
+async def test_a_client_knows_a_wrong_answer(
+    status: str, answered: int, right: bool, tmp_path: Path
+) -> None:
+    load = Load("read", clients=1, seconds=0, rows=400, tenants=20)
+    assert load.answer(1).startswith("400,380,")
+    assert load.answer(3).startswith("382,362,")
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = load.answer(answered)
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_unix_server(respond, tmp_path / "server"):
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "server")
+        with nullcontext() if right else pytest.raises(WrongAnswerError, match=status):
+            await ask(reader, writer, load, 3)
+        writer.close()
+        await writer.wait_closed()
 
 
 def test_the_cost_of_the_middleware_is_measured() -> None:

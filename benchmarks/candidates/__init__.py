@@ -44,6 +44,7 @@ CANDIDATES = {
         Candidate("stock", "stock Django, filter by hand"),
         Candidate("psycopg_alone", "psycopg alone", app="stock"),
         Candidate("with_tenantry", "tenantry"),
+        Candidate("with_tenantry_role", "tenantry, admin as a role", app="with_tenantry"),
         Candidate("with_rls_tenants", "django-rls-tenants", "django-rls-tenants"),
         Candidate(
             "with_rls",
@@ -68,4 +69,4 @@ CANDIDATES = {
     )
 }
 # They need nothing that the benchmark's own environment does not have.
-OWN = ("stock", "psycopg_alone", "with_tenantry")
+OWN = ("stock", "psycopg_alone", "with_tenantry", "with_tenantry_role")
