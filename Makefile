@@ -38,9 +38,11 @@ lint: $(VENV)/.lint
 # The newest releases of some peers need Python 3.12.
 bench: $(BENCH_VENV)/.bench pgbouncer
 	$(BENCH_VENV)/bin/python benchmarks/side_by_side.py $(ARGS)
+	$(BENCH_VENV)/bin/python benchmarks/load.py
 
 bench-full: $(BENCH_VENV)/.bench pgbouncer
 	$(BENCH_VENV)/bin/python benchmarks/side_by_side.py --workloads all --routes all --seconds 60 --name side_by_side_full $(ARGS)
+	$(BENCH_VENV)/bin/python benchmarks/load.py --clients 1 10 100 500 1000 2000 --seconds 10
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape role
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape sealed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import math
 import sys
 import time
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from django.db import connections, models, transaction
 
-from benchmarks import data, report
+from benchmarks import data, plots, report
 from benchmarks.program import ROWS_READ, check
 from benchmarks.project import project
 from benchmarks.rounds import Candidate, measure
@@ -350,6 +351,8 @@ def main() -> None:
         grown = {name: run(name, limits) for name in options.only or DIMENSIONS}
     result = {"machine": facts, "options": vars(options), "dimensions": grown}
     report.write("growth", result, directory=options.output)
+    # As it was written: numbers and names.
+    plots.draw_growth(json.loads((options.output / "growth.json").read_text()), options.output)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from django.db import connections
 
-from benchmarks import data, plots, report
+from benchmarks import data, plots, report, tables
 from benchmarks.load_client import Load, Seen, ask, client
 from benchmarks.project import APP, STOCK, TENANTRY, database, facts, postgres, set_up
 from benchmarks.slow_load import PATIENCE, Sampler, sampling
@@ -228,12 +228,14 @@ def main() -> None:
         "machine": machine,
         "options": vars(options),
         "candidates": CANDIDATES,
+        "titles": WORKLOADS,
         "workloads": {
             workload: {name: list(map(asdict, figures)) for name, figures in each.items()}
             for workload, each in found.items()
         },
     }
     report.write("load", result, directory=options.output)
+    (options.output / "load.md").write_text(tables.load_markdown(result))
     plots.draw_load(result, options.output)
 
 
@@ -253,7 +255,7 @@ def listed(allowed: dict[str, str]) -> Any:
 def parse_arguments() -> argparse.Namespace:
     """Return the options; exit when they make no sense."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 10, 100, 500])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 20, 200])
     parser.add_argument("--connections", type=int, default=10, help="of each candidate's pool")
     parser.add_argument("--seconds", type=float, default=2, help="that are measured, each time")
     parser.add_argument("--warm-up", type=float, default=1, help="seconds before that, at least")

@@ -1,4 +1,4 @@
-"""Results as plots in SVG, one for each route."""
+"""Results as plots in SVG."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from matplotlib.figure import Figure
 from .tables import WORKLOADS
 
 
+def use_svg(name: str) -> None:
+    """Let the same picture be the same file: no random ids, text as text."""
+    matplotlib.use("svg")
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9})
+
+
 def draw(result: Mapping[str, Any], directory: Path, name: str) -> list[Path]:
     """Write a plot of the ratios of each route; return the files."""
-    matplotlib.use("svg")
-    # The same picture is the same file: no date, no random ids, text as text.
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 9})
+    use_svg(name)
     files = []
     for route, workloads in result["routes"].items():
         file = directory / f"{name}_{re.sub('[^a-z0-9]+', '_', route)}.svg"
@@ -51,8 +55,7 @@ def plot(result: Mapping[str, Any], route: str, workloads: Mapping[str, Any], fi
 
 def draw_load(result: Mapping[str, Any], directory: Path) -> Path:
     """Write a plot of the requests per second of each workload; return the file."""
-    matplotlib.use("svg")
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "load", "font.size": 9})
+    use_svg("load")
     workloads = result["workloads"]
     figure = Figure(figsize=(9, 3.2 * len(workloads)), layout="constrained")
     panels = figure.subplots(len(workloads), 1, squeeze=False)[:, 0]
@@ -68,3 +71,23 @@ def draw_load(result: Mapping[str, Any], directory: Path) -> Path:
     file = directory / "load.svg"
     figure.savefig(file, metadata={"Date": None})
     return file
+
+
+def draw_growth(result: Mapping[str, Any], directory: Path) -> Path:
+    """Write a plot of how the time of a read grows with each dimension; return the file."""
+    use_svg("growth")
+    dimensions = result["dimensions"]
+    rows = -(-len(dimensions) // 2)
+    figure = Figure(figsize=(9, 2.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).flat
+    for panel, (dimension, found) in zip(panels, dimensions.items(), strict=False):
+        sizes = [size for size, _ in found["steps"]]
+        for name, exponent in found["exponents"].items():
+            medians = [outcome[name]["microseconds"]["median"] for _, outcome in found["steps"]]
+            panel.plot(sizes, medians, marker="o", label=f"{name}: e = {exponent:.2f}")
+        panel.set_title(f"µs of a read, by {dimension}", loc="left")
+        panel.set_xscale("log")
+        panel.set_ylim(bottom=0)
+        panel.legend()
+    figure.savefig(directory / "growth.svg", metadata={"Date": None})
+    return directory / "growth.svg"

@@ -221,7 +221,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tenants", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=200, help="of each workload, at most")
     parser.add_argument("--batch", type=int, default=10, help="requests in a row, twice a round")
-    parser.add_argument("--seconds", type=float, default=25, help="for each workload, about")
+    parser.add_argument("--seconds", type=float, default=20, help="for each workload, about")
     parser.add_argument("--candidates", type=names(CANDIDATES), default=list(CANDIDATES))
     parser.add_argument("--own", action="store_true", help=f"only {', '.join(OWN)}: no network")
     parser.add_argument("--workloads", type=names(ALL_WORKLOADS), default=list(QUICK_WORKLOADS))

@@ -129,3 +129,35 @@ def notes(result: Mapping[str, Any]) -> Iterator[str]:
     for (title, reason, route), which in reasons.items():
         every = len(which) == len(result["routes"][route])
         yield f"- {title}, {route}, {'everything' if every else ', '.join(which)}: {reason}"
+
+
+def load_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table for each workload of servers under load."""
+    lines = ["; ".join(f"{key}: {value}" for key, value in result["machine"].items())]
+    for workload, candidates in result["workloads"].items():
+        floor = next(iter(candidates.values()))
+        lines += ["", f"### {result['titles'][workload]}"]
+        lines += head(
+            "Candidate",
+            *(f"requests/s, {each['clients']} at once" for each in floor),
+            "p50, ms",
+            "server connections",
+            "CPU s per 1,000",
+            "MiB per 1,000 at once",
+        )
+        for name, figures in candidates.items():
+            last = figures[-1]
+            rates = (
+                f"{each['rps']:g} ({ratio(each['rps'], least['rps'])})"
+                for each, least in zip(figures, floor, strict=True)
+            )
+            memory = round(1000 * last["memory_mib"] / last["clients"])
+            cpu = last["cpu_s_per_1000"]
+            title = result["candidates"][name]
+            lines.append(row(title, *rates, last["p50_ms"], last["connections"], cpu, memory))
+    return "\n".join(lines) + "\n"
+
+
+def ratio(rate: float, floor: float) -> str:
+    """Return how many times the floor's rate a rate is; a dash where the floor did nothing."""
+    return f"{rate / floor:.2f}" if floor else "-"

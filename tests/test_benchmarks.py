@@ -198,6 +198,9 @@ def test_servers_are_measured_under_load(tmp_path: Path) -> None:
             assert 0 < each["connections"] <= 2
             assert each["cpu_s_per_1000"] > 0
     assert "tenantry, arows()" in (tmp_path / "load.svg").read_text()
+    table = (tmp_path / "load.md").read_text()
+    assert "### a read, something slow, a read" in table
+    assert "| psycopg alone | " in table
 
 
 @pytest.mark.parametrize(
@@ -258,6 +261,7 @@ def test_growth_is_measured_in_every_dimension(tmp_path: Path) -> None:
     least = ["--rows", "10000", "--tenants", "10", "--concurrency", "10", "--rounds", "2"]
     result = run("growth", tmp_path, [*least, "--batch", "2", "--seconds", "0"])
     assert len(result["dimensions"]) == 7
+    assert "by concurrent tasks" in (tmp_path / "growth.svg").read_text()
     for dimension in result["dimensions"].values():
         assert len(dimension["exponents"]) == 2
         for size, outcome in dimension["steps"]:
