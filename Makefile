@@ -7,6 +7,8 @@ VENV ?= .venv
 PG_BINDIR ?=
 ARGS ?=
 BIN = $(VENV)/bin
+# Two may run at a time, in different environments.
+COVERAGE = COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage
 SHAPE ?= role
 BENCH_PYTHON ?= $(or $(shell for python in python3.13 python3.14 python3.12; do \
 	$$python -c "" 2>/dev/null && echo $$python && break; done),$(PYTHON))
@@ -25,8 +27,8 @@ shape: $(VENV)/.test pgbouncer postgis redis
 	TENANTRY_SHAPE=$(SHAPE) $(BIN)/python -m pytest $(patsubst %,--ignore=tests/test_%.py,$(ANY_SHAPE)) $(ARGS)
 
 test: $(VENV)/.test pgbouncer browser postgis redis
-	TENANTRY_PG_BINDIR=$(PG_BINDIR) $(BIN)/coverage run -m pytest $(ARGS)
-	$(BIN)/coverage report
+	TENANTRY_PG_BINDIR=$(PG_BINDIR) $(COVERAGE) run -m pytest $(ARGS)
+	$(COVERAGE) report
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -62,7 +64,7 @@ django-suite: $(VENV)/.django-suite
 	$(BIN)/python tests/django_suite/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) benchmarks/.envs docs/_build .coverage .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) benchmarks/.envs docs/_build .hypothesis
 
 pgbouncer:
 	@$(call install,pgbouncer,pgbouncer)

@@ -105,9 +105,9 @@ def test_rows_that_are_fetched_by_key_are_expected_to_be_the_tenants(million: in
         [[found]] = explained(tagging)
         assert found["Plan"]["Actual Rows"] == 160
         # The policy, of which PostgreSQL expects a half to pass, is in it three times.
-        assert found["Plan"]["Plan Rows"] >= 160 / 2**3
+        assert found["Plan"]["Plan Rows"] >= 0.7 * 160 / 2**3
         [[filtered]] = explained(tagging.filter(item__name__startswith="item", tag__pk__gt=0))
-        assert filtered["Plan"]["Plan Rows"] < 160 / 2**3
+        assert filtered["Plan"]["Plan Rows"] < 0.3 * 160 / 2**3
         assert "Sort" not in plan_of(tagging[:20])
 
 

@@ -12,6 +12,7 @@ from django.db import connections, transaction
 
 from example_asgi.servers import Postgres
 from tenantry import tenant_context
+from tenantry.backends.postgresql import parsed
 from tests.app.models import Tenant
 
 TENANTS = 50
@@ -71,11 +72,15 @@ def test_no_entry_per_tenant(watched: Any) -> None:
 
 @pytest.mark.unsealed
 def test_the_statement_before_a_savepoint_is_not_told_apart_by_tenant(
-    wire: Any, tenants: tuple[Tenant, Tenant]
+    wire: Any, tenants: tuple[Tenant, Tenant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A savepoint inside a transaction goes by the extended protocol, the tenant a parameter."""
+    """A savepoint inside a transaction goes by the extended protocol, the tenant a parameter.
+
+    The second time it goes as everything does that is counted above.
+    """
     texts = []
     for tenant in tenants:
+        monkeypatch.setattr(parsed, "_known", set())
         wire.clear()
         with tenant_context(tenant.pk), transaction.atomic(using="wire"):
             connections["wire"].cursor().execute("SELECT 1")
