@@ -42,6 +42,8 @@ CANDIDATES = {
     "arows": "tenantry, arows()",
     "async_backend": "django-async-backend, filter by hand",
 }
+# Of those that have one of their own.
+ENGINES = {"async_backend": "django_async_backend.db.backends.postgresql"}
 WORKLOADS = {
     "read": "one read",
     "slow": "a read, something slow, a read",
@@ -125,7 +127,8 @@ class Benchmark:
         """Return what the application has to know."""
         size = self.options.connections
         own = candidate in ("tenantry", "arows")
-        entry: dict[str, Any] = database(self.postgres, TENANTRY if own else STOCK, APP)
+        engine = TENANTRY if own else ENGINES.get(candidate, STOCK)
+        entry: dict[str, Any] = database(self.postgres, engine, APP)
         entry["CONN_MAX_AGE"] = 0
         entry["OPTIONS"] |= {
             "application_name": candidate,
@@ -164,8 +167,9 @@ class Benchmark:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Of one, the quantiles are that one; of none, there is nothing to tell.
         answered = seen.latencies
-        cuts = statistics.quantiles(answered, n=100) if len(answered) > 1 else [float("nan")] * 99
+        cuts = statistics.quantiles(answered * 2 or [0, 0], n=100, method="inclusive")
         return Figures(
             clients=load.clients,
             rps=round(len(answered) / taken, 1),

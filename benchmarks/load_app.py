@@ -115,7 +115,7 @@ async def events(request: Any) -> StreamingHttpResponse:
     async def stream() -> AsyncIterator[str]:
         for _ in range(EVENTS):
             yield f"data: {await ids(request)}\n\n"
-            await asyncio.sleep(float(request.GET["await"]))
+            await asyncio.sleep(float(request.GET["await"]) / EVENTS)
 
     return StreamingHttpResponse(stream(), content_type="text/event-stream")
 
@@ -166,7 +166,7 @@ class Psycopg:
         else:
             for _ in range(EVENTS):
                 yield f"data: {await self.ids(tenant)}\n\n"
-                await asyncio.sleep(seconds)
+                await asyncio.sleep(seconds / EVENTS)
 
     async def ids(self, tenant: int) -> str:
         async with self.pool.connection() as connection:

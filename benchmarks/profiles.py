@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections import Counter
@@ -136,9 +139,16 @@ def shares(raw: str) -> dict[str, float]:
     return {owner: count / total for owner, count in samples.most_common()}
 
 
+def py_spy() -> str:
+    """Return the path of the program; exit where it is missing."""
+    places = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
+    found = shutil.which("py-spy", path=os.pathsep.join(places))
+    return found or sys.exit("py-spy is missing: install it with: pip install py-spy")
+
+
 def spy(target: Path, seconds: float, kind: str) -> None:
     """Write down what this process does."""
-    command = ["py-spy", "record", "--pid", str(os.getpid()), "--rate", str(RATE), "--nonblocking"]
+    command = [py_spy(), "record", "--pid", str(os.getpid()), "--rate", str(RATE), "--nonblocking"]
     command += ["--duration", str(int(seconds)), "--format", kind, "--output", str(target)]
     subprocess.run(command, check=True, capture_output=True)
 
@@ -153,6 +163,9 @@ def profile(name: str, seconds: float, directory: Path) -> None:
         spying.start()
         count = work(time.monotonic() + seconds + 1)
         spying.join()
+    graph = directory / f"{name}.svg"
+    # Its title is the command, with paths of this machine.
+    graph.write_text(re.sub(r">[^<>]*py-spy record[^<>]*<", f">{name}<", graph.read_text()))
     print(f"\n{name}: {1e6 * (seconds + 1) / count:.0f} us each")
     for owner, share in shares(raw.read_text()).items():
         print(f"  {owner:24} {share:6.1%}")
@@ -165,6 +178,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="for each, twice")
     parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the graphs")
     options = parser.parse_args()
+    py_spy()
     options.output.mkdir(parents=True, exist_ok=True)
     with project():
         data.create(rows=ROWS_READ * TENANTS, tenants=TENANTS)

@@ -57,5 +57,5 @@ def write(name: str, result: Mapping[str, Any], *, directory: Path = RESULTS) ->
 
 
 def as_json(value: Any) -> Any:
-    """Return what stands for `value` in JSON."""
-    return str(value) if isinstance(value, Path) else asdict(value)
+    """Return what stands for `value` in JSON; of a path its name, as the rest is this machine's."""
+    return value.name if isinstance(value, Path) else asdict(value)

@@ -215,10 +215,9 @@ def main() -> None:
                 print_results(setup, results)
                 met = {name: targets(setup, results[name]) for name in ("tenantry", "native")}
                 found.append({"setup": asdict(setup), "results": results, "targets": met})
-    written = vars(options) | {"output": str(options.output)}
     report.write(
         "slow_await",
-        {"machine": machine, "options": written, "setups": found},
+        {"machine": machine, "options": vars(options), "setups": found},
         directory=options.output,
     )
 
