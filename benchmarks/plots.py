@@ -79,14 +79,17 @@ def draw_growth(result: Mapping[str, Any], directory: Path) -> Path:
     dimensions = result["dimensions"]
     rows = -(-len(dimensions) // 2)
     figure = Figure(figsize=(9, 2.8 * rows), layout="constrained")
-    panels = figure.subplots(rows, 2, squeeze=False).flat
+    panels = list(figure.subplots(rows, 2, squeeze=False).flat)
+    for unused in panels[len(dimensions) :]:
+        unused.remove()
     for panel, (dimension, found) in zip(panels, dimensions.items(), strict=False):
         sizes = [size for size, _ in found["steps"]]
         for name, exponent in found["exponents"].items():
             medians = [outcome[name]["microseconds"]["median"] for _, outcome in found["steps"]]
             panel.plot(sizes, medians, marker="o", label=f"{name}: e = {exponent:.2f}")
         panel.set_title(f"µs of a read, by {dimension}", loc="left")
-        panel.set_xscale("log")
+        if max(sizes) > 10 * min(sizes):
+            panel.set_xscale("log")
         panel.set_ylim(bottom=0)
         panel.legend()
     figure.savefig(directory / "growth.svg", metadata={"Date": None})
