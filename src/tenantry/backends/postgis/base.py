@@ -12,7 +12,6 @@ from django.contrib.gis.db.backends.postgis import base, operations, schema
 from ..postgresql import driver
 from ..postgresql.base import BoundConnections
 from ..postgresql.client import DatabaseClient
-from ..postgresql.creation import DatabaseCreation
 from ..postgresql.operations import OperationsMixin
 from ..postgresql.pool import PoolingMixin
 from ..postgresql.schema import SchemaEditorMixin
@@ -33,7 +32,6 @@ class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
     SchemaEditorClass = DatabaseSchemaEditor
     ops_class = DatabaseOperations
     client_class = DatabaseClient
-    creation_class = DatabaseCreation
 
     # Django's: what each alias knows of the types of PostGIS.
     _type_infos: dict[str, dict[str, Any]]

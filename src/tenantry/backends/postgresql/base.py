@@ -32,7 +32,7 @@ from . import driver
 from .apply import SESSION_OPTIONS
 from .client import DatabaseClient
 from .connection import BoundConnection
-from .creation import DatabaseCreation
+from .creation import DatabaseCreation, OwnedDatabaseCreation
 from .cursor import MergingServerSideCursor, ServerSideCursor
 from .operations import DatabaseOperations
 from .pool import PoolingMixin
@@ -51,6 +51,15 @@ if base.psycopg_version()[:2] < MINIMUM_PSYCOPG:
 
 class BoundConnections:
     """Make every cursor of a PostgreSQL backend send the current binding with its statements."""
+
+    creation_class: Any = DatabaseCreation
+
+    def __init__(self, settings_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        # A warning of Django's points to who calls a method, so those that make a test database are
+        # overridden only where an owner is asked for.
+        if "OWNER" in (settings_dict.get("TEST") or {}):
+            self.creation_class = OwnedDatabaseCreation
+        super().__init__(settings_dict, *args, **kwargs)  # type: ignore[call-arg]
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return the parameters of a new connection, without the options of ours."""
@@ -143,7 +152,6 @@ class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
     SchemaEditorClass = DatabaseSchemaEditor
     ops_class = DatabaseOperations
     client_class = DatabaseClient
-    creation_class = DatabaseCreation
 
 
 def __getattr__(name: str) -> Any:

@@ -18,34 +18,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"""
 
 
-class CreationMixin:
-    """Let ``DATABASES[...]["TEST"]["OWNER"]`` own the test database; tests log in as ``USER``.
-
-    ``OWNER`` is a dict of ``USER`` and ``PASSWORD``, of a role that may create databases. It makes
-    the database, runs the migrations, empties tables after a ``TransactionTestCase``, and grants
-    the role of the tests what requests need: SELECT, INSERT, UPDATE and DELETE.
-    """
-
-    connection: Any
-
-    def create_test_db(self, *args: Any, **kwargs: Any) -> str:
-        """Create the test database as its owner; return its name."""
-        role = self.connection.settings_dict["USER"]
-        with self.as_owner():
-            name: str = super().create_test_db(*args, **kwargs)  # type: ignore[misc]
-            if self.owner() is not None:
-                self.grant_to(role)
-        return name
-
-    def destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
-        """Drop the test database as its owner."""
-        with self.as_owner():
-            super().destroy_test_db(*args, **kwargs)  # type: ignore[misc]
-
-    def clone_test_db(self, *args: Any, **kwargs: Any) -> None:
-        """Copy the test database, for tests in parallel, as its owner."""
-        with self.as_owner():
-            super().clone_test_db(*args, **kwargs)  # type: ignore[misc]
+class DatabaseCreation(creation.DatabaseCreation):
+    """Be Django's, and know who owns the test database."""
 
     def owner(self) -> dict[str, Any] | None:
         """Return the login of the owner; None where the tests are the owner themselves.
@@ -101,5 +75,29 @@ class CreationMixin:
                 cursor.execute(GRANTS.format(schema=schema, role=quote(each)))
 
 
-class DatabaseCreation(CreationMixin, creation.DatabaseCreation):
-    """Be Django's, with an owner of the test database."""
+class OwnedDatabaseCreation(DatabaseCreation):
+    """Let ``DATABASES[...]["TEST"]["OWNER"]`` own the test database; tests log in as ``USER``.
+
+    ``OWNER`` is a dict of ``USER`` and ``PASSWORD``, of a role that may create databases. It makes
+    the database, runs the migrations, empties tables after a ``TransactionTestCase``, and grants
+    the role of the tests what requests need: SELECT, INSERT, UPDATE and DELETE.
+    """
+
+    def create_test_db(self, *args: Any, **kwargs: Any) -> str:
+        """Create the test database as its owner; return its name."""
+        role = self.connection.settings_dict["USER"]
+        with self.as_owner():
+            name: str = super().create_test_db(*args, **kwargs)
+            if self.owner() is not None:
+                self.grant_to(role)
+        return name
+
+    def destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
+        """Drop the test database as its owner."""
+        with self.as_owner():
+            super().destroy_test_db(*args, **kwargs)
+
+    def clone_test_db(self, *args: Any, **kwargs: Any) -> None:
+        """Copy the test database, for tests in parallel, as its owner."""
+        with self.as_owner():
+            super().clone_test_db(*args, **kwargs)
