@@ -496,13 +496,13 @@ def test_migrations_spell_out_what_the_models_say() -> None:
     target = ("app.target", "tenant", "id")
     assert made == [
         {
-            "name": "app_pointer_itself_same_tenant",
+            "name": "0_app_pointer_itself_same_tenant",
             "field": "itself",
             "tenant": "tenant",
             "target": ("app.pointer", "tenant", "id"),
         },
         {
-            "name": "app_pointer_target_same_tenant",
+            "name": "0_app_pointer_target_same_tenant",
             "field": "target",
             "tenant": "tenant",
             "target": target,
@@ -514,7 +514,7 @@ def test_migrations_spell_out_what_the_models_say() -> None:
             "target": ("app.late", "tenant", "id"),
         },
         {
-            "name": "app_through_target_same_tenant",
+            "name": "0_app_through_target_same_tenant",
             "field": "target",
             "tenant": "tenant",
             "target": target,
@@ -618,9 +618,9 @@ def test_makemigrations_adds_it_and_then_has_nothing_to_do(migrate: Migrate) -> 
     found = changes(without, wanted)
     assert [(each.model_name, each.constraint.name) for each in found] == [
         ("early", "mine"),
-        ("pointer", "app_pointer_itself_same_tenant"),
-        ("pointer", "app_pointer_target_same_tenant"),
-        ("through", "app_through_target_same_tenant"),
+        ("pointer", "0_app_pointer_itself_same_tenant"),
+        ("pointer", "0_app_pointer_target_same_tenant"),
+        ("through", "0_app_through_target_same_tenant"),
     ]
     text = written(found[0])
     namespace: dict[str, Any] = {}
