@@ -26,7 +26,7 @@ from benchmarks.turns import Effort, measure, try_out
 from benchmarks.wire import counting
 
 FLOOR = "stock"
-QUICK_WORKLOADS = ("read", "atomic", "nested", "page", "report")
+QUICK_WORKLOADS = ("read", "atomic", "nested", "page", "raw", "report")
 ALL_WORKLOADS = (*QUICK_WORKLOADS, "reads", "write", "atomic_request", "bulk")
 QUICK_ROUTES = ("direct", "pgbouncer", "1 ms")
 # Requests of each workload that are counted on the wire.

@@ -17,6 +17,7 @@ WORKLOADS = {
     "atomic_request": "an atomic view: a read, an insert",
     "page": "20 rows with two joins",
     "bulk": "500 rows in bulk",
+    "raw": "20 rows in raw SQL",
     "report": "a report in raw SQL",
 }
 

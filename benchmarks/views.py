@@ -11,6 +11,7 @@ from django.urls import path
 
 from benchmarks.shop import BULK, PAGE, READS, SAVES, joined
 
+RAW = f"SELECT n.id FROM note n {{where}} ORDER BY n.created_at DESC LIMIT {PAGE}"
 REPORT = """
 SELECT c.name, count(*) FROM note n JOIN category c ON c.id = n.category_id
 {where} GROUP BY c.name ORDER BY c.name COLLATE "C"
@@ -87,17 +88,27 @@ def bulk(request: HttpRequest) -> HttpResponse:
     return HttpResponse("done")
 
 
-def report(request: HttpRequest) -> HttpResponse:
-    """Count in SQL."""
+def rows(request: HttpRequest, sql: str) -> list[tuple[Any, ...]]:
+    """Return what raw SQL finds of the tenant's."""
     condition, parameters = settings.PROJECT.condition(request)
     with connection.cursor() as cursor:
         where = f"WHERE {condition}" if condition else ""
-        cursor.execute(REPORT.format(where=where), parameters or None)
-        return HttpResponse(",".join(f"{name}:{count}" for name, count in cursor.fetchall()))
+        cursor.execute(sql.format(where=where), parameters or None)
+        return cursor.fetchall()
+
+
+def raw(request: HttpRequest) -> HttpResponse:
+    """Read in SQL."""
+    return HttpResponse(joined(note for (note,) in rows(request, RAW)))
+
+
+def report(request: HttpRequest) -> HttpResponse:
+    """Count in SQL."""
+    return HttpResponse(",".join(f"{name}:{count}" for name, count in rows(request, REPORT)))
 
 
 VIEWS = {
     view.__name__: view
-    for view in (read, reads, write, atomic, nested, atomic_request, page, bulk, report)
+    for view in (read, reads, write, atomic, nested, atomic_request, page, bulk, raw, report)
 }
 urlpatterns = [path(f"{name}/", view) for name, view in VIEWS.items()]

@@ -19,7 +19,7 @@ from benchmarks.load_client import Load, WrongAnswerError, ask
 from benchmarks.shop import Shop
 
 WORKLOADS = {"read", "reads", "write", "atomic", "nested", "atomic_request"}
-WORKLOADS |= {"page", "bulk", "report"}
+WORKLOADS |= {"page", "bulk", "raw", "report"}
 # An admin that is a role needs PostgreSQL 16.
 OLD = bool(os.environ.get("TENANTRY_PG_BINDIR"))
 OURS = ["with_tenantry"] if OLD else ["with_tenantry", "with_tenantry_role"]

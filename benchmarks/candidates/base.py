@@ -43,7 +43,7 @@ class Project:
         return {"tenant_id": request.user.tenant_id}
 
     def condition(self, request: Any) -> tuple[str, list[Any]]:
-        """Return what a report in SQL adds to find the tenant's notes `n`, and its parameters."""
+        """Return what raw SQL adds to find the tenant's notes `n`, and its parameters."""
         return "n.tenant_id = %s", [request.user.tenant_id]
 
     def notes(self, request: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.shop import BULK, PAGE, READS, SAVES, joined
-from benchmarks.views import REPORT
+from benchmarks.views import RAW, REPORT
 
 COLUMNS = "id, tenant_id, author_id, category_id, title, created_at"
 READ = f"SELECT {COLUMNS} FROM note WHERE tenant_id = %s ORDER BY created_at DESC LIMIT {PAGE}"
@@ -85,6 +85,11 @@ class Requests:
         query = f"INSERT INTO event (tenant_id, name) VALUES {values} RETURNING id"
         self.rows(query, *[tenant] * BULK)
         return "done"
+
+    def raw(self, tenant: int) -> str:
+        return joined(
+            row[0] for row in self.rows(RAW.format(where="WHERE n.tenant_id = %s"), tenant)
+        )
 
     def report(self, tenant: int) -> str:
         rows = self.rows(REPORT.format(where="WHERE n.tenant_id = %s"), tenant)

@@ -1,7 +1,7 @@
 """tenantry, with its backend and its middleware, as the tutorial sets it up.
 
-Policies have the default shape. The report names the tenant in SQL by the function of the policy,
-which the guide to raw SQL asks for on large tables. The same settings serve direct connections and
+Policies have the default shape. Raw SQL names the tenant by the function of the policy, which the
+guide to raw SQL asks for on large tables. The same settings serve direct connections and
 PgBouncer.
 """
 
