@@ -113,7 +113,7 @@ def test_rows_that_are_fetched_by_key_are_expected_to_be_the_tenants(million: in
 
 def kept_in_its_tenant(name: str) -> SameTenant:
     """Return a constraint of notes, named as the model would have it."""
-    constraint = SameTenant(field="author", **({"name": name} if name else {}))
+    constraint = SameTenant(field="author", name=name or None)
     constraint.name %= {"app_label": "app", "class": "note"}
     constraint.settle(Note)
     return constraint

@@ -61,8 +61,8 @@ class StatementMixin(FlushMixin):
     _unparsed = False
     # Whether it has to leave the savepoint in front of it to a message of its own.
     _may_not_parse = False
-    # Whether the query that is running is surely one statement.
-    _alone = True
+    # What the user has asked for, where there is a text of it.
+    _asked: Any = None
     # Whether the binding is already queued in front of the rows of this executemany().
     _many_bound = False
 
@@ -140,7 +140,7 @@ class StatementMixin(FlushMixin):
         super()._execute_send(query, force_extended=force_extended, binary=binary)
 
     def _start_query(self, query: Any = None) -> PQGen[None]:
-        self._alone = query is None or self.may_be_pipelined(query)
+        self._asked = query
         # psycopg would send BEGIN here.
         self._conn.carried = True
         try:
@@ -185,7 +185,8 @@ class StatementMixin(FlushMixin):
 
     def goes_together(self, statement: bytes) -> bool:
         """Return whether libpq's pipeline mode takes `statement`."""
-        alone = self._alone or b";" not in statement
+        asked = self._asked
+        alone = asked is None or self.may_be_pipelined(asked) or b";" not in statement
         return alone and first_word(statement) != b"COPY"
 
     def _send_with_binding(self, query: Any) -> None:
@@ -219,10 +220,13 @@ class StatementMixin(FlushMixin):
         self._conn.queue([statement], values)
 
     def _check_results(self, results: list[PGresult]) -> None:
-        first_failed = bool(results) and results[0].status == ExecStatus.FATAL_ERROR
         # Only in front of BEGIN: in a transaction, the error has ended it, and the rest is lost.
-        idle = self._pgconn.transaction_status == TransactionStatus.IDLE
-        self._unparsed = bool(self._control) and first_failed and idle
+        self._unparsed = (
+            bool(self._control)
+            and bool(results)
+            and results[0].status == ExecStatus.FATAL_ERROR
+            and self._pgconn.transaction_status == TransactionStatus.IDLE
+        )
         super()._check_results(results)
         if self._prefix_results:
             del results[: self._prefix_results]
