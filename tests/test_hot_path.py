@@ -1,0 +1,86 @@
+"""How many functions in Python a statement, a transaction, a query and a scope call.
+
+Unlike microseconds, they are the same on every machine. A change that needs more says so here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.db.backends.postgresql.base import DatabaseWrapper
+
+from tenantry import tenant_context
+from tests.app.models import Note
+
+
+@pytest.fixture
+def stock(project: None) -> Iterator[str]:
+    """Yield the alias of a connection of Django's own backend."""
+    connections["stock"] = DatabaseWrapper({**connections["default"].settings_dict}, "stock")
+    yield "stock"
+    connections["stock"].close()
+    del connections["stock"]
+
+
+def calls(action: Callable[[str], object], alias: str) -> int:
+    """Return how many functions `action` calls once everything is cached."""
+    counted = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal counted
+        counted += event == "call"
+
+    for _ in range(3):
+        action(alias)
+    sys.setprofile(count)
+    try:
+        action(alias)
+    finally:
+        sys.setprofile(None)
+    return counted
+
+
+def statement(alias: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT %s", [1])
+        assert cursor.fetchall() == [(1,)]
+
+
+def block(alias: str) -> None:
+    with transaction.atomic(using=alias), transaction.atomic(using=alias):
+        statement(alias)
+
+
+QUERIES = [Note.objects.filter(title="x"), Note.objects.select_related("author", "parent__author")]
+
+
+def query(alias: str) -> None:
+    QUERIES[0].query.get_compiler(alias).as_sql()
+
+
+def joins(alias: str) -> None:
+    QUERIES[1].query.get_compiler(alias).as_sql()
+
+
+def scope(alias: str) -> None:
+    with tenant_context(1):
+        pass
+
+
+@pytest.mark.guc_shape
+@pytest.mark.parametrize(
+    ("action", "most"), [(statement, 34), (block, 28), (query, 28), (joins, 54)]
+)
+def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: str) -> None:
+    theirs = calls(action, stock)
+    with tenant_context(1):
+        added = calls(action, "default") - theirs
+    assert 0 < added <= most
+
+
+def test_a_scope_takes_few_calls() -> None:
+    assert calls(scope, "default") <= 16
