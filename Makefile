@@ -10,7 +10,9 @@ BIN = $(VENV)/bin
 # Two may run at a time, in different environments.
 COVERAGE = COVERAGE_FILE=$(VENV)/coverage $(BIN)/coverage
 SHAPE ?= role
-BENCH_PYTHON ?= $(or $(shell for python in python3.13 python3.14 python3.12; do \
+# Those that pyenv has installed are not on the path, unless they are chosen.
+BENCH_PYTHON ?= $(or $(shell for python in python3.13 python3.14 python3.12 \
+	$$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[2-9].*/bin/python 2>/dev/null | sort -rV); do \
 	$$python -c "" 2>/dev/null && echo $$python && break; done),$(PYTHON))
 BENCH_VENV ?= $(VENV)-bench
 # What does not depend on the shape of the policies.

@@ -104,10 +104,9 @@ def test_rows_that_are_fetched_by_key_are_expected_to_be_the_tenants(million: in
     with tenant_context(million):
         [[found]] = explained(tagging)
         assert found["Plan"]["Actual Rows"] == 160
-        # The policy, of which PostgreSQL expects a half to pass, is in it three times.
-        assert found["Plan"]["Plan Rows"] >= 0.7 * 160 / 2**3
+        assert found["Plan"]["Plan Rows"] >= 0.7 * 160
         [[filtered]] = explained(tagging.filter(item__name__startswith="item", tag__pk__gt=0))
-        assert filtered["Plan"]["Plan Rows"] < 0.3 * 160 / 2**3
+        assert filtered["Plan"]["Plan Rows"] < 0.3 * 160
         assert "Sort" not in plan_of(tagging[:20])
 
 
@@ -144,11 +143,9 @@ def test_joins_are_estimated_by_the_foreign_key_that_comes_first(
     finally:
         with connections["owner"].schema_editor() as editor:
             editor.remove_constraint(Note, constraint)
-    # In the default shape each table has a policy, of which PostgreSQL expects a half to pass.
-    least = 2000 / 2**2 if settings.SHAPE == "guc" else 2000
     for each in plans:
         assert each["Plan"]["Actual Rows"] == 2000
-        assert (each["Plan"]["Plan Rows"] > 0.7 * least) == counts
+        assert (each["Plan"]["Plan Rows"] > 0.7 * 2000) == counts
 
 
 def explained(queryset: Any) -> Any:

@@ -254,9 +254,9 @@ def test_a_changed_setting_makes_a_migration(project: None, settings: Any) -> No
 
 
 PREDICATE_1 = (
-    "CASE WHEN (SELECT pg_catalog.current_setting('rls.is_admin', true) = 'true') THEN true"
-    """ ELSE "c" = (SELECT NULLIF(pg_catalog.current_setting('rls.current_tenant', true),"""
-    " '')::bigint) END"
+    "CASE WHEN (SELECT pg_catalog.current_setting('rls.is_admin', true) = 'true') THEN 1"
+    """ WHEN "c" = (SELECT NULLIF(pg_catalog.current_setting('rls.current_tenant', true),"""
+    " '')::bigint) THEN 1 END IS NOT NULL"
 )
 VERSION_1 = f"""\
 CREATE POLICY tenantry_isolation ON "t" AS PERMISSIVE FOR ALL TO PUBLIC

@@ -2,8 +2,8 @@
 
 The tenant comes from the subdomain, the resolver that its README puts first; its cache keeps the
 tenant, so the request makes no query for it. The middleware wraps the request in a transaction,
-which is its default, for direct connections and behind PgBouncer alike. The report has no
-condition: the policy selects the rows.
+which is its default, for direct connections and behind PgBouncer alike. Raw SQL has a filter, by
+which PostgreSQL finds rows: its documentation has the policy for SQL that lacks one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ class Boundary(Project):
             "BOUNDARY_RESOLVERS": ["boundary.resolvers.SubdomainResolver"],
             "BOUNDARY_SUBDOMAIN_PARENT_DOMAIN": "bench.test",
         }
-
-    def condition(self, request: Any) -> tuple[str, list[Any]]:
-        return "", []
 
     def protect(self) -> None:
         from boundary.migrations_ops import CreateTenantPolicy, EnableRLS
