@@ -1,6 +1,6 @@
 """tenantry, with its backend and its middleware, as the tutorial sets it up.
 
-Policies have the default shape. Raw SQL has a filter by hand, which the guide to raw SQL asks for on
+Policies have the default shape. Raw SQL has a filter by hand, as the guide to raw SQL asks for on
 large tables. The same settings serve direct connections and PgBouncer.
 """
 
