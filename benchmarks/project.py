@@ -57,7 +57,7 @@ Place = Postgres | PgBouncer | Address
 
 
 @contextmanager
-def project(shape: str = "guc") -> Iterator[dict[str, str | int]]:
+def project(shape: str = "guc", **server_settings: Any) -> Iterator[dict[str, str | int]]:
     """Start the servers and set Django up on them; yield the facts that results depend on.
 
     The policies have one of the :data:`SHAPES`.
@@ -70,7 +70,7 @@ def project(shape: str = "guc") -> Iterator[dict[str, str | int]]:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         with (
-            postgres(directory) as server,
+            postgres(directory, **server_settings) as server,
             PgBouncer(server, directory / "pgbouncer", users=[APP]) as pgbouncer,
             delayed(f"{server.host}/.s.PGSQL.{server.port}", ROUND_TRIP) as port,
         ):
