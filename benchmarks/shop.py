@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -91,6 +91,6 @@ class Shop:
         return {"write": 1, "bulk": BULK, "atomic_request": 1}.get(workload, 0)
 
 
-def joined(ids: object) -> str:
+def joined(ids: Iterable[object]) -> str:
     """Return ids as the body of a response."""
-    return ",".join(map(str, ids))  # type: ignore[call-overload]
+    return ",".join(map(str, ids))
