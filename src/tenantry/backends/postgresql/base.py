@@ -8,7 +8,7 @@ set up, tracked or cleaned up per request.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -39,6 +39,12 @@ from .pool import PoolingMixin
 from .refusal import accept, is_accepted, refuse_exempt
 from .schema import DatabaseSchemaEditor
 
+if TYPE_CHECKING:
+    # The mixins stand over Django's wrapper, and over that of PostGIS.
+    Base = Any
+else:
+    Base = object
+
 MINIMUM_PSYCOPG = (3, 2)
 MINIMUM_POSTGRESQL = 15
 
@@ -49,56 +55,57 @@ if base.psycopg_version()[:2] < MINIMUM_PSYCOPG:
     )
 
 
-class BoundConnections:
+class BoundConnections(Base):  # type: ignore[misc]
     """Make every cursor of a PostgreSQL backend send the current binding with its statements."""
 
     creation_class: Any = DatabaseCreation
+    creation: Any
 
-    def __init__(self, settings_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         # A warning of Django's points to who calls a method, so those that make a test database are
         # overridden only where an owner is asked for.
-        if "OWNER" in (settings_dict.get("TEST") or {}):
-            self.creation_class = OwnedDatabaseCreation
-        super().__init__(settings_dict, *args, **kwargs)  # type: ignore[call-arg]
+        if "OWNER" in (self.settings_dict.get("TEST") or {}):
+            self.creation = OwnedDatabaseCreation(self)
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return the parameters of a new connection, without the options of ours."""
         rls_tenants()  # A wrong setting shows before a connection is made, not at a statement.
-        params: dict[str, Any] = super().get_connection_params()  # type: ignore[misc]
+        params: dict[str, Any] = super().get_connection_params()
         for ours in SESSION_OPTIONS:
             params.pop(ours, None)
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return a new connection whose named cursors are bound too."""
-        connection = super().get_new_connection(conn_params)  # type: ignore[misc]
+        connection = super().get_new_connection(conn_params)
         self.bind_connection(connection)
         return connection
 
     def bind_connection(self, connection: BoundConnection) -> None:
         """Tell a new connection what the settings say about it."""
         connection.server_cursor_factory = self.named_cursor_class()
-        connection.use_options(self.settings_dict["OPTIONS"])  # type: ignore[attr-defined]
+        connection.use_options(self.settings_dict["OPTIONS"])
 
     def named_cursor_class(self) -> type[ServerSideCursor]:
         """Return the class of server-side cursors that OPTIONS ask for now."""
-        on_server = self.settings_dict["OPTIONS"].get("server_side_binding") is True  # type: ignore[attr-defined]
+        on_server = self.settings_dict["OPTIONS"].get("server_side_binding") is True
         return ServerSideCursor if on_server else MergingServerSideCursor
 
     def check_database_version_supported(self) -> None:
         """Raise UnsupportedServerError if the server is too old for Django or for tenantry."""
         needs = (
-            f"the database {self.alias!r}: tenantry needs PostgreSQL {MINIMUM_POSTGRESQL} or newer;"  # type: ignore[attr-defined]
+            f"the database {self.alias!r}: tenantry needs PostgreSQL {MINIMUM_POSTGRESQL} or newer;"
             " upgrade the server"
         )
         try:
-            super().check_database_version_supported()  # type: ignore[misc]
+            super().check_database_version_supported()
         except NotSupportedError as error:
             raise UnsupportedServerError(f"{error} This is {needs}") from error
         # None says that Django supports all versions.
-        if self.features.minimum_database_version is None:  # type: ignore[attr-defined]
+        if self.features.minimum_database_version is None:
             return
-        found: tuple[int, ...] = self.get_database_version()  # type: ignore[attr-defined]
+        found: tuple[int, ...] = self.get_database_version()
         if found < (MINIMUM_POSTGRESQL,):
             version = ".".join(map(str, found))
             raise UnsupportedServerError(f"PostgreSQL {version} is the server of {needs}")
@@ -108,23 +115,23 @@ class BoundConnections:
 
         Raises RLSConfigurationError for a role that no policy binds, if the settings say so.
         """
-        super().init_connection_state()  # type: ignore[misc]
+        super().init_connection_state()
         self.accept_role()
 
     def accept_role(self) -> None:
         """Close the connection and raise RLSConfigurationError if the settings refuse its role."""
-        connection: BoundConnection = self.connection  # type: ignore[attr-defined]
-        pool = self.pool  # type: ignore[attr-defined]
+        connection: BoundConnection = self.connection
+        pool = self.pool
         if is_accepted(pool):
             return
         try:
             with connection.cursor() as cursor:
-                refuse_exempt(self.alias, cursor.execute(ROLE).fetchone())  # type: ignore[attr-defined]
+                refuse_exempt(self.alias, cursor.execute(ROLE).fetchone())
             if not connection.autocommit:
                 connection.commit()
         except BaseException:
             # Else the next statement would use it.
-            self.close()  # type: ignore[attr-defined]
+            self.close()
             raise
         accept(pool)
 
@@ -134,14 +141,14 @@ class BoundConnections:
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a bound cursor; Django would make a named one from a class of its own."""
         if name is None:
-            return super().create_cursor()  # type: ignore[misc]
-        connection: psycopg.Connection[Any] = self.connection  # type: ignore[attr-defined]
+            return super().create_cursor()
+        connection: psycopg.Connection[Any] = self.connection
         cursor = self.named_cursor_class()(
             connection, name, scrollable=False, withhold=connection.autocommit
         )
         loader: Any = connection.adapters.get_loader(base.TIMESTAMPTZ_OID, Format.TEXT)
-        if self.timezone != loader.timezone:  # type: ignore[attr-defined]
-            register_tzloader(self.timezone, cursor)  # type: ignore[attr-defined]
+        if self.timezone != loader.timezone:
+            register_tzloader(self.timezone, cursor)
         return cursor
 
 
