@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -223,7 +224,8 @@ def main() -> int:
             print("Starting PostgreSQL and the example project ...", flush=True)
             print(demo.start(), flush=True)
             while True:
-                signal.pause()
+                # Not signal.pause(): a signal that arrives just before it would not end it.
+                time.sleep(1)
         finally:
             demo.stop()
             print("stopped", flush=True)

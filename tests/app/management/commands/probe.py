@@ -37,7 +37,8 @@ class Command(BaseCommand):
             (options["wait_in"] / f"{key}.pid").write_text(str(os.getpid()))
             try:
                 while True:
-                    time.sleep(60)
+                    # Short: a signal that arrives just before a sleep does not end it.
+                    time.sleep(0.05)
             except KeyboardInterrupt:
                 if not options["finish"]:
                     raise
