@@ -17,6 +17,7 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
+from benchmarks import processors
 from benchmarks.delay import LOOPBACK, delayed
 from example_asgi.servers import (
     PgBouncer,
@@ -70,10 +71,12 @@ def project(shape: str = "guc", **server_settings: Any) -> Iterator[dict[str, st
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         with (
+            processors.apart() as leave,
             postgres(directory, **server_settings) as server,
             PgBouncer(server, directory / "pgbouncer", users=[APP]) as pgbouncer,
             delayed(f"{server.host}/.s.PGSQL.{server.port}", ROUND_TRIP) as port,
         ):
+            leave()
             databases = {}
             places: tuple[Place, ...] = (server, pgbouncer, Address(LOOPBACK, port))
             for route, place in zip(ROUTES, places, strict=True):

@@ -14,6 +14,7 @@ import psycopg
 
 from example_asgi.servers import PgBouncer, Postgres, ensure_database, ensure_role
 
+from . import processors
 from .delay import LOOPBACK, delayed
 
 OWNER, APP = "owner", "app"
@@ -60,7 +61,11 @@ class Servers:
 def servers(routes: Iterable[str]) -> Iterator[Servers]:
     """Start what the routes need; ``TENANTRY_PG_BINDIR`` names another PostgreSQL's programs."""
     bindir = os.environ.get("TENANTRY_PG_BINDIR")
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as name,
+        processors.apart() as leave,
+        ExitStack() as stack,
+    ):
         directory = Path(name)
         postgres = stack.enter_context(
             Postgres(
@@ -88,6 +93,7 @@ def servers(routes: Iterable[str]) -> Iterator[Servers]:
                 places[route] = LOOPBACK, stack.enter_context(delayed(target, delay))
             else:
                 places[route] = postgres.host, postgres.port
+        leave()
         yield Servers(postgres, pgbouncer, places, directory)
 
 

@@ -73,7 +73,7 @@ def scope(alias: str) -> None:
 
 @pytest.mark.guc_shape
 @pytest.mark.parametrize(
-    ("action", "most"), [(statement, 34), (block, 28), (query, 28), (joins, 54)]
+    ("action", "most"), [(statement, 22), (block, 13), (query, 25), (joins, 49)]
 )
 def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: str) -> None:
     theirs = calls(action, stock)
@@ -83,4 +83,4 @@ def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: 
 
 
 def test_a_scope_takes_few_calls() -> None:
-    assert calls(scope, "default") <= 16
+    assert calls(scope, "default") <= 15

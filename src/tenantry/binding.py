@@ -14,7 +14,7 @@ import asyncio
 import os
 import threading
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 from uuid import UUID
 
 from asgiref.sync import SyncToAsync
@@ -22,8 +22,7 @@ from asgiref.sync import SyncToAsync
 TenantId = int | str | UUID
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(NamedTuple):
     """Name whom code runs as: one tenant, the admin over all, or (the default) nobody.
 
     A bypass flag lets nobody read some tables; what is read-only does not write.
@@ -68,7 +67,10 @@ _frame: ContextVar[Frame | None] = ContextVar("tenantry_frame", default=None)
 
 def current_binding() -> Binding:
     """Return the binding that this code runs as; ``UNBOUND`` when no scope is open."""
-    frame = _visible(_frame.get())
+    frame = _frame.get()
+    # First what is usual, without a call: every statement asks.
+    if frame is not None and frame.in_hop:
+        frame = _visible(frame)
     return UNBOUND if frame is None else frame.binding
 
 
@@ -131,7 +133,7 @@ def rebind(binding: Binding) -> bool:
     if frame is None or not frame.live:
         return False
     if frame.binding.read_only:
-        binding = replace(binding, read_only=True)
+        binding = binding._replace(read_only=True)
     frame.binding = binding
     return True
 

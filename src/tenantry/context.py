@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
@@ -47,7 +46,7 @@ class Scope:
             raise ScopeError(f"{self!r} is already entered; make a new one for every block")
         binding = self.binding
         if not binding.read_only and current_binding().read_only:
-            binding = replace(binding, read_only=True)
+            binding = binding._replace(read_only=True)
         # Before, because a scope whose beginning cannot be logged must not be left open.
         if self.is_logged and rls_tenants().audit_log:
             audit.entered(binding, current_binding())

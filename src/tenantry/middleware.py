@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Any, Self
 
 from asgiref.sync import (
@@ -77,7 +76,7 @@ class RLSTenantMiddleware:
 def binding_for(method: str | None, binding: Binding) -> Binding:
     """Return the binding of a request, read-only if the settings want it so."""
     if rls_tenants().read_only_requests and method in SAFE_METHODS:
-        return replace(binding, read_only=True)
+        return binding._replace(read_only=True)
     return binding
 
 

@@ -240,8 +240,9 @@ class StrictInsertMixin(ScopedMixin):
 
     def as_sql(self) -> list[tuple[str, Any]]:
         """Return the statements; raise NoTenantContextError where strict mode wants a scope."""
-        table = self.query.get_meta().db_table
-        self.tenant_predicates([(table, table)])
+        if rls_tenants().strict_mode:
+            table = self.query.get_meta().db_table
+            self.tenant_predicates([(table, table)])
         statements: list[tuple[str, Any]] = super().as_sql()  # type: ignore[misc]
         return statements
 

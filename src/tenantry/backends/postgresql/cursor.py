@@ -43,7 +43,6 @@ class BindingMixin(StatementMixin):
         if off and self._conn.must_not_share():
             statement = parsed.statement(self._pgconn, query, params)
             self._may_not_parse = not parsed.is_known(statement)
-        outside = self.is_outside()
         self._unparsed = False
         try:
             super().execute(query, params, **options)
@@ -51,7 +50,8 @@ class BindingMixin(StatementMixin):
                 parsed.remember(statement)
             return self
         except errors.ActiveSqlTransaction:
-            if not (outside and self.is_refused_utility()):
+            # It has failed outside a transaction if it is outside of one again.
+            if not (self.is_outside() and self.is_refused_utility()):
                 raise
             self._bare = True
         except psycopg.Error:

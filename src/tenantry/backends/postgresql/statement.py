@@ -50,6 +50,8 @@ class StatementMixin(FlushMixin):
     """Send the binding in the same message as the statement, and hide that from the user."""
 
     _conn: Any
+    # A cursor that has been declared keeps the one that it was declared in.
+    _binding = staticmethod(current_binding)
 
     # The text sent in front of the last statement, and how many results belong to it.
     _prefix = b""
@@ -151,9 +153,8 @@ class StatementMixin(FlushMixin):
     def _maybe_prepare_gen(
         self, pgq: Any, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
-        binding = self._binding()
         self._together = False
-        rides = self.goes_bare() or not is_secret(binding) or must_be_first(pgq.query)
+        rides = self.may_ride(pgq.query)
         if prepare or self._conn._pipeline or (rides and not self._may_not_parse):
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         elif self.goes_together(pgq.query):
@@ -162,11 +163,20 @@ class StatementMixin(FlushMixin):
             yield from self._conn.settle()
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         else:
-            yield from self._bind_first(binding, pgq.query)
+            yield from self._bind_first(self._binding(), pgq.query)
             try:
                 yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
             finally:
                 self._bare = False
+
+    def may_ride(self, statement: bytes) -> bool:
+        """Return whether nothing secret has to go with `statement`."""
+        return (
+            not rls_tenants().sealed
+            or self.goes_bare()
+            or not is_secret(self._binding())
+            or must_be_first(statement)
+        )
 
     def _bind_first(self, binding: Binding, statement: bytes) -> PQGen[None]:
         """Send a secret binding before what cannot share a flush with it; it costs a round trip.
@@ -197,12 +207,11 @@ class StatementMixin(FlushMixin):
         # Only what must be first, and reads no rows, comes here with a secret.
         binding = UNBOUND if is_secret(current) else current
         carried = prefix(binding, query.query, version, session)
-        self._prefix = b"".join([*(part + b";" for part in self._control), carried.text])
+        self._prefix = carried.text
+        if self._control:
+            self._prefix = b";".join([*self._control, carried.text])
         self._prefix_results = len(self._control) + carried.results
         self._pgconn.send_query(self._prefix + query.query)
-
-    def _binding(self) -> Binding:
-        return current_binding()
 
     def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
         self._prefix_results = 0
