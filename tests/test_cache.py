@@ -99,7 +99,7 @@ ids = st.one_of(
 )
 flags = st.sampled_from(["nobody", "shared"]) | st.from_regex(FLAG, fullmatch=True)
 anybody = st.one_of(
-    st.builds(Binding, ids),
+    ids.map(Binding),
     st.sampled_from([UNBOUND, ADMIN]),
     st.builds(lambda name: Binding(bypass=name), flags),
 )
