@@ -39,4 +39,4 @@ def apart() -> Iterator[Callable[[], None]]:
 
 def placement() -> str:
     """Return in words where servers and clients run."""
-    return "on halves of their own" if halves() else "as the system likes"
+    return "apart" if sys.platform == "linux" and (os.cpu_count() or 1) > 1 else "as they happen"

@@ -92,6 +92,7 @@ def project(shape: str = "guc", **server_settings: Any) -> Iterator[dict[str, st
             set_up(server, databases, RLS_TENANTS=tenants)
             try:
                 yield facts(server) | {
+                    "servers_and_clients": processors.placement(),
                     "pgbouncer": pgbouncer.version,
                     "round_trip_us": measured_round_trip(),
                 }

@@ -103,6 +103,7 @@ def machine(servers: Servers) -> dict[str, str | int]:
     return {
         "processor": processor(),
         "cpus": os.cpu_count() or 0,
+        "servers_and_clients": processors.placement(),
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         "system": f"{platform.system()} {platform.release()}",
         "load_before": f"{os.getloadavg()[0]:.2f}",
