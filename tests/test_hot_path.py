@@ -73,14 +73,15 @@ def scope(alias: str) -> None:
 
 @pytest.mark.guc_shape
 @pytest.mark.parametrize(
-    ("action", "most"), [(statement, 22), (block, 13), (query, 25), (joins, 49)]
+    ("action", "most"), [(statement, 5), (block, -3), (query, 14), (joins, 37)]
 )
 def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: str) -> None:
+    # Python 3.11 counts comprehensions, too. A block needs fewer calls than Django's.
     theirs = calls(action, stock)
     with tenant_context(1):
         added = calls(action, "default") - theirs
-    assert 0 < added <= most
+    assert added <= most
 
 
 def test_a_scope_takes_few_calls() -> None:
-    assert calls(scope, "default") <= 15
+    assert calls(scope, "default") <= 13

@@ -119,7 +119,11 @@ def test_the_async_wrapper_is_imported_when_somebody_asks_for_it() -> None:
 def test_names_of_psycopg() -> None:
     cursor: Any = psycopg.Cursor
     for name in (
+        "_execute_gen",
         "_execute_send",
+        "_last_query",
+        "_maybe_prepare_gen",
+        "_reset",
         "_send_query_prepared",
         "_check_results",
         "_raise_for_result",
@@ -147,6 +151,7 @@ def test_names_of_django() -> None:
     assert callable(base.CursorMixin.callproc)
     assert Note._meta.original_attrs["constraints"] is Note._meta.constraints
     assert callable(compiler.SQLCompiler.get_from_clause)
+    assert callable(compiler.SQLCompiler.get_related_selections)
     assert hasattr(compiler.SQLDeleteCompiler, "_as_sql")
 
 

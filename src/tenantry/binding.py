@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from contextvars import ContextVar, Token
+from threading import get_ident
 from typing import NamedTuple
 from uuid import UUID
 
@@ -48,18 +48,18 @@ class Frame:
 
     __slots__ = ("binding", "in_hop", "live", "of_request", "parent", "thread", "token")
 
-    def __init__(self, binding: Binding, parent: Frame | None) -> None:
+    def __init__(self, binding: Binding, parent: Frame | None, *, of_request: bool) -> None:
         self.binding = binding
         self.parent = parent
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
         self.in_hop = in_sync_hop()
         self.live = True
-        self.of_request = False
+        self.of_request = of_request
         self.token: Token[Frame | None]
 
     def counts_here(self) -> bool:
         """Return whether code on this thread that finds the frame runs in its binding."""
-        return not self.in_hop or (self.live and self.thread == threading.get_ident())
+        return not self.in_hop or (self.live and self.thread == get_ident())
 
 
 _frame: ContextVar[Frame | None] = ContextVar("tenantry_frame", default=None)
@@ -79,8 +79,10 @@ def push(binding: Binding, *, of_request: bool = False) -> Frame:
 
     That of a request can be changed by :func:`rebind`.
     """
-    frame = Frame(binding, _visible(_frame.get()))
-    frame.of_request = of_request
+    parent = _frame.get()
+    if parent is not None and parent.in_hop:
+        parent = _visible(parent)
+    frame = Frame(binding, parent, of_request=of_request)
     frame.token = _frame.set(frame)
     return frame
 
@@ -143,10 +145,11 @@ def in_sync_hop() -> bool:
     if in_event_loop():
         return False
     # asgiref has no public way to ask. It leaves its loop on the thread after a hop; once that
-    # loop has ended (a WSGI worker, the main thread), the thread is a top-level one again.
-    hop = SyncToAsync.threadlocal
-    loop = getattr(hop, "main_event_loop", None)
-    return loop is not None and loop.is_running() and hop.main_event_loop_pid == os.getpid()
+    # loop has ended (a WSGI worker, the main thread), the thread is a top-level one again. Looked
+    # up in the thread's dict, because an attribute that is missing costs an exception.
+    hop = vars(SyncToAsync.threadlocal)
+    loop = hop.get("main_event_loop")
+    return loop is not None and loop.is_running() and hop["main_event_loop_pid"] == os.getpid()
 
 
 def in_event_loop() -> bool:
@@ -161,7 +164,7 @@ def _visible(frame: Frame | None) -> Frame | None:
     while frame is not None and not frame.counts_here():
         hidden = True
         frame = frame.parent
-    if hidden and frame is not None and frame.thread != threading.get_ident():
+    if hidden and frame is not None and frame.thread != get_ident():
         # Either the caller of a cancelled hop, who was in the frame around it, or a thread that
         # was started inside the hop's scope, who was not and must not run in it.
         return frame if in_event_loop() or in_sync_hop() else None

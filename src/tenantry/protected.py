@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.apps.registry import Apps
@@ -15,34 +15,62 @@ from django.db.models.signals import class_prepared
 from .conf import rls_tenants
 from .constraints import RLSConstraint
 from .exceptions import NoTenantContextError, RLSConfigurationError
-from .policies.owners import Owner
+from .policies.owners import Owner, Quote
+
+# Of the aliases of one table whose condition is kept, more than queries have.
+MOST_ALIASES = 256
 
 
-class Protection(NamedTuple):
+class Protection:
     """Hold how the rows of a table name their tenant, and who else reads them."""
 
-    owner: Owner
-    flags: Collection[str] = ()
-    # Whether the policy shows rows of other tenants too.
-    is_shared: bool = False
+    __slots__ = ("_conditions", "flags", "is_exact", "is_shared", "owner")
+
+    def __init__(
+        self, owner: Owner, flags: Collection[str] = (), *, is_shared: bool = False
+    ) -> None:
+        self.owner = owner
+        self.flags = flags
+        # Whether the policy shows rows of other tenants too.
+        self.is_shared = is_shared
+        # Whether the policy says the same as the condition, of a column of the row itself.
+        self.is_exact = not is_shared and not owner.hops
+        self._conditions: dict[str, str] = {}
+
+    def condition(self, alias: str, quote: Quote) -> str:
+        """Return the SQL condition that a row of the quoted `alias` is of the one parameter."""
+        found = self._conditions.get(alias)
+        if found is None:
+            found = self.owner.equals(alias, quote)
+            # Every query asks, nearly always for the table's own name.
+            if len(self._conditions) < MOST_ALIASES:
+                self._conditions[alias] = found
+        return found
 
 
-_protections: WeakKeyDictionary[Apps, Mapping[str, Protection]] = WeakKeyDictionary()
+Protections = Mapping[str, Protection]
+
+_protections: WeakKeyDictionary[Apps, Protections] = WeakKeyDictionary()
+# Those of the project's own models, which all queries but those of migrations ask for.
+_of_installed: Protections | None = None
 
 
-def protections(apps: Apps) -> Mapping[str, Protection]:
+def protections(apps: Apps) -> Protections:
     """Return how each protected table of a model registry is protected.
 
     The registry is the model's own, because migrations have one for every state, in which a table
     may not be protected yet.
     """
+    global _of_installed
+    if apps is installed and _of_installed is not None:
+        return _of_installed
     found = _protections.get(apps)
     if found is None:
         found = {
             model._meta.db_table: Protection(
                 constraint.owner(model),
                 constraint.extra_bypass_flags,
-                bool(constraint.extra_predicates),
+                is_shared=bool(constraint.extra_predicates),
             )
             for model in apps.get_models(include_auto_created=True)
             for constraint in model._meta.constraints
@@ -53,7 +81,9 @@ def protections(apps: Apps) -> Mapping[str, Protection]:
                 model._meta.db_table: Protection(Owner(column_of(model, column)))
                 for model, column in external_models()
             }
-        if apps.ready:
+        if apps.ready and apps is installed:
+            _of_installed = found
+        elif apps.ready:
             _protections[apps] = found
     return found
 
@@ -98,13 +128,21 @@ def require_tenant(apps: Apps, tables: Collection[str]) -> None:
             )
 
 
+def _forget_installed() -> None:
+    global _of_installed
+    _of_installed = None
+
+
 def _forget(sender: Any, **kwargs: Any) -> None:
-    _protections.pop(sender._meta.apps, None)
+    if sender._meta.apps is installed:
+        _forget_installed()
+    else:
+        _protections.pop(sender._meta.apps, None)
 
 
 def _forget_settings(*, setting: str, **kwargs: Any) -> None:
     if setting == "RLS_TENANTS":
-        _protections.pop(installed, None)
+        _forget_installed()
 
 
 class_prepared.connect(_forget, dispatch_uid="tenantry.protected.forget")

@@ -7,7 +7,7 @@ unbound it compares with NULL, which PostgreSQL knows to be empty before it read
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from django.core.exceptions import FullResultSet
@@ -22,50 +22,35 @@ from ...protected import Protection, protections, require_tenant
 QUOTE_NAME = (
     "quote_name" if hasattr(compiler.SQLCompiler, "quote_name") else "quote_name_unless_alias"
 )
+# Of an expression without statistics, PostgreSQL expects 0.995 not to be NULL
+# (DEFAULT_NOT_UNK_SEL in its src/include/utils/selfuncs.h).
 EXPECTED = "CASE WHEN {} THEN 1 END IS NOT NULL"
 
 
-class TenantEquals:
-    """Be the SQL condition that a row is the tenant's."""
-
-    def __init__(self, alias: str, protection: Protection, tenant_id: TenantId | None) -> None:
-        self.alias = alias
-        self.owner = protection.owner
-        self.tenant_id = tenant_id
-        # Whether the policy says the same, of a column of the row itself.
-        self.is_exact = not protection.is_shared and not protection.owner.hops
-        self.is_expected = False
-
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
-        """Return the condition and its one parameter."""
-        alias = getattr(compiler, QUOTE_NAME)(self.alias)
-        sql = self.owner.equals(alias, connection.ops.quote_name)
-        # Of an expression without statistics, PostgreSQL expects 0.995 not to be NULL
-        # (DEFAULT_NOT_UNK_SEL in its src/include/utils/selfuncs.h).
-        return EXPECTED.format(sql) if self.is_expected else sql, [self.tenant_id]
-
-
 class ScopedWhere:
-    """Be a WHERE clause and the tenant predicates that are added to it.
+    """Be a WHERE clause and the conditions on the tenant that are added to it.
 
     The clause of the query stays what it is: it may be compiled again for another tenant.
     """
 
-    def __init__(self, where: Any, predicates: Collection[TenantEquals]) -> None:
+    def __init__(self, where: Any, conditions: Collection[str], tenant_id: TenantId | None) -> None:
         self.where = where
-        self.predicates = predicates
+        self.conditions = conditions
+        self.tenant_id = tenant_id
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
         """Return all conditions; an empty WHERE clause matches every row."""
-        conditions: list[str] = []
-        params: list[Any] = []
-        for node in (self.where, *self.predicates) if self.where else self.predicates:
+        conditions = [*self.conditions]
+        params = [self.tenant_id] * len(conditions)
+        where = self.where
+        if where is not None and where.children:
             try:
-                sql, values = node.as_sql(compiler, connection)
+                sql, values = where.as_sql(compiler, connection)
             except FullResultSet:
-                continue
-            conditions.append(sql)
-            params += values
+                pass
+            else:
+                conditions.insert(0, sql)
+                params[:0] = values
         return (f"({' AND '.join(conditions)})" if conditions[1:] else conditions[0]), params
 
 
@@ -74,30 +59,39 @@ class ScopedMixin:
 
     query: Any
     connection: Any
+    quote_cache: dict[str, str]
 
-    def tenant_predicates(self, tables: Iterable[tuple[str, str]]) -> dict[str, TenantEquals]:
-        """Return the predicate of each alias in `tables`, of alias and name, that is protected."""
-        binding = self.binding()
-        if binding.is_admin or self.query.model is None:
+    def protected(
+        self, binding: Binding, tables: Iterable[tuple[str, str]]
+    ) -> dict[str, Protection]:
+        """Return the aliases in `tables`, of alias and name, whose rows are filtered."""
+        query = self.query
+        if binding.is_admin or query.model is None:
             return {}
-        protected = protections(self.query.model._meta.apps)
-        predicates = {
-            alias: TenantEquals(alias, protected[table], binding.tenant_id)
+        protected = protections(query.model._meta.apps)
+        found = {
+            alias: protected[table]
             for alias, table in tables
             if table in protected and binding.bypass not in protected[table].flags
         }
-        if predicates and binding.tenant_id is None:
-            scoped = {table for alias, table in tables if alias in predicates}
-            require_tenant(self.query.model._meta.apps, scoped)
-        if getattr(self.query, "tenantry_shared", False):
+        if found and binding.tenant_id is None:
+            require_tenant(
+                query.model._meta.apps, {table for alias, table in tables if alias in found}
+            )
+        if "tenantry_shared" in query.__dict__:
             # The policy knows which rows of others are shared.
-            predicates.pop(self.query.base_table, None)
-        return predicates
+            found.pop(query.base_table, None)
+        return found
+
+    def condition(self, alias: str, protection: Protection) -> str:
+        """Return the SQL condition that a row of `alias` is the tenant's."""
+        quoted = self.quote_cache.get(alias) or getattr(self, QUOTE_NAME)(alias)
+        return protection.condition(quoted, self.connection.ops.quote_name)
 
     def binding(self) -> Binding:
         """Return the binding of the query: that of ``for_user()``, or else the current one."""
         current = current_binding()
-        wanted: Binding | None = getattr(self.query, "tenantry_binding", None)
+        wanted: Binding | None = self.query.__dict__.get("tenantry_binding")
         if wanted is None or wanted == current:
             return current
         if self.query.subquery:
@@ -124,10 +118,12 @@ class ScopedWhereMixin(ScopedMixin):
         """
         statement = self.statement
         if node is statement.where:
-            alias = statement.base_table
-            predicates = self.tenant_predicates([(alias, statement.alias_map[alias].table_name)])
-            if predicates:
-                return ScopedWhere(node, predicates.values()).as_sql(self, self.connection)
+            alias, binding = statement.base_table, self.binding()
+            found = self.protected(binding, [(alias, statement.alias_map[alias].table_name)])
+            if found:
+                condition = self.condition(alias, found[alias])
+                scoped = ScopedWhere(node, [condition], binding.tenant_id)
+                return scoped.as_sql(self, self.connection)
         sql, params = super().compile(node)  # type: ignore[misc]
         return sql, params
 
@@ -155,18 +151,20 @@ class ScopedSelectMixin(ScopedMixin):
     # The aliases that select_related has added.
     followed: Collection[str] = ()
 
-    def setup_query(self, *args: Any, **kwargs: Any) -> None:
-        """Set up the query; remember which joins only fetch what its rows refer to."""
+    def get_related_selections(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """Add what ``select_related`` fetches; remember which joins only fetch it."""
         counts = self.query.alias_refcount
-        before = {alias for alias in counts if counts[alias]} if self.query.select_related else None
-        super().setup_query(*args, **kwargs)  # type: ignore[misc]
-        if before is not None:
-            self.followed = {alias for alias in counts if counts[alias]} - before
+        before = {alias for alias in counts if counts[alias]}
+        related: list[Any] = super().get_related_selections(*args, **kwargs)  # type: ignore[misc]
+        # It calls itself for what is related to what is related: the outermost one has all.
+        self.followed = {alias for alias in counts if counts[alias]} - before
+        return related
 
     def get_from_clause(self) -> tuple[list[str], Any]:
         """Return the FROM clause. All aliases are final by now, and WHERE is compiled next."""
         query = self.query
-        if current_binding().is_admin and "tenantry_binding" not in query.__dict__:
+        binding = self.binding()
+        if binding.is_admin:
             clauses, params = super().get_from_clause()  # type: ignore[misc]
             return clauses, params
         sources = query.alias_map
@@ -175,26 +173,32 @@ class ScopedSelectMixin(ScopedMixin):
         tables = [(alias, sources[alias].table_name) for alias in active]
         if query.extra_tables:
             tables += [(query.table_map[table][0], table) for table in query.extra_tables]
-        predicates = self.tenant_predicates(tables)
-        if not predicates:
+        found = self.protected(binding, tables)
+        if not found:
             return clauses, params
-        self.expect_followed(predicates)
+        conditions = {alias: self.condition(alias, found[alias]) for alias in found}
+        if self.followed:
+            self.expect_followed(found, conditions)
         # Where Django trims joins from the start of a subquery, the first alias has no reference
         # left, so that query.base_table is none of the tables here.
         joins = {
-            alias: predicates.pop(alias)
+            alias: conditions.pop(alias)
             for alias in active
-            if sources[alias].join_type and alias in predicates
+            if sources[alias].join_type and alias in conditions
         }
-        if predicates:
-            self.where = ScopedWhere(self.where, predicates.values())
-        return clauses, self.scope_joins(joins, active, clauses, params) if joins else params
+        if conditions:
+            self.where = ScopedWhere(self.where, conditions.values(), binding.tenant_id)
+        if joins:
+            params = self.scope_joins(joins, active, clauses, params, binding.tenant_id)
+        return clauses, params
 
-    def expect_followed(self, predicates: Mapping[str, TenantEquals]) -> None:
-        """Expect the predicates to be true of what is fetched by key from rows of the tenant.
+    def expect_followed(
+        self, found: Mapping[str, Protection], conditions: MutableMapping[str, str]
+    ) -> None:
+        """Expect the conditions to be true of what is fetched by key from rows of the tenant.
 
         Where the admin is a role, the policy is a comparison that PostgreSQL expects to select as
-        much as the predicate does. It takes both for one if the predicate stays what it is, and
+        much as the condition does. It takes both for one if the condition stays what it is, and
         for part of the join if there is a foreign key that holds the tenant.
         """
         if rls_tenants().admin_role is not None:
@@ -202,19 +206,21 @@ class ScopedSelectMixin(ScopedMixin):
         sources = self.query.alias_map
         for alias in self.followed:
             join = sources[alias]
-            if join.join_type and alias in predicates and predicates[alias].is_exact:
-                start = predicates.get(join.parent_alias)
+            if join.join_type and alias in found and found[alias].is_exact:
+                start = found.get(join.parent_alias)
                 by_key = join.join_field.many_to_one or join.join_field.one_to_one
-                predicates[alias].is_expected = by_key and start is not None and start.is_exact
+                if by_key and start is not None and start.is_exact:
+                    conditions[alias] = EXPECTED.format(conditions[alias])
 
     def scope_joins(
         self,
-        joins: Mapping[str, TenantEquals],
+        joins: Mapping[str, str],
         aliases: Iterable[str],
         clauses: list[str],
         params: Iterable[Any],
+        tenant_id: TenantId | None,
     ) -> list[Any]:
-        """Put predicates into the ON clauses of joins, and return the parameters of all clauses.
+        """Put conditions into the ON clauses of joins, and return the parameters of all clauses.
 
         A row of another tenant is joined as if it did not exist, and LEFT JOIN keeps its meaning.
         """
@@ -224,10 +230,9 @@ class ScopedSelectMixin(ScopedMixin):
             position += placeholders(clauses[index])
             if alias in joins:
                 # Django ends a join with its parenthesised ON clause.
-                condition, values = joins[alias].as_sql(self, self.connection)
-                clauses[index] = f"{clauses[index].removesuffix(')')} AND {condition})"
-                scoped_params[position:position] = values
-                position += len(values)
+                clauses[index] = f"{clauses[index].removesuffix(')')} AND {joins[alias]})"
+                scoped_params.insert(position, tenant_id)
+                position += 1
         return scoped_params
 
 
@@ -242,7 +247,7 @@ class StrictInsertMixin(ScopedMixin):
         """Return the statements; raise NoTenantContextError where strict mode wants a scope."""
         if rls_tenants().strict_mode:
             table = self.query.get_meta().db_table
-            self.tenant_predicates([(table, table)])
+            self.protected(self.binding(), [(table, table)])
         statements: list[tuple[str, Any]] = super().as_sql()  # type: ignore[misc]
         return statements
 

@@ -34,16 +34,15 @@ class BindingMixin(StatementMixin):
             self._query = self._query_cls(psycopg.adapt.Transformer(self))
             self._query.convert(query, None)
             return self
-        off = self._pgconn.pipeline_status == PipelineStatus.OFF
-        if off and not self.is_simple(query, params, **options):
-            with self._conn.pipeline():
-                super().execute(query, params, **options)
-            return self
-        self._may_not_parse = False
-        if off and self._conn.must_not_share():
-            statement = parsed.statement(self._pgconn, query, params)
-            self._may_not_parse = not parsed.is_known(statement)
-        self._unparsed = False
+        self._may_not_parse = self._unparsed = False
+        if self._pgconn.pipeline_status == PipelineStatus.OFF:
+            if not self.is_simple(query, params, **options):
+                with self._conn.pipeline():
+                    super().execute(query, params, **options)
+                return self
+            if self._conn.savepoints.pending and self._conn.must_not_share():
+                statement = parsed.statement(self._pgconn, query, params)
+                self._may_not_parse = not parsed.is_known(statement)
         try:
             super().execute(query, params, **options)
             if self._may_not_parse:

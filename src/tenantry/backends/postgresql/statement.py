@@ -141,6 +141,44 @@ class StatementMixin(FlushMixin):
         # Among what goes on: binary results of a client-side cursor, which psycopg refuses.
         super()._execute_send(query, force_extended=force_extended, binary=binary)
 
+    def goes_straight(self, binary: bool | None) -> bool:
+        """Return whether a statement goes as one simple message, whatever it says."""
+        status = self._pgconn.transaction_status
+        return (
+            (status == TransactionStatus.IDLE or status == TransactionStatus.INTRANS)
+            and isinstance(self, ClientCursorMixin)
+            and not (binary or self.format == Format.BINARY)
+            and not (self._bare or self._may_not_parse or self._conn._pipeline)
+            and self._conn.rides
+            and not rls_tenants().sealed
+        )
+
+    def _execute_gen(
+        self,
+        query: Any,
+        params: Any = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> PQGen[None]:
+        if self.closed or not self.goes_straight(binary):
+            yield from super()._execute_gen(query, params, prepare=prepare, binary=binary)
+            return
+        # What psycopg does in the end, without asking what else could be done: nearly every
+        # statement comes here, and the questions took as long as the answers.
+        self._reset()
+        if self._last_query is None or self._last_query is not query:
+            self._last_query = None
+            self._tx = psycopg.adapt.Transformer(self)
+        statement = self._convert_query(query, params)
+        if self._conn.per_transaction:
+            self.refuse_session_state(statement.query)
+        self._send_with_binding(statement)
+        results = yield from generators.execute(self._pgconn)
+        self._check_results(results)
+        self._set_results(results)
+        self._last_query = query
+
     def _start_query(self, query: Any = None) -> PQGen[None]:
         self._asked = query
         # psycopg would send BEGIN here.
@@ -229,14 +267,16 @@ class StatementMixin(FlushMixin):
         self._conn.queue([statement], values)
 
     def _check_results(self, results: list[PGresult]) -> None:
-        # Only in front of BEGIN: in a transaction, the error has ended it, and the rest is lost.
-        self._unparsed = (
-            bool(self._control)
-            and bool(results)
-            and results[0].status == ExecStatus.FATAL_ERROR
-            and self._pgconn.transaction_status == TransactionStatus.IDLE
-        )
-        super()._check_results(results)
+        # What fails ends its message, so that nothing has failed before a last one that has not.
+        if not (results and results[-1].status in END_OF_RESULT):
+            # Only in front of BEGIN: in a transaction, the error has ended it, and all is lost.
+            self._unparsed = (
+                bool(self._control)
+                and bool(results)
+                and results[0].status == ExecStatus.FATAL_ERROR
+                and self._pgconn.transaction_status == TransactionStatus.IDLE
+            )
+            super()._check_results(results)
         if self._prefix_results:
             del results[: self._prefix_results]
             if not results:
