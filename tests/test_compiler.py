@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.db import connections, transaction
 from django.db.models import Count, Exists, F, FilteredRelation, OuterRef, Q, QuerySet, Window
 from django.db.models.functions import RowNumber
+from django.db.models.signals import class_prepared
 from django.test.utils import CaptureQueriesContext
 
-from tenantry import admin_context, tenant_context
+from tenantry import RLSProtectedModel, admin_context, tenant_context
 from tests import settings
 from tests.app.models import Author, Label, Note, Shared, Tenant
 
@@ -256,3 +258,18 @@ def test_values_are_parameters_with_server_side_binding(tenants: Tenants) -> Non
         sql, params = notes.query.sql_with_params()
     assert sql.count("%s") == 2
     assert list(params) == [1, 1]
+
+
+def test_a_model_that_is_made_later_is_scoped_too() -> None:
+    assert sent(Note.objects.first)  # So that the protected tables are known already.
+    body = {"__module__": "tests.app.models", "Meta": type("Meta", (), {"app_label": "app"})}
+    later: Any = type("MadeLater", (RLSProtectedModel,), body)
+    try:
+        with tenant_context(1):
+            sql, parameters = later.objects.all().query.get_compiler("default").as_sql()
+        assert sql.endswith('WHERE "app_madelater"."tenant_id" = %s')
+        assert parameters == (1,)
+    finally:
+        del apps.all_models["app"]["madelater"]
+        apps.clear_cache()
+        class_prepared.send(later)

@@ -62,6 +62,22 @@ def test_a_cursor_is_reused_over_statements_and_errors(raw: Any) -> None:
         cursor.fetchone()
 
 
+def test_a_closed_cursor_refuses_statements(raw: Any) -> None:
+    cursor = raw.cursor()
+    cursor.close()
+    with pytest.raises(psycopg.InterfaceError, match="the cursor is closed"):
+        cursor.execute("SELECT 1")
+
+
+def test_notifications_come_as_to_a_stock_connection(raw: Any) -> None:
+    raw.execute("LISTEN news")
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT pg_notify('news', %s)", ["1"])
+    [news] = raw.notifies(timeout=10, stop_after=1)
+    assert (news.channel, news.payload, news.pid) == ("news", "1", raw.info.backend_pid)
+    raw.execute("UNLISTEN news")
+
+
 def test_queries_log_the_statement_alone(tenants: tuple[Tenant, Tenant]) -> None:
     connection = connections["default"]
     with (

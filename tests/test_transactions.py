@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -256,11 +257,34 @@ def test_what_the_server_has_parsed_once_shares_a_message_with_the_savepoint(wir
     unknown = ["BEGIN; SELECT", "SAVEPOINT s1", "", "INSERT", "RELEASE s1; COMMIT"]
     assert save("a") == unknown
     assert save("b") == known
-    # Of another type, which has literals of another form.
+    # Of another type, which has literals of another form, or with a sign, or too long for an int.
     assert save(1) == unknown
-    assert save(-2) == known
+    assert save(2) == known
+    assert save(-2) == unknown
+    assert save(2**31) == unknown
     assert save("c" * parsed.LONGEST) == known
-    assert written() == ["-2", "1", "a", "b", "c" * parsed.LONGEST]
+    assert written() == sorted(["-2", "1", "2", str(2**31), "a", "b", "c" * parsed.LONGEST])
+
+
+@pytest.mark.parametrize(
+    ("expression", "ones", "other"),
+    [
+        ("'x'::varchar(%s)", [5, 6], 99999999999),
+        ("'2026-11-28'::timestamp(%s)", [1, 2], -1),
+    ],
+)
+def test_a_value_that_the_grammar_refuses_ends_its_savepoint_only(
+    wire: Wire, expression: str, ones: list[int], other: int
+) -> None:
+    with atomic():
+        for value in (*ones, other):
+            with (
+                suppress(ProgrammingError, DataError),
+                atomic(),
+                connections[ALIAS].cursor() as cursor,
+            ):
+                cursor.execute(f"SELECT {expression}", [value])
+        assert read() == [(1,)]
 
 
 def test_what_is_known_to_parse_is_bounded(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,6 +310,8 @@ def test_what_is_known_to_parse_is_bounded(wire: Wire, monkeypatch: pytest.Monke
         ("SELECT 1 / %s", [[1], [0], [0]]),
         # What does not tell.
         ("SELECT %(a)s", [{"a": 1}, {"a": 2}]),
+        # Of a type whose literals have several forms.
+        ("SELECT %s", [[1.5], [-1.5], [float("nan")], [Decimal(1)], [Decimal("NaN")], ["a\\b"]]),
     ],
 )
 def test_errors_after_what_is_known_to_parse_are_undone_up_to_the_savepoint(

@@ -90,6 +90,9 @@ class Process:
         }
         if options.bound:
             wanted["DJANGO_SUITE_BOUND"] = "1"
+        if options.pool:
+            own = self.name == "tenantry"
+            wanted["DJANGO_SUITE_POOL_MODE"] = "transaction" if own else "stock"
         if options.all:
             wanted["DJANGO_SUITE_DATABASE_TESTS"] = "1"
         if not has_icu(server):
@@ -118,8 +121,8 @@ def has_icu(server: Postgres) -> bool:
 
 def run_name(options: argparse.Namespace, server: Postgres) -> str:
     """Return a name for the combination that is run."""
-    bound = "-bound" if options.bound else ""
-    return f"{options.django}-pg{server.major}{bound}{'-all' if options.all else ''}"
+    chosen = [name for name in ("bound", "pool", "all") if getattr(options, name)]
+    return "-".join([options.django, f"pg{server.major}", *chosen])
 
 
 def arguments(options: argparse.Namespace) -> list[str]:
@@ -197,6 +200,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--engine", choices=[*ENGINES, "both"], default="both")
     parser.add_argument("--bound", action="store_true", help="run with a tenant bound")
+    parser.add_argument(
+        "--pool", action="store_true", help="with a pool, tenantry's for a transaction at a time"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--modules", nargs="+", default=MODULES, help="labels of Django's tests")
     which.add_argument("--all", action="store_true", help="all tests that use a database")

@@ -13,12 +13,18 @@ from test_sqlite import *  # type: ignore[import-not-found]  # noqa: F403
 
 def database(name: str) -> dict[str, object]:
     """Return an entry of DATABASES, of a superuser, as Django's suite is usually run."""
+    options: dict[str, object] = {}
+    if "DJANGO_SUITE_POOL_MODE" in os.environ:
+        options["pool"] = {"min_size": 1, "max_size": 6, "timeout": 10}
+        if (mode := os.environ["DJANGO_SUITE_POOL_MODE"]) != "stock":
+            options["pool_mode"] = mode
     return {
         "ENGINE": os.environ["DJANGO_SUITE_ENGINE"],
         "NAME": name,
         "USER": "postgres",
         "HOST": os.environ["DJANGO_SUITE_HOST"],
         "PORT": os.environ["DJANGO_SUITE_PORT"],
+        "OPTIONS": options,
     }
 
 

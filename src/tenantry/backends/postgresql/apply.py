@@ -26,7 +26,8 @@ NO_ROLE = "none"
 SESSION_OPTIONS = ("ride_along", "pool_mode", "sealed_database")
 READS = frozenset({b"SEL", b"INS", b"UPD", b"DEL", b"WIT"})
 MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START"})
-FIRST_WORD = re.compile(rb"(?:\s+|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
+# Possessive, so that a text that begins with much white space and no word does not take long.
+FIRST_WORD = re.compile(rb"(?:\s|--[^\n]*+(?:\n|\Z)|/\*.*?\*/)*+([A-Za-z]+)", re.DOTALL)
 
 
 class Session(NamedTuple):

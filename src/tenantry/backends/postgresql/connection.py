@@ -219,6 +219,16 @@ class ControlMixin(Base):  # type: ignore[misc]
 class BoundConnection(ControlMixin, psycopg.Connection[Any]):
     """Be a psycopg connection whose transaction control rides along."""
 
+    # Whether receivers of Django's connection_created have seen it.
+    announced = False
+
+    def is_between_transactions(self) -> bool:
+        """Return whether neither SQL nor psycopg's own blocks have left something open."""
+        status = self.pgconn.transaction_status
+        # A broken one is for its pool to replace.
+        idle = status == TransactionStatus.IDLE or status == TransactionStatus.UNKNOWN
+        return idle and self._pipeline is None
+
     def cursor(
         self, name: str = "", *, binary: bool = False, row_factory: Any = None, **options: Any
     ) -> Any:

@@ -9,6 +9,7 @@ comes, after the SAVEPOINT.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 Statement = tuple[Any, ...]
@@ -23,7 +24,7 @@ _known: set[Statement] = set()
 def statement(pgconn: Any, query: Any, params: Any) -> Statement | None:
     """Return what tells whether a statement can be parsed; None if that does not tell.
 
-    Parameters are merged into the text as literals, whose form depends on the type.
+    Parameters are merged into the text as literals, of whose form :func:`form` tells.
     """
     if not isinstance(query, str) or len(query) > LONGEST:
         return None
@@ -34,7 +35,21 @@ def statement(pgconn: Any, query: Any, params: Any) -> Statement | None:
         return (pgconn.server_version, query)
     if not isinstance(params, list | tuple):
         return None
-    return (pgconn.server_version, query, *map(type, params))
+    return (pgconn.server_version, query, *map(form, params))
+
+
+def form(value: Any) -> Any:
+    """Return what the form of a literal depends on: the type, or more where that is not all."""
+    kind = type(value)
+    if isinstance(value, int):
+        # PostgreSQL's grammar takes a sign, and what is no int4, for something else.
+        return kind, value < 0, -(2**31) <= value < 2**31
+    if isinstance(value, float | Decimal):
+        # NaN and Infinity are in quotes.
+        text = str(value)
+        return kind, text[0] == "-", text[-1].isdigit()
+    # A string with a backslash begins with an E.
+    return (kind, "\\" in value) if isinstance(value, str) else kind
 
 
 def is_known(statement: Statement | None) -> bool:

@@ -16,7 +16,9 @@ from contextlib import suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError
 from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -75,7 +77,9 @@ class PoolingMixin:
     @property
     def per_transaction(self) -> bool:
         """Whether connections are checked out for a transaction at a time."""
-        return bool(self.settings_dict["OPTIONS"].get("pool_mode") == TRANSACTION)
+        mode = self.settings_dict["OPTIONS"].get("pool_mode")
+        # Databases are created and dropped from another one, which has no pool.
+        return bool(mode == TRANSACTION and self.alias != NO_DB_ALIAS)
 
     def check_settings(self) -> None:
         """Refuse OPTIONS that contradict each other."""
@@ -169,9 +173,13 @@ class PoolingMixin:
         """Return a connection that is prepared; errors are as for a new one."""
         pool.open()
         try:
-            return pool.getconn()
+            connection = pool.getconn()
         except PoolTimeout as error:
-            return self.recovered(error)
+            connection = self.recovered(error)
+        if not connection.autocommit:
+            # Whoever had it has closed it between transactions that are begun by hand.
+            connection.autocommit = True
+        return connection
 
     def recovered(self, error: PoolTimeout) -> Any:
         """Return a connection that a thread took with it when it ended, if there is one."""
@@ -199,9 +207,43 @@ class PoolingMixin:
         if self.prepared and (pool := self.pool):
             self.connection = self.checkout(pool)
             self.accept_role()  # type: ignore[attr-defined]
+            if not self.connection.announced:
+                self.announce()
         else:
             super().connect()  # type: ignore[misc]
             self.prepared = self.per_transaction
+        self.connection.announced = True
+
+    def announce(self) -> None:
+        """Send Django's signal for a driver connection that no receiver has seen.
+
+        Receivers register types on it, as those of django.contrib.postgres do.
+        """
+        self.prepared = False  # The cursors of receivers are not the last to need it.
+        try:
+            connection_created.send(sender=type(self), connection=self)
+        except BaseException:
+            self.close()
+            raise
+        self.prepared = True
+
+    @async_unsafe
+    def close(self) -> None:
+        """Close the connection as Django does; the next one is prepared anew."""
+        # A transaction may have been open, whose state Django's connect() clears.
+        self.prepared = False
+        super().close()  # type: ignore[misc]
+
+    def is_usable(self) -> bool:
+        """Return whether the database answers, with a checkout if there is none."""
+        try:
+            if self.prepared:
+                self.ensure_connection()  # type: ignore[attr-defined]
+            return bool(super().is_usable())  # type: ignore[misc]
+        except DatabaseError:
+            return False
+        finally:
+            self.return_connection()
 
     def get_autocommit(self) -> bool:
         """Return Django's autocommit flag, without a checkout to learn it."""
@@ -212,8 +254,11 @@ class PoolingMixin:
 
     def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
         """Begin or end a transaction block, and with it the checkout."""
-        super().set_autocommit(*args, **kwargs)  # type: ignore[misc]
-        self.return_connection()
+        try:
+            super().set_autocommit(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            # Also where a hook of on_commit() raises.
+            self.return_connection()
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor, which keeps its connection checked out until it is closed."""
@@ -241,6 +286,7 @@ class PoolingMixin:
             and self.autocommit
             and not self.in_atomic_block
             and not self.cursors
+            and self.connection.is_between_transactions()
         ):
             connection, self.connection = self.connection, None
             connection._pool.putconn(connection)

@@ -6,32 +6,37 @@ import re
 
 from ...exceptions import UnbindableStatementError
 
-# By the start of a statement, past comments; advisory locks by their function's name.
+# Possessive quantifiers keep the time proportional to the length, whatever there is before a word.
 SESSION_STATE = re.compile(
     rb"""
-    (?: \s+ | --[^\n]*(?:\n|$) | /\*.*?\*/ )*
+    (?: \A | ; ) (?: \s | --[^\n]*+(?:\n|\Z) | /\*.*?\*/ )*+
     (?:
-        LISTEN\b
-      | SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)
-      | PREPARE\s+(?!TRANSACTION\b)
-      | DECLARE\b.*\bWITH\s+HOLD\b
-      | CREATE\s+(?:(?:GLOBAL|LOCAL)\s+)?TEMP(?:ORARY)?\b
-      | .*\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\(
+        (?: LISTEN | DISCARD | RESET )\b
+      | SET\s++(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)
+      | PREPARE\s++(?!TRANSACTION\b)
+      | DECLARE\b[^;]*\bWITH\s++HOLD\b
+      | (?: EXPLAIN\b[^;]*\b )?
+        CREATE\s++(?:OR\s++REPLACE\s++)?(?:(?:GLOBAL|LOCAL)\s++)?TEMP(?:ORARY)?\b
+        (?![^;]*\bON\s++COMMIT\s++DROP\b)
+      | (?: EXPLAIN\b[^;]*\b )?
+        (?:SELECT|WITH)\b[^;]*\bINTO\s++(?:(?:GLOBAL|LOCAL)\s++)?TEMP(?:ORARY)?\s
     )
+  | \bpg_(?:try_)?advisory_lock(?:_shared)?"?\s*+\(
     """,
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
 
 
 def refuse_session_state(statement: bytes) -> None:
-    """Raise UnbindableStatementError if `statement` would outlive its transaction.
+    """Raise UnbindableStatementError if `statement` would leave something to its session.
 
-    It sees the first statement of a string only, and no function that sets a parameter.
+    It sees no function of the project's that does, and takes text in quotes for SQL.
     """
-    if SESSION_STATE.match(statement):
+    if SESSION_STATE.search(statement):
         shown = statement.decode(errors="replace")[:60]
         raise UnbindableStatementError(
             f"{shown!r} is for a whole session, but OPTIONS['pool_mode'] is 'transaction', so that"
             " its connection goes to somebody else next; use what ends with a transaction (SET with"
-            " LOCAL, pg_advisory_xact_lock()), or a database alias with pool_mode 'session'"
+            " LOCAL, pg_advisory_xact_lock(), ON COMMIT DROP), or a database alias with pool_mode"
+            " 'session'"
         )

@@ -113,6 +113,9 @@ class StatementMixin(FlushMixin):
 
     def refuse_session_state(self, statement: bytes) -> None:
         """Raise UnbindableStatementError if `statement` would outlive its transaction."""
+        # What a parameter says is no SQL, and `statement` may have it merged in.
+        if isinstance(self._asked, str):
+            statement = self._asked.encode(errors="replace")
         refuse_session_state(statement)
 
     def goes_bare(self) -> bool:
@@ -167,6 +170,7 @@ class StatementMixin(FlushMixin):
         # What psycopg does in the end, without asking what else could be done: nearly every
         # statement comes here, and the questions took as long as the answers.
         self._reset()
+        self._asked = query
         if self._last_query is None or self._last_query is not query:
             self._last_query = None
             self._tx = psycopg.adapt.Transformer(self)

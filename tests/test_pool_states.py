@@ -1,0 +1,310 @@
+"""The pool's connections and what is open on them: transactions by hand, closing, receivers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from django.core.handlers.base import BaseHandler
+from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db.backends.signals import connection_created
+from django.http import HttpRequest, HttpResponse
+
+from tenantry import tenant_context
+from tenantry.backends.postgresql.apply import first_word
+from tenantry.backends.postgresql.sessions import refuse_session_state
+from tenantry.exceptions import UnbindableStatementError
+from tests.app.models import Note, Shared, Tenant
+
+Tenants = tuple[Tenant, Tenant]
+ALIAS = "pool"
+SIZE = 2
+
+
+@pytest.fixture(autouse=True)
+def pool(tenants: Tenants) -> Iterator[Any]:
+    connection: Any = connections[ALIAS]
+    connection.pool.open(wait=True)
+    yield connection
+    connection.close()
+    connection.close_pool()
+
+
+def write(text: str, alias: str = ALIAS) -> None:
+    Shared.objects.using(alias).create(text=text)
+
+
+def texts() -> list[str]:
+    return sorted(Shared.objects.values_list("text", flat=True))
+
+
+def in_a_thread(work: Callable[[], object]) -> None:
+    """Run `work` in a thread, and raise what it raises."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised below
+            raised.append(error)
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    for error in raised:
+        raise error
+
+
+def execute(connection: Any, statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+# Closing.
+
+
+def test_transactions_by_hand_end_when_the_connection_is_closed(pool: Any) -> None:
+    write("before")
+    pool.set_autocommit(False)
+    write("given up")
+    pool.close()
+    write("after")
+    assert pool.get_autocommit()
+    assert texts() == ["after", "before"]
+
+
+def test_nobody_else_is_left_in_a_transaction_by_hand(pool: Any) -> None:
+    others = [connections.create_connection(ALIAS) for _ in range(SIZE)]
+    try:
+        for other in others:
+            execute(other, "SELECT 1")  # So that a checkout is all that it takes.
+        pool.set_autocommit(False)
+        write("given up")
+        pool.rollback()
+        pool.close()
+        with ExitStack() as stack:
+            # Both driver connections, whichever it was.
+            for number, other in enumerate(others):
+                cursor = stack.enter_context(other.cursor())
+                cursor.execute("INSERT INTO app_shared (text) VALUES (%s)", [f"kept {number}"])
+    finally:
+        for other in others:
+            other.close()
+    assert texts() == ["kept 0", "kept 1"]
+
+
+def test_a_connection_that_is_closed_in_a_block_begins_anew(pool: Any) -> None:
+    with pytest.raises(InterfaceError), transaction.atomic(using=ALIAS):
+        write("given up")
+        pool.close()
+        raise InterfaceError
+    write("in autocommit")
+    with transaction.atomic(using=ALIAS):
+        write("in a block")
+    assert texts() == ["in a block", "in autocommit"]
+    assert pool.connection is None
+
+
+def test_it_answers_whether_it_is_usable_between_transactions(pool: Any) -> None:
+    execute(pool, "SELECT 1")
+    assert pool.connection is None
+    assert pool.is_usable()
+    assert pool.connection is None
+    pool.close_pool()
+    pool.settings_dict["PORT"], port = 1, pool.settings_dict["PORT"]
+    try:
+        assert not pool.is_usable()
+    finally:
+        pool.close_pool()
+        pool.settings_dict["PORT"] = port
+
+
+def test_a_hook_that_raises_keeps_no_connection(pool: Any) -> None:
+    def fail() -> None:
+        raise ValueError("from the hook")
+
+    with pytest.raises(ValueError, match="from the hook"), transaction.atomic(using=ALIAS):
+        write("committed")
+        transaction.on_commit(fail, using=ALIAS)
+    assert pool.connection is None
+    assert texts() == ["committed"]
+
+
+def test_databases_are_created_from_one_that_has_no_pool(pool: Any) -> None:
+    with pool._nodb_cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+
+
+# What is open on the driver's side.
+
+
+def test_sql_that_begins_a_transaction_keeps_the_connection(pool: Any) -> None:
+    execute(pool, "BEGIN")
+    write("undone")
+    execute(pool, "ROLLBACK")
+    assert texts() == []
+    execute(pool, "BEGIN; INSERT INTO app_shared (text) VALUES ('kept')")
+    write("kept, too")
+    execute(pool, "COMMIT")
+    assert texts() == ["kept", "kept, too"]
+    assert pool.connection is None
+
+
+def test_a_failed_transaction_of_sql_keeps_it_until_it_ends(pool: Any) -> None:
+    execute(pool, "BEGIN")
+    with pytest.raises(Exception, match="nonsense"):
+        execute(pool, "SELECT nonsense")
+    assert pool.connection is not None
+    execute(pool, "ROLLBACK")
+    assert pool.connection is None
+
+
+def test_psycopgs_own_block_keeps_the_connection(pool: Any) -> None:
+    pool.ensure_connection()
+    with pytest.raises(ValueError, match="undo"), pool.connection.transaction():
+        write("undone")
+        write("undone, too")
+        raise ValueError("undo")
+    assert texts() == []
+
+
+def test_psycopgs_pipeline_keeps_the_connection(pool: Any, tenants: Tenants) -> None:
+    pool.ensure_connection()
+    driver = pool.connection
+    with tenant_context(tenants[0].pk), driver.pipeline():
+        assert Note.objects.using(ALIAS).count() == 2
+        write("in the pipeline")
+        assert pool.connection is driver
+    assert texts() == ["in the pipeline"]
+
+
+# Receivers of Django's signal.
+
+
+def test_receivers_see_each_driver_connection_once(pool: Any) -> None:
+    seen: list[int] = []
+
+    def receive(connection: Any, **kwargs: Any) -> None:
+        if connection.alias == ALIAS:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                seen.extend(cursor.fetchone())
+
+    def hold_both() -> None:
+        with connections[ALIAS].cursor() as cursor:
+            cursor.execute("SELECT 1")
+            in_a_thread(lambda: execute(connections[ALIAS], "SELECT 1"))
+
+    execute(pool, "SELECT 1")
+    pool.close_pool()
+    connection_created.connect(receive)
+    try:
+        for _ in range(3):
+            hold_both()
+            execute(pool, "SELECT 1")
+        # Whoever connects as Django does hears of it each time, as from Django's own pool.
+        assert len(set(seen)) == SIZE
+        at_first = len(seen)
+        for _ in range(2 * SIZE):
+            execute(pool, "SELECT 1")
+        assert len(seen) == at_first
+    finally:
+        connection_created.disconnect(receive)
+
+
+def test_a_receiver_that_fails_keeps_no_connection(pool: Any) -> None:
+    def fail(connection: Any, **kwargs: Any) -> None:
+        raise OperationalError("from the receiver")
+
+    execute(pool, "SELECT 1")
+    pool.close_pool()
+    connection_created.connect(fail)
+    try:
+        with pytest.raises(OperationalError, match="from the receiver"):
+            execute(pool, "SELECT 1")
+    finally:
+        connection_created.disconnect(fail)
+    assert pool.connection is None
+    execute(pool, "SELECT 1")
+    assert pool.connection is None
+
+
+# What would stay on the session.
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DISCARD ALL",
+        "RESET timezone",
+        "SELECT 1; LISTEN news",
+        "SELECT title INTO TEMP t FROM app_note",
+        "WITH n AS (SELECT 1) SELECT * INTO TEMPORARY TABLE t FROM n",
+        "EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1",
+        "CREATE OR REPLACE TEMP VIEW v AS SELECT 1",
+        'SELECT pg_catalog."pg_advisory_lock"(4)',
+    ],
+)
+def test_what_would_stay_on_the_session_is_refused(statement: str, pool: Any) -> None:
+    with pytest.raises(UnbindableStatementError, match="is for a whole session"):
+        execute(pool, statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TEMP TABLE t (n int) ON COMMIT DROP",
+        "SET  LOCAL work_mem = '1MB'",
+        "INSERT INTO app_shared (text) VALUES ('x')",
+    ],
+)
+def test_what_ends_with_the_transaction_is_not(statement: str, pool: Any) -> None:
+    with transaction.atomic(using=ALIAS):
+        execute(pool, statement)
+
+
+def test_what_a_parameter_says_is_no_sql(pool: Any) -> None:
+    write("; LISTEN to pg_advisory_lock(1)")
+    assert texts() == ["; LISTEN to pg_advisory_lock(1)"]
+
+
+@pytest.mark.parametrize("ahead", [b" ", b"\n", b"--\n", b"/**/", b"-- a\n /* b */ "])
+def test_what_comes_before_a_statement_takes_no_time(ahead: bytes) -> None:
+    # With a quantifier in another this would not end.
+    refuse_session_state(ahead * 3000 + b"(SELECT 1)")
+    assert first_word(ahead * 3000 + b"(SELECT 1)") == b""
+    assert first_word(ahead * 3000 + b"SELECT 1") == b"SELECT"
+
+
+# Views in transactions.
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_view_in_a_transaction_holds_the_connection_as_long(pool: Any, fails: bool) -> None:
+    def view(request: HttpRequest) -> HttpResponse:
+        write("by the view")
+        assert pool.connection is not None
+        if fails:
+            raise ValueError("from the view")
+        return HttpResponse()
+
+    settings = connections.settings[ALIAS]
+    settings["ATOMIC_REQUESTS"] = True
+    try:
+        in_transaction: Any = BaseHandler().make_view_atomic(view)
+        if fails:
+            with pytest.raises(ValueError, match="from the view"):
+                in_transaction(HttpRequest())
+        else:
+            in_transaction(HttpRequest())
+    finally:
+        settings["ATOMIC_REQUESTS"] = False
+    assert pool.connection is None
+    assert texts() == ([] if fails else ["by the view"])
