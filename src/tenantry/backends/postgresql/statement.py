@@ -23,6 +23,7 @@ from ... import audit
 from ...binding import UNBOUND, Binding, current_binding
 from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
+from .advice import advised, is_refused_row
 from .apply import first_word, is_secret, must_be_first, parameters, prefix
 from .flush import FlushMixin
 from .positions import without_prefix
@@ -254,9 +255,9 @@ class StatementMixin(FlushMixin):
                 " transaction; let the procedure leave COMMIT and ROLLBACK to its caller"
             ) from error
         except psycopg.Error as error:
-            # The function's name is the same in every language of the server's messages.
-            if error.diag.source_function == "ExecWithCheckOptions" and rls_tenants().audit_log:
+            if is_refused_row(error) and rls_tenants().audit_log:
                 audit.crossed(error.diag.message_primary or "")
+            advised(error, self._binding())
             if self._prefix_results:
                 raise without_prefix(error, self._prefix) from None
             raise
