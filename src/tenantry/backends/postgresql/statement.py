@@ -257,11 +257,15 @@ class StatementMixin(FlushMixin):
         except psycopg.Error as error:
             if is_refused_row(error) and rls_tenants().audit_log:
                 audit.crossed(error.diag.message_primary or "")
-            advised(error, self._binding())
+            failed = advised(error, self._binding())
             if self._prefix_results:
-                raise without_prefix(error, self._prefix) from None
-            raise
-        raise AssertionError(result)  # psycopg's method never returns.
+                failed = without_prefix(failed, self._prefix)
+        try:
+            # Here, where PostgreSQL's error is not the context of one that keeps a seal from sight.
+            raise failed
+        finally:
+            # Its traceback holds this frame.
+            del failed
 
     def _stream_send_gen(
         self, query: Any, params: Any = None, *, binary: bool | None = None, size: int = 1
