@@ -53,12 +53,12 @@ MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 FLAG = re.compile(r"[a-z][a-z0-9_]{0,30}")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
-# Longer names PostgreSQL cuts off; of the others, it keeps those that begin with pg_ to itself.
 SEAL_KEYS_ARE = (
     "a list of secrets of at least 32 characters, such as"
     " [os.environ['TENANTRY_SEAL_KEY']]; make one with: python -c 'import secrets;"
     " print(secrets.token_urlsafe(48))'"
 )
+# Longer names PostgreSQL cuts off; of the others, it keeps those that begin with pg_ to itself.
 ROLE = re.compile(r"(?!pg_|(none|public)\Z)[A-Za-z_][A-Za-z0-9_-]{0,62}")
 
 
