@@ -23,7 +23,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper as DjangosWrapper
 import tenantry
 from example_asgi.servers import PgBouncer, Postgres
 from tenantry import asgi, exceptions, operations, tenant_context, testing
-from tenantry.backends.postgresql.apply import prefix
+from tenantry.backends.postgresql.apply import SESSION_OPTIONS, prefix
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
 from tenantry.contrib import admin, drf, ninja
@@ -124,6 +124,11 @@ def test_the_settings_are_those_that_are_read() -> None:
     assert defaults.pop("tenant_model") is MISSING
     assert documented.pop("tenant_model") is None
     assert documented == defaults
+
+
+def test_the_options_are_those_that_are_read() -> None:
+    documented = [name.strip("`") for name, _, _ in table("reference/settings.md", "Other settings")]
+    assert sorted(documented) == sorted(SESSION_OPTIONS)
 
 
 def test_the_checks_are_those_that_exist() -> None:
