@@ -23,7 +23,8 @@ from django.db.backends.postgresql.base import DatabaseWrapper as DjangosWrapper
 import tenantry
 from example_asgi.servers import PgBouncer, Postgres
 from tenantry import asgi, exceptions, operations, tenant_context, testing
-from tenantry.backends.postgresql.apply import SESSION_OPTIONS, prefix
+from tenantry.backends.postgresql.apply import prefix
+from tenantry.backends.postgresql.options import OWN
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
 from tenantry.contrib import admin, drf, ninja
@@ -127,8 +128,10 @@ def test_the_settings_are_those_that_are_read() -> None:
 
 
 def test_the_options_are_those_that_are_read() -> None:
-    documented = [name.strip("`") for name, _, _ in table("reference/settings.md", "Other settings")]
-    assert sorted(documented) == sorted(SESSION_OPTIONS)
+    documented = [
+        name.strip("`") for name, _, _ in table("reference/settings.md", "Other settings")
+    ]
+    assert sorted(documented) == sorted(OWN)
 
 
 def test_the_checks_are_those_that_exist() -> None:

@@ -105,7 +105,7 @@ def rls_tenants() -> RLSTenants:
     known = {name.upper(): name for name in RLSTenants.__slots__}
     for key in given:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, 1)
+            close = difflib.get_close_matches(str(key).upper(), known, 1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise RLSConfigurationError(
                 f"{SETTING} has the unknown key {key!r}{hint}; allowed are {', '.join(known)}"
