@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from django.db import connections
 
+from tenantry.checks.admin import inspect_admin
 from tenantry.checks.inspection import inspect_database
 from tests import settings as test_settings
 from tests.app.models import Tenant
@@ -82,6 +83,18 @@ def test_an_admin_role_that_does_not_exist_is_found(tenants: Tenants, settings: 
     connection.close()
     # Every statement would want to be the app role, which is there.
     assert "as a superuser, run CREATE ROLE nobody NOLOGIN" in found()["tenantry.E104"]
+
+
+@pytest.mark.parametrize("role", ["nobody", "owner"])
+def test_an_admin_role_on_an_old_server_is_one_finding(
+    role: str, tenants: Tenants, settings: Any
+) -> None:
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": role}
+    with connections["default"].cursor() as cursor:
+        (one,) = inspect_admin(cursor, 150018, ["app_note"])
+    assert (one.id, one.subject) == ("tenantry.E108", f"role {role}")
+    assert one.message.endswith("needs PostgreSQL 16 or newer; this server is PostgreSQL 15")
+    assert one.fix == "leave ADMIN_ROLE out of RLS_TENANTS, or upgrade the server"
 
 
 @pytest.mark.sealed_shape

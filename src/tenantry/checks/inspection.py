@@ -68,7 +68,7 @@ def all_checks(connection: Any) -> dict[str, Check]:
             for model in apps.get_models(include_auto_created=True)
             if router.allow_migrate_model(connection.alias, model)
         ]
-        checks["admin role"] = partial(inspect_admin, tables=used)
+        checks["admin role"] = partial(inspect_admin, version=connection.pg_version, tables=used)
     if rls_tenants().sealed:
         checks["seal keys"] = inspect_seal
     for model in models:
