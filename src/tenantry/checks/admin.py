@@ -10,7 +10,7 @@ from ..policies.seal import KEYS
 from ..seal import seal_keys
 from .findings import Finding
 
-# Where a membership that may SET is another than one that inherits (release notes of PostgreSQL 16).
+# From here on a membership that may SET is another than one that inherits (release notes of 16).
 FIRST_WITH_SET = 160000
 
 ADMIN = """\

@@ -53,12 +53,15 @@ def inspect_database(connection: Any) -> Iterator[Finding]:
     if unreachable := run(connection, f"database {connection.alias!r}", lambda cursor: []):
         yield from unreachable
         return
-    for subject, check in all_checks(connection).items():
-        yield from run(connection, subject, check)
+    known: set[str] = set()
+    for subject, check in all_checks(connection, known).items():
+        found = run(connection, subject, check)
+        known.update(each.id for each in found)
+        yield from found
 
 
-def all_checks(connection: Any) -> dict[str, Check]:
-    """Return what to ask, by what it is about."""
+def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
+    """Return what to ask, by what it is about; `known` are the ids of what has been found."""
     models = protected_models(connection)
     tables = [connection.ops.quote_name(model._meta.db_table) for model in models]
     checks: dict[str, Check] = {"role": inspect_role}
@@ -72,7 +75,7 @@ def all_checks(connection: Any) -> dict[str, Check]:
     if rls_tenants().sealed:
         checks["seal keys"] = inspect_seal
     for model in models:
-        checks[f"table {model._meta.db_table}"] = partial(inspect_one, connection, model)
+        checks[f"table {model._meta.db_table}"] = partial(inspect_one, connection, model, known)
     return checks | {
         "views": partial(inspect_views, tables=tables),
         "functions": inspect_functions,
@@ -82,9 +85,9 @@ def all_checks(connection: Any) -> dict[str, Check]:
     }
 
 
-def inspect_one(connection: Any, model: Any, cursor: Any) -> Iterator[Finding]:
+def inspect_one(connection: Any, model: Any, known: set[str], cursor: Any) -> Iterator[Finding]:
     """Yield what is wrong with one table."""
-    return inspect_table(connection, cursor, model)
+    return inspect_table(connection, cursor, model, known)
 
 
 def run(connection: Any, subject: str, check: Check) -> list[Finding]:

@@ -83,6 +83,11 @@ def inspect_key(model: Model, constraint: RLSConstraint, field: Any) -> Iterator
         )
 
 
+def has_other_key(model: Model) -> bool:
+    """Return whether the policy of `model` compares values of two types."""
+    return any(each.id == "tenantry.E153" for each in inspect_models([model]))
+
+
 def inspect_unprotected(model: Model) -> Iterator[Finding]:
     """Yield whether a model without a policy refers to the tenant."""
     for field in model._meta.local_concrete_fields:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+from django.db import Error
+
 from .findings import Finding
+from .models import has_other_key
 from .policies import inspect_policies
+
+# With these, the policies that the models ask for cannot be made, to be compared with the table's.
+NO_POLICIES = {"tenantry.E104", "tenantry.E107", "tenantry.E108"}
 
 TABLE = """\
 SELECT oid, relrowsecurity, relforcerowsecurity, pg_get_userbyid(relowner),
@@ -39,8 +45,13 @@ WHERE tgrelid = %(table)s AND NOT tgisinternal AND prosecdef AND (rolsuper OR ro
 ORDER BY 1"""
 
 
-def inspect_table(connection: Any, cursor: Any, model: Any) -> Iterator[Finding]:
-    """Yield in what the table of `model` differs from what the models say."""
+def inspect_table(
+    connection: Any, cursor: Any, model: Any, known: Collection[str]
+) -> Iterator[Finding]:
+    """Yield in what the table of `model` differs from what the models say.
+
+    What follows from findings whose ids are `known` is left out.
+    """
     table = connection.ops.quote_name(model._meta.db_table)
     subject = f"table {model._meta.db_table}"
     cursor.execute(TABLE, [table])
@@ -51,8 +62,18 @@ def inspect_table(connection: Any, cursor: Any, model: Any) -> Iterator[Finding]
     oid, *flags = found
     yield from inspect_flags(table, subject, *flags[:4])
     yield from inspect_privileges(table, subject, *flags[4:])
-    yield from inspect_policies(connection, cursor, model)
     yield from inspect_surroundings(cursor, subject, oid)
+    if not NO_POLICIES.intersection(known):
+        yield from inspect_comparable(connection, cursor, model)
+
+
+def inspect_comparable(connection: Any, cursor: Any, model: Any) -> Iterator[Finding]:
+    """Yield how policies differ, unless those of the models are none that PostgreSQL takes."""
+    try:
+        yield from inspect_policies(connection, cursor, model)
+    except Error:
+        if not has_other_key(model):
+            raise
 
 
 def inspect_flags(
