@@ -134,6 +134,4 @@ def test_no_table_tells_what_the_admin_role_has_told(tenants: Tenants, settings:
 def test_no_table_tells_that_its_key_has_another_type(tenants: Tenants, settings: Any) -> None:
     settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "TENANT_PK_TYPE": "uuid"}
     assert "tenantry.E153" in {each.id for each in inspect_models([Note])}
-    assert "table app_note" not in {each.subject for each in findings()}
-    # The path of its constraint is not looked at without a server.
-    assert found().keys() <= {"tenantry.E190"}
+    assert findings() == []

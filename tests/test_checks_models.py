@@ -78,8 +78,40 @@ def test_a_column_of_another_type_is_found() -> None:
             " tenant id of type bigint; make tenant a foreign key to app.Tenant",
         )
     ]
-    ((identifier, _),) = found(model({}, constraints=[policy(key_type="uuid")]))
+    wrong = model({}, constraints=[policy(key_type="uuid")])
+    ((identifier, text),) = found(wrong)
     assert identifier == "tenantry.E153"
+    assert text.endswith("of type uuid; remove key_type='uuid' from its RLSConstraint")
+
+
+@override_settings(RLS_TENANTS={"TENANT_MODEL": TENANT, "TENANT_PK_TYPE": "uuid"})
+@isolate_apps("tests.app")
+def test_a_type_in_the_settings_that_is_not_the_tenants_is_found() -> None:
+    owned = model({}, constraints=[policy()])
+    link = models.ForeignKey(owned, on_delete=models.CASCADE)
+    below = model({"link": link}, constraints=[RLSConstraint(path="link__tenant", name="rls")])
+    for wrong, way in ((owned, "tenant"), (below, "link__tenant")):
+        ((identifier, text),) = found(wrong)
+        assert identifier == "tenantry.E153"
+        assert text.startswith(f"is protected by {way}, a column of type bigint, but")
+        assert text.endswith(
+            "remove RLS_TENANTS['TENANT_PK_TYPE'], which is 'uuid', or change the primary key of"
+            " app.Tenant"
+        )
+
+
+@isolate_apps("tests.app")
+def test_a_foreign_key_to_another_field_of_the_tenant_is_found() -> None:
+    ((identifier, text),) = found(model({"tenant": key(to_field="name")}, constraints=[policy()]))
+    assert identifier == "tenantry.E153"
+    assert text.endswith("let tenant refer to the primary key of app.Tenant")
+
+
+@pytest.mark.parametrize("path", ["nobody__tenant", "text__tenant"])
+@isolate_apps("tests.app")
+def test_a_path_that_leads_nowhere_is_left_to_the_constraint(path: str) -> None:
+    wrong = model({"text": models.TextField()}, constraints=[RLSConstraint(path=path, name="rls")])
+    assert found(wrong) == []
 
 
 @isolate_apps("tests.app")
