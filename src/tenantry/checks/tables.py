@@ -30,6 +30,8 @@ WITH RECURSIVE child(oid) AS (
 )
 SELECT oid::regclass::text FROM child JOIN pg_class USING (oid)
 WHERE NOT relrowsecurity
+  AND NOT (pg_has_role(session_user, relowner, 'MEMBER')
+    AND relowner = (SELECT relowner FROM pg_class WHERE oid = %(table)s))
   AND (has_any_column_privilege(current_user, oid, 'SELECT, INSERT, UPDATE')
     OR has_table_privilege(current_user, oid, 'DELETE'))
 ORDER BY 1"""
@@ -59,9 +61,19 @@ def inspect_table(
     if found is None:
         yield Finding("tenantry.E110", subject, "does not exist", "run migrate")
         return
-    oid, *flags = found
-    yield from inspect_flags(table, subject, *flags[:4])
-    yield from inspect_privileges(table, subject, *flags[4:])
+    oid, enabled, forced, owner, may_own, *privileges = found
+    yield from inspect_flags(table, subject, enabled, forced)
+    # A superuser may be anybody, and an owner has every privilege, which nobody has granted.
+    if not may_own:
+        yield from inspect_privileges(table, subject, *privileges)
+    elif "tenantry.E101" not in known:
+        yield Finding(
+            "tenantry.E113",
+            subject,
+            f"belongs to {owner}, which this role is or can become, and so can switch Row-Level"
+            " Security off",
+            "serve requests as a role that is no member of it",
+        )
     yield from inspect_surroundings(cursor, subject, oid)
     if not NO_POLICIES.intersection(known):
         yield from inspect_comparable(connection, cursor, model)
@@ -76,9 +88,7 @@ def inspect_comparable(connection: Any, cursor: Any, model: Any) -> Iterator[Fin
             raise
 
 
-def inspect_flags(
-    table: str, subject: str, enabled: bool, forced: bool, owner: str, may_own: bool
-) -> Iterator[Finding]:
+def inspect_flags(table: str, subject: str, enabled: bool, forced: bool) -> Iterator[Finding]:
     """Yield whom the policies of a table do not bind."""
     if not enabled:
         yield Finding(
@@ -93,14 +103,6 @@ def inspect_flags(
             subject,
             "does not bind its owner",
             f"run ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
-        )
-    if may_own:
-        yield Finding(
-            "tenantry.E113",
-            subject,
-            f"belongs to {owner}, which this role is or can become, and so can switch Row-Level"
-            " Security off",
-            "serve requests as a role that is no member of it",
         )
 
 
