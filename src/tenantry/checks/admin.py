@@ -9,6 +9,7 @@ from ..conf import rls_tenants
 from ..policies.seal import KEYS
 from ..seal import seal_keys
 from .findings import Finding
+from .migrations import Migrations
 
 # From here on a membership that may SET is another than one that inherits (release notes of 16).
 FIRST_WITH_SET = 160000
@@ -85,7 +86,7 @@ def inspect_admin(cursor: Any, version: int, tables: list[str]) -> Iterator[Find
         )
 
 
-def inspect_seal(cursor: Any) -> Iterator[Finding]:
+def inspect_seal(cursor: Any, migrations: Migrations) -> Iterator[Finding]:
     """Yield who may read or change the keys of seals, and whether they are those that sign."""
     if not rls_tenants().sealed:
         return
@@ -105,4 +106,5 @@ def inspect_seal(cursor: Any) -> Iterator[Finding]:
             f"table {KEYS}",
             f"does not exist, so that nothing that is sealed with the key {key} is known",
             "run makemigrations and migrate",
+            migrations.pending(),
         )

@@ -14,6 +14,7 @@ from ..dependents import is_protected
 from ..protected import external_models
 from .admin import inspect_admin, inspect_seal
 from .findings import Finding
+from .migrations import Migrations
 from .role import exemptions, inspect_role, read_role, subject_of
 from .schema import inspect_functions, inspect_publications, inspect_views
 from .server import inspect_defaults, inspect_version
@@ -63,6 +64,7 @@ def inspect_database(connection: Any) -> Iterator[Finding]:
 def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
     """Return what to ask, by what it is about; `known` are the ids of what has been found."""
     models = protected_models(connection)
+    migrations = Migrations(connection)
     tables = [connection.ops.quote_name(model._meta.db_table) for model in models]
     checks: dict[str, Check] = {"role": inspect_role}
     if rls_tenants().admin_role is not None:
@@ -73,9 +75,10 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         ]
         checks["admin role"] = partial(inspect_admin, version=connection.pg_version, tables=used)
     if rls_tenants().sealed:
-        checks["seal keys"] = inspect_seal
+        checks["seal keys"] = partial(inspect_seal, migrations=migrations)
     for model in models:
-        checks[f"table {model._meta.db_table}"] = partial(inspect_one, connection, model, known)
+        inspect = partial(inspect_one, connection, model, known, migrations)
+        checks[f"table {model._meta.db_table}"] = inspect
     return checks | {
         "views": partial(inspect_views, tables=tables),
         "functions": inspect_functions,
@@ -85,9 +88,11 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
     }
 
 
-def inspect_one(connection: Any, model: Any, known: set[str], cursor: Any) -> Iterator[Finding]:
+def inspect_one(
+    connection: Any, model: Any, known: set[str], migrations: Migrations, cursor: Any
+) -> Iterator[Finding]:
     """Yield what is wrong with one table."""
-    return inspect_table(connection, cursor, model, known)
+    return inspect_table(connection, cursor, model, known, migrations)
 
 
 def run(connection: Any, subject: str, check: Check) -> list[Finding]:

@@ -8,6 +8,7 @@ from typing import Any
 from django.db import Error
 
 from .findings import Finding
+from .migrations import Migrations
 from .models import has_other_key
 from .policies import inspect_policies
 
@@ -48,7 +49,7 @@ ORDER BY 1"""
 
 
 def inspect_table(
-    connection: Any, cursor: Any, model: Any, known: Collection[str]
+    connection: Any, cursor: Any, model: Any, known: Collection[str], migrations: Migrations
 ) -> Iterator[Finding]:
     """Yield in what the table of `model` differs from what the models say.
 
@@ -59,7 +60,7 @@ def inspect_table(
     cursor.execute(TABLE, [table])
     found = cursor.fetchone()
     if found is None:
-        yield Finding("tenantry.E110", subject, "does not exist", "run migrate")
+        yield migrations.missing_table(model)
         return
     oid, enabled, forced, owner, may_own, *privileges = found
     yield from inspect_flags(table, subject, enabled, forced)
