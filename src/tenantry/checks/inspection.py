@@ -13,6 +13,7 @@ from ..conf import rls_tenants
 from ..dependents import is_protected
 from ..protected import external_models
 from .admin import inspect_admin, inspect_seal
+from .failures import advice_for
 from .findings import Finding
 from .migrations import Migrations
 from .role import exemptions, inspect_role, read_role, subject_of
@@ -108,8 +109,7 @@ def run(connection: Any, subject: str, check: Check) -> list[Finding]:
                 "tenantry.E190",
                 subject,
                 f"could not be checked: {reason}",
-                "let the role that serves requests connect, read the catalogs and create temporary"
-                " tables",
+                advice_for(connection, error),
             )
         )
     return found
