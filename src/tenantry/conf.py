@@ -180,6 +180,19 @@ def root_urlconf() -> Any:
     return getattr(django_settings, "ROOT_URLCONF", None)
 
 
+def installed_middleware() -> list[str]:
+    """Return ``settings.MIDDLEWARE``."""
+    return list(django_settings.MIDDLEWARE)
+
+
+def user_model() -> Any:
+    """Return the model of the users; None where it is not installed."""
+    try:
+        return apps.get_model(django_settings.AUTH_USER_MODEL)
+    except (LookupError, ValueError):
+        return None
+
+
 def cache_of_sessions() -> tuple[str, Any]:
     """Return the alias of the cache that has the sessions, or "", and its ``KEY_FUNCTION``."""
     if ".cache" not in django_settings.SESSION_ENGINE:

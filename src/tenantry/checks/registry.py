@@ -14,6 +14,7 @@ from .caches import inspect_caches
 from .inspection import inspect_database, inspect_login
 from .models import inspect_models
 from .options import inspect_options
+from .requests import inspect_requests
 from .views import inspect_views
 
 # What the start asks already.
@@ -51,6 +52,11 @@ def check_options(
 def check_views(**kwargs: Any) -> list[checks.CheckMessage]:
     """Find views that authenticate, and do not bind."""
     return [each.message_for_django(as_error=True) for each in inspect_views()]
+
+
+def check_requests(**kwargs: Any) -> list[checks.CheckMessage]:
+    """Find requests that are bound to nobody, or fail."""
+    return [each.message_for_django(as_error=True) for each in inspect_requests()]
 
 
 def check_caches(**kwargs: Any) -> list[checks.CheckMessage]:
@@ -94,6 +100,7 @@ def register() -> None:
     checks.register(check_models, checks.Tags.models)
     checks.register(check_options, checks.Tags.security)
     checks.register(check_views, checks.Tags.urls)
+    checks.register(check_requests, checks.Tags.security)
     checks.register(check_caches, checks.Tags.caches)
     checks.register(check_login, checks.Tags.security)
     checks.register(check_database, checks.Tags.database)
