@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from django.db.models.functions import Lower
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
-from tenantry import RLSConstraint
+from tenantry import RLSConstraint, constraints
 from tenantry.checks.models import inspect_models
+from tenantry.constraints import check_installed
 from tests.app.models import Note, Tenant, User
 
 # A test makes several of that name.
@@ -56,6 +58,30 @@ def test_two_policies_are_found() -> None:
     ((identifier, text),) = found(model({}, constraints=[policy("one"), policy("two")]))
     assert identifier == "tenantry.E151"
     assert text == "has 2 RLSConstraints (one, two), but a table has one policy; remove all but one"
+
+
+@isolate_apps("tests.app")
+def test_an_app_that_is_not_installed_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class First(models.Model):
+        tenant = key()
+
+        class Meta:
+            app_label = "app"
+            constraints = [policy()]
+
+    class Second(models.Model):
+        tenant = key()
+
+        class Meta:
+            app_label = "app"
+            constraints = [policy()]
+
+    assert check_installed(First) == []
+    monkeypatch.setattr(constraints, "apps", SimpleNamespace(is_installed=lambda name: False))
+    (found,) = check_installed(First)
+    assert found.id == "tenantry.W006"
+    assert found.hint == "Add 'tenantry' to INSTALLED_APPS."
+    assert check_installed(Second) == []
 
 
 @pytest.mark.parametrize(
