@@ -286,13 +286,38 @@ def test_what_is_harmless_is_not_found(name: str, arrange: psycopg.Connection[An
         assert findings() == []
 
 
-def test_a_table_that_is_missing_is_found(arrange: psycopg.Connection[Any]) -> None:
+@pytest.mark.parametrize("bypasses", ["NOBYPASSRLS", "BYPASSRLS"])
+def test_a_superuser_is_one_finding(bypasses: str, arrange: psycopg.Connection[Any]) -> None:
     with broken(
         arrange,
-        "ALTER TABLE app_payment RENAME TO elsewhere",
-        "ALTER TABLE elsewhere RENAME TO app_payment",
+        f"CREATE TABLE old_note () INHERITS (app_note); ALTER TABLE old_note OWNER TO owner;"
+        f" ALTER ROLE app SUPERUSER {bypasses}",
+        "ALTER ROLE app NOSUPERUSER NOBYPASSRLS; DROP TABLE old_note",
     ):
-        assert findings() == [("tenantry.E110", "table app_payment", "does not exist; run migrate")]
+        assert [each[:2] for each in findings()] == [("tenantry.E101", "role app")]
+
+
+def test_nobody_is_told_to_revoke_what_an_owner_has(arrange: psycopg.Connection[Any]) -> None:
+    with broken(
+        arrange,
+        "CREATE TABLE old_note () INHERITS (app_note); ALTER TABLE old_note OWNER TO owner;"
+        " GRANT TRUNCATE ON app_note TO app",
+        "REVOKE TRUNCATE ON app_note FROM app; DROP TABLE old_note",
+    ):
+        assert {each[0] for each in findings("--database", "owner")} == {"tenantry.E113"}
+        assert [each[0] for each in findings()] == ["tenantry.E117"]
+    connections["owner"].close()
+
+
+def test_a_child_of_another_owner_is_not_the_owners(arrange: psycopg.Connection[Any]) -> None:
+    with broken(
+        arrange,
+        "CREATE TABLE old_note () INHERITS (app_note); GRANT SELECT ON old_note TO owner",
+        "DROP TABLE old_note",
+    ):
+        found = {each[0] for each in findings("--database", "owner")}
+        assert found == {"tenantry.E113", "tenantry.E118"}
+    connections["owner"].close()
 
 
 def test_a_check_that_cannot_run_says_so_and_hides_nothing(arrange: Any) -> None:

@@ -10,9 +10,11 @@ import psycopg
 import pytest
 from django.db import connections
 
+from tenantry.checks.admin import inspect_admin
 from tenantry.checks.inspection import inspect_database
+from tenantry.checks.models import inspect_models
 from tests import settings as test_settings
-from tests.app.models import Tenant
+from tests.app.models import Note, Tenant
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -82,6 +84,20 @@ def test_an_admin_role_that_does_not_exist_is_found(tenants: Tenants, settings: 
     connection.close()
     # Every statement would want to be the app role, which is there.
     assert "as a superuser, run CREATE ROLE nobody NOLOGIN" in found()["tenantry.E104"]
+    # Nor can a policy for it be made, of which no table tells.
+    assert list(found()) == ["tenantry.E104"]
+
+
+@pytest.mark.parametrize("role", ["nobody", "owner"])
+def test_an_admin_role_on_an_old_server_is_one_finding(
+    role: str, tenants: Tenants, settings: Any
+) -> None:
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": role}
+    with connections["default"].cursor() as cursor:
+        (one,) = inspect_admin(cursor, 150018, ["app_note"])
+    assert (one.id, one.subject) == ("tenantry.E108", f"role {role}")
+    assert one.message.endswith("needs PostgreSQL 16 or newer; this server is PostgreSQL 15")
+    assert one.fix == "leave ADMIN_ROLE out of RLS_TENANTS, or upgrade the server"
 
 
 @pytest.mark.sealed_shape
@@ -104,3 +120,18 @@ def test_who_reads_or_changes_a_key_is_found(
 def test_sealing_without_a_table_of_keys_is_found(tenants: Tenants, settings: Any) -> None:
     settings.RLS_TENANTS = test_settings.RLS_TENANTS | test_settings.SHAPES["sealed"]
     assert "does not exist, so that nothing that is sealed" in found()["tenantry.E107"]
+    assert list(found()) == ["tenantry.E107"]
+
+
+@pytest.mark.guc_shape
+def test_no_table_tells_what_the_admin_role_has_told(tenants: Tenants, settings: Any) -> None:
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": "nobody"}
+    old = connections["default"].pg_version < 160000  # type: ignore[attr-defined]
+    assert list(found()) == ["tenantry.E108" if old else "tenantry.E104"]
+
+
+@pytest.mark.guc_shape
+def test_no_table_tells_that_its_key_has_another_type(tenants: Tenants, settings: Any) -> None:
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "TENANT_PK_TYPE": "uuid"}
+    assert "tenantry.E153" in {each.id for each in inspect_models([Note])}
+    assert findings() == []

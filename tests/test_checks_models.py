@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from django.db.models.functions import Lower
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
-from tenantry import RLSConstraint
+from tenantry import RLSConstraint, constraints
 from tenantry.checks.models import inspect_models
+from tenantry.constraints import check_installed
 from tests.app.models import Note, Tenant, User
 
 # A test makes several of that name.
@@ -58,6 +60,30 @@ def test_two_policies_are_found() -> None:
     assert text == "has 2 RLSConstraints (one, two), but a table has one policy; remove all but one"
 
 
+@isolate_apps("tests.app")
+def test_an_app_that_is_not_installed_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class First(models.Model):
+        tenant = key()
+
+        class Meta:
+            app_label = "app"
+            constraints = [policy()]
+
+    class Second(models.Model):
+        tenant = key()
+
+        class Meta:
+            app_label = "app"
+            constraints = [policy()]
+
+    assert check_installed(First) == []
+    monkeypatch.setattr(constraints, "apps", SimpleNamespace(is_installed=lambda name: False))
+    (found,) = check_installed(First)
+    assert found.id == "tenantry.W006"
+    assert found.hint == "Add 'tenantry' to INSTALLED_APPS."
+    assert check_installed(Second) == []
+
+
 @pytest.mark.parametrize(
     ("name", "is_found"), [("n" * 63, False), ("n" * 64, True), ("é" * 32, True)]
 )
@@ -78,8 +104,40 @@ def test_a_column_of_another_type_is_found() -> None:
             " tenant id of type bigint; make tenant a foreign key to app.Tenant",
         )
     ]
-    ((identifier, _),) = found(model({}, constraints=[policy(key_type="uuid")]))
+    wrong = model({}, constraints=[policy(key_type="uuid")])
+    ((identifier, text),) = found(wrong)
     assert identifier == "tenantry.E153"
+    assert text.endswith("of type uuid; remove key_type='uuid' from its RLSConstraint")
+
+
+@override_settings(RLS_TENANTS={"TENANT_MODEL": TENANT, "TENANT_PK_TYPE": "uuid"})
+@isolate_apps("tests.app")
+def test_a_type_in_the_settings_that_is_not_the_tenants_is_found() -> None:
+    owned = model({}, constraints=[policy()])
+    link = models.ForeignKey(owned, on_delete=models.CASCADE)
+    below = model({"link": link}, constraints=[RLSConstraint(path="link__tenant", name="rls")])
+    for wrong, way in ((owned, "tenant"), (below, "link__tenant")):
+        ((identifier, text),) = found(wrong)
+        assert identifier == "tenantry.E153"
+        assert text.startswith(f"is protected by {way}, a column of type bigint, but")
+        assert text.endswith(
+            "remove RLS_TENANTS['TENANT_PK_TYPE'], which is 'uuid', or change the primary key of"
+            " app.Tenant"
+        )
+
+
+@isolate_apps("tests.app")
+def test_a_foreign_key_to_another_field_of_the_tenant_is_found() -> None:
+    ((identifier, text),) = found(model({"tenant": key(to_field="name")}, constraints=[policy()]))
+    assert identifier == "tenantry.E153"
+    assert text.endswith("let tenant refer to the primary key of app.Tenant")
+
+
+@pytest.mark.parametrize("path", ["nobody__tenant", "text__tenant"])
+@isolate_apps("tests.app")
+def test_a_path_that_leads_nowhere_is_left_to_the_constraint(path: str) -> None:
+    wrong = model({"text": models.TextField()}, constraints=[RLSConstraint(path=path, name="rls")])
+    assert found(wrong) == []
 
 
 @isolate_apps("tests.app")

@@ -8,8 +8,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 from django.test import override_settings
 from django.test.utils import isolate_apps
+from psycopg.pq import Conninfo
 
 from tenantry import tenant_context
+from tenantry.backends.postgresql.options import take_own
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants, require_engine, rls_tenants, tenant_key
 from tenantry.exceptions import InvalidTenantIdError, RLSConfigurationError, TenantryError
@@ -182,6 +184,8 @@ def test_a_value_that_cannot_be_hashed_is_refused() -> None:
         ("GUC_PREFIXES", "GUC_PREFIX"),
         ("TENANT_PK", "TENANT_PK_TYPE"),
         ("USE_LOCAL_SETS", "USE_LOCAL_SET"),
+        ("tenant_model", "TENANT_MODEL"),
+        ("Guc_Prefix", "GUC_PREFIX"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, meant: str) -> None:
@@ -196,7 +200,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
     )
 
 
-@pytest.mark.parametrize("unknown", ["COLOUR", "", 1, None, "tenant_model"])
+@pytest.mark.parametrize("unknown", ["COLOUR", "colour", "", 1, None])
 def test_an_unknown_key_that_is_like_no_other_is_refused(unknown: object) -> None:
     given: dict[object, object] = {"TENANT_MODEL": "app.Tenant", unknown: "x"}
     with override_settings(RLS_TENANTS=given):
@@ -328,3 +332,47 @@ def test_no_database_with_our_engine_is_refused(
     assert str(raised.value).startswith("tenantry is in INSTALLED_APPS, but no database uses its")
     assert f"set DATABASES['default']['ENGINE'] = {ENGINE!r}" in str(raised.value)
     assert str(raised.value).endswith(f"(now: {engines!r})")
+
+
+# OPTIONS.
+
+
+@pytest.mark.parametrize("value", ["no", 0, 1, None, []])
+def test_whether_control_rides_along_is_true_or_false(value: object) -> None:
+    with pytest.raises(ImproperlyConfigured) as raised:
+        take_own("default", {"ride_along": value})
+    assert str(raised.value) == (
+        f"OPTIONS['ride_along'] of the database 'default' is {value!r}; it must be True or False"
+    )
+
+
+@pytest.mark.parametrize(
+    ("unknown", "meant"),
+    [
+        ("poolmode", "pool_mode"),
+        ("POOL_MODE", "pool_mode"),
+        ("pool-mode", "pool_mode"),
+        ("ridealong", "ride_along"),
+        ("rides_along", "ride_along"),
+        ("sealed_db", "sealed_database"),
+    ],
+)
+def test_an_option_that_is_nearly_ours_is_refused_with_the_one_that_was_meant(
+    unknown: str, meant: str
+) -> None:
+    with pytest.raises(ImproperlyConfigured) as raised:
+        take_own("default", {unknown: True})
+    assert str(raised.value) == (
+        f"OPTIONS of the database 'default' has the unknown key {unknown!r} (did you mean"
+        f" {meant!r}?)"
+    )
+
+
+def test_options_of_others_are_left_alone() -> None:
+    of_libpq = {option.keyword.decode(): b"" for option in Conninfo.get_defaults()}
+    of_django = {"isolation_level", "assume_role", "pool", "server_side_binding", "context"}
+    of_psycopg = {"cursor_factory", "row_factory", "prepare_threshold", "autocommit"}
+    params = dict.fromkeys([*of_libpq, *of_django, *of_psycopg])
+    before = dict(params)
+    take_own("default", params)
+    assert params == before

@@ -24,6 +24,7 @@ import tenantry
 from example_asgi.servers import PgBouncer, Postgres
 from tenantry import asgi, exceptions, operations, tenant_context, testing
 from tenantry.backends.postgresql.apply import prefix
+from tenantry.backends.postgresql.options import OWN
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
 from tenantry.contrib import admin, drf, ninja
@@ -124,6 +125,13 @@ def test_the_settings_are_those_that_are_read() -> None:
     assert defaults.pop("tenant_model") is MISSING
     assert documented.pop("tenant_model") is None
     assert documented == defaults
+
+
+def test_the_options_are_those_that_are_read() -> None:
+    documented = [
+        name.strip("`") for name, _, _ in table("reference/settings.md", "Other settings")
+    ]
+    assert sorted(documented) == sorted(OWN)
 
 
 def test_the_checks_are_those_that_exist() -> None:

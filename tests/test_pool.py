@@ -242,6 +242,8 @@ def wrapper(**changes: Any) -> Any:
     [
         ({"OPTIONS": {"pool_mode": "transactoin"}}, "must be 'session' or 'transaction'"),
         ({"OPTIONS": {"pool": None}}, "there is no pool; add"),
+        ({"OPTIONS": {"ride_along": "no"}}, "is 'no'; it must be True or False"),
+        ({"OPTIONS": {"poolmode": "session"}}, r"'poolmode' \(did you mean 'pool_mode'\?\)"),
         ({"CONN_MAX_AGE": 60}, "set that to 0"),
     ],
 )

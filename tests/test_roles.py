@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.management import call_command
-from django.db import ProgrammingError, connections, models, transaction
+from django.db import DataError, ProgrammingError, connections, models, transaction
 from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
 from django.db.migrations.state import ProjectState
 
@@ -258,6 +258,15 @@ def test_a_new_shape_makes_a_migration(project: None, settings: Any) -> None:
         call_command("makemigrations", check=True, dry_run=True, stdout=output)
     assert "Remove constraint app_note_rls from model note" in output.getvalue()
     assert "Create constraint app_note_rls on model note" in output.getvalue()
+
+
+@pytest.mark.guc_shape
+def test_until_the_migration_only_the_admin_fails(tenants: Tenants, settings: Any) -> None:
+    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "ADMIN_ROLE": "nobody"}
+    with tenant_context(tenants[0].pk):
+        assert Note.objects.count() == 2
+    with admin_context(), pytest.raises(DataError, match='role "nobody" does not exist'):
+        Note.objects.count()
 
 
 def test_a_version_from_the_future_is_refused() -> None:

@@ -52,6 +52,31 @@ import psycopg
 psycopg.__version__ = "3.1.20"
 """
 
+CHECKS = """
+from django.conf import settings
+from tests import settings as given
+settings.configure(
+    SECRET_KEY="only for tests",
+    INSTALLED_APPS={apps!r},
+    DATABASES={{"default": given.database()}},
+    RLS_TENANTS={{"TENANT_MODEL": "app.Tenant"}},
+    AUTH_USER_MODEL="app.User",
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+import django
+django.setup()
+from django.apps import apps
+from tenantry import RLSConstraint
+# Before Django 6, checks ask constraints only together with a database.
+print([
+    found.id
+    for model in apps.get_models(include_auto_created=True)
+    for constraint in model._meta.constraints
+    if isinstance(constraint, RLSConstraint)
+    for found in constraint._check(model, None)
+])
+"""
+
 FORK = """
 import asyncio, os
 from asgiref.sync import sync_to_async
@@ -235,6 +260,16 @@ async def test_an_old_server_is_refused_in_an_event_loop(old_server: None) -> No
                 pytest.fail("it was accepted")
     finally:
         await aclose_pools()
+
+
+@pytest.mark.parametrize(("ours", "found"), [(["tenantry"], []), ([], ["tenantry.W006"])])
+def test_protected_models_without_the_app_are_found_once(ours: list[str], found: list[str]) -> None:
+    apps = ["django.contrib.contenttypes", "django.contrib.auth", "tests.app", *ours]
+    command = [sys.executable, "-c", CHECKS.format(apps=apps)]
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == f"{found}\n"
 
 
 def test_a_process_that_is_forked_inside_a_hop_is_outside_of_it() -> None:

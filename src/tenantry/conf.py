@@ -53,12 +53,12 @@ MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 FLAG = re.compile(r"[a-z][a-z0-9_]{0,30}")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
-# Longer names PostgreSQL cuts off; of the others, it keeps those that begin with pg_ to itself.
 SEAL_KEYS_ARE = (
     "a list of secrets of at least 32 characters, such as"
     " [os.environ['TENANTRY_SEAL_KEY']]; make one with: python -c 'import secrets;"
     " print(secrets.token_urlsafe(48))'"
 )
+# Longer names PostgreSQL cuts off; of the others, it keeps those that begin with pg_ to itself.
 ROLE = re.compile(r"(?!pg_|(none|public)\Z)[A-Za-z_][A-Za-z0-9_-]{0,62}")
 
 
@@ -105,7 +105,7 @@ def rls_tenants() -> RLSTenants:
     known = {name.upper(): name for name in RLSTenants.__slots__}
     for key in given:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, 1)
+            close = difflib.get_close_matches(str(key).upper(), known, 1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise RLSConfigurationError(
                 f"{SETTING} has the unknown key {key!r}{hint}; allowed are {', '.join(known)}"
@@ -178,6 +178,19 @@ def is_debug() -> bool:
 def root_urlconf() -> Any:
     """Return ``settings.ROOT_URLCONF``; None where a project serves no requests."""
     return getattr(django_settings, "ROOT_URLCONF", None)
+
+
+def installed_middleware() -> list[str]:
+    """Return ``settings.MIDDLEWARE``."""
+    return list(django_settings.MIDDLEWARE)
+
+
+def user_model() -> Any:
+    """Return the model of the users; None where it is not installed."""
+    try:
+        return apps.get_model(django_settings.AUTH_USER_MODEL)
+    except (LookupError, ValueError):
+        return None
 
 
 def cache_of_sessions() -> tuple[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
@@ -166,7 +167,8 @@ class RLSConstraint(models.BaseConstraint):
         """Accept every instance: the database checks rows as they are written."""
 
     def _check(self, model: type[models.Model], connection: Any) -> list[checks.CheckMessage]:
-        found = self.check_path(model, (self.field or self.path or "").split("__"))
+        found = check_installed(model)
+        found += self.check_path(model, (self.field or self.path or "").split("__"))
         found += check_extra_predicates(model, self.extra_predicates)
         unknown = set(self.extra_bypass_flags) - set(rls_tenants().bypass_flags)
         if unknown:
@@ -221,6 +223,28 @@ class RLSConstraint(models.BaseConstraint):
                     ]
                 at = field.remote_field.model
         return []
+
+
+def check_installed(model: type[models.Model]) -> list[checks.CheckMessage]:
+    """Return a warning, of the first protected model, if the app is not installed."""
+    if apps.is_installed("tenantry"):
+        return []
+    protected = (
+        each
+        for each in model._meta.apps.get_models(include_auto_created=True)
+        if any(isinstance(constraint, RLSConstraint) for constraint in each._meta.constraints)
+    )
+    if model is not next(protected, None):
+        return []
+    return [
+        checks.Warning(
+            "There are protected models, and 'tenantry' is not in INSTALLED_APPS: nothing checks"
+            " them, and migrate neither grants the admin role what it needs nor writes the keys of"
+            " seals.",
+            hint="Add 'tenantry' to INSTALLED_APPS.",
+            id="tenantry.W006",
+        )
+    ]
 
 
 class Later(Statement):

@@ -50,13 +50,11 @@ def binding_of(user: object) -> Binding:
     """
     if not is_logged_in(user):
         return UNBOUND
-    # Not isinstance(): the protocol would look at request.user's lazy wrapper, not through it.
-    for name in ("is_tenant_admin", "rls_tenant_id"):
-        if not hasattr(user, name):
-            raise ImproperlyConfigured(
-                f"the user {user!r} has no {name}, which tenantry reads; add it to the"
-                " user model as a field or a property"
-            )
+    if missing := missing_of(user):
+        raise ImproperlyConfigured(
+            f"the user {user!r} has no {' and no '.join(missing)}, which tenantry reads; add"
+            f" {'it' if len(missing) == 1 else 'them'} to the user model as a field or a property"
+        )
     member = cast(TenantUser, user)
     if member.is_tenant_admin:
         return ADMIN
@@ -68,6 +66,12 @@ def binding_of(user: object) -> Binding:
             " is_tenant_admin=True."
         )
     return Binding(tenant_key().parse(member.rls_tenant_id))
+
+
+def missing_of(user: object) -> list[str]:
+    """Return what a user, or a model of users, lacks of :class:`TenantUser`."""
+    # Not isinstance(): the protocol would look at request.user's lazy wrapper, not through it.
+    return [name for name in ("is_tenant_admin", "rls_tenant_id") if not hasattr(user, name)]
 
 
 def is_logged_in(user: object) -> bool:

@@ -9,11 +9,13 @@ from ..conf import rls_tenants
 from ..policies.seal import KEYS
 from ..seal import seal_keys
 from .findings import Finding
+from .migrations import Migrations
 
-# From PostgreSQL 16 on, where a membership that may SET is another than one that inherits.
+# From here on a membership that may SET is another than one that inherits (release notes of 16).
+FIRST_WITH_SET = 160000
+
 ADMIN = """\
-SELECT pg_has_role(session_user, oid, CASE WHEN current_setting('server_version_num')::int < 160000
-    THEN 'MEMBER' ELSE 'SET' END),
+SELECT pg_has_role(session_user, oid, 'SET'),
   ARRAY(SELECT heir.rolname::text FROM pg_roles heir
     WHERE NOT heir.rolsuper AND heir.oid <> admin.oid AND pg_has_role(heir.oid, admin.oid, 'USAGE')
     ORDER BY 1),
@@ -33,12 +35,21 @@ WHERE c.oid = to_regclass(%(keys)s) AND NOT rolsuper AND rolname NOT LIKE 'pg\\_
   AND has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE') ORDER BY 1"""
 
 
-def inspect_admin(cursor: Any, tables: list[str]) -> Iterator[Finding]:
-    """Yield what is wrong with ``RLS_TENANTS["ADMIN_ROLE"]``, if there is one."""
+def inspect_admin(cursor: Any, version: int, tables: list[str]) -> Iterator[Finding]:
+    """Yield what is wrong with ``RLS_TENANTS["ADMIN_ROLE"]``, if there is one; 150018 is 15.18."""
     role = rls_tenants().admin_role
     if role is None:
         return
     subject = f"role {role}"
+    if version < FIRST_WITH_SET:
+        yield Finding(
+            "tenantry.E108",
+            subject,
+            f"is the ADMIN_ROLE, which needs PostgreSQL 16 or newer; this server is PostgreSQL"
+            f" {version // 10000}",
+            "leave ADMIN_ROLE out of RLS_TENANTS, or upgrade the server",
+        )
+        return
     cursor.execute(ADMIN, {"role": role, "tables": tables})
     row = cursor.fetchone()
     if row is None:
@@ -75,7 +86,7 @@ def inspect_admin(cursor: Any, tables: list[str]) -> Iterator[Finding]:
         )
 
 
-def inspect_seal(cursor: Any) -> Iterator[Finding]:
+def inspect_seal(cursor: Any, migrations: Migrations) -> Iterator[Finding]:
     """Yield who may read or change the keys of seals, and whether they are those that sign."""
     if not rls_tenants().sealed:
         return
@@ -95,4 +106,5 @@ def inspect_seal(cursor: Any) -> Iterator[Finding]:
             f"table {KEYS}",
             f"does not exist, so that nothing that is sealed with the key {key} is known",
             "run makemigrations and migrate",
+            migrations.pending(),
         )

@@ -10,12 +10,16 @@ from django.core import checks
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Hold one thing that is wrong; the letter of its id says how bad it is."""
+    """Hold one thing that is wrong; the letter of its id says how bad it is.
+
+    `awaited` says that a migration which is yet to run mends it.
+    """
 
     id: str
     subject: str
     message: str
     fix: str
+    awaited: bool = False
 
     @property
     def is_error(self) -> bool:

@@ -13,7 +13,9 @@ from ..conf import rls_tenants
 from ..dependents import is_protected
 from ..protected import external_models
 from .admin import inspect_admin, inspect_seal
+from .failures import advice_for
 from .findings import Finding
+from .migrations import Migrations
 from .role import exemptions, inspect_role, read_role, subject_of
 from .schema import inspect_functions, inspect_publications, inspect_views
 from .server import inspect_defaults, inspect_version
@@ -53,13 +55,17 @@ def inspect_database(connection: Any) -> Iterator[Finding]:
     if unreachable := run(connection, f"database {connection.alias!r}", lambda cursor: []):
         yield from unreachable
         return
-    for subject, check in all_checks(connection).items():
-        yield from run(connection, subject, check)
+    known: set[str] = set()
+    for subject, check in all_checks(connection, known).items():
+        found = run(connection, subject, check)
+        known.update(each.id for each in found)
+        yield from found
 
 
-def all_checks(connection: Any) -> dict[str, Check]:
-    """Return what to ask, by what it is about."""
+def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
+    """Return what to ask, by what it is about; `known` are the ids of what has been found."""
     models = protected_models(connection)
+    migrations = Migrations(connection)
     tables = [connection.ops.quote_name(model._meta.db_table) for model in models]
     checks: dict[str, Check] = {"role": inspect_role}
     if rls_tenants().admin_role is not None:
@@ -68,11 +74,12 @@ def all_checks(connection: Any) -> dict[str, Check]:
             for model in apps.get_models(include_auto_created=True)
             if router.allow_migrate_model(connection.alias, model)
         ]
-        checks["admin role"] = partial(inspect_admin, tables=used)
+        checks["admin role"] = partial(inspect_admin, version=connection.pg_version, tables=used)
     if rls_tenants().sealed:
-        checks["seal keys"] = inspect_seal
+        checks["seal keys"] = partial(inspect_seal, migrations=migrations)
     for model in models:
-        checks[f"table {model._meta.db_table}"] = partial(inspect_one, connection, model)
+        inspect = partial(inspect_one, connection, model, known, migrations)
+        checks[f"table {model._meta.db_table}"] = inspect
     return checks | {
         "views": partial(inspect_views, tables=tables),
         "functions": inspect_functions,
@@ -82,9 +89,11 @@ def all_checks(connection: Any) -> dict[str, Check]:
     }
 
 
-def inspect_one(connection: Any, model: Any, cursor: Any) -> Iterator[Finding]:
+def inspect_one(
+    connection: Any, model: Any, known: set[str], migrations: Migrations, cursor: Any
+) -> Iterator[Finding]:
     """Yield what is wrong with one table."""
-    return inspect_table(connection, cursor, model)
+    return inspect_table(connection, cursor, model, known, migrations)
 
 
 def run(connection: Any, subject: str, check: Check) -> list[Finding]:
@@ -100,8 +109,7 @@ def run(connection: Any, subject: str, check: Check) -> list[Finding]:
                 "tenantry.E190",
                 subject,
                 f"could not be checked: {reason}",
-                "let the role that serves requests connect, read the catalogs and create temporary"
-                " tables",
+                advice_for(connection, error),
             )
         )
     return found

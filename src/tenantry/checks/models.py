@@ -40,9 +40,9 @@ def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
                 "remove all but one",
             )
         for constraint in constraints:
-            field = field_of(model, constraint)
-            if field is not None:
-                yield from inspect_key(model, constraint, field)
+            if (key := key_of(model, constraint)) is not None:
+                yield from inspect_key(model, constraint, key)
+            if (field := field_of(model, constraint)) is not None:
                 yield from inspect_unique(model, field)
 
 
@@ -53,6 +53,17 @@ def field_of(model: Model, constraint: RLSConstraint) -> Any:
     try:
         return model._meta.get_field(constraint.field)
     except FieldDoesNotExist:
+        return None
+
+
+def key_of(model: Model, constraint: RLSConstraint) -> Any:
+    """Return the field that the policy compares; None if nothing leads there."""
+    *steps, last = (constraint.field or constraint.path or "").split("__")
+    try:
+        for step in steps:
+            model = model._meta.get_field(step).remote_field.model
+        return model._meta.get_field(last)
+    except (AttributeError, FieldDoesNotExist):
         return None
 
 
@@ -77,17 +88,42 @@ def inspect_key(model: Model, constraint: RLSConstraint, field: Any) -> Iterator
         yield Finding(
             "tenantry.E153",
             f"model {model._meta.label}",
-            f"is protected by {field.name}, a column of type {key_type}, but its RLSConstraint"
-            f" compares it with a tenant id of type {wanted}",
-            f"make {field.name} a foreign key to {rls_tenants().tenant_model}",
+            f"is protected by {constraint.field or constraint.path}, a column of type {key_type},"
+            f" but its RLSConstraint compares it with a tenant id of type {wanted}",
+            fix_of_key(constraint, field),
         )
+
+
+def fix_of_key(constraint: RLSConstraint, field: Any) -> str:
+    """Return what to do where the types of `field` and of the tenant's id differ."""
+    settings = rls_tenants()
+    if not refers_to_tenant(field):
+        return f"make {field.name} a foreign key to {settings.tenant_model}"
+    if constraint.key_type is not None:
+        return f"remove key_type={constraint.key_type!r} from its RLSConstraint"
+    if settings.tenant_pk_type is not None:
+        return (
+            f"remove RLS_TENANTS['TENANT_PK_TYPE'], which is {settings.tenant_pk_type!r}, or change"
+            f" the primary key of {settings.tenant_model}"
+        )
+    return f"let {field.name} refer to the primary key of {settings.tenant_model}"
+
+
+def refers_to_tenant(field: Any) -> bool:
+    """Return whether `field` is a foreign key to the tenant."""
+    other = field.is_relation and field.remote_field.model
+    return bool(other) and other._meta.label_lower == rls_tenants().tenant_model.lower()
+
+
+def has_other_key(model: Model) -> bool:
+    """Return whether the policy of `model` compares values of two types."""
+    return any(each.id == "tenantry.E153" for each in inspect_models([model]))
 
 
 def inspect_unprotected(model: Model) -> Iterator[Finding]:
     """Yield whether a model without a policy refers to the tenant."""
     for field in model._meta.local_concrete_fields:
-        other = field.is_relation and field.remote_field.model
-        if other and other._meta.label_lower == rls_tenants().tenant_model.lower():
+        if refers_to_tenant(field):
             yield Finding(
                 "tenantry.W154",
                 f"model {model._meta.label}",

@@ -14,6 +14,7 @@ from .caches import inspect_caches
 from .inspection import inspect_database, inspect_login
 from .models import inspect_models
 from .options import inspect_options
+from .requests import inspect_requests
 from .views import inspect_views
 
 # What the start asks already.
@@ -53,6 +54,11 @@ def check_views(**kwargs: Any) -> list[checks.CheckMessage]:
     return [each.message_for_django(as_error=True) for each in inspect_views()]
 
 
+def check_requests(**kwargs: Any) -> list[checks.CheckMessage]:
+    """Find requests that are bound to nobody, or fail."""
+    return [each.message_for_django(as_error=True) for each in inspect_requests()]
+
+
 def check_caches(**kwargs: Any) -> list[checks.CheckMessage]:
     """Find caches whose keys are those of tenants, where they cannot be."""
     return [each.message_for_django(as_error=True) for each in inspect_caches()]
@@ -77,12 +83,15 @@ def check_login(
 def check_database(
     *, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
-    """Find what is wrong in a database, as warnings: migrate runs this, and may mend it."""
+    """Find what is wrong in a database, as warnings: migrate runs this, and may mend it.
+
+    What it is surely about to mend is no finding.
+    """
     return [
         each.message_for_django(as_error=False)
         for connection in our_databases(databases or [])
         for each in inspect_database(connection)
-        if each.id not in OF_LOGIN
+        if each.id not in OF_LOGIN and not each.awaited
     ]
 
 
@@ -91,6 +100,7 @@ def register() -> None:
     checks.register(check_models, checks.Tags.models)
     checks.register(check_options, checks.Tags.security)
     checks.register(check_views, checks.Tags.urls)
+    checks.register(check_requests, checks.Tags.security)
     checks.register(check_caches, checks.Tags.caches)
     checks.register(check_login, checks.Tags.security)
     checks.register(check_database, checks.Tags.database)

@@ -35,7 +35,7 @@ def exemptions(row: Row) -> Iterator[Finding]:
             "is a superuser, whom no policy binds",
             "log in as another role",
         )
-    if bypasses:
+    elif bypasses:
         yield Finding(
             "tenantry.E102",
             subject,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
+from django.db import Error
+
 from .findings import Finding
+from .migrations import Migrations
+from .models import has_other_key
 from .policies import inspect_policies
+
+# With these, the policies that the models ask for cannot be made, to be compared with the table's.
+NO_POLICIES = {"tenantry.E104", "tenantry.E107", "tenantry.E108"}
 
 TABLE = """\
 SELECT oid, relrowsecurity, relforcerowsecurity, pg_get_userbyid(relowner),
@@ -24,6 +31,8 @@ WITH RECURSIVE child(oid) AS (
 )
 SELECT oid::regclass::text FROM child JOIN pg_class USING (oid)
 WHERE NOT relrowsecurity
+  AND NOT (pg_has_role(session_user, relowner, 'MEMBER')
+    AND relowner = (SELECT relowner FROM pg_class WHERE oid = %(table)s))
   AND (has_any_column_privilege(current_user, oid, 'SELECT, INSERT, UPDATE')
     OR has_table_privilege(current_user, oid, 'DELETE'))
 ORDER BY 1"""
@@ -39,25 +48,48 @@ WHERE tgrelid = %(table)s AND NOT tgisinternal AND prosecdef AND (rolsuper OR ro
 ORDER BY 1"""
 
 
-def inspect_table(connection: Any, cursor: Any, model: Any) -> Iterator[Finding]:
-    """Yield in what the table of `model` differs from what the models say."""
+def inspect_table(
+    connection: Any, cursor: Any, model: Any, known: Collection[str], migrations: Migrations
+) -> Iterator[Finding]:
+    """Yield in what the table of `model` differs from what the models say.
+
+    What follows from findings whose ids are `known` is left out.
+    """
     table = connection.ops.quote_name(model._meta.db_table)
     subject = f"table {model._meta.db_table}"
     cursor.execute(TABLE, [table])
     found = cursor.fetchone()
     if found is None:
-        yield Finding("tenantry.E110", subject, "does not exist", "run migrate")
+        yield migrations.missing_table(model)
         return
-    oid, *flags = found
-    yield from inspect_flags(table, subject, *flags[:4])
-    yield from inspect_privileges(table, subject, *flags[4:])
-    yield from inspect_policies(connection, cursor, model)
+    oid, enabled, forced, owner, may_own, *privileges = found
+    yield from inspect_flags(table, subject, enabled, forced)
+    # A superuser may be anybody, and an owner has every privilege, which nobody has granted.
+    if not may_own:
+        yield from inspect_privileges(table, subject, *privileges)
+    elif "tenantry.E101" not in known:
+        yield Finding(
+            "tenantry.E113",
+            subject,
+            f"belongs to {owner}, which this role is or can become, and so can switch Row-Level"
+            " Security off",
+            "serve requests as a role that is no member of it",
+        )
     yield from inspect_surroundings(cursor, subject, oid)
+    if not NO_POLICIES.intersection(known):
+        yield from inspect_comparable(connection, cursor, model)
 
 
-def inspect_flags(
-    table: str, subject: str, enabled: bool, forced: bool, owner: str, may_own: bool
-) -> Iterator[Finding]:
+def inspect_comparable(connection: Any, cursor: Any, model: Any) -> Iterator[Finding]:
+    """Yield how policies differ, unless those of the models are none that PostgreSQL takes."""
+    try:
+        yield from inspect_policies(connection, cursor, model)
+    except Error:
+        if not has_other_key(model):
+            raise
+
+
+def inspect_flags(table: str, subject: str, enabled: bool, forced: bool) -> Iterator[Finding]:
     """Yield whom the policies of a table do not bind."""
     if not enabled:
         yield Finding(
@@ -72,14 +104,6 @@ def inspect_flags(
             subject,
             "does not bind its owner",
             f"run ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
-        )
-    if may_own:
-        yield Finding(
-            "tenantry.E113",
-            subject,
-            f"belongs to {owner}, which this role is or can become, and so can switch Row-Level"
-            " Security off",
-            "serve requests as a role that is no member of it",
         )
 
 

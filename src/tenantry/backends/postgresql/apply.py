@@ -23,7 +23,6 @@ from ...seal import token
 SET_IS_NORMALIZED = 180000
 # What PostgreSQL calls the role that logged in (PostgreSQL documentation, "SET ROLE").
 NO_ROLE = "none"
-SESSION_OPTIONS = ("ride_along", "pool_mode", "sealed_database")
 READS = frozenset({b"SEL", b"INS", b"UPD", b"DEL", b"WIT"})
 MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START"})
 # Possessive, so that a text that begins with much white space and no word does not take long.

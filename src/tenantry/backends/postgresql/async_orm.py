@@ -24,7 +24,7 @@ from .aio import (
     accept_role,
     orm_pools,
 )
-from .apply import SESSION_OPTIONS
+from .options import take_own
 
 PACKAGE = "django-async-backend"
 # Its minor versions follow Django's, and what is overridden here is private.
@@ -84,8 +84,7 @@ class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[mis
         """Return the parameters of a new connection, its cursors bound."""
         rls_tenants()  # A wrong setting shows before a connection is made, not at a statement.
         params: dict[str, Any] = super().get_connection_params()
-        for ours in SESSION_OPTIONS:
-            params.pop(ours, None)
+        take_own(self.alias, params)
         params["cursor_factory"] = bound(params["cursor_factory"])
         return params
 

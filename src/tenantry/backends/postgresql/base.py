@@ -29,12 +29,12 @@ from ...checks.role import ROLE
 from ...conf import rls_tenants
 from ...exceptions import UnsupportedServerError
 from . import driver
-from .apply import SESSION_OPTIONS
 from .client import DatabaseClient
 from .connection import BoundConnection
 from .creation import DatabaseCreation, OwnedDatabaseCreation
 from .cursor import MergingServerSideCursor, ServerSideCursor
 from .operations import DatabaseOperations
+from .options import take_own
 from .pool import PoolingMixin
 from .refusal import accept, is_accepted, refuse_exempt
 from .schema import DatabaseSchemaEditor
@@ -72,8 +72,7 @@ class BoundConnections(Base):  # type: ignore[misc]
         """Return the parameters of a new connection, without the options of ours."""
         rls_tenants()  # A wrong setting shows before a connection is made, not at a statement.
         params: dict[str, Any] = super().get_connection_params()
-        for ours in SESSION_OPTIONS:
-            params.pop(ours, None)
+        take_own(self.alias, params)
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
+from .advice import with_advice
 from .apply import is_secret, prefix
 from .statement import StatementMixin
 
@@ -94,12 +95,12 @@ class NamedStatementMixin(StatementMixin):
 
     def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
         yield from self._rebind()
-        rows: list[Any] = yield from super()._fetch_gen(num)
+        rows: list[Any] = yield from with_advice(super()._fetch_gen(num), self._binding())
         return rows
 
     def _scroll_gen(self, value: int, mode: str) -> PQGen[None]:
         yield from self._rebind()
-        yield from super()._scroll_gen(value, mode)
+        yield from with_advice(super()._scroll_gen(value, mode), self._binding())
 
     def _rebind(self) -> PQGen[None]:
         if self._pgconn.transaction_status != TransactionStatus.INTRANS:

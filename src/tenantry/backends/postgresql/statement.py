@@ -23,6 +23,7 @@ from ... import audit
 from ...binding import UNBOUND, Binding, current_binding
 from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
+from .advice import advised, is_refused_row
 from .apply import first_word, is_secret, must_be_first, parameters, prefix
 from .flush import FlushMixin
 from .positions import without_prefix
@@ -298,13 +299,17 @@ class StatementMixin(FlushMixin):
                 " transaction; let the procedure leave COMMIT and ROLLBACK to its caller"
             ) from error
         except psycopg.Error as error:
-            # The function's name is the same in every language of the server's messages.
-            if error.diag.source_function == "ExecWithCheckOptions" and rls_tenants().audit_log:
+            if is_refused_row(error) and rls_tenants().audit_log:
                 audit.crossed(error.diag.message_primary or "")
+            failed = advised(error, self._binding())
             if self._prefix_results:
-                raise without_prefix(error, self._prefix) from None
-            raise
-        raise AssertionError(result)  # psycopg's method never returns.
+                failed = without_prefix(failed, self._prefix)
+        try:
+            # Here, where PostgreSQL's error is not the context of one that keeps a seal from sight.
+            raise failed
+        finally:
+            # Its traceback holds this frame.
+            del failed
 
     def _stream_send_gen(
         self, query: Any, params: Any = None, *, binary: bool | None = None, size: int = 1

@@ -1,0 +1,101 @@
+"""Requests: whether somebody binds them, and whether their user says to which tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from ..conf import installed_middleware, rls_tenants, user_model
+from ..dependents import is_protected
+from ..exceptions import RLSConfigurationError
+from ..middleware import RLSTenantMiddleware
+from ..resolvers import (
+    HeaderResolver,
+    PathResolver,
+    SessionResolver,
+    SubdomainResolver,
+    UserResolver,
+)
+from ..resolvers.base import resolvers
+from ..users import missing_of
+from .findings import Finding
+
+# Of those of a project nobody knows whether they ask for a user.
+ASK_FOR_USER = (HeaderResolver, PathResolver, SessionResolver, SubdomainResolver, UserResolver)
+OURS = "tenantry.middleware.RLSTenantMiddleware"
+DJANGOS = "django.contrib.auth.middleware.AuthenticationMiddleware"
+
+
+def inspect_requests() -> Iterator[Finding]:
+    """Yield why requests are bound to nobody, or fail."""
+    installed = [imported(path) for path in installed_middleware()]
+    ours = first(installed, RLSTenantMiddleware)
+    if ours is None:
+        if installed and has_protected_models():
+            yield Finding(
+                "tenantry.W181",
+                "MIDDLEWARE",
+                "has no RLSTenantMiddleware, so that views run in no scope and see no rows of"
+                " protected tables",
+                f"put {OURS!r} into it, after {DJANGOS!r}",
+            )
+    elif user_is_asked_for():
+        # It imports models of its app.
+        has_auth = apps.is_installed("django.contrib.auth")
+        djangos = first(installed, imported(DJANGOS)) if has_auth else None
+        if djangos is not None and ours < djangos:
+            yield Finding(
+                "tenantry.E182",
+                "MIDDLEWARE",
+                "has RLSTenantMiddleware before AuthenticationMiddleware, so that there is no"
+                " request.user to ask for the tenant",
+                f"put {OURS!r} after {DJANGOS!r}",
+            )
+        yield from inspect_user(user_model())
+
+
+def inspect_user(model: Any) -> Iterator[Finding]:
+    """Yield what users lack, of the model that they are of."""
+    if model is not None and (missing := missing_of(model)):
+        yield Finding(
+            "tenantry.W183",
+            f"model {model._meta.label}",
+            f"is that of the users, and has no {' and no '.join(missing)}, so that requests of who"
+            " has logged in fail",
+            "add what is missing, as a field or a property",
+        )
+
+
+def imported(path: str) -> Any:
+    """Return what a dotted path names; None where it cannot be had, which Django says itself."""
+    try:
+        return import_string(path)
+    except (ImportError, ImproperlyConfigured, RuntimeError):
+        return None
+
+
+def first(installed: Sequence[Any], middleware: type) -> int | None:
+    """Return where the first subclass of a middleware is; None if there is none."""
+    for index, each in enumerate(installed):
+        if isinstance(each, type) and issubclass(each, middleware):
+            return index
+    return None
+
+
+def has_protected_models() -> bool:
+    """Return whether a view could miss rows."""
+    models = apps.get_models(include_auto_created=True)
+    return bool(rls_tenants().external_models) or any(is_protected(each, apps) for each in models)
+
+
+def user_is_asked_for() -> bool:
+    """Return whether the tenant of a request depends on its user."""
+    try:
+        found = resolvers()
+    except RLSConfigurationError:
+        return False  # The middleware says it when the server starts.
+    return any(isinstance(each, ASK_FOR_USER) and not each.authenticates for each in found)

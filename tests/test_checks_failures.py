@@ -1,0 +1,163 @@
+"""What a check says to do where the database does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import DataError, NotSupportedError, OperationalError, ProgrammingError, connections
+
+from tenantry.checks.failures import GENERAL, advice_for
+from tenantry.exceptions import UnsupportedServerError
+from tests import settings as test_settings
+from tests.fix_checks import broken, findings
+
+IN = " in DATABASES['default']"
+
+
+def fixes() -> set[tuple[str, str]]:
+    """Return subject and fix of what could not be checked."""
+    return {
+        (subject, text.rpartition("; ")[2])
+        for identifier, subject, text in findings()
+        if identifier == "tenantry.E190"
+    }
+
+
+@pytest.fixture
+def again(arrange: Any) -> Iterator[None]:
+    connections["default"].close()
+    yield
+    connections["default"].close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "fix"),
+    [
+        ("NAME", "nowhere", f"run CREATE DATABASE nowhere, or correct NAME{IN}"),
+        ("USER", "nobody", f"run CREATE ROLE nobody LOGIN, or correct USER{IN}"),
+        ("PORT", "1", f"start the server, or correct HOST and PORT{IN}"),
+        ("HOST", "nowhere.invalid", f"start the server, or correct HOST and PORT{IN}"),
+    ],
+)
+def test_a_setting_that_leads_nowhere_is_named(
+    setting: str, value: str, fix: str, again: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, setting, value)
+    assert fixes() == {("database 'default'", fix)}
+
+
+@pytest.mark.parametrize(
+    ("how", "back", "fix"),
+    [
+        ("ALTER ROLE app NOLOGIN", "ALTER ROLE app LOGIN", "run ALTER ROLE app LOGIN"),
+        (
+            "REVOKE CONNECT ON DATABASE tenantry FROM PUBLIC",
+            "GRANT CONNECT ON DATABASE tenantry TO PUBLIC",
+            "run GRANT CONNECT ON DATABASE tenantry TO app",
+        ),
+        (
+            "ALTER ROLE app CONNECTION LIMIT 0",
+            "ALTER ROLE app CONNECTION LIMIT -1",
+            "close connections, or allow more",
+        ),
+    ],
+)
+def test_a_connection_that_is_refused_says_why(
+    how: str, back: str, fix: str, again: None, arrange: psycopg.Connection[Any]
+) -> None:
+    with broken(arrange, how, back):
+        assert fixes() == {("database 'default'", fix)}
+
+
+@pytest.mark.parametrize(
+    ("how", "back", "fix"),
+    [
+        (
+            "REVOKE SELECT ON app_note FROM app",
+            "GRANT SELECT ON app_note TO app",
+            "run GRANT SELECT ON app_note TO app",
+        ),
+        (
+            "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
+            "GRANT TEMPORARY ON DATABASE tenantry TO PUBLIC",
+            "run GRANT TEMPORARY ON DATABASE tenantry TO app",
+        ),
+    ],
+)
+def test_a_privilege_that_is_lacking_is_named(
+    how: str, back: str, fix: str, arrange: psycopg.Connection[Any]
+) -> None:
+    with broken(arrange, how, back):
+        assert ("table app_note", fix) in fixes()
+
+
+@pytest.mark.guc_shape
+def test_a_role_of_the_settings_that_does_not_exist_is_named(again: None, settings: Any) -> None:
+    settings.RLS_TENANTS = test_settings.RLS_TENANTS | {"APP_ROLE": "nobody"}
+    fix = "run CREATE ROLE nobody NOLOGIN, or correct ADMIN_ROLE or APP_ROLE in RLS_TENANTS"
+    assert ("table app_note", fix) in fixes()
+
+
+def failed(error: type[Exception], text: str, cause: BaseException | None = None) -> Any:
+    found = error(text)
+    found.__cause__ = cause
+    return found
+
+
+STATES = psycopg.errors
+
+
+@pytest.mark.parametrize(
+    ("error", "fix"),
+    [
+        (
+            failed(OperationalError, 'FATAL: password authentication failed for user "app"'),
+            f"correct USER and PASSWORD{IN}",
+        ),
+        (
+            failed(OperationalError, 'FATAL: no pg_hba.conf entry for host "::1"'),
+            "let the server's pg_hba.conf admit app",
+        ),
+        (failed(OperationalError, "FATAL: no such database: x"), f", or correct NAME{IN}"),
+        (failed(OperationalError, 'FATAL: die Datenbank "x" existiert nicht'), GENERAL),
+        (failed(UnsupportedServerError, "PostgreSQL 14"), "upgrade the server"),
+        (failed(NotSupportedError, "PostgreSQL 12"), "upgrade the server"),
+        (
+            failed(
+                ProgrammingError,
+                "permission denied for schema s",
+                STATES.InsufficientPrivilege("x"),
+            ),
+            "run GRANT USAGE ON SCHEMA s TO app",
+        ),
+        (
+            failed(DataError, 'role "x" does not exist', STATES.InvalidParameterValue("x")),
+            f"run CREATE ROLE x NOLOGIN, or correct OPTIONS['assume_role']{IN}",
+        ),
+        (
+            failed(ProgrammingError, "keine Berechtigung für x", STATES.InsufficientPrivilege("x")),
+            "grant app what it lacks",
+        ),
+        (
+            failed(ProgrammingError, 'column "x" does not exist', STATES.UndefinedColumn("x")),
+            "run makemigrations and migrate",
+        ),
+        (
+            failed(ProgrammingError, 'schema "x" existiert nicht', STATES.InvalidSchemaName("x")),
+            "run makemigrations and migrate",
+        ),
+        (failed(OperationalError, "canceled", STATES.QueryCanceled("x")), GENERAL),
+    ],
+)
+def test_other_failures_say_what_to_do(error: Any, fix: str) -> None:
+    assert advice_for(connections["default"], error).endswith(fix)
+
+
+def test_without_a_user_the_role_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "USER", "")
+    error = failed(ProgrammingError, "permission denied for x", STATES.InsufficientPrivilege("x"))
+    advice = advice_for(connections["default"], error)
+    assert advice == "grant the role that serves requests what it lacks"
