@@ -133,7 +133,7 @@ def test_a_protected_model_may_have_its_tenant_elsewhere() -> None:
     (constraint,) = other._meta.constraints
     assert constraint.field == "customer"
     parent = protected()
-    child = type("Child", (parent,), {"Meta": type("Meta", (), {"app_label": "app"})} | MODULE)
+    child: Any = type("Child", (parent,), {"Meta": type("Meta", (), {"app_label": "app"})} | MODULE)
     assert child._meta.constraints == []
 
 
