@@ -97,8 +97,8 @@ class RLSQuerySet(models.QuerySet[Any]):
         current by then. An anonymous user, or None, sees nothing.
 
         Raises ImproperlyConfigured when the user has no ``rls_tenant_id``, and ValueError when a
-        user that is no admin has no tenant. Not for subqueries, nor to combine with another user's: a
-        statement has one binding.
+        user that is no admin has no tenant. Not for subqueries, and not to combine with
+        another user's: a statement has one binding.
         """
         queryset = self._chain()  # type: ignore[attr-defined]
         # On the query, which subqueries and SQL are made of.
@@ -184,7 +184,7 @@ class RLSQuerySet(models.QuerySet[Any]):
         """
         if self.binding is None or self.query.can_filter():
             return self
-        whole: Any = type(self)(self.model, using=self._db)
+        whole: Any = type(self)(self.model, using=self._db)  # type: ignore[attr-defined]
         whole.query.tenantry_binding = self.binding
         found: Self = whole.filter(pk__in=self.values("pk"))
         return found
