@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, ProgrammingError, connections, models
+from django.db import ProgrammingError, connections, models
 from django.db.migrations import (
     AddConstraint,
     CreateModel,
@@ -273,12 +273,77 @@ def test_several_predicates_add_up(tenants: Tenants, migrate: Migrate) -> None:
         assert titles(objects.including_shared()) == ["for b", "open"]
 
 
-def test_a_predicate_that_postgresql_cannot_parse_is_refused(
-    tenants: Tenants, migrate: Migrate
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "no_such_column",
+            '"migrated_paper": column "no_such_column" does not exist',
+        ),
+        ("id", "argument of WHERE must be type boolean, not type bigint"),
+        ("true) OR (true", "it closes a parenthesis that it has not opened"),
+    ],
+)
+def test_a_predicate_that_postgresql_does_not_take_is_refused(
+    text: str, reason: str, tenants: Tenants, migrate: Migrate
 ) -> None:
+    message = (
+        rf"^migrated.Paper cannot be protected by its constraint paper_rls: .*{reason}; correct it"
+        " in the model and in this migration$"
+    )
     state = migrate(paper(), base())
-    with pytest.raises(DatabaseError, match="no_such_column"):
-        migrate(paper_alter(RawPredicate("no_such_column")), state)
+    with pytest.raises(RLSConfigurationError, match=message):
+        migrate(paper_alter(RawPredicate(text)), state)
+
+
+def test_sqlmigrate_asks_postgresql_for_nothing(project: None) -> None:
+    state = base()
+    operation = paper(RawPredicate("no_such_column"))
+    operation.state_forwards("migrated", state)
+    with connections["owner"].schema_editor(collect_sql=True) as editor:
+        operation.database_forwards("migrated", editor, base(), state)
+    assert any("no_such_column" in sql for sql in editor.collected_sql)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "title = 'a;b'",
+        "title = ')('",
+        "title = 'it''s ;)'",
+        r"title = E'it\'s ;)'",
+        "title = $$;)$$ OR title = $tag$ $$ ;) $tag$",
+        "title = '\"' AND \"title\" <> ''",
+        "title /* ;) */ = 'x' -- ;)\n",
+        "(id = 1) AND ((is_public))",
+        "title LIKE '100%'",
+    ],
+)
+def test_what_is_no_end_of_an_expression_may_be_in_it(
+    text: str, tenants: Tenants, migrate: Migrate
+) -> None:
+    assert RawPredicate(text).problem(Note) is None
+    migrate(paper(RawPredicate(text)), base())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("id = 1) OR (true", "it closes a parenthesis that it has not opened"),
+        ("(id = 1", "it does not close a parenthesis"),
+        ("title = 'a'; true", "it has a semicolon"),
+        ("title = 'a", "what begins with ' does not end"),
+        (r"title = E'a\'", "what begins with E' does not end"),
+        ('"title', 'what begins with " does not end'),
+        ("true -- shared", "what begins with -- does not end"),
+        ("true /* shared", "what begins with /* does not end"),
+        ("true /* a /* b */", "what begins with /* does not end"),
+        ("title = $a$ $b$", "what begins with $a$ does not end"),
+    ],
+)
+def test_an_expression_ends_where_it_should(text: str, reason: str) -> None:
+    problem = RawPredicate(text).problem(Note)
+    assert problem == f"{text!r} is not one boolean expression of SQL: {reason}"
 
 
 @isolate_apps("tests.app")
@@ -335,7 +400,7 @@ def test_what_cannot_be_shared_is_found_by_a_check() -> None:
             "app.Row has no field 'nobody'",
             "app.Row.title is not a foreign key",
             "' ' is not a boolean expression",
-            "DROP TABLE app_note' is not a boolean expression",
+            "DROP TABLE app_note' is not one boolean expression of SQL: it has a",
             "'app.Missing' is no model",
             "app.Unprotected is not protected, so that anybody could share",
             "app.Silent has no field 'nothing'",

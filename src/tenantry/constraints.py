@@ -16,7 +16,7 @@ from .exceptions import RLSConfigurationError
 from .keys import key_type_of
 from .policies.ddl import LATEST, Policy, Rule, unprotect
 from .policies.owners import Hop, Owner, Quote
-from .sharing import ExtraPredicate, check_extra_predicates
+from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
 from .targets import is_tenant_model, names_tenant, not_the_tenant
 
 # What Django's migrations and clone() need, beside the name.
@@ -150,11 +150,22 @@ class RLSConstraint(models.BaseConstraint):
         schema_editor.deferred_sql.append(Later(self, model, schema_editor))
 
     def create_sql(self, model: Any, schema_editor: Any) -> Any:
-        """Return the SQL that protects the table of `model`."""
+        """Return the SQL that protects the table of `model`.
+
+        Django asks before the table is there if a column has a default with parameters.
+        """
+        return Later(self, model, schema_editor)
+
+    def protection_sql(self, model: Any, schema_editor: Any) -> str:
+        """Return the same as text, once the table is there.
+
+        Raises RLSConfigurationError for an expression that PostgreSQL does not take.
+        """
+        for predicate in self.extra_predicates:
+            if isinstance(predicate, RawPredicate):
+                predicate.require_parsed(model, self.name, schema_editor)
         quote = schema_editor.quote_name
-        rules = self.rules(model, quote)
-        sql = self.policy.protect(quote(model._meta.db_table), rules)
-        return _statement(sql, model, schema_editor)
+        return self.policy.protect(quote(model._meta.db_table), self.rules(model, quote))
 
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that ends the protection."""
@@ -264,7 +275,7 @@ class Later(Statement):
         self.schema_editor = schema_editor
 
     def __str__(self) -> str:
-        return str(self.constraint.create_sql(self.model, self.schema_editor))
+        return self.constraint.protection_sql(self.model, self.schema_editor)
 
 
 def _statement(

@@ -7,9 +7,12 @@ from typing import Any
 from django.apps.registry import Apps
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
+from django.db import DatabaseError
 from django.utils.deconstruct import deconstructible
 
 from .conf import rls_tenants
+from .exceptions import RLSConfigurationError
+from .policies.expressions import unbalanced
 from .policies.owners import Quote
 from .targets import names_tenant, not_the_tenant, same_table
 
@@ -81,10 +84,31 @@ class RawPredicate(ExtraPredicate):
         return f"({tenant} IS NOT NULL AND ({self.text}))"
 
     def problem(self, model: Any) -> str | None:
-        """Return that there is no expression, if so; PostgreSQL parses it when it migrates."""
-        if not isinstance(self.text, str) or not self.text.strip() or ";" in self.text:
+        """Return that it is no expression of its own, if so; PostgreSQL parses it in migrate."""
+        if not isinstance(self.text, str) or not self.text.strip():
             return f"{self.text!r} is not a boolean expression of SQL"
-        return None
+        found = unbalanced(self.text)
+        return found and f"{self.text!r} is not one boolean expression of SQL: {found}"
+
+    def require_parsed(self, model: Any, constraint: str, schema_editor: Any) -> None:
+        """Raise RLSConfigurationError unless PostgreSQL takes it for the table of `model`.
+
+        PostgreSQL would say what is wrong, and not where. This finds no rows, it is only parsed.
+        """
+        problem = self.problem(model)
+        if problem is None and not schema_editor.collect_sql:
+            table = schema_editor.quote_name(model._meta.db_table)
+            try:
+                with schema_editor.connection.cursor() as cursor:
+                    cursor.execute(f"SELECT FROM {table} WHERE ({self.text}) LIMIT 0", None)
+            except DatabaseError as error:
+                reason = str(error).partition("\n")[0]
+                problem = f"PostgreSQL does not take {self!r} for the table {table}: {reason}"
+        if problem is not None:
+            raise RLSConfigurationError(
+                f"{model._meta.label} cannot be protected by its constraint {constraint}:"
+                f" {problem}; correct it in the model and in this migration"
+            )
 
 
 class SharedWith(ExtraPredicate):
