@@ -12,15 +12,17 @@ from django.db.models.functions import Lower
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
-from tenantry import RLSConstraint, constraints
+from tenantry import RLSConstraint, RLSProtectedModel, constraints
 from tenantry.checks.models import inspect_models
 from tenantry.constraints import check_installed
+from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Note, Tenant, User
 
 # A test makes several of that name.
 pytestmark = pytest.mark.filterwarnings("ignore:Model 'app.thing' was already registered")
 
 TENANT = "app.Tenant"
+MODULE = {"__module__": __name__}
 Fields = Callable[[], dict[str, Any]]
 
 
@@ -161,6 +163,36 @@ def test_a_model_that_names_the_tenant_without_a_policy_is_found() -> None:
 @override_settings(AUTH_USER_MODEL="auth.User")
 def test_the_user_model_is_shared() -> None:
     assert [each for each, _ in found(User)] == ["tenantry.W154"]
+
+
+def protected(first: Any = None, **attributes: Any) -> Any:
+    attributes.setdefault("Meta", type("Meta", (), {"app_label": "app"}))
+    bases = (first, RLSProtectedModel) if first else (RLSProtectedModel,)
+    return type("Safe", bases, {**attributes, "__module__": __name__})
+
+
+@isolate_apps("tests.app")
+def test_a_protected_model_without_its_tenant_is_refused() -> None:
+    nothing: dict[str, Any] = {"tenant": None}
+    message = r"app.Safe is an RLSProtectedModel without the foreign key 'tenant' in its table"
+    for attributes in (nothing, {"tenant": "text"}, {"tenant": models.ManyToManyField(Tenant)}):
+        with pytest.raises(RLSConfigurationError, match=message):
+            protected(**attributes)
+    # Django takes the field of the parent that has a table, which nothing protects.
+    with pytest.raises(RLSConfigurationError, match=message):
+        protected(first=model({}))
+
+
+@pytest.mark.filterwarnings("ignore:Model 'app.safe' was already registered")
+@isolate_apps("tests.app")
+def test_a_protected_model_may_have_its_tenant_elsewhere() -> None:
+    options = {"app_label": "app", "constraints": [RLSConstraint(field="customer", name="other")]}
+    other = protected(tenant=None, customer=key(), Meta=type("Meta", (), options))
+    (constraint,) = other._meta.constraints
+    assert constraint.field == "customer"
+    parent = protected()
+    child: Any = type("Child", (parent,), {"Meta": type("Meta", (), {"app_label": "app"})} | MODULE)
+    assert child._meta.constraints == []
 
 
 UNIQUE: dict[str, tuple[Fields, dict[str, Any], bool]] = {

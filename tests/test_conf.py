@@ -143,6 +143,16 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
             "at most 31 lower-case letters, digits or underscores",
         ),
         (
+            "TENANT_FK_FIELD",
+            ["objects", "Meta", "pk", "save"],
+            "a name such as 'tenant' that models have not got for something else",
+        ),
+        (
+            "GUC_PREFIX",
+            ["plpgsql", "plperl", "pg_stat_statements", "pg_x", "auto_explain"],
+            "a name of your own, such as 'rls': PostgreSQL or an extension has reserved this one",
+        ),
+        (
             "TENANT_PK_TYPE",
             [None, "", "INT", "integer", "uuid ", int, 1],
             "one of int, bigint, uuid, text",

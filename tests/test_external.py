@@ -10,6 +10,7 @@ import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group
 from django.db import InternalError, ProgrammingError, connections, transaction
+from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from django.http import HttpResponse
 from django.test import RequestFactory
@@ -19,8 +20,9 @@ from tenantry.binding import Binding
 from tenantry.checks.inspection import inspect_database
 from tenantry.context import Scope
 from tenantry.exceptions import RLSConfigurationError
+from tenantry.external import current
 from tenantry.middleware import RLSTenantMiddleware
-from tenantry.operations import AddRLSPolicy
+from tenantry.operations import AddRLSPolicy, AlterRLSPolicy
 from tests import settings as test_settings
 from tests.app.models import Tag, Tenant, User
 from tests.fix_migrations import Migrate
@@ -41,7 +43,7 @@ def groups(
 ) -> Iterator[Tenants]:
     """Protect Django's own table of groups."""
     state = ProjectState.from_apps(apps)
-    migrate(AddRLSPolicy("auth.Group", "owner_id"), state)
+    migrate(AddRLSPolicy("auth.Group", "owner_id", tenant_model="app.Tenant", **current()), state)
     settings.RLS_TENANTS = {
         **test_settings.RLS_TENANTS,
         "EXTERNAL_MODELS": {"auth.Group": "owner_id"},
@@ -105,12 +107,138 @@ def test_a_bad_setting_is_refused(value: object, settings: Any) -> None:
         tenant_context(1)
 
 
-def test_the_operation_can_be_written_again() -> None:
-    name, args, kwargs = AddRLSPolicy("auth.Group", key_type="bigint").deconstruct()
+BEFORE: dict[str, Any] = {"guc_prefix": "before", "key_type": "bigint", "version": 1}
+GROUP: dict[str, Any] = {**BEFORE, "tenant_model": "app.Tenant"}
+
+
+def sql_of(operation: Operation, *, backwards: bool = False) -> list[str]:
+    """Return what an operation would run."""
+    state = ProjectState.from_apps(apps)
+    with connections["owner"].schema_editor(collect_sql=True) as editor:
+        way = operation.database_backwards if backwards else operation.database_forwards
+        way("app", editor, state, state)
+        collected: list[str] = editor.collected_sql
+    return collected
+
+
+def test_an_old_operation_does_the_same_under_new_settings(project: None, settings: Any) -> None:
+    add = AddRLSPolicy("auth.Group", **GROUP)
+    alter = AlterRLSPolicy("auth.Group", before=BEFORE, **{**BEFORE, "guc_prefix": "after"})
+    ways = [(each, backwards) for each in (add, alter) for backwards in (False, True)]
+    before = [sql_of(each, backwards=backwards) for each, backwards in ways]
+    settings.RLS_TENANTS = {
+        "TENANT_MODEL": "app.User",
+        "GUC_PREFIX": "other",
+        "TENANT_PK_TYPE": "uuid",
+        "ADMIN_ROLE": "someone",
+        "APP_ROLE": "another",
+    }
+    assert [sql_of(each, backwards=backwards) for each, backwards in ways] == before
+    assert "before.current_tenant" in str(before[0])
+    assert 'REFERENCES "app_tenant"' in str(before[0])
+
+
+def test_a_policy_follows_the_settings_by_an_operation(
+    tenants: Tenants, migrate: Migrate, settings: Any, superuser: psycopg.Connection[Any]
+) -> None:
+    """In the shape of an admin role, from an admin by parameter."""
+    a = tenants[0]
+    state = ProjectState.from_apps(apps)
+    migrate(AddRLSPolicy("auth.Group", **GROUP), state)
+    settings.RLS_TENANTS = {
+        **test_settings.RLS_TENANTS,
+        "EXTERNAL_MODELS": {"auth.Group": "tenant_id"},
+    }
+    found = list(inspect_database(connections["default"]))
+    assert "tenantry.E115" in {each.id for each in found}
+    for each in found:
+        assert each.fix.startswith(
+            "put AlterRLSPolicy('auth.Group', 'tenant_id', guc_prefix='rls',"
+        )
+    with tenant_context(a.pk), pytest.raises(ProgrammingError, match="row-level security"):
+        Group.objects.create(name="of A")
+    alter = AlterRLSPolicy("auth.Group", before=BEFORE, **current())
+    migrate(alter, state)
+    assert list(inspect_database(connections["default"])) == []
+    for tenant in tenants:
+        with tenant_context(tenant.pk):
+            Group.objects.create(name=f"of {tenant.name}")
+            assert run("SELECT name FROM auth_group") == [(f"of {tenant.name}",)]
+    with admin_context():
+        assert Group.objects.count() == 2
+    with connections["owner"].schema_editor() as editor:
+        alter.database_backwards("app", editor, state, state)
+    assert "tenantry.E115" in {each.id for each in inspect_database(connections["default"])}
+    with connections["owner"].schema_editor() as editor:
+        alter.database_forwards("app", editor, state, state)
+    superuser.execute("TRUNCATE auth_group CASCADE")
+
+
+def test_a_column_of_ones_own_keeps_its_default(project: None) -> None:
+    add = AddRLSPolicy("auth.Group", "id", create_column=False, **BEFORE)
+    alter = AlterRLSPolicy("auth.Group", "id", create_column=False, before=BEFORE, **BEFORE)
+    for operation in (add, alter):
+        assert " COLUMN " not in str(sql_of(operation))
+    assert " COLUMN " in str(sql_of(AlterRLSPolicy("auth.Group", before=BEFORE, **BEFORE)))
+
+
+@pytest.mark.guc_shape
+def test_an_operation_says_all_of_what_it_does() -> None:
+    rest = "guc_prefix='rls', key_type='bigint', version=1"
+    for given, wanted in (
+        ({}, f"'tenant_id', tenant_model='app.Tenant', {rest})"),
+        (BEFORE, "tenant_model='app.Tenant', guc_prefix='before', key_type='bigint', version=1)"),
+        ({"create_column": False}, f"'tenant_id', create_column=False, {rest})"),
+        ({"tenant_model": "x.Y", "app_role": "z"}, f"model='x.Y', {rest}, app_role='z')"),
+    ):
+        with pytest.raises(RLSConfigurationError) as caught:
+            AddRLSPolicy("taggit.Tag", **given)
+        assert "AddRLSPolicy('taggit.Tag') does not say all of what" in str(caught.value)
+        assert str(caught.value).endswith(wanted)
+    with pytest.raises(RLSConfigurationError) as caught:
+        AlterRLSPolicy("taggit.Tag", before=BEFORE)
+    assert f"write AlterRLSPolicy('taggit.Tag', 'tenant_id', {rest}, before=" in str(caught.value)
+    with pytest.raises(RLSConfigurationError, match="does not say all of what"):
+        AlterRLSPolicy("taggit.Tag", before={}, **BEFORE)
+
+
+def test_the_type_of_the_column_stays() -> None:
+    with pytest.raises(RLSConfigurationError, match=r"has key_type='uuid' after 'bigint', but the"):
+        AlterRLSPolicy("taggit.Tag", before=BEFORE, **{**BEFORE, "key_type": "uuid"})
+
+
+def test_the_tables_are_there_before() -> None:
+    class Nothing:
+        class connection:
+            alias = "default"
+
+    for operation, label in (
+        (AddRLSPolicy("taggit.Tag", **GROUP), "taggit.Tag"),
+        (AddRLSPolicy("auth.Group", **{**GROUP, "tenant_model": "x.Tenant"}), "x.Tenant"),
+        (AlterRLSPolicy("taggit.Tag", before=BEFORE, **BEFORE), "taggit.Tag"),
+    ):
+        state = ProjectState.from_apps(apps)
+        message = f"needs {label}, which no migration before it creates; add the migration that"
+        with pytest.raises(RLSConfigurationError, match=message):
+            operation.database_forwards("app", Nothing(), state, state)
+
+
+def test_the_operations_can_be_written_again() -> None:
+    add = AddRLSPolicy("auth.Group", **GROUP)
+    name, args, kwargs = add.deconstruct()
     assert (name, args) == ("AddRLSPolicy", ["auth.Group", "tenant_id"])
-    assert kwargs == {"create_column": True, "key_type": "bigint"}
+    assert kwargs == {"create_column": True, **GROUP}
     assert AddRLSPolicy(*args, **kwargs).migration_name_fragment == "protect_auth_group"
-    assert "Protect auth.Group by tenant_id" in AddRLSPolicy("auth.Group").describe()
+    assert "Protect auth.Group by tenant_id" in add.describe()
+    own = AddRLSPolicy("auth.Group", create_column=False, **BEFORE).deconstruct()
+    assert own[2] == {"create_column": False, **BEFORE}
+    alter = AlterRLSPolicy("auth.Group", "id", before=BEFORE, create_column=False, **BEFORE)
+    name, args, kwargs = alter.deconstruct()
+    assert (name, args) == ("AlterRLSPolicy", ["auth.Group", "id"])
+    assert kwargs == {"before": BEFORE, "create_column": False, **BEFORE}
+    again = AlterRLSPolicy(*args, **kwargs)
+    assert again.migration_name_fragment == "alter_protection_of_auth_group"
+    assert "Change how auth.Group is protected by id" in again.describe()
 
 
 # Requests that only read.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import AnonymousUser
 from django.db import ProgrammingError, connections, transaction
-from django.db.models import Count, Exists, OuterRef, Prefetch
+from django.db.models import Count, Exists, OuterRef, Prefetch, QuerySet
 from django.test.utils import CaptureQueriesContext
 
 from tenantry import aclose_pools, admin_context, arows, tenant_context
@@ -166,6 +168,56 @@ def test_one_statement_has_one_user(tenants: Tenants) -> None:
             len(authors)
     with pytest.raises(ScopeError, match=r"raw\(\) cannot be used after for_user\(\)"):
         of_a.raw("SELECT * FROM app_note")
+
+
+OPERATORS = {"&": operator.and_, "|": operator.or_, "^": operator.xor}
+
+
+@pytest.mark.parametrize("sign", OPERATORS)
+def test_an_operator_takes_querysets_of_one_user(sign: str, tenants: Tenants) -> None:
+    combine = OPERATORS[sign]
+    of_a, of_b = (Note.objects.for_user(user_of(tenant)) for tenant in tenants)
+    plain: Any = QuerySet(Note)
+    message = rf"^\{sign} takes querysets of one user; call for_user\(\) with the same user on each"
+    for left, right in (
+        (of_a, of_b),
+        (of_a, Note.objects.all()),
+        (Note.objects.all(), of_a),
+        (of_a, plain),
+        (plain, of_a),
+    ):
+        with admin_context(), pytest.raises(ScopeError, match=message):
+            combine(left, right)
+
+
+@pytest.mark.parametrize("around", ["unbound", "other", "admin"])
+def test_operators_keep_the_user(around: str, tenants: Tenants) -> None:
+    a, b = tenants
+    notes = Note.objects.for_user(user_of(a)).order_by("id")
+    scopes: Any = {"unbound": nullcontext(), "other": tenant_context(b.pk)}
+    with scopes.get(around) or admin_context():
+        assert titles(notes & notes.filter(title__endswith="1")) == ["A 1"]
+        assert titles(notes.filter(title="A 1") | notes.filter(title__endswith="2")) == OF_A
+        assert titles(notes ^ notes.filter(title="A 1")) == ["A 2"]
+        assert sorted(titles(notes[:1] | notes.filter(title="A 2"))) == OF_A
+        assert sorted(titles(notes.filter(title="A 2") | notes[:1])) == OF_A
+        assert titles(notes[:2] ^ notes.filter(title="A 2")) == ["A 1"]
+        # One that is empty has no rows of anybody.
+        for found in (Note.objects.none() | notes, notes | Note.objects.none()):
+            assert titles(found) == OF_A
+        assert titles(Note.objects.none() & notes) == titles(notes & Note.objects.none()) == []
+
+
+def test_operators_of_nobody_are_those_of_django(tenants: Tenants) -> None:
+    with tenant_context(tenants[0].pk):
+        notes: Any = Note.objects.all()
+        plain: Any = QuerySet(Note)
+        assert titles(notes[:1] | notes.filter(title="A 2")) == OF_A
+        assert titles(plain & notes) == titles(notes & plain) == OF_A
+        assert titles(plain.filter(title="A 1") | notes) == OF_A
+        assert titles(plain.filter(title="A 1") ^ notes) == ["A 2"]
+    with pytest.raises(AttributeError):
+        OPERATORS["&"](Note.objects.all(), 1)
 
 
 def test_a_subquery_of_the_same_user_is_one_statement(tenants: Tenants) -> None:

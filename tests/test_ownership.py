@@ -18,6 +18,7 @@ from django.db.migrations import CreateModel
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, tenant_context
+from tenantry.external import current
 from tenantry.lifecycle.export import export
 from tenantry.lifecycle.tables import ownership
 from tenantry.operations import AddRLSPolicy
@@ -112,7 +113,8 @@ def test_shared_rows_are_not_owned(
 @pytest.fixture
 def groups(tenants: Tenants, migrate: Migrate, settings: Any) -> Tenants:
     """Protect Django's own table of groups."""
-    migrate(AddRLSPolicy("auth.Group", "owner_id"), ProjectState.from_apps(apps))
+    operation = AddRLSPolicy("auth.Group", "owner_id", tenant_model="app.Tenant", **current())
+    migrate(operation, ProjectState.from_apps(apps))
     settings.RLS_TENANTS = {
         **test_settings.RLS_TENANTS,
         "EXTERNAL_MODELS": {"auth.Group": "owner_id"},

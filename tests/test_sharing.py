@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, ProgrammingError, connections, models
+from django.db import ProgrammingError, connections, models
 from django.db.migrations import (
     AddConstraint,
     CreateModel,
     RemoveConstraint,
     SeparateDatabaseAndState,
 )
+from django.db.migrations.autodetector import MigrationAutodetector
+from django.db.migrations.graph import MigrationGraph
+from django.db.migrations.questioner import MigrationQuestioner
 from django.db.migrations.state import ProjectState
 from django.test.utils import isolate_apps
 
@@ -43,6 +46,10 @@ def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
 
 def key(**options: Any) -> Any:
     return models.ForeignKey("app.Tenant", models.CASCADE, related_name="+", **options)
+
+
+def to_tenant() -> Any:
+    return models.ForeignKey(Tenant, models.CASCADE, related_name="+")
 
 
 def tenant() -> Any:
@@ -96,6 +103,7 @@ SHARE = CreateModel(
     },
 )
 SHARED = SharedWith("migrated.Share", row="paper", tenant="recipient")
+SHARED_AGAIN = SharedWith(model="migrated.Share", tenant="recipient", row="paper")
 
 
 def papers(state: ProjectState) -> Any:
@@ -180,6 +188,77 @@ def paper_alter(predicate: Any) -> Any:
     return SeparateDatabaseAndState(operations, operations)
 
 
+def test_predicates_of_the_same_values_are_equal() -> None:
+    same = (TenantField("partner"), RawPredicate("is_public"), SHARED)
+    again = (TenantField(field="partner"), RawPredicate(sql="is_public"), SHARED_AGAIN)
+    assert same == again
+    assert [hash(each) for each in same] == [hash(each) for each in again]
+    assert TenantField("is_public") != RawPredicate("is_public") != RawPredicate("true")
+    assert SharedWith("migrated.Share", row="paper", tenant="tenant") != SHARED
+    assert TenantField("partner") != "partner"
+    assert repr(TenantField("partner")) == "TenantField(field='partner')"
+
+
+def state_of(*operations: Any) -> ProjectState:
+    state = base()
+    for operation in operations:
+        operation.state_forwards("migrated", state)
+    return state
+
+
+def test_makemigrations_finds_no_change_where_there_is_none() -> None:
+    predicates = (TenantField("partner"), RawPredicate("is_public"))
+    old = state_of(paper(*predicates, SHARED), SHARE)
+    same = state_of(paper(*predicates, SHARED_AGAIN), SHARE)
+    assert changes(old, same) == set()
+    assert changes(old, state_of(paper(*predicates), SHARE)) == {"migrated"}
+
+
+def changes(old: ProjectState, new: ProjectState) -> set[str]:
+    """Return the apps that get a migration."""
+    questioner = MigrationQuestioner({"ask_initial": True})
+    return set(MigrationAutodetector(old, new, questioner).changes(MigrationGraph()))
+
+
+def changed_shape() -> Any:
+    """Return the operations that makemigrations writes where the policies of both change."""
+    settings: Any = {"guc_prefix": "other", "key_type": "bigint"}
+    again = SHARE.options["constraints"][0].clone()
+    again.guc_prefix, again.key_type = "other", "bigint"
+    paper_again = RLSConstraint(
+        field="tenant", extra_predicates=[SHARED], name="paper_rls", **settings
+    )
+    operations = [
+        RemoveConstraint("share", "share_rls"),
+        RemoveConstraint("paper", "paper_rls"),
+        AddConstraint("paper", paper_again),
+        AddConstraint("share", again),
+    ]
+    return SeparateDatabaseAndState(operations, operations)
+
+
+def test_the_shape_of_policies_changes_under_a_share(tenants: Tenants, migrate: Migrate) -> None:
+    state = migrate(SHARE, migrate(paper(), base()))
+    state = migrate(paper_alter(SHARED), state)
+    migrate(changed_shape(), state)
+    text = (
+        "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy"
+        " WHERE polrelid = 'migrated_paper'::regclass AND polname = 'tenantry_sharing'"
+    )
+    ((sql,),) = run(text, alias="owner")
+    assert "(share.tenant_id = migrated_paper.tenant_id)" in sql
+    assert "other.current_tenant" in sql
+
+
+def test_a_migration_says_which_tenant_shares(settings: Any) -> None:
+    path, args, kwargs = SHARED.deconstruct()
+    assert (path, args) == ("tenantry.SharedWith", ("migrated.Share",))
+    assert kwargs == {"row": "paper", "tenant": "recipient", "owner": "tenant"}
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "TENANT_FK_FIELD": "customer"}
+    assert SharedWith(*args, **kwargs) == SHARED
+    assert SharedWith("migrated.Share", row="paper", tenant="recipient").owner == "customer"
+
+
 def test_several_predicates_add_up(tenants: Tenants, migrate: Migrate) -> None:
     a, b = tenants
     objects = papers(
@@ -194,12 +273,77 @@ def test_several_predicates_add_up(tenants: Tenants, migrate: Migrate) -> None:
         assert titles(objects.including_shared()) == ["for b", "open"]
 
 
-def test_a_predicate_that_postgresql_cannot_parse_is_refused(
-    tenants: Tenants, migrate: Migrate
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "no_such_column",
+            '"migrated_paper": column "no_such_column" does not exist',
+        ),
+        ("id", "argument of WHERE must be type boolean, not type bigint"),
+        ("true) OR (true", "it closes a parenthesis that it has not opened"),
+    ],
+)
+def test_a_predicate_that_postgresql_does_not_take_is_refused(
+    text: str, reason: str, tenants: Tenants, migrate: Migrate
 ) -> None:
+    message = (
+        rf"^migrated.Paper cannot be protected by its constraint paper_rls: .*{reason}; correct it"
+        " in the model and in this migration$"
+    )
     state = migrate(paper(), base())
-    with pytest.raises(DatabaseError, match="no_such_column"):
-        migrate(paper_alter(RawPredicate("no_such_column")), state)
+    with pytest.raises(RLSConfigurationError, match=message):
+        migrate(paper_alter(RawPredicate(text)), state)
+
+
+def test_sqlmigrate_asks_postgresql_for_nothing(project: None) -> None:
+    state = base()
+    operation = paper(RawPredicate("no_such_column"))
+    operation.state_forwards("migrated", state)
+    with connections["owner"].schema_editor(collect_sql=True) as editor:
+        operation.database_forwards("migrated", editor, base(), state)
+    assert any("no_such_column" in sql for sql in editor.collected_sql)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "title = 'a;b'",
+        "title = ')('",
+        "title = 'it''s ;)'",
+        r"title = E'it\'s ;)'",
+        "title = $$;)$$ OR title = $tag$ $$ ;) $tag$",
+        "title = '\"' AND \"title\" <> ''",
+        "title /* ;) */ = 'x' -- ;)\n",
+        "(id = 1) AND ((is_public))",
+        "title LIKE '100%'",
+    ],
+)
+def test_what_is_no_end_of_an_expression_may_be_in_it(
+    text: str, tenants: Tenants, migrate: Migrate
+) -> None:
+    assert RawPredicate(text).problem(Note) is None
+    migrate(paper(RawPredicate(text)), base())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("id = 1) OR (true", "it closes a parenthesis that it has not opened"),
+        ("(id = 1", "it does not close a parenthesis"),
+        ("title = 'a'; true", "it has a semicolon"),
+        ("title = 'a", "what begins with ' does not end"),
+        (r"title = E'a\'", "what begins with E' does not end"),
+        ('"title', 'what begins with " does not end'),
+        ("true -- shared", "what begins with -- does not end"),
+        ("true /* shared", "what begins with /* does not end"),
+        ("true /* a /* b */", "what begins with /* does not end"),
+        ("title = $a$ $b$", "what begins with $a$ does not end"),
+    ],
+)
+def test_an_expression_ends_where_it_should(text: str, reason: str) -> None:
+    problem = RawPredicate(text).problem(Note)
+    assert problem == f"{text!r} is not one boolean expression of SQL: {reason}"
 
 
 @isolate_apps("tests.app")
@@ -256,7 +400,7 @@ def test_what_cannot_be_shared_is_found_by_a_check() -> None:
             "app.Row has no field 'nobody'",
             "app.Row.title is not a foreign key",
             "' ' is not a boolean expression",
-            "DROP TABLE app_note' is not a boolean expression",
+            "DROP TABLE app_note' is not one boolean expression of SQL: it has a",
             "'app.Missing' is no model",
             "app.Unprotected is not protected, so that anybody could share",
             "app.Silent has no field 'nothing'",
@@ -266,6 +410,151 @@ def test_what_cannot_be_shared_is_found_by_a_check() -> None:
         ],
         strict=True,
     ):
+        assert part in message
+
+
+@isolate_apps("tests.app")
+def test_a_foreign_key_to_another_model_than_it_should_be_is_found_by_a_check() -> None:
+    class Person(models.Model):
+        class Meta:
+            app_label = "app"
+
+    class Sent(models.Model):
+        row = models.ForeignKey("Doc", models.CASCADE)
+        other = models.ForeignKey(Person, models.CASCADE)
+        lost = models.ForeignKey("app.Missing", models.CASCADE)
+        tenant = to_tenant()
+        recipient = to_tenant()
+
+        class Meta:
+            app_label = "app"
+            constraints = [
+                RLSConstraint(
+                    field="tenant", name="sent", extra_predicates=[TenantField("recipient")]
+                )
+            ]
+
+    def sent(row: str = "row", recipient: str = "recipient", **more: Any) -> SharedWith:
+        return SharedWith("app.Sent", row=row, tenant=recipient, **more)
+
+    class Doc(models.Model):
+        tenant = to_tenant()
+        person = models.ForeignKey(Person, models.CASCADE)
+
+        class Meta:
+            app_label = "app"
+            constraints = [
+                RLSConstraint(
+                    field="tenant",
+                    name="doc",
+                    extra_predicates=[
+                        TenantField("person"),
+                        sent("other"),
+                        sent("lost"),
+                        sent(recipient="other"),
+                        sent(owner="recipient"),
+                        sent(owner="tenant"),
+                    ],
+                )
+            ]
+
+    class Part(models.Model):
+        doc = models.ForeignKey(Doc, models.CASCADE)
+
+        class Meta:
+            app_label = "app"
+            constraints = [RLSConstraint(path="doc__tenant", name="p", extra_predicates=[sent()])]
+
+    found = checked(Doc)
+    assert [id_ for id_, _ in found] == ["tenantry.E004"] * 5
+    for (_, message), part in zip(
+        found,
+        [
+            "app.Doc.person refers to app.Person, and not to the tenant, app.Tenant; name a",
+            "app.Sent.other refers to app.Person, and not to app.Doc; name the foreign key to app",
+            "app.Sent.lost refers to app.Missing, which is no model",
+            "app.Sent.other refers to app.Person, and not to the tenant, app.Tenant",
+            "app.Sent is protected by tenant, and not by recipient; say SharedWith(owner='tenant')",
+        ],
+        strict=True,
+    ):
+        assert part in message
+    assert [message for _, message in checked(Part)] == [
+        "app.Part cannot be shared: app.Sent.row refers to app.Doc, and not to app.Part; name the"
+        " foreign key to app.Part in SharedWith(row=...)."
+    ]
+
+
+@isolate_apps("tests.app")
+def test_the_owner_of_a_shared_row_is_a_column() -> None:
+    class Sent(models.Model):
+        row = models.ForeignKey("Part", models.CASCADE)
+        tenant = to_tenant()
+        recipient = to_tenant()
+
+        class Meta:
+            app_label = "app"
+
+    class Part(models.Model):
+        note = models.ForeignKey(Note, models.CASCADE, related_name="+")
+
+        class Meta:
+            app_label = "app"
+            constraints = [
+                RLSConstraint(
+                    path="note__tenant",
+                    name="part",
+                    extra_predicates=[SharedWith("app.Sent", row="row", tenant="recipient")],
+                )
+            ]
+
+    ((_, message),) = checked(Part)
+    assert "the RLSConstraint has a path; give the model a foreign key to the tenant" in message
+
+
+def checked(model: Any) -> list[tuple[str, str]]:
+    constraint: Any = model._meta.constraints[0]
+    return [(each.id, each.msg) for each in constraint._check(model, connections["default"])]
+
+
+@isolate_apps("tests.app")
+def test_a_constraint_that_does_not_lead_to_the_tenant_is_found_by_a_check() -> None:
+    def fields(**given: Any) -> Any:
+        meta = type("Meta", (), {"app_label": "app", "constraints": given.pop("rls", [])})
+        return {**given, "Meta": meta, "__module__": __name__}
+
+    def to(model: Any, **options: Any) -> Any:
+        return models.ForeignKey(model, models.CASCADE, related_name="+", **options)
+
+    def made(name: str, *, by: str | None = None, path: str | None = None, **given: Any) -> Any:
+        rls = [RLSConstraint(field=by, path=path, name=name)] if by or path else []
+        return type(name, (models.Model,), fields(rls=rls, **given))
+
+    person = made("Person", age=models.IntegerField())
+    branch = type("Branch", (Tenant,), fields())
+    plain = made("Plain", by="n", n=models.BigIntegerField())
+    holder = made("Holder", t=to(Tenant), p=to(person), n=models.BigIntegerField())
+    odd = made("Odd", by="n", n=models.IntegerField())
+    good = [
+        made("A1", by="t", t=to(Tenant)),
+        made("A2", by="t", t=to(branch)),
+        made("A3", by="h", h=models.BigIntegerField()),
+        made("A4", path="h__t", h=to(holder)),
+        made("A5", path="h__t__id", h=to(holder)),
+        made("A6", path="h__n", h=to(plain)),
+        made("A7", by="t", t=to("app.Nobody")),
+        made("A8", path="t__x", t=to("app.Nobody")),
+    ]
+    assert [(each.__name__, checked(each)) for each in good if checked(each)] == []
+    for model, part in (
+        (made("B1", by="p", p=to(person)), "by p: app.B1.p refers to app.Person, and not to the"),
+        (made("B2", path="h__p", h=to(holder)), "by h__p: app.Holder.p refers to app.Person"),
+        (made("B3", path="h__n", h=to(holder)), "app.Holder.n is not a foreign key to the tenant"),
+        (made("B4", path="p__age", p=to(person)), "app.Person.age is not a foreign key to the"),
+        (made("B5", path="h__n", h=to(odd)), "app.Odd.n is of type int, and a tenant id of type b"),
+    ):
+        ((id_, message),) = checked(model)
+        assert id_ == "tenantry.E007"
         assert part in message
 
 

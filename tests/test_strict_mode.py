@@ -6,13 +6,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connections, models
+from django.db.migrations import CreateModel
+from django.db.migrations.state import ProjectState
 from django.test.utils import override_settings
 
-from tenantry import aclose_pools, admin_context, arows, tenant_context
+from tenantry import (
+    RLSConstraint,
+    aclose_pools,
+    admin_context,
+    arows,
+    bypass_flag,
+    tenant_context,
+)
 from tenantry.exceptions import NoTenantContextError
 from tests import settings
-from tests.app.models import Author, Note, Shared, Tenant
+from tests.app.models import Author, Book, Note, Shared, Tenant
 from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
@@ -36,6 +45,10 @@ QUERIES: list[Callable[[], Any]] = [
     lambda: list(Shared.objects.select_related("note")),
     lambda: list(Shared.objects.filter(note__in=Note.objects.all())),
     lambda: list(Tenant.objects.filter(author__name="x")),
+    # The table of a child has no tenant of its own.
+    lambda: Book.objects.using("wire").count(),
+    lambda: list(Book.objects.using("wire").values("item_ptr_id", "pages")),
+    lambda: Book.objects.using("wire").update(pages=1),
 ]
 
 
@@ -69,6 +82,49 @@ def test_what_is_excluded_runs_unbound(label: str, tenants: Tenants) -> None:
         if label == "app.Note":
             with pytest.raises(NoTenantContextError, match=r"app\.Author"):
                 list(Author.objects.all())
+
+
+def relation(*flags_of_left: str) -> Any:
+    """Return a model of a many-to-many relation, and exclude none."""
+    fields: list[tuple[str, Any]] = [
+        ("id", models.BigAutoField(primary_key=True)),
+        ("owner", models.BigIntegerField()),
+    ]
+    many: tuple[str, Any] = ("rights", models.ManyToManyField("strict.Right"))
+    state = ProjectState()
+    for name, more, flags in (("Right", [], ("login", "audit")), ("Left", [many], flags_of_left)):
+        rls = RLSConstraint(field="owner", name=name, extra_bypass_flags=flags)
+        CreateModel(name, fields + more, {"constraints": [rls]}).state_forwards("strict", state)
+    left: Any = state.apps.get_model("strict", "Left")
+    return left.rights.through
+
+
+def is_refused(model: Any) -> bool:
+    try:
+        model._default_manager.all().query.get_compiler("default").as_sql()
+    except NoTenantContextError:
+        return True
+    return False
+
+
+def test_the_table_of_a_relation_needs_a_scope() -> None:
+    through = relation()
+    assert is_refused(through)
+    with tenant_context(1):
+        assert not is_refused(through)
+    for label in ("strict.Left", "strict"):
+        with override_settings(RLS_TENANTS=STRICT | {"STRICT_MODE_EXCLUDE": [label]}):
+            assert not is_refused(through)
+    with override_settings(RLS_TENANTS=STRICT | {"STRICT_MODE_EXCLUDE": ["strict.Right"]}):
+        assert is_refused(through)
+
+
+def test_a_flag_reads_a_relation_if_it_reads_both_ends() -> None:
+    with override_settings(RLS_TENANTS=STRICT | {"BYPASS_FLAGS": ["login", "audit"]}):
+        for flags, is_read in (((), False), (("audit",), False), (("login",), True)):
+            through = relation(*flags)
+            with bypass_flag("login"):
+                assert is_refused(through) is not is_read
 
 
 async def test_strict_mode_holds_without_a_thread(tenants: Tenants) -> None:

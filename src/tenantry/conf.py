@@ -43,6 +43,7 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
+from django.db import models
 
 from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES, TenantKey, key_type_of
@@ -53,6 +54,8 @@ MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
 FLAG = re.compile(r"[a-z][a-z0-9_]{0,30}")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
+# PostgreSQL refuses parameters of a prefix that a loaded library has for its own.
+RESERVED_PREFIX = re.compile(r"pg_.*|pgaudit|pl(pgsql|perl|pythonu?|tcl|v8)|auto_explain|citus")
 SEAL_KEYS_ARE = (
     "a list of secrets of at least 32 characters, such as"
     " [os.environ['TENANTRY_SEAL_KEY']]; make one with: python -c 'import secrets;"
@@ -225,9 +228,22 @@ def _validate_identifier(key: str, example: str, value: object) -> None:
         raise _refuse(key, value, f"an identifier such as {example!r}")
 
 
+def _validate_field_name(value: object) -> None:
+    _validate_identifier("TENANT_FK_FIELD", "tenant", value)
+    # "objects" is what the manager is called; the rest would hide what Django's models are made of.
+    if value in ("objects", "Meta") or hasattr(models.Model, str(value)):
+        taken = "a name such as 'tenant' that models have not got for something else"
+        raise _refuse("TENANT_FK_FIELD", value, taken)
+
+
 def _validate_prefix(value: object) -> None:
     if not isinstance(value, str) or not GUC_PREFIX.fullmatch(value):
         raise _refuse("GUC_PREFIX", value, "at most 31 lower-case letters, digits or underscores")
+    if RESERVED_PREFIX.fullmatch(value):
+        allowed = (
+            "a name of your own, such as 'rls': PostgreSQL or an extension has reserved this one"
+        )
+        raise _refuse("GUC_PREFIX", value, allowed)
 
 
 def _validate_pk_type(value: object) -> None:
@@ -353,7 +369,7 @@ def _is_resolver(entry: object) -> bool:
 
 _VALIDATORS: dict[str, Callable[[object], None]] = {
     "TENANT_MODEL": _validate_model,
-    "TENANT_FK_FIELD": partial(_validate_identifier, "TENANT_FK_FIELD", "tenant"),
+    "TENANT_FK_FIELD": _validate_field_name,
     "GUC_PREFIX": _validate_prefix,
     "TENANT_PK_TYPE": _validate_pk_type,
     "USE_LOCAL_SET": _validate_local_set,

@@ -14,9 +14,11 @@ from django.db.backends.ddl_references import Statement, Table
 
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError
+from .keys import key_type_of
 from .policies.ddl import LATEST, Policy, Rule, unprotect
 from .policies.owners import Hop, Owner, Quote
-from .sharing import ExtraPredicate, check_extra_predicates
+from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
+from .targets import is_tenant_model, names_tenant, not_the_tenant
 
 # What Django's migrations and clone() need, beside the name.
 SETTINGS = ("guc_prefix", "key_type", "version", "admin_role", "app_role", "sealed")
@@ -149,11 +151,22 @@ class RLSConstraint(models.BaseConstraint):
         schema_editor.deferred_sql.append(Later(self, model, schema_editor))
 
     def create_sql(self, model: Any, schema_editor: Any) -> Any:
-        """Return the SQL that protects the table of `model`."""
+        """Return the SQL that protects the table of `model`.
+
+        Django asks before the table is there if a column has a default with parameters.
+        """
+        return Later(self, model, schema_editor)
+
+    def protection_sql(self, model: Any, schema_editor: Any) -> str:
+        """Return the same as text, once the table is there.
+
+        Raises RLSConfigurationError for an expression that PostgreSQL does not take.
+        """
+        for predicate in self.extra_predicates:
+            if isinstance(predicate, RawPredicate):
+                predicate.require_parsed(model, self.name, schema_editor)
         quote = schema_editor.quote_name
-        rules = self.rules(model, quote)
-        sql = self.policy.protect(quote(model._meta.db_table), rules)
-        return _statement(sql, model, schema_editor)
+        return self.policy.protect(quote(model._meta.db_table), self.rules(model, quote))
 
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that ends the protection."""
@@ -189,40 +202,68 @@ class RLSConstraint(models.BaseConstraint):
     def check_path(self, model: Any, steps: Sequence[str]) -> list[checks.CheckMessage]:
         """Return an error if `steps` do not lead from column to column."""
         at = model
-        for step in steps:
+        for number, step in enumerate(steps, 1):
             try:
                 field = at._meta.get_field(step)
             except FieldDoesNotExist:
-                return [
-                    checks.Error(
-                        f"{at._meta.label} has no field {step!r} to protect its rows by.",
-                        hint="Name the foreign key to the tenant in RLSConstraint(field=...).",
-                        obj=model,
-                        id="tenantry.E001",
-                    )
-                ]
+                message = f"{at._meta.label} has no field {step!r} to protect its rows by."
+                hint = "Name the foreign key to the tenant in RLSConstraint(field=...)."
+                return [checks.Error(message, hint, model, "tenantry.E001")]
             if field not in at._meta.local_concrete_fields:
-                return [
-                    checks.Error(
-                        f"{at._meta.label}.{step} is not a column of the model's own table.",
-                        hint="Declare a foreign key to the tenant on this model.",
-                        obj=model,
-                        id="tenantry.E002",
-                    )
-                ]
-            if step is not steps[-1]:
-                if not isinstance(field, models.ForeignKey):
-                    return [
-                        checks.Error(
-                            f"{at._meta.label}.{step} is not a foreign key, so that no path leads"
-                            " on from it.",
-                            hint="Name foreign keys in RLSConstraint(path='order__tenant').",
-                            obj=model,
-                            id="tenantry.E003",
-                        )
-                    ]
+                message = f"{at._meta.label}.{step} is not a column of the model's own table."
+                hint = "Declare a foreign key to the tenant on this model."
+                return [checks.Error(message, hint, model, "tenantry.E002")]
+            if number < len(steps) and not isinstance(field, models.ForeignKey):
+                message = (
+                    f"{at._meta.label}.{step} is not a foreign key, so that no path leads on from"
+                    " it."
+                )
+                hint = "Name foreign keys in RLSConstraint(path='order__tenant')."
+                return [checks.Error(message, hint, model, "tenantry.E003")]
+            if field.is_relation and isinstance(field.remote_field.model, str):
+                return []  # Django's own checks say that there is no such model.
+            if number < len(steps):
                 at = field.remote_field.model
-        return []
+        return self.check_end(model, at, field)
+
+    def check_end(self, model: Any, at: Any, field: Any) -> list[checks.CheckMessage]:
+        """Return an error if `field` of `at`, where the way ends, does not name the tenant."""
+        problem = self.end_problem(at, field)
+        if problem is None:
+            return []
+        message = (
+            f"{model._meta.label} cannot be protected by {self.field or self.path}: {problem}."
+        )
+        hint = (
+            f"Name the foreign key to {rls_tenants().tenant_model} in RLSConstraint(field=...), or"
+            " at the end of its path."
+        )
+        return [checks.Error(message, hint, model, "tenantry.E007")]
+
+    def end_problem(self, model: Any, field: Any) -> str | None:
+        """Return why a `field` of `model` does not name the tenant, if so.
+
+        A plain column may, of a model that is protected by it.
+        """
+        if isinstance(field, models.ForeignKey):
+            if not names_tenant(field):
+                return not_the_tenant(field)
+        elif self.path is not None and not (
+            (field.primary_key and is_tenant_model(model))
+            or any(
+                isinstance(each, RLSConstraint) and each.field == field.name
+                for each in model._meta.constraints
+            )
+        ):
+            return f"{model._meta.label}.{field.name} is not a foreign key to the tenant"
+        key_type, wanted = key_type_of(field), self.policy.key_type
+        # Of a column of the model itself, E153 tells.
+        if self.path is not None and key_type not in (None, wanted):
+            return (
+                f"{model._meta.label}.{field.name} is of type {key_type}, and a tenant id of type"
+                f" {wanted}"
+            )
+        return None
 
 
 def check_installed(model: type[models.Model]) -> list[checks.CheckMessage]:
@@ -258,7 +299,7 @@ class Later(Statement):
         self.schema_editor = schema_editor
 
     def __str__(self) -> str:
-        return str(self.constraint.create_sql(self.model, self.schema_editor))
+        return self.constraint.protection_sql(self.model, self.schema_editor)
 
 
 def _statement(

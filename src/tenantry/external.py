@@ -2,36 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from django.apps import apps
-
-from .conf import rls_tenants
-from .policies.ddl import Policy, unprotect
+from .conf import rls_tenants, tenant_key
+from .policies.ddl import LATEST, Policy, unprotect
 from .policies.owners import Owner, Quote
 from .policies.predicates import current_tenant
 
 
+def says_all(given: Mapping[str, Any]) -> bool:
+    """Return whether `given` has all that has no natural default."""
+    return {"guc_prefix", "key_type", "version"} <= set(given)
+
+
+def current() -> dict[str, Any]:
+    """Return what a policy is made of by the settings and the release as they are now."""
+    settings = rls_tenants()
+    options = {name: getattr(settings, name) for name in ("admin_role", "app_role", "sealed")}
+    return {
+        "guc_prefix": settings.guc_prefix,
+        "key_type": tenant_key().sql_type,
+        "version": LATEST,
+        **{name: value for name, value in options.items() if value},
+    }
+
+
+def arguments(given: Mapping[str, Any]) -> str:
+    """Return `given` as the keyword arguments of a call."""
+    return ", ".join(f"{name}={value!r}" for name, value in given.items())
+
+
 def add_external(
-    policy: Policy, model: Any, column: str, quote: Quote, create_column: bool
+    policy: Policy, model: Any, column: str, quote: Quote, tenant_model: Any = None
 ) -> list[str]:
-    """Return the statements that protect the table of `model` by a column, and may create it."""
+    """Return the statements that protect the table of `model` by a column.
+
+    They make it, a foreign key to ``tenant_model``, if there is one.
+    """
     table = quote(model._meta.db_table)
     rules = policy.rules(Owner(column).holds(table, policy.tenant, quote))
     # The functions first, which the default of the column may call.
     statements = [policy.functions()]
-    if create_column:
-        tenants = apps.get_model(rls_tenants().tenant_model)._meta
-        default = current_tenant(policy.guc_prefix, policy.key_type, sealed=policy.sealed)
+    if tenant_model is not None:
+        tenants = tenant_model._meta
         # Without the default at first, which would be taken for the rows that are there.
         statements += [
             f"ALTER TABLE {table} ADD COLUMN {quote(column)} {policy.key_type}"
             f" REFERENCES {quote(tenants.db_table)} ({quote(tenants.pk.column)})"
             " ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED",
-            f"ALTER TABLE {table} ALTER COLUMN {quote(column)} SET DEFAULT {default}",
+            set_default(policy, table, quote(column)),
             f"CREATE INDEX ON {table} ({quote(column)})",
         ]
     return [*statements, policy.protect(table, rules)]
+
+
+def set_default(policy: Policy, table: str, column: str) -> str:
+    """Return the SQL that fills a quoted `column` with the current tenant."""
+    default = current_tenant(policy.guc_prefix, policy.key_type, sealed=policy.sealed)
+    return f"ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"
+
+
+def alter_external(
+    old: Policy, new: Policy, model: Any, column: str, quote: Quote, with_default: bool
+) -> list[str]:
+    """Return the statements that put the policies of `new` in the place of those of `old`."""
+    table = quote(model._meta.db_table)
+    statements = [new.functions(), unprotect(table, old.rules("true"))]
+    if with_default:
+        statements.append(set_default(new, table, quote(column)))
+    rules = new.rules(Owner(column).holds(table, new.tenant, quote))
+    return [*statements, new.protect(table, rules)]
 
 
 def remove_external(

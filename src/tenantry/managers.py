@@ -29,6 +29,29 @@ def in_scope(name: str) -> Callable[..., Any]:
     return run
 
 
+def operator(name: str, sign: str) -> Callable[..., Any]:
+    """Return Django's operator `name` of two querysets, for such that run as one user."""
+    method = getattr(models.QuerySet, name)
+
+    @wraps(method)
+    def combine(self: RLSQuerySet, other: Any) -> Any:
+        self.require_one_user(sign, other)
+        return method(self.unsliced() if sign != "&" else self, other)
+
+    return combine
+
+
+def reflected(name: str, sign: str) -> Callable[..., Any]:
+    """Return the operator `name` of a queryset of Django's own and one of ours."""
+    method = getattr(models.QuerySet, name)
+
+    def combine(self: RLSQuerySet, other: Any) -> Any:
+        self.require_one_user(sign, other)
+        return method(other, self)
+
+    return combine
+
+
 def steps(rows: Any, scope: Scopes) -> Iterator[Any]:
     """Yield `rows`, each of which is made in a scope of its own."""
     try:
@@ -74,7 +97,8 @@ class RLSQuerySet(models.QuerySet[Any]):
         current by then. An anonymous user, or None, sees nothing.
 
         Raises ImproperlyConfigured when the user has no ``rls_tenant_id``, and ValueError when a
-        user that is no admin has no tenant. Not for subqueries: a statement has one binding.
+        user that is no admin has no tenant. Not for subqueries, and not to combine with
+        another user's: a statement has one binding.
         """
         queryset = self._chain()  # type: ignore[attr-defined]
         # On the query, which subqueries and SQL are made of.
@@ -132,13 +156,41 @@ class RLSQuerySet(models.QuerySet[Any]):
     update = in_scope("update")
     delete = in_scope("delete")
 
-    def _combinator_query(self, combinator: str, *others: Any, **options: Any) -> Any:
+    __and__ = operator("__and__", "&")
+    __or__ = operator("__or__", "|")
+    __xor__ = operator("__xor__", "^")
+    # Python asks a subclass first: these are for a queryset of another manager on the left.
+    __rand__ = reflected("__and__", "&")
+    __ror__ = reflected("__or__", "|")
+    __rxor__ = reflected("__xor__", "^")
+
+    def require_one_user(self, name: str, *others: Any) -> None:
+        """Raise ScopeError if one of `others`, which is not empty, runs in another binding."""
         for other in others:
-            if getattr(other.query, "tenantry_binding", None) != self.binding:
+            if (
+                isinstance(other, models.QuerySet)
+                and getattr(other.query, "tenantry_binding", None) != self.binding
+                and not (self.query.is_empty() or other.query.is_empty())
+            ):
                 raise ScopeError(
-                    f"{combinator}() takes querysets of one user; call for_user() with the same"
-                    " user on each, or on none"
+                    f"{name} takes querysets of one user; call for_user() with the same user on"
+                    " each, or on none"
                 )
+
+    def unsliced(self) -> Self:
+        """Return this queryset, or its rows as a queryset that can be filtered.
+
+        Django would ask another manager for them, which forgets whose they are.
+        """
+        if self.binding is None or self.query.can_filter():
+            return self
+        whole: Any = type(self)(self.model, using=self._db)  # type: ignore[attr-defined]
+        whole.query.tenantry_binding = self.binding
+        found: Self = whole.filter(pk__in=self.values("pk"))
+        return found
+
+    def _combinator_query(self, combinator: str, *others: Any, **options: Any) -> Any:
+        self.require_one_user(f"{combinator}()", *others)
         return super()._combinator_query(combinator, *others, **options)  # type: ignore[misc]
 
 

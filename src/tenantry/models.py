@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.db.models.signals import class_prepared
 
 from .conf import rls_tenants
 from .constraints import RLSConstraint
+from .exceptions import RLSConfigurationError
 from .expressions import CurrentTenant
 from .managers import RLSManager
 
@@ -41,12 +43,11 @@ def protect(sender: type[models.Model], **kwargs: Any) -> None:
     if not issubclass(sender, RLSProtectedModel):
         return
     options = sender._meta
+    if options.proxy or any(isinstance(each, RLSConstraint) for each in options.constraints):
+        return
     field = rls_tenants().tenant_fk_field
-    if (
-        options.proxy
-        or field not in {local.name for local in options.local_fields}
-        or any(isinstance(constraint, RLSConstraint) for constraint in options.constraints)
-    ):
+    if field not in {local.name for local in options.local_fields}:
+        require_protected_parent(sender, field)
         return
     label = {"app_label": options.app_label.lower(), "class": sender.__name__.lower()}
     constraint = RLSConstraint(field=field)
@@ -55,6 +56,24 @@ def protect(sender: type[models.Model], **kwargs: Any) -> None:
     # Migrations take the constraints of a model only if its Meta named some; Django offers no
     # other way to say so after the class exists.
     options.original_attrs["constraints"] = options.constraints
+
+
+def require_protected_parent(model: type[models.Model], name: str) -> None:
+    """Raise RLSConfigurationError unless a parent's table, which is protected, has the tenant.
+
+    In multi-table inheritance the rows of `model` then belong to those of the parent.
+    """
+    try:
+        owner: Any = model._meta.get_field(name).model
+    except FieldDoesNotExist:
+        owner = model
+    if not any(isinstance(each, RLSConstraint) for each in owner._meta.constraints):
+        raise RLSConfigurationError(
+            f"{model._meta.label} is an RLSProtectedModel without the foreign key {name!r} in its"
+            " table, so that nothing would protect it; remove what replaces the field, or name"
+            " another foreign key to the tenant in an RLSConstraint(field=...) in"
+            " Meta.constraints"
+        )
 
 
 class_prepared.connect(protect, dispatch_uid="tenantry.models.protect")

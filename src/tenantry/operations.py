@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.contrib.postgres.operations import ValidateConstraint
@@ -9,12 +10,20 @@ from django.db import DatabaseError
 from django.db.migrations import AddConstraint
 from django.db.migrations.operations.base import Operation
 
-from .constraints import RLSConstraint
+from .conf import rls_tenants
 from .exceptions import RLSConfigurationError
-from .external import add_external, remove_external
+from .external import (
+    add_external,
+    alter_external,
+    arguments,
+    current,
+    remove_external,
+    says_all,
+)
+from .policies.ddl import Policy
 from .samekeys import SameTenant
 
-__all__ = ["AddRLSPolicy", "AddSameTenantNotValid", "ValidateSameTenant"]
+__all__ = ["AddRLSPolicy", "AddSameTenantNotValid", "AlterRLSPolicy", "ValidateSameTenant"]
 
 
 class AddRLSPolicy(Operation):
@@ -23,9 +32,14 @@ class AddRLSPolicy(Operation):
     `model` is its label, such as ``"taggit.Tag"``. `column` is its tenant column, which is made
     unless ``create_column`` is False: without a field of the model, filled by the database with
     the current tenant, and empty in rows that are there already, which then nobody but the admin
-    sees. Name model and column in ``RLS_TENANTS["EXTERNAL_MODELS"]`` as well. The migration depends
-    on the one of that package that creates the table. ``policy`` holds what an ``RLSConstraint``
-    takes; what it leaves out comes from the settings, now and whenever the migration runs.
+    sees. It refers to ``tenant_model``. Name model and column in ``RLS_TENANTS["EXTERNAL_MODELS"]``
+    as well. The migration depends on the one of that package that creates the table, and on the
+    one that creates the tenant's.
+
+    ``policy`` holds what the policies are made of: ``guc_prefix``, ``key_type`` and ``version``,
+    and where the settings have them ``admin_role``, ``app_role`` and ``sealed``. A migration keeps
+    its meaning when the settings change, so it has to say them. Without them the error says what to
+    write. When the settings change, write :class:`AlterRLSPolicy`.
 
     For your own models use ``RLSProtectedModel`` or ``RLSConstraint``.
     """
@@ -38,16 +52,29 @@ class AddRLSPolicy(Operation):
         column: str = "tenant_id",
         *,
         create_column: bool = True,
+        tenant_model: str | None = None,
         **policy: Any,
     ) -> None:
         self.model = model
         self.column = column
         self.create_column = create_column
+        self.tenant_model = tenant_model
         self.policy = policy
+        if (create_column and tenant_model is None) or not says_all(policy):
+            wanted = {"tenant_model": tenant_model or rls_tenants().tenant_model}
+            given = wanted if create_column else {"create_column": False}
+            raise RLSConfigurationError(
+                f"AddRLSPolicy({model!r}) does not say all of what the migration does, which must"
+                " not change when the settings do; write"
+                f" AddRLSPolicy({model!r}, {column!r}, {arguments(given | current() | policy)})"
+            )
+        self.made_of = Policy(**policy)
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
         """Return what a migration needs to make this operation again."""
-        kwargs = {"create_column": self.create_column, **self.policy}
+        kwargs: dict[str, Any] = {"create_column": self.create_column, **self.policy}
+        if self.tenant_model is not None:
+            kwargs["tenant_model"] = self.tenant_model
         return "AddRLSPolicy", [self.model, self.column], kwargs
 
     def state_forwards(self, app_label: str, state: Any) -> None:
@@ -57,26 +84,23 @@ class AddRLSPolicy(Operation):
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
     ) -> None:
         """Add the column if wanted, and the policies."""
-        model = to_state.apps.get_model(self.model)
+        model = found(self, to_state, self.model)
         if not self.allow_migrate_model(schema_editor.connection.alias, model):
             return
-        constraint = RLSConstraint(field=self.column, name="external", **self.policy)
-        for sql in add_external(
-            constraint.policy, model, self.column, schema_editor.quote_name, self.create_column
-        ):
+        tenants = found(self, to_state, self.tenant_model) if self.create_column else None
+        quote = schema_editor.quote_name
+        for sql in add_external(self.made_of, model, self.column, quote, tenants):
             schema_editor.execute(sql, None)
 
     def database_backwards(
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
     ) -> None:
         """Remove the policies, and the column if it was added."""
-        model = from_state.apps.get_model(self.model)
+        model = found(self, from_state, self.model)
         if not self.allow_migrate_model(schema_editor.connection.alias, model):
             return
-        constraint = RLSConstraint(field=self.column, name="external", **self.policy)
-        for sql in remove_external(
-            constraint.policy, model, self.column, schema_editor.quote_name, self.create_column
-        ):
+        quote = schema_editor.quote_name
+        for sql in remove_external(self.made_of, model, self.column, quote, self.create_column):
             schema_editor.execute(sql, None)
 
     def describe(self) -> str:
@@ -87,6 +111,94 @@ class AddRLSPolicy(Operation):
     def migration_name_fragment(self) -> str:
         """Part of the migration's name."""
         return f"protect_{self.model.replace('.', '_').lower()}"
+
+
+class AlterRLSPolicy(Operation):
+    """Change the policies that :class:`AddRLSPolicy` made, after settings have changed.
+
+    `model`, `column` and ``create_column`` are those of that operation. ``before`` holds its
+    ``policy``, or that of the last ``AlterRLSPolicy``, and ``policy`` what holds from now on.
+    """
+
+    reversible = True
+
+    def __init__(
+        self,
+        model: str,
+        column: str = "tenant_id",
+        *,
+        before: Mapping[str, Any],
+        create_column: bool = True,
+        **policy: Any,
+    ) -> None:
+        self.model = model
+        self.column = column
+        self.before = dict(before)
+        self.create_column = create_column
+        self.policy = policy
+        if not says_all(self.before) or not says_all(policy):
+            raise RLSConfigurationError(
+                f"AlterRLSPolicy({model!r}) does not say all of what the migration does, which must"
+                " not change when the settings do; write"
+                f" AlterRLSPolicy({model!r}, {column!r}, {arguments(current() | policy)},"
+                " before={...}) with what the operation before it says in the braces: guc_prefix,"
+                " key_type and version, and admin_role, app_role and sealed if it does"
+            )
+        self.made_of, self.made_of_before = (Policy(**each) for each in (policy, self.before))
+        if self.made_of.key_type != self.made_of_before.key_type:
+            raise RLSConfigurationError(
+                f"AlterRLSPolicy({model!r}) has key_type={self.made_of.key_type!r} after"
+                f" {self.made_of_before.key_type!r}, but the type of the column stays; remove the"
+                " policy by migrating backwards, and add it again"
+            )
+
+    def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
+        """Return what a migration needs to make this operation again."""
+        kwargs = {"before": self.before, "create_column": self.create_column, **self.policy}
+        return "AlterRLSPolicy", [self.model, self.column], kwargs
+
+    def state_forwards(self, app_label: str, state: Any) -> None:
+        """Change nothing: the model belongs to another package."""
+
+    def database_forwards(
+        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+    ) -> None:
+        """Make the new policies in the place of the old ones."""
+        self.change(schema_editor, to_state, self.made_of_before, self.made_of)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+    ) -> None:
+        """Make the old policies again."""
+        self.change(schema_editor, from_state, self.made_of, self.made_of_before)
+
+    def change(self, schema_editor: Any, state: Any, old: Policy, new: Policy) -> None:
+        """Put the policies of `new` in the place of those of `old`."""
+        model = found(self, state, self.model)
+        if self.allow_migrate_model(schema_editor.connection.alias, model):
+            quote = schema_editor.quote_name
+            for sql in alter_external(old, new, model, self.column, quote, self.create_column):
+                schema_editor.execute(sql, None)
+
+    def describe(self) -> str:
+        """Return a line for the output of migrate."""
+        return f"Change how {self.model} is protected by {self.column}"
+
+    @property
+    def migration_name_fragment(self) -> str:
+        """Part of the migration's name."""
+        return f"alter_protection_of_{self.model.replace('.', '_').lower()}"
+
+
+def found(operation: Operation, state: Any, label: Any) -> Any:
+    """Return the model of that label; raise RLSConfigurationError if the state has none."""
+    try:
+        return state.apps.get_model(label)
+    except LookupError as error:
+        raise RLSConfigurationError(
+            f"{operation.describe()!r} needs {label}, which no migration before it creates; add the"
+            f" migration that does to the dependencies: {error}"
+        ) from error
 
 
 class AddSameTenantNotValid(AddConstraint):

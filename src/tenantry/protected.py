@@ -14,6 +14,7 @@ from django.db.models.signals import class_prepared
 
 from .conf import rls_tenants
 from .constraints import RLSConstraint
+from .dependents import owners, target
 from .exceptions import NoTenantContextError, RLSConfigurationError
 from .policies.owners import Owner, Quote
 
@@ -48,7 +49,39 @@ class Protection:
         return found
 
 
-Protections = Mapping[str, Protection]
+class Protections(dict[str, Protection]):
+    """Map the names of protected tables to how they are protected."""
+
+    def __init__(self, found: Mapping[str, Protection], apps: Apps) -> None:
+        super().__init__(found)
+        self._apps = apps
+        self._dependent: Mapping[str, Collection[str]] | None = None
+
+    @property
+    def dependent(self) -> Mapping[str, Collection[str]]:
+        """The tables whose rows belong to rows of these, and the flags that show them all."""
+        if self._dependent is None:
+            self._dependent = {
+                model._meta.db_table: self._flags(model)
+                for model in self._apps.get_models(include_auto_created=True)
+                if owners(model, self._apps)
+            }
+        return self._dependent
+
+    def flags(self, table: str) -> Collection[str] | None:
+        """Return the flags under which all rows of `table` are read; None if anybody reads them."""
+        if table in self:
+            return self[table].flags
+        return self.dependent.get(table)
+
+    def _flags(self, model: Any) -> Collection[str]:
+        # A row shows itself with all rows that it refers to.
+        if model._meta.db_table in self:
+            return self[model._meta.db_table].flags
+        return set.intersection(
+            *(set(self._flags(target(key, self._apps))) for key in owners(model, self._apps))
+        )
+
 
 _protections: WeakKeyDictionary[Apps, Protections] = WeakKeyDictionary()
 # Those of the project's own models, which all queries but those of migrations ask for.
@@ -66,7 +99,7 @@ def protections(apps: Apps) -> Protections:
         return _of_installed
     found = _protections.get(apps)
     if found is None:
-        found = {
+        tables = {
             model._meta.db_table: Protection(
                 constraint.owner(model),
                 constraint.extra_bypass_flags,
@@ -77,10 +110,11 @@ def protections(apps: Apps) -> Protections:
             if isinstance(constraint, RLSConstraint)
         }
         if apps is installed:
-            found |= {
+            tables |= {
                 model._meta.db_table: Protection(Owner(column_of(model, column)))
                 for model, column in external_models()
             }
+        found = Protections(tables, apps)
         if apps.ready and apps is installed:
             _of_installed = found
         elif apps.ready:
@@ -111,19 +145,31 @@ def column_of(model: Any, name: str) -> str:
     return column
 
 
-def require_tenant(apps: Apps, tables: Collection[str]) -> None:
-    """Raise NoTenantContextError if strict mode wants a scope for one of `tables`."""
+def require_tenant(apps: Apps, tables: Collection[str], bypass: str | None) -> None:
+    """Raise NoTenantContextError if strict mode wants a scope for one of `tables`.
+
+    That of a many-to-many relation is excluded with the model that declares it.
+    """
     settings = rls_tenants()
     if not settings.strict_mode:
         return
+    known = protections(apps)
+    wanted = {
+        table
+        for table in tables
+        if (flags := known.flags(table)) is not None and bypass not in flags
+    }
+    if not wanted:
+        return
     for model in apps.get_models(include_auto_created=True):
-        options = model._meta
-        if options.db_table in tables and not {options.label, options.app_label} & set(
+        declaring: Any = model._meta.auto_created or model
+        named = declaring._meta
+        if model._meta.db_table in wanted and not {named.label, named.app_label} & set(
             settings.strict_mode_exclude
         ):
             raise NoTenantContextError(
-                f"a query of {options.label} runs in no scope, where it finds nothing; open"
-                " tenant_context() or admin_context() around it, or name the model in"
+                f"a query of {model._meta.label} runs in no scope, where it finds nothing; open"
+                f" tenant_context() or admin_context() around it, or name {named.label} in"
                 " RLS_TENANTS['STRICT_MODE_EXCLUDE']"
             )
 

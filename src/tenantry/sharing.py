@@ -7,13 +7,38 @@ from typing import Any
 from django.apps.registry import Apps
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
+from django.db import DatabaseError
 from django.utils.deconstruct import deconstructible
 
+from .conf import rls_tenants
+from .exceptions import RLSConfigurationError
+from .policies.expressions import unbalanced
 from .policies.owners import Quote
+from .targets import names_tenant, not_the_tenant, same_table
 
 
 class ExtraPredicate:
-    """Show more rows than the tenant's own: the base of what ``extra_predicates`` may hold."""
+    """Show more rows than the tenant's own: the base of what ``extra_predicates`` may hold.
+
+    Those of one class and the same values are equal, so that migrations find what has changed.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is type(other):
+            return self._values() == other._values()
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        # Values may be lists.
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value!r}" for name, value in self._values().items())
+        return f"{type(self).__name__}({values})"
+
+    def _values(self) -> dict[str, Any]:
+        # How the arguments were spelled, which Django keeps, makes no difference.
+        return {name: value for name, value in vars(self).items() if name != "_constructor_args"}
 
     def sql(self, model: Any, table: str, tenant: str, quote: Quote) -> str:
         """Return the SQL that a row of the quoted `table` may be read by `tenant`."""
@@ -39,8 +64,8 @@ class TenantField(ExtraPredicate):
         return f"{quote(model._meta.get_field(self.field).column)} = {tenant}"
 
     def problem(self, model: Any) -> str | None:
-        """Return that there is no such column, if so."""
-        return missing(model, self.field)
+        """Return that there is no such foreign key to the tenant, if so."""
+        return missing(model, self.field) or stray(model, self.field)
 
 
 @deconstructible(path="tenantry.RawPredicate")
@@ -59,13 +84,33 @@ class RawPredicate(ExtraPredicate):
         return f"({tenant} IS NOT NULL AND ({self.text}))"
 
     def problem(self, model: Any) -> str | None:
-        """Return that there is no expression, if so; PostgreSQL parses it when it migrates."""
-        if not isinstance(self.text, str) or not self.text.strip() or ";" in self.text:
+        """Return that it is no expression of its own, if so; PostgreSQL parses it in migrate."""
+        if not isinstance(self.text, str) or not self.text.strip():
             return f"{self.text!r} is not a boolean expression of SQL"
-        return None
+        found = unbalanced(self.text)
+        return found and f"{self.text!r} is not one boolean expression of SQL: {found}"
+
+    def require_parsed(self, model: Any, constraint: str, schema_editor: Any) -> None:
+        """Raise RLSConfigurationError unless PostgreSQL takes it for the table of `model`.
+
+        PostgreSQL would say what is wrong, and not where. This finds no rows, it is only parsed.
+        """
+        problem = self.problem(model)
+        if problem is None and not schema_editor.collect_sql:
+            table = schema_editor.quote_name(model._meta.db_table)
+            try:
+                with schema_editor.connection.cursor() as cursor:
+                    cursor.execute(f"SELECT FROM {table} WHERE ({self.text}) LIMIT 0", None)
+            except DatabaseError as error:
+                reason = str(error).partition("\n")[0]
+                problem = f"PostgreSQL does not take {self!r} for the table {table}: {reason}"
+        if problem is not None:
+            raise RLSConfigurationError(
+                f"{model._meta.label} cannot be protected by its constraint {constraint}:"
+                f" {problem}; correct it in the model and in this migration"
+            )
 
 
-@deconstructible(path="tenantry.SharedWith")
 class SharedWith(ExtraPredicate):
     """Show a row to the tenants that rows of another protected model name, such as ``NoteShare``.
 
@@ -83,19 +128,29 @@ class SharedWith(ExtraPredicate):
                 ]
 
     and on ``Note``: ``SharedWith("app.NoteShare", row="note", tenant="recipient")``. Only who owns
-    a row can share it.
+    a row can share it. ``owner`` names the tenant foreign key of the other model where it is not
+    ``RLS_TENANTS["TENANT_FK_FIELD"]``.
     """
 
-    def __init__(self, model: str, *, row: str, tenant: str) -> None:
+    def __init__(self, model: str, *, row: str, tenant: str, owner: str | None = None) -> None:
         self.model = model
         self.row = row
         self.tenant = tenant
+        # Not that of the other model's constraint: a migration that changes the policies of both
+        # removes all constraints before it adds any.
+        self.owner = owner or rls_tenants().tenant_fk_field
+
+    def deconstruct(self) -> tuple[str, tuple[str], dict[str, str]]:
+        """Return what a migration needs to make this again, settings included."""
+        kwargs = {"row": self.row, "tenant": self.tenant, "owner": self.owner}
+        return "tenantry.SharedWith", (self.model,), kwargs
 
     def sql(self, model: Any, table: str, tenant: str, quote: Quote) -> str:
         """Return that a share of the row's own tenant names the tenant."""
         shares = model._meta.apps.get_model(self.model)._meta
         row = shares.get_field(self.row)
-        owner, shared_owner = owner_column(model), owner_column(shares.model)
+        owner = model._meta.get_field(constraint_of(model).field).column
+        shared_owner = shares.get_field(self.owner).column
         return (
             f"EXISTS (SELECT FROM {quote(shares.db_table)} AS share"
             f" WHERE share.{quote(row.column)} = {table}.{quote(row.target_field.column)}"
@@ -111,11 +166,17 @@ class SharedWith(ExtraPredicate):
         except (LookupError, ValueError) as error:
             return f"{self.model!r} is no model: {error}"
         found = missing(shares, self.row) or missing(shares, self.tenant)
+        found = found or stray(shares, self.tenant) or self.misfit(model, shares)
         if found:
             return found
         constraint = constraint_of(shares)
         if constraint is None or constraint.field is None:
             return f"{shares._meta.label} is not protected, so that anybody could share the row"
+        if self.owner != constraint.field:
+            return (
+                f"{shares._meta.label} is protected by {constraint.field}, and not by {self.owner};"
+                f" say SharedWith(owner={constraint.field!r})"
+            )
         if not any(
             isinstance(each, TenantField) and each.field == self.tenant
             for each in constraint.extra_predicates
@@ -123,6 +184,23 @@ class SharedWith(ExtraPredicate):
             return (
                 f"{shares._meta.label} does not show itself to its {self.tenant}; give its"
                 f" RLSConstraint extra_predicates=[TenantField({self.tenant!r})]"
+            )
+        return None
+
+    def misfit(self, model: Any, shares: Any) -> str | None:
+        """Return that shares do not refer to rows of `model`, or those to no tenant, if so."""
+        row = shares._meta.get_field(self.row)
+        if not same_table(row.remote_field.model, model):
+            return (
+                f"{shares._meta.label}.{self.row} refers to {row.remote_field.model._meta.label},"
+                f" and not to {model._meta.label}; name the foreign key to {model._meta.label} in"
+                " SharedWith(row=...)"
+            )
+        if constraint_of(model).field is None:
+            return (
+                "SharedWith compares the tenant of the row with that of the share, and the"
+                " RLSConstraint has a path; give the model a foreign key to the tenant, and"
+                " RLSConstraint(field=...)"
             )
         return None
 
@@ -135,7 +213,17 @@ def missing(model: Any, name: str) -> str | None:
         return f"{model._meta.label} has no field {name!r}"
     if not (field.is_relation and field in model._meta.local_concrete_fields):
         return f"{model._meta.label}.{name} is not a foreign key in a column of its own table"
+    if isinstance(field.remote_field.model, str):
+        return f"{model._meta.label}.{name} refers to {field.remote_field.model}, which is no model"
     return None
+
+
+def stray(model: Any, name: str) -> str | None:
+    """Return that the foreign key of that name does not refer to the tenant, if so."""
+    field = model._meta.get_field(name)
+    if names_tenant(field):
+        return None
+    return f"{not_the_tenant(field)}; name a foreign key to the tenant"
 
 
 def constraint_of(model: Any) -> Any:
@@ -144,12 +232,6 @@ def constraint_of(model: Any) -> Any:
 
     found = (each for each in model._meta.constraints if isinstance(each, RLSConstraint))
     return next(found, None)
-
-
-def owner_column(model: Any) -> str:
-    """Return the column of `model` that names its tenant."""
-    column: str = model._meta.get_field(constraint_of(model).field).column
-    return column
 
 
 def check_extra_predicates(model: Any, predicates: Any) -> list[checks.CheckMessage]:

@@ -10,6 +10,7 @@ from django.db import transaction
 
 from ..constraints import RLSConstraint
 from ..dependents import policy_of, references_of
+from ..external import arguments, current
 from ..policies.ddl import Policy, Rule, dependent_rules
 from ..policies.owners import Owner
 from ..protected import column_of, external_models
@@ -71,15 +72,29 @@ def inspect_policies(connection: Any, cursor: Any, model: Any) -> Iterator[Findi
             )
     for name, policy in wanted.items():
         if name not in found:
-            yield Finding("tenantry.E114", subject, f"has no policy {name} of tenantry", AGAIN)
+            yield Finding(
+                "tenantry.E114", subject, f"has no policy {name} of tenantry", again(model)
+            )
         elif found[name] != policy:
             yield Finding(
                 "tenantry.E115",
                 subject,
                 f"has a policy {name} that differs from what the models ask for: it is"
                 f" {found[name]}, and should be {policy}",
-                AGAIN,
+                again(model),
             )
+
+
+def again(model: Any) -> str:
+    """Return how the table of `model` gets the policies that the models ask for."""
+    for external, column in external_models():
+        if external is model:
+            return (
+                f"put AlterRLSPolicy({model._meta.label!r}, {column!r}, {arguments(current())},"
+                " before={...}) into a migration, with what AddRLSPolicy says in the braces, or"
+                " AddRLSPolicy if no migration has it"
+            )
+    return AGAIN
 
 
 def policies_of(cursor: Any, table: str) -> dict[str, Found]:

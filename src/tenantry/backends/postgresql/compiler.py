@@ -62,7 +62,7 @@ class ScopedMixin:
     quote_cache: dict[str, str]
 
     def protected(
-        self, binding: Binding, tables: Iterable[tuple[str, str]]
+        self, binding: Binding, tables: Collection[tuple[str, str]]
     ) -> dict[str, Protection]:
         """Return the aliases in `tables`, of alias and name, whose rows are filtered."""
         query = self.query
@@ -74,10 +74,10 @@ class ScopedMixin:
             for alias, table in tables
             if table in protected and binding.bypass not in protected[table].flags
         }
-        if found and binding.tenant_id is None:
-            require_tenant(
-                query.model._meta.apps, {table for alias, table in tables if alias in found}
-            )
+        if binding.tenant_id is None:
+            # Tables without a condition of their own may be protected too.
+            names = [table for _, table in tables]
+            require_tenant(query.model._meta.apps, names, binding.bypass)
         if "tenantry_shared" in query.__dict__:
             # The policy knows which rows of others are shared.
             found.pop(query.base_table, None)
