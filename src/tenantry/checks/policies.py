@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from django.apps import apps
 from django.db import transaction
 
+from .. import dependents
 from ..constraints import RLSConstraint
-from ..dependents import policy_of, references_of
-from ..policies.ddl import Policy, Rule, dependent_rules
+from ..policies.ddl import Policy, Rule
 from ..policies.owners import Owner
 from ..protected import column_of, external_models
 from .findings import Finding
@@ -133,20 +133,17 @@ def policy_for(model: Any) -> Policy:
     for external, column in external_models():
         if external is model:
             return RLSConstraint(field=column).policy
-    return policy_of(model, apps)
+    return dependents.policy_of(model, apps)
 
 
 def rules_of(model: Any, quote: Any, table: str) -> list[Rule]:
     """Return the policies that the models ask for, of a quoted table like that of `model`."""
-    for constraint in model._meta.constraints:
-        if isinstance(constraint, RLSConstraint):
-            return constraint.rules(model, quote, table)
     for external, column in external_models():
         if external is model:
             policy = RLSConstraint(field=column).policy
             owner = Owner(column_of(model, column))
             return policy.rules(owner.holds(table, policy.tenant, quote))
-    return dependent_rules(table, references_of(model, apps, quote), policy_of(model, apps))
+    return dependents.rules_of(model, apps, quote, table)
 
 
 def flat(text: str | None) -> str:
