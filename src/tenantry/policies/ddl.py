@@ -238,6 +238,11 @@ class Policy:
         )
 
 
+def drop(table: str, rules: Iterable[Rule]) -> str:
+    """Return the SQL that drops policies of a table, which shows nothing from then on."""
+    return ";\n".join(f"DROP POLICY IF EXISTS {rule.name} ON {table}" for rule in rules)
+
+
 def unprotect(table: str, rules: Iterable[Rule]) -> str:
     """Return the SQL that undoes :meth:`Policy.protect`, but for functions others use."""
     drops = "\n".join(f"DROP POLICY {rule.name} ON {table};" for rule in rules)
