@@ -98,7 +98,10 @@ def expected(connection: Any, cursor: Any, model: Any, table: str) -> dict[str, 
     with transaction.atomic(using=connection.alias):
         cursor.execute(MAKE_PROBE.format(table=table, policies=policies))
         wanted = policies_of(cursor, f"pg_temp.{PROBE}")
-        cursor.execute("SELECT quote_ident(%s)", [model._meta.db_table])
+        # Without the schema, as PostgreSQL names the table in its policies.
+        cursor.execute(
+            "SELECT quote_ident(relname) FROM pg_class WHERE oid = to_regclass(%s)", [table]
+        )
         (name,) = cursor.fetchone()
         transaction.set_rollback(True, using=connection.alias)
 
