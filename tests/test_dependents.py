@@ -139,6 +139,20 @@ def test_a_relation_to_a_shared_table_belongs_to_its_protected_end(migrate: Migr
     assert "dependent_left owner" in policy
 
 
+def test_a_relation_to_a_proxy_belongs_to_the_row_of_its_model(migrate: Migrate) -> None:
+    proxy = CreateModel("Proxy", [], {"proxy": True}, bases=("dependent.right",))
+    to_proxy = models.ManyToManyField("dependent.Proxy")
+    right_rls = RLSConstraint(field="owner", name="right_rls")
+    state = migrate(
+        right(constraints=[right_rls]), proxy, CreateModel("Left", fields(rights=to_proxy))
+    )
+    assert protection(THROUGH)[2].count("EXISTS") == 1
+    state = migrate(RemoveConstraint("right", "right_rls"), state=state)
+    assert protection(THROUGH) == (False, False, "")
+    state = migrate(AddConstraint("right", right_rls), state=state)
+    assert "dependent_right owner" in protection(THROUGH)[2]
+
+
 def test_a_relation_between_shared_tables_is_shared(migrate: Migrate) -> None:
     migrate(right(), left())
     assert protection(THROUGH) == (False, False, "")

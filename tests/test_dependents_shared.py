@@ -14,6 +14,7 @@ from django.db.migrations.state import ProjectState
 from tenantry import RLSConstraint, TenantField, admin_context, bypass_flag, tenant_context
 from tenantry.checks import policies as inspecting
 from tenantry.checks.policies import inspect_policies
+from tenantry.lifecycle.tables import ownership
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
@@ -78,6 +79,13 @@ def manager(state: ProjectState, name: str) -> Any:
 def count(table: str) -> int:
     [(found,)] = run(f"SELECT count(*) FROM migrated_{table}")
     return int(found)
+
+
+def owned(state: ProjectState) -> int:
+    """Return how many relations would be exported, and deleted, with the tenant that is bound."""
+    through = manager(state, "Doc").model.tags.through
+    condition, _ = ownership(through, connections["default"].ops.quote_name)
+    return count(f"doc_tags WHERE {condition}")
 
 
 def policies(table: str) -> set[str]:
@@ -185,8 +193,10 @@ def test_an_own_row_may_be_related_to_a_shared_one(
                 wrong(own_tag if wrong.__self__.instance is foreign else secret)
         with DENIED:
             foreign.tags.through._default_manager.create(doc_id=foreign.pk, tag_id=own_tag.pk)
+        assert owned(state) == 1
     with tenant_context(a.pk):
         assert count("doc_tags") == (1 if is_open else 0)
+        assert owned(state) == 0
         tag.doc_set.clear()
         assert run("DELETE FROM migrated_doc_tags") == 0
         assert run("UPDATE migrated_doc_tags SET doc_id = %s", [foreign.pk]) == 0

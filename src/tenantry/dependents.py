@@ -44,7 +44,7 @@ def owners(model: Model, apps: Apps) -> list[Any]:
     """Return the foreign keys to protected tables that decide who sees the rows of `model`."""
     if has_constraint(model):
         return []
-    return [link for link in links(model) if is_protected(target(link, apps), apps)]
+    return [link for link in links(model) if is_protected(owner_of(link, apps), apps)]
 
 
 def references_of(
@@ -54,7 +54,7 @@ def references_of(
     found = []
     decisive = writers(model, apps)
     for key in owners(model, apps):
-        to = target(key, apps)
+        to = owner_of(key, apps)
         own = holds(to, apps, quote, alias) if key in decisive and is_open(to, apps) else None
         table, primary_key = quote(to._meta.db_table), quote(to._meta.pk.column)
         found.append(Reference(quote(key.column), table, primary_key, own, alias))
@@ -76,7 +76,7 @@ def is_open(model: Model, apps: Apps) -> bool:
     for constraint in model._meta.constraints:
         if isinstance(constraint, RLSConstraint):
             return bool(constraint.extra_predicates or constraint.extra_bypass_flags)
-    return any(is_open(target(key, apps), apps) for key in writers(model, apps))
+    return any(is_open(owner_of(key, apps), apps) for key in writers(model, apps))
 
 
 def holds(model: Model, apps: Apps, quote: Callable[[str], str], alias: str) -> str:
@@ -92,7 +92,7 @@ def policy_of(model: Model, apps: Apps) -> Policy:
     for constraint in model._meta.constraints:
         if isinstance(constraint, RLSConstraint):
             return constraint.policy
-    return policy_of(target(owners(model, apps)[0], apps), apps)
+    return policy_of(owner_of(owners(model, apps)[0], apps), apps)
 
 
 def rules_of(
@@ -121,9 +121,15 @@ def target(key: Any, apps: Apps) -> Model:
         return model
 
 
+def owner_of(key: Any, apps: Apps) -> Model:
+    """Return the model that has the table that a foreign key refers to, maybe by a proxy."""
+    model: Model = target(key, apps)._meta.concrete_model
+    return model
+
+
 def dependents(model: Model, apps: Apps) -> Iterator[Model]:
     """Yield the models whose rows belong to rows of `model`, and those of theirs."""
     for other in apps.get_models(include_auto_created=True):
-        if any(label(link) == model._meta.label_lower for link in links(other)):
+        if any(owner_of(link, apps)._meta.label == model._meta.label for link in links(other)):
             yield other
             yield from dependents(other, apps)
