@@ -10,8 +10,11 @@ import pytest
 from django.core.management import CommandError
 from django.db import connections
 
+from tenantry.checks import policies as inspecting
 from tests.app.models import Tenant
 from tests.fix_checks import broken, check, findings
+from tests.fix_migrations import Migrate
+from tests.test_dependents_shared import FLAG, child, many, model, path_to
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -392,3 +395,28 @@ def test_what_is_generated_mends_what_is_broken(
     with psycopg.connect(postgres.dsn("owner", "tenantry"), autocommit=True) as owner:
         owner.execute(sql.encode())
     assert findings() == []
+
+
+def test_tables_of_another_schema_are_ok(
+    project: None,
+    superuser: psycopg.Connection[Any],
+    migrate: Migrate,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within its policies PostgreSQL names a table without its schema."""
+    superuser.execute(
+        'CREATE SCHEMA "Else" AUTHORIZATION owner; GRANT USAGE ON SCHEMA "Else" TO PUBLIC'
+    )
+    settings.RLS_TENANTS = FLAG
+    doc = model("Doc", is_open=True)
+    report, line = child("Report", "Doc"), path_to("Doc")
+    report.options["db_table"] = '"Else"."A report"'
+    line.options["db_table"] = '"Else"."line"'
+    state = many(migrate, doc, report, line)
+    monkeypatch.setattr(inspecting, "apps", state.apps)
+    connection = connections["default"]
+    with connection.cursor() as cursor:
+        for name in ("Report", "Line"):
+            table = state.apps.get_model("migrated", name)
+            assert list(inspecting.inspect_policies(connection, cursor, table)) == []

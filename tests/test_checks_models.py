@@ -87,7 +87,15 @@ def test_an_app_that_is_not_installed_is_found_once(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("name", "is_found"), [("n" * 63, False), ("n" * 64, True), ("é" * 32, True)]
+    ("name", "is_found"),
+    [
+        ("n" * 63, False),
+        ("n" * 64, True),
+        ("é" * 32, True),
+        (f'"{"s" * 9}"."{"n" * 63}"', False),
+        (f'"{"s" * 9}"."{"n" * 64}"', True),
+        (f'"{"s" * 64}"."n"', True),
+    ],
 )
 @isolate_apps("tests.app")
 def test_a_table_name_that_is_cut_off_is_found(name: str, is_found: bool) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import IntegrityError, ProgrammingError, connections, models
-from django.db.migrations import AddConstraint, AddField, CreateModel, RemoveConstraint
+from django.db.migrations import AddConstraint, AddField, AlterField, CreateModel, RemoveConstraint
 from django.db.migrations.migration import Migration
 from django.db.migrations.state import ProjectState
 
-from tenantry import RLSConstraint, admin_context, tenant_context
+from tenantry import RawPredicate, RLSConstraint, admin_context, tenant_context
 from tests.app.models import Book, Tenant
+from tests.settings import SHAPE
 
 Tenants = tuple[Tenant, Tenant]
 Migrate = Callable[..., ProjectState]
@@ -138,6 +139,20 @@ def test_a_relation_to_a_shared_table_belongs_to_its_protected_end(migrate: Migr
     assert "dependent_left owner" in policy
 
 
+def test_a_relation_to_a_proxy_belongs_to_the_row_of_its_model(migrate: Migrate) -> None:
+    proxy = CreateModel("Proxy", [], {"proxy": True}, bases=("dependent.right",))
+    to_proxy = models.ManyToManyField("dependent.Proxy")
+    right_rls = RLSConstraint(field="owner", name="right_rls")
+    state = migrate(
+        right(constraints=[right_rls]), proxy, CreateModel("Left", fields(rights=to_proxy))
+    )
+    assert protection(THROUGH)[2].count("EXISTS") == 1
+    state = migrate(RemoveConstraint("right", "right_rls"), state=state)
+    assert protection(THROUGH) == (False, False, "")
+    state = migrate(AddConstraint("right", right_rls), state=state)
+    assert "dependent_right owner" in protection(THROUGH)[2]
+
+
 def test_a_relation_between_shared_tables_is_shared(migrate: Migrate) -> None:
     migrate(right(), left())
     assert protection(THROUGH) == (False, False, "")
@@ -223,3 +238,87 @@ def test_sqlmigrate_shows_how_a_child_depends(project: None) -> None:
     assert 'ALTER TABLE "app_book" FORCE ROW LEVEL SECURITY' in sql
     assert 'owner."id" = "app_book"."item_ptr_id"' in sql
     assert Book._meta.constraints == []
+
+
+# As a squashed migration has them.
+
+
+def changed(**more: Any) -> list[Any]:
+    return [RemoveConstraint("left", "left_rls"), AddConstraint("left", again(**more))]
+
+
+def again(**more: Any) -> RLSConstraint:
+    return RLSConstraint(field="owner", name="left_rls", **more)
+
+
+def test_what_one_migration_protects_and_changes_is_protected_by_the_last(
+    migrate: Migrate,
+) -> None:
+    migrate([right(), left(constraints=[RLS]), *changed(guc_prefix="acme", key_type="bigint")])
+    if SHAPE == "guc":
+        [(policy,)] = run("SELECT qual FROM pg_policies WHERE tablename = 'dependent_left'")
+        assert "acme.current_tenant" in policy
+    assert protection("dependent_left")[:2] == protection(THROUGH)[:2] == (True, True)
+
+
+def test_what_one_migration_protects_and_does_not_is_not_protected(migrate: Migrate) -> None:
+    right_rls = RLSConstraint(field="owner", name="right_rls")
+    link = models.OneToOneField(
+        "dependent.Left", models.CASCADE, primary_key=True, parent_link=True
+    )
+    migrate(
+        [
+            right(constraints=[right_rls]),
+            left(constraints=[RLS]),
+            CreateModel("Child", [("left_ptr", link)], bases=("dependent.left",)),
+            RemoveConstraint("left", "left_rls"),
+            RemoveConstraint("right", "right_rls"),
+        ]
+    )
+    for table in ("dependent_left", "dependent_right", "dependent_child", THROUGH):
+        assert protection(table) == (False, False, "")
+
+
+def test_what_one_migration_protects_later_counts(migrate: Migrate) -> None:
+    """The table of the relation waits for its first end, whose functions its policies call."""
+    shares = [RawPredicate("id = 0")]
+    first = RLSConstraint(field="owner", name="left_rls", extra_predicates=shares)
+    first.guc_prefix, first.key_type = "fresh", "bigint"
+    second = RLSConstraint(field="owner", name="right_rls")
+    migrate([right(), left(constraints=[first]), AddConstraint("right", second)])
+    both_ends(THROUGH)
+
+
+# Databases that have only some of the tables.
+
+
+class Partly:
+    """Keep some models out of the database."""
+
+    refused: tuple[str, ...] = ()
+
+    def allow_migrate(self, db: str, app_label: str, model_name: Any = None, **more: Any) -> Any:
+        return False if model_name in self.refused else None
+
+
+@pytest.mark.parametrize("refused", ["child", "left_rights"])
+def test_a_table_that_a_router_keeps_out_is_left_alone(
+    refused: str, settings: Any, monkeypatch: pytest.MonkeyPatch, migrate: Migrate
+) -> None:
+    monkeypatch.setattr(Partly, "refused", (refused,))
+    settings.DATABASE_ROUTERS = [Partly()]
+    link = models.OneToOneField(
+        "dependent.Left", models.CASCADE, primary_key=True, parent_link=True
+    )
+    child = CreateModel("Child", [("left_ptr", link)], bases=("dependent.left",))
+    state = migrate([right(), left(), child])
+    shared = again(extra_predicates=[RawPredicate("id = 0")])
+    state = migrate(AddConstraint("left", shared), state=state)
+    state = migrate(AlterField("left", "owner", models.IntegerField()), state=state)
+    # Django makes the table of a relation with that of its model, whatever the router says of it.
+    tables = {THROUGH, "dependent_child"} - {f"dependent_{refused}" if refused == "child" else ""}
+    for table in tables:
+        assert protection(table)[:2] == (True, True)
+    migrate(RemoveConstraint("left", "left_rls"), state=state)
+    for table in tables:
+        assert protection(table) == (False, False, "")

@@ -28,7 +28,7 @@ from tenantry.backends.postgresql.options import OWN
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
 from tenantry.contrib import admin, drf, ninja
-from tenantry.policies.ddl import LATEST, Policy
+from tenantry.policies.ddl import LATEST, Policy, Reference, depend
 from tenantry.policies.ddl import unprotect as remove
 from tests.app.models import Shared, Tenant
 from tests.fix_docs import APP, DOCS, SOURCE, Reader, blocks
@@ -180,11 +180,13 @@ def test_everything_public_is_in_the_api() -> None:
 def test_the_policy_is_the_one_that_migrations_create() -> None:
     text = (DOCS / "reference/policy.md").read_text()
     found = re.findall(r"^```postgresql\n(.*?)\n```$", text, re.M | re.S)
-    protect, unprotect, _, roles, sealed, _ = found
+    protect, unprotect, dependent, _, roles, sealed, _ = found
     policy = Policy("rls", "bigint")
     rules = policy.rules(f'"tenant_id" = {policy.tenant}')
     assert protect == policy.protect('"notes_note"', rules)
     assert unprotect == remove('"notes_note"', rules)
+    parent = Reference('"note_ptr_id"', '"notes_note"', '"id"')
+    assert depend('"notes_todo"', [parent], policy).endswith(dependent)
     assert f"`version={LATEST}`" in text
     policy = Policy("rls", "bigint", admin_role="notes_admin", app_role="notes_app")
     rules = policy.rules(f'"tenant_id" = {policy.tenant}')

@@ -169,12 +169,26 @@ class RLSConstraint(models.BaseConstraint):
         return self.policy.protect(quote(model._meta.db_table), self.rules(model, quote))
 
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
-        """Return the SQL that ends the protection."""
+        """Return the SQL that ends the protection, or None, and forget what was to begin it."""
+        waiting = [each for each in schema_editor.deferred_sql if self.is_of(each, model)]
+        if waiting:
+            schema_editor.deferred_sql[:] = [
+                each for each in schema_editor.deferred_sql if each not in waiting
+            ]
+            return None
         quote = schema_editor.quote_name
         # Only their names count, and those no other model changes.
         shared = "true" if self.extra_predicates else None
         rules = self.policy.rules("true", shared, self.extra_bypass_flags)
         return _statement(unprotect(quote(model._meta.db_table), rules), model, schema_editor)
+
+    def is_of(self, sql: Any, model: Any) -> bool:
+        """Return whether `sql` is what waits to protect the table of `model` by this."""
+        return (
+            isinstance(sql, Later)
+            and sql.constraint.name == self.name
+            and sql.references_table(model._meta.db_table)
+        )
 
     def validate(self, *args: Any, **kwargs: Any) -> None:
         """Accept every instance: the database checks rows as they are written."""

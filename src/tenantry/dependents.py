@@ -15,7 +15,7 @@ from typing import Any
 from django.apps.registry import Apps
 
 from .constraints import RLSConstraint
-from .policies.ddl import Policy, Reference
+from .policies.ddl import Policy, Reference, Rule, all_exist, dependent_rules
 
 Model = type[Any]
 
@@ -44,17 +44,47 @@ def owners(model: Model, apps: Apps) -> list[Any]:
     """Return the foreign keys to protected tables that decide who sees the rows of `model`."""
     if has_constraint(model):
         return []
-    return [link for link in links(model) if is_protected(target(link, apps), apps)]
+    return [link for link in links(model) if is_protected(owner_of(link, apps), apps)]
 
 
-def references_of(model: Model, apps: Apps, quote: Callable[[str], str]) -> list[Reference]:
+def references_of(
+    model: Model, apps: Apps, quote: Callable[[str], str], alias: str = "owner"
+) -> list[Reference]:
     """Return what :func:`owners` are in the database, its names quoted."""
     found = []
+    decisive = writers(model, apps)
     for key in owners(model, apps):
-        options = target(key, apps)._meta
-        table, primary_key = quote(options.db_table), quote(options.pk.column)
-        found.append(Reference(quote(key.column), table, primary_key))
+        to = owner_of(key, apps)
+        own = holds(to, apps, quote, alias) if key in decisive and is_open(to, apps) else None
+        table, primary_key = quote(to._meta.db_table), quote(to._meta.pk.column)
+        found.append(Reference(quote(key.column), table, primary_key, own, alias))
     return found
+
+
+def writers(model: Model, apps: Apps) -> list[Any]:
+    """Return those of :func:`owners` that must be the tenant's for it to write rows of `model`.
+
+    A row of a many-to-many relation is part of the row whose model declares the field. That one may
+    refer to what others share, and what others share cannot be made to refer to anything.
+    """
+    found = owners(model, apps)
+    return found[:1] if model._meta.auto_created else found
+
+
+def is_open(model: Model, apps: Apps) -> bool:
+    """Return whether others may read rows of `model` that only their tenant may write."""
+    for constraint in model._meta.constraints:
+        if isinstance(constraint, RLSConstraint):
+            return bool(constraint.extra_predicates or constraint.extra_bypass_flags)
+    return any(is_open(owner_of(key, apps), apps) for key in writers(model, apps))
+
+
+def holds(model: Model, apps: Apps, quote: Callable[[str], str], alias: str) -> str:
+    """Return the predicate that a row of a protected model, as `alias`, is the tenant's."""
+    for constraint in model._meta.constraints:
+        if isinstance(constraint, RLSConstraint):
+            return constraint.owner(model).holds(alias, constraint.policy.tenant, quote)
+    return all_exist(alias, references_of(model, apps, quote, f"{alias}_of"), own=True)
 
 
 def policy_of(model: Model, apps: Apps) -> Policy:
@@ -62,7 +92,18 @@ def policy_of(model: Model, apps: Apps) -> Policy:
     for constraint in model._meta.constraints:
         if isinstance(constraint, RLSConstraint):
             return constraint.policy
-    return policy_of(target(owners(model, apps)[0], apps), apps)
+    return policy_of(owner_of(owners(model, apps)[0], apps), apps)
+
+
+def rules_of(
+    model: Model, apps: Apps, quote: Callable[[str], str], table: str | None = None
+) -> list[Rule]:
+    """Return the policies of a protected model's table, or of a quoted one of the same columns."""
+    table = table or quote(model._meta.db_table)
+    for constraint in model._meta.constraints:
+        if isinstance(constraint, RLSConstraint):
+            return constraint.rules(model, quote, table)
+    return dependent_rules(table, references_of(model, apps, quote), policy_of(model, apps))
 
 
 def label(key: Any) -> str:
@@ -80,9 +121,15 @@ def target(key: Any, apps: Apps) -> Model:
         return model
 
 
+def owner_of(key: Any, apps: Apps) -> Model:
+    """Return the model that has the table that a foreign key refers to, maybe by a proxy."""
+    model: Model = target(key, apps)._meta.concrete_model
+    return model
+
+
 def dependents(model: Model, apps: Apps) -> Iterator[Model]:
     """Yield the models whose rows belong to rows of `model`, and those of theirs."""
     for other in apps.get_models(include_auto_created=True):
-        if any(label(link) == model._meta.label_lower for link in links(other)):
+        if any(owner_of(link, apps)._meta.label == model._meta.label for link in links(other)):
             yield other
             yield from dependents(other, apps)

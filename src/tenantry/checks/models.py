@@ -69,7 +69,8 @@ def key_of(model: Model, constraint: RLSConstraint) -> Any:
 
 def inspect_name(model: Model) -> Iterator[Finding]:
     """Yield whether PostgreSQL would know the table by another name than Django."""
-    name = model._meta.db_table
+    # Django takes "schema"."table" for a name that is quoted already; each part has its own limit.
+    name = max(model._meta.db_table.strip('"').split('"."'), key=lambda part: len(part.encode()))
     length = len(name.encode())
     if length > LONGEST_NAME:
         yield Finding(

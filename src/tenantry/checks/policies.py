@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from django.apps import apps
 from django.db import transaction
 
+from .. import dependents
 from ..constraints import RLSConstraint
-from ..dependents import policy_of, references_of
 from ..external import arguments, current
-from ..policies.ddl import Policy, Rule, dependent_rules
+from ..policies.ddl import Policy, Rule
 from ..policies.owners import Owner
 from ..protected import column_of, external_models
 from .findings import Finding
@@ -113,7 +113,10 @@ def expected(connection: Any, cursor: Any, model: Any, table: str) -> dict[str, 
     with transaction.atomic(using=connection.alias):
         cursor.execute(MAKE_PROBE.format(table=table, policies=policies))
         wanted = policies_of(cursor, f"pg_temp.{PROBE}")
-        cursor.execute("SELECT quote_ident(%s)", [model._meta.db_table])
+        # Without the schema, as PostgreSQL names the table in its policies.
+        cursor.execute(
+            "SELECT quote_ident(relname) FROM pg_class WHERE oid = to_regclass(%s)", [table]
+        )
         (name,) = cursor.fetchone()
         transaction.set_rollback(True, using=connection.alias)
 
@@ -148,20 +151,17 @@ def policy_for(model: Any) -> Policy:
     for external, column in external_models():
         if external is model:
             return RLSConstraint(field=column).policy
-    return policy_of(model, apps)
+    return dependents.policy_of(model, apps)
 
 
 def rules_of(model: Any, quote: Any, table: str) -> list[Rule]:
     """Return the policies that the models ask for, of a quoted table like that of `model`."""
-    for constraint in model._meta.constraints:
-        if isinstance(constraint, RLSConstraint):
-            return constraint.rules(model, quote, table)
     for external, column in external_models():
         if external is model:
             policy = RLSConstraint(field=column).policy
             owner = Owner(column_of(model, column))
             return policy.rules(owner.holds(table, policy.tenant, quote))
-    return dependent_rules(table, references_of(model, apps, quote), policy_of(model, apps))
+    return dependents.rules_of(model, apps, quote, table)
 
 
 def flat(text: str | None) -> str:

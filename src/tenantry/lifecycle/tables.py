@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ..checks.inspection import protected_models
-from ..dependents import owners, target
+from ..dependents import owner_of, writers
 from ..expressions import current_tenant_sql
 from ..protected import protections
 from ..runs.tenants import tenant_model
@@ -103,7 +103,7 @@ def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
     """Return the SQL that a row is the tenant's own, and the columns that decide it.
 
     The policies let a tenant read what others share with it, too, so their rule is not enough. Of
-    two rows that a row of a ManyToManyField names, one may be such; one has to be the tenant's.
+    two rows that a row of a ManyToManyField names, the one whose model declares it has to be its.
     """
     table = quote(model._meta.db_table)
     apps = model._meta.apps
@@ -112,16 +112,16 @@ def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
         owner = protection.owner
         first = owner.hops[0].column if owner.hops else owner.column
         return owner.holds(table, current_tenant_sql(), quote), (first,)
-    links = owners(model, apps)
+    links = writers(model, apps)
     conditions = []
     for link in links:
-        options = target(link, apps)._meta
+        options = owner_of(link, apps)._meta
         inner, _ = ownership(options.model, quote)
         conditions.append(
             f"{table}.{quote(link.column)} IN (SELECT {quote(options.pk.column)}"  # noqa: S608
             f" FROM {quote(options.db_table)} WHERE {inner})"
         )
-    return f"({' OR '.join(conditions)})", tuple(link.column for link in links)
+    return f"({' AND '.join(conditions)})", tuple(link.column for link in links)
 
 
 def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdings:

@@ -26,6 +26,14 @@ ADMIN_POLICY = "tenantry_admin"
 SHARING = "tenantry_sharing"
 BYPASS = "tenantry_bypass"
 RESTRICTION = "tenantry_restriction"
+# Those that a table may have that depends on others.
+OF_DEPENDENTS = (
+    POLICY,
+    ADMIN_POLICY,
+    SHARING,
+    RESTRICTION,
+    *(f"{RESTRICTION}_{command}" for command in ("insert", "update", "delete")),
+)
 
 # Policies, and function bodies in SQL-standard form (RETURN), are parsed once, when they are
 # created, so that no search_path of a caller can change what they mean (PostgreSQL documentation,
@@ -76,8 +84,7 @@ DO $tenantry$ DECLARE heirs text; BEGIN
 END $tenantry$"""
 
 _INDEPENDENT = """\
-DROP POLICY IF EXISTS {policy} ON {table};
-DROP POLICY IF EXISTS {restriction} ON {table};
+{drops}
 ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
 
@@ -92,8 +99,7 @@ ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
 _DEPEND_1 = """\
 ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
 ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
-DROP POLICY IF EXISTS {policy} ON {table};
-DROP POLICY IF EXISTS {restriction} ON {table};
+{drops}
 {policies}"""
 
 
@@ -232,6 +238,11 @@ class Policy:
         )
 
 
+def drop(table: str, rules: Iterable[Rule]) -> str:
+    """Return the SQL that drops policies of a table, which shows nothing from then on."""
+    return ";\n".join(f"DROP POLICY IF EXISTS {rule.name} ON {table}" for rule in rules)
+
+
 def unprotect(table: str, rules: Iterable[Rule]) -> str:
     """Return the SQL that undoes :meth:`Policy.protect`, but for functions others use."""
     drops = "\n".join(f"DROP POLICY {rule.name} ON {table};" for rule in rules)
@@ -240,38 +251,57 @@ def unprotect(table: str, rules: Iterable[Rule]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Name a column and what it refers to: a table and its key. All are quoted."""
+    """Name a column and what it refers to: a table and its key. All are quoted.
+
+    `own` says of the row that it refers to, as `alias`, that it is the tenant's. It is there where
+    a row may be visible that is not, and where only the tenant may write rows that refer to it.
+    """
 
     column: str
     table: str
     key: str
+    own: str | None = None
+    alias: str = "owner"
+
+    def exists(self, table: str, *, own: bool = False) -> str:
+        """Return that the row of the quoted `table` refers to a visible one, or to an `own` one."""
+        condition = f" AND {self.own}" if own and self.own else ""
+        return (
+            f"EXISTS (SELECT FROM {self.table} AS {self.alias}"
+            f" WHERE {self.alias}.{self.key} = {table}.{self.column}{condition})"
+        )
 
 
-def depend(table: str, references: Iterable[Reference], policy: Policy) -> str:
+def depend(table: str, references: Sequence[Reference], policy: Policy) -> str:
     """Return the SQL that shows rows of the quoted `table` with all rows that they refer to.
 
     `policy` is that of a table that they refer to.
     """
     rules = dependent_rules(table, references, policy)
     policies = ";\n".join(rule.create(table) for rule in rules)
-    return _DEPEND_1.format(table=table, policy=POLICY, restriction=RESTRICTION, policies=policies)
+    return _DEPEND_1.format(table=table, drops=_drops(table), policies=policies)
 
 
-def dependent_rules(table: str, references: Iterable[Reference], policy: Policy) -> list[Rule]:
-    """Return the policies of :func:`depend`."""
-    predicate = all_exist(table, references)
-    return [Rule(POLICY, predicate, predicate), *policy.restrictions(predicate)]
+def dependent_rules(table: str, references: Sequence[Reference], policy: Policy) -> list[Rule]:
+    """Return the policies of :func:`depend`.
+
+    Of rows that somebody else may read one policy would let them be written as well.
+    """
+    visible = all_exist(table, references)
+    if any(reference.own for reference in references):
+        return policy.rules(all_exist(table, references, own=True), visible)
+    return [Rule(POLICY, visible, visible), *policy.restrictions(visible)]
 
 
-def all_exist(table: str, references: Iterable[Reference]) -> str:
-    """Return the predicate of :func:`dependent_rules`."""
-    return " AND ".join(
-        f"EXISTS (SELECT FROM {reference.table} AS owner"
-        f" WHERE owner.{reference.key} = {table}.{reference.column})"
-        for reference in references
-    )
+def all_exist(table: str, references: Iterable[Reference], *, own: bool = False) -> str:
+    """Return that all rows exist, and are visible, that a row of the quoted `table` refers to."""
+    return " AND ".join(reference.exists(table, own=own) for reference in references)
 
 
 def independ(table: str) -> str:
     """Return the SQL that undoes :func:`depend`, also where there is nothing to undo."""
-    return _INDEPENDENT.format(table=table, policy=POLICY, restriction=RESTRICTION)
+    return _INDEPENDENT.format(table=table, drops=_drops(table))
+
+
+def _drops(table: str) -> str:
+    return "\n".join(f"DROP POLICY IF EXISTS {name} ON {table};" for name in OF_DEPENDENTS)

@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from django.db import router
 from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
 from ...binding import ADMIN, pop, push
 from ...conf import rls_tenants
-from ...constraints import RLSConstraint
-from ...dependents import dependents, has_constraint, links, policy_of, references_of
+from ...constraints import Later, RLSConstraint
+from ...dependents import (
+    dependents,
+    has_constraint,
+    is_protected,
+    links,
+    policy_of,
+    references_of,
+    rules_of,
+)
 from ...expressions import CurrentTenant
-from ...policies.ddl import depend, independ
+from ...policies.ddl import depend, drop, independ
 from ...policies.seal import NAMESPACE_1, verifier
+from ...retyping import retyped, speaks_of
 from ...samekeys import ForAllTenants, SameTenant
 from ...seal import send_seal_keys
 
@@ -66,7 +76,32 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
     def alter_field(self, model: Any, old_field: Any, new_field: Any, strict: bool = False) -> None:
         """Change a column, and create first what its default calls."""
         self.provide([new_field])
+        again = self.without_policies(model, old_field, new_field)
         super().alter_field(model, old_field, new_field, strict)
+        for sql in again:
+            self.execute(sql, params=None)
+
+    def without_policies(self, model: Any, old_field: Any, new_field: Any) -> list[str]:
+        """Drop the policies that keep a column's type from changing; return what creates them."""
+        old, new = (each.db_parameters(self.connection) for each in (old_field, new_field))
+        if old == new or None in {old["type"], new["type"]}:
+            return []
+        apps, quote = model._meta.apps, self.quote_name
+        after = getattr(new_field, "model", model)._meta.apps
+        columns = retyped(model, old_field, apps)
+        again = []
+        for each in apps.get_models(include_auto_created=True):
+            table = each._meta.db_table
+            if (
+                is_protected(each, apps)
+                and self.is_here(each)
+                and not self.waiting(table)
+                and speaks_of(columns, each, apps, quote)
+            ):
+                rules = rules_of(after.get_model(each._meta.label), after, quote)
+                self.execute(drop(quote(table), rules), params=None)
+                again += [rule.create(quote(table)) for rule in rules]
+        return again
 
     def __exit__(self, exc_type: Any, *others: Any) -> None:
         """Run what waits; a new table of seal keys gets those of the settings."""
@@ -87,13 +122,8 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         protects = isinstance(constraint, RLSConstraint)
         if protects and links(model):
             # Its rows name their tenant now, and depend on nothing else.
-            table = model._meta.db_table
-            self.deferred_sql[:] = [
-                sql
-                for sql in self.deferred_sql
-                if not (isinstance(sql, Dependence) and sql.references_table(table))
-            ]
-            self.execute(independ(self.quote_name(table)), params=None)
+            self.forget(model)
+            self.execute(independ(self.quote_name(model._meta.db_table)), params=None)
         super().add_constraint(model, constraint)
         if protects:
             self.follow(model)
@@ -103,18 +133,52 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         super().remove_constraint(model, constraint)
         if isinstance(constraint, RLSConstraint):
             if sql := self.dependence(model, model._meta.apps):
-                self.execute(sql, params=None)
+                self.execute_in_turn(sql)
             self.follow(model)
 
     def follow(self, model: Any) -> None:
         """Protect what depends on `model` by what it refers to that is protected now."""
         apps = model._meta.apps
         for dependent in dict.fromkeys(dependents(model, apps)):
+            if not self.is_here(dependent):
+                continue
+            self.forget(dependent)
             if sql := self.dependence(dependent, apps):
-                self.execute(sql, params=None)
+                self.execute_in_turn(sql)
             elif not has_constraint(dependent):
                 table = self.quote_name(dependent._meta.db_table)
                 self.execute(independ(table), params=None)
+
+    def is_here(self, model: Any) -> bool:
+        """Return whether this database has the table of `model`."""
+        # Django makes the table of a relation with that of its model, and asks for it alone.
+        made_with = model._meta.auto_created or model
+        can_be: bool = made_with._meta.can_migrate(self.connection)
+        return can_be and router.allow_migrate_model(self.connection.alias, made_with)
+
+    def waiting(self, table: str) -> list[Any]:
+        """Return what waits to protect a table that this migration creates."""
+        return [
+            sql
+            for sql in self.deferred_sql
+            if isinstance(sql, Dependence | Later) and sql.references_table(table)
+        ]
+
+    def forget(self, model: Any) -> None:
+        """Forget what waits to protect `model` by what it refers to."""
+        table = model._meta.db_table
+        self.deferred_sql[:] = [
+            sql
+            for sql in self.deferred_sql
+            if not (isinstance(sql, Dependence) and sql.references_table(table))
+        ]
+
+    def execute_in_turn(self, sql: Dependence) -> None:
+        """Execute SQL, but after the constraints that wait, which make the functions it calls."""
+        if any(isinstance(each, Later) for each in self.deferred_sql):
+            self.deferred_sql.append(sql)
+        else:
+            self.execute(sql, params=None)
 
     def dependence(self, model: Any, apps: Any) -> Dependence | None:
         """Return the SQL that protects the table of `model` by what it refers to, if it has to."""

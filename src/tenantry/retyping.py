@@ -1,0 +1,50 @@
+"""Columns whose type changes, which PostgreSQL refuses as long as a policy speaks of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from django.apps.registry import Apps
+from django.db import models
+
+from .dependents import rules_of
+from .policies.owners import Quote
+
+Column = tuple[str, str]
+
+
+def retyped(model: Any, field: Any, apps: Apps) -> set[Column]:
+    """Return the columns that have the type of a field: its own, and those that refer to it."""
+    found = {(model._meta.db_table, field.column)}
+    keys = [
+        key
+        for other in apps.get_models(include_auto_created=True)
+        for key in other._meta.local_concrete_fields
+        if isinstance(key, models.ForeignKey)
+    ]
+    size = 0
+    while size < len(found):
+        size = len(found)
+        found |= {
+            (key.model._meta.db_table, str(key.column)) for key in keys if target(key) in found
+        }
+    return found
+
+
+def target(key: Any) -> Column:
+    """Return the column that a foreign key refers to."""
+    field = key.target_field
+    return field.model._meta.db_table, field.column
+
+
+def speaks_of(columns: Collection[Column], model: Any, apps: Apps, quote: Quote) -> bool:
+    """Return whether the policies of `model` name one of `columns`, and its table or their own."""
+    text = " ".join(f"{rule.using} {rule.check}" for rule in rules_of(model, apps, quote))
+    return any(
+        # A RawPredicate need not quote it.
+        re.search(rf"(?<!\w){re.escape(column)}(?!\w)", text)
+        and (table == model._meta.db_table or table in text)
+        for table, column in columns
+    )

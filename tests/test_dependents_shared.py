@@ -1,0 +1,260 @@
+"""What hangs on rows that others may read: they read it too, and only the tenant writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from django.db import ProgrammingError, connections, models, transaction
+from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
+from django.db.migrations.state import ProjectState
+
+from tenantry import RLSConstraint, TenantField, admin_context, bypass_flag, tenant_context
+from tenantry.checks import policies as inspecting
+from tenantry.checks.policies import inspect_policies
+from tenantry.lifecycle.tables import ownership
+from tests import settings as test_settings
+from tests.app.models import Tenant
+from tests.fix_migrations import Migrate
+from tests.test_sharing import base, key, run, tenant
+
+Tenants = tuple[Tenant, Tenant]
+FLAG = {**test_settings.RLS_TENANTS, "BYPASS_FLAGS": ["login"]}
+NAMES = ("Tag", "Report", "Thesis")
+DENIED = pytest.raises(ProgrammingError, match="row-level security")
+
+
+def rls(name: str, *, is_open: bool) -> RLSConstraint:
+    predicates = [TenantField("partner")] if is_open else []
+    flags = ["login"] if is_open else []
+    return RLSConstraint(
+        field="tenant", name=name, extra_predicates=predicates, extra_bypass_flags=flags
+    )
+
+
+def model(name: str, *, is_open: bool | None, **fields: Any) -> CreateModel:
+    """Return a model whose rows a partner and a flag may read; with None, one of everybody."""
+    of_tenant = {} if is_open is None else {"tenant": tenant(), "partner": key(null=True)}
+    constraints = [] if is_open is None else [rls(f"{name.lower()}_rls", is_open=is_open)]
+    columns = {"id": models.BigAutoField(primary_key=True), **of_tenant, **fields}
+    return CreateModel(name, list(columns.items()), {"constraints": constraints})
+
+
+def child(name: str, parent: str) -> CreateModel:
+    link = models.OneToOneField(
+        f"migrated.{parent}", models.CASCADE, primary_key=True, parent_link=True
+    )
+    fields: list[tuple[str, Any]] = [
+        (f"{parent.lower()}_ptr", link),
+        (f"in_{name.lower()}", models.IntegerField(default=1)),
+    ]
+    return CreateModel(name, fields, bases=(f"migrated.{parent}",))
+
+
+def path_to(parent: str) -> CreateModel:
+    """Return a model, Line, whose rows are of the tenant of another's."""
+    rls = RLSConstraint(path="up__tenant", name="line_rls")
+    up = models.ForeignKey(f"migrated.{parent}", models.CASCADE, related_name="lines")
+    fields: list[tuple[str, Any]] = [("id", models.AutoField(primary_key=True)), ("up", up)]
+    return CreateModel("Line", fields, {"constraints": [rls]})
+
+
+def tags() -> Any:
+    return models.ManyToManyField("migrated.Tag")
+
+
+def many(migrate: Migrate, *operations: Any) -> Any:
+    state = base()
+    for operation in operations:
+        state = migrate(operation, state)
+    return state
+
+
+def manager(state: ProjectState, name: str) -> Any:
+    return state.apps.get_model("migrated", name)._default_manager
+
+
+def count(table: str) -> int:
+    [(found,)] = run(f"SELECT count(*) FROM migrated_{table}")
+    return int(found)
+
+
+def owned(state: ProjectState) -> int:
+    """Return how many relations would be exported, and deleted, with the tenant that is bound."""
+    through = manager(state, "Doc").model.tags.through
+    condition, _ = ownership(through, connections["default"].ops.quote_name)
+    return count(f"doc_tags WHERE {condition}")
+
+
+def policies(table: str) -> set[str]:
+    sql = "SELECT policyname FROM pg_policies WHERE tablename = %s"
+    return {name for (name,) in run(sql, [f"migrated_{table}"])}
+
+
+def readers(partner: Tenant) -> list[Callable[[], AbstractContextManager[Any]]]:
+    return [lambda: tenant_context(partner.pk), lambda: bypass_flag("login")]
+
+
+@pytest.fixture(autouse=True)
+def _flag(settings: Any) -> None:
+    settings.RLS_TENANTS = FLAG
+
+
+def test_children_of_a_shared_row_are_read_only(tenants: Tenants, migrate: Migrate) -> None:
+    a, b = tenants
+    state = many(
+        migrate, model("Doc", is_open=True), child("Report", "Doc"), child("Thesis", "Report")
+    )
+    theses = manager(state, "Thesis")
+    with tenant_context(a.pk):
+        row = theses.create(partner_id=b.pk)
+        bare = manager(state, "Doc").create(partner_id=b.pk)
+    columns = {"report": "doc_ptr_id", "thesis": "report_ptr_id"}
+    for table, column in columns.items():
+        for reader in readers(b):
+            with reader():
+                assert count(table) == 1
+                assert run(f"UPDATE migrated_{table} SET in_{table} = 666") == 0
+                assert run(f"DELETE FROM migrated_{table}") == 0
+                insert = f"INSERT INTO migrated_{table} ({column}, in_{table}) VALUES (%s, 1)"
+                with DENIED:
+                    run(insert, [bare.pk])
+        with tenant_context(b.pk):
+            own = theses.create()
+            with DENIED:
+                run(f"UPDATE migrated_{table} SET {column} = %s", [bare.pk])
+            assert (
+                run(f"UPDATE migrated_{table} SET in_{table} = 2 WHERE {column} = %s", [own.pk])
+                == 1
+            )
+            own.delete()
+        assert count(table) == 0
+    with tenant_context(a.pk):
+        assert run("UPDATE migrated_thesis SET in_thesis = 3") == 1
+        assert theses.filter(pk=row.pk).update(in_thesis=4) == 1
+    with admin_context():
+        assert run("UPDATE migrated_thesis SET in_thesis = 5") == 1
+        assert theses.create(tenant_id=b.pk).delete()[0] == 3
+        assert row.delete()[0] == 3
+
+
+def test_what_a_shared_row_is_related_to_is_read_only(tenants: Tenants, migrate: Migrate) -> None:
+    a, b = tenants
+    state = many(migrate, model("Tag", is_open=None), model("Doc", is_open=True, tags=tags()))
+    docs, tag = manager(state, "Doc"), manager(state, "Tag").create()
+    with tenant_context(a.pk):
+        row = docs.create(partner_id=b.pk)
+        row.tags.add(tag)
+    second = manager(state, "Tag").create()
+    for reader in readers(b):
+        with reader():
+            assert count("doc_tags") == 1
+            with DENIED:
+                row.tags.add(second)
+            row.tags.clear()
+            assert run("UPDATE migrated_doc_tags SET tag_id = tag_id") == 0
+            assert run("DELETE FROM migrated_doc_tags") == 0
+            assert count("doc_tags") == 1
+    with tenant_context(b.pk):
+        own = docs.create()
+        own.tags.set([tag, second])
+        with DENIED:
+            run("UPDATE migrated_doc_tags SET doc_id = %s", [row.pk])
+        own.tags.clear()
+    with tenant_context(a.pk):
+        row.tags.set([second])
+    with admin_context():
+        row.tags.set([tag, second])
+        row.tags.clear()
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_an_own_row_may_be_related_to_a_shared_one(
+    is_open: bool, tenants: Tenants, migrate: Migrate
+) -> None:
+    """And a shared row to nothing: the relation is part of the row that declares it."""
+    a, b = tenants
+    state = many(migrate, model("Tag", is_open=True), model("Doc", is_open=is_open, tags=tags()))
+    docs = manager(state, "Doc")
+    with tenant_context(a.pk):
+        tag, secret = (manager(state, "Tag").create(partner_id=each) for each in (b.pk, None))
+        foreign = docs.create(partner_id=b.pk)
+    with tenant_context(b.pk):
+        # In the open case its relation to the tag is one that the tag's owner sees.
+        own = docs.create(partner_id=a.pk)
+        own_tag = manager(state, "Tag").create(partner_id=a.pk)
+        own.tags.add(tag)
+        assert list(own.tags.values_list("pk")) == []  # The ORM asks for own tags.
+        assert count("doc_tags") == 1
+        for wrong in (foreign.tags.add, own.tags.add):
+            with DENIED, transaction.atomic():
+                wrong(own_tag if wrong.__self__.instance is foreign else secret)
+        with DENIED:
+            foreign.tags.through._default_manager.create(doc_id=foreign.pk, tag_id=own_tag.pk)
+        assert owned(state) == 1
+    with tenant_context(a.pk):
+        assert count("doc_tags") == (1 if is_open else 0)
+        assert owned(state) == 0
+        tag.doc_set.clear()
+        assert run("DELETE FROM migrated_doc_tags") == 0
+        assert run("UPDATE migrated_doc_tags SET doc_id = %s", [foreign.pk]) == 0
+    with bypass_flag("login"):
+        assert run("DELETE FROM migrated_doc_tags") == 0
+    with tenant_context(b.pk):
+        assert run("UPDATE migrated_doc_tags SET tag_id = %s", [own_tag.pk]) == 1
+        assert run("DELETE FROM migrated_doc_tags") == 1
+
+
+def test_only_what_hangs_on_shared_rows_has_policies_for_reading(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    state = many(migrate, model("Tag", is_open=True), model("Doc", is_open=False, tags=tags()))
+    state = migrate(child("Report", "Doc"), state)
+    plain = {"tenantry_isolation"}
+    if test_settings.SHAPE != "guc":
+        plain = {"tenantry_isolation", "tenantry_restriction"}
+    tables = ("doc_tags", "report")
+    assert [policies(table) for table in tables] == [plain, plain]
+    state = migrate(RemoveConstraint("doc", "doc_rls"), state)
+    state = migrate(AddConstraint("doc", rls("doc_rls", is_open=True)), state)
+    assert all("tenantry_sharing" in policies(table) for table in tables)
+    state = migrate(RemoveConstraint("doc", "doc_rls"), state)
+    assert policies("report") == set()
+    # Now by the tag alone.
+    assert "tenantry_sharing" in policies("doc_tags")
+    migrate(AddConstraint("doc", rls("doc_rls", is_open=False)), state)
+    assert [policies(table) for table in tables] == [plain, plain]
+
+
+def test_a_policy_may_call_functions_that_the_owner_table_is_yet_to_bring(
+    migrate: Migrate, settings: Any
+) -> None:
+    settings.RLS_TENANTS = {**FLAG, "GUC_PREFIX": "later"}
+    many(migrate, model("Tag", is_open=None), model("Doc", is_open=True, tags=tags()))
+    assert "tenantry_sharing" in policies("doc_tags")
+
+
+def test_check_rls_expects_these_policies(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = many(
+        migrate,
+        model("Tag", is_open=True),
+        model("Doc", is_open=True, tags=tags()),
+        child("Report", "Doc"),
+        child("Thesis", "Report"),
+    )
+    monkeypatch.setattr(inspecting, "apps", state.apps)
+    doc = state.apps.get_model("migrated", "Doc")
+    through = doc._meta.get_field("tags").remote_field.through
+    connection = connections["default"]
+    with connection.cursor() as cursor:
+        for each in (doc, through, *(state.apps.get_model("migrated", name) for name in NAMES)):
+            assert list(inspect_policies(connection, cursor, each)) == []
+        with connections["owner"].cursor() as owner:
+            owner.execute("ALTER POLICY tenantry_isolation ON migrated_thesis USING (true)")
+        thesis = state.apps.get_model("migrated", "Thesis")
+        [found] = inspect_policies(connection, cursor, thesis)
+    assert found.id == "tenantry.E115"

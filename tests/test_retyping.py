@@ -1,0 +1,141 @@
+"""Columns that policies speak of, and that get another type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.db import connections, models
+from django.db.migrations import AlterField, CreateModel
+from django.db.migrations.state import ProjectState
+
+from tenantry import RawPredicate, RLSConstraint, TenantField, admin_context, tenant_context
+from tenantry.checks import policies as inspecting
+from tenantry.checks.policies import inspect_policies
+from tenantry.dependents import is_protected
+from tests.app.models import Tenant
+from tests.fix_migrations import Migrate
+from tests.test_dependents_shared import child, count, manager, path_to
+from tests.test_sharing import SHARE, SHARED, base, key, paper_alter, run, tenant
+
+Tenants = tuple[Tenant, Tenant]
+
+
+def small() -> Any:
+    return models.AutoField(primary_key=True)
+
+
+def paper(*predicates: Any, **more: Any) -> CreateModel:
+    fields = {
+        "id": small(),
+        "tenant": tenant(),
+        "partner": key(null=True),
+        "code": models.CharField(max_length=5, default=""),
+        **more,
+    }
+    rls = RLSConstraint(field="tenant", name="paper_rls", extra_predicates=list(predicates))
+    return CreateModel("Paper", list(fields.items()), {"constraints": [rls]})
+
+
+def label() -> CreateModel:
+    return CreateModel("Label", [("id", small())])
+
+
+def check(state: ProjectState, names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check that the tables have the policies that the models ask for."""
+    monkeypatch.setattr(inspecting, "apps", state.apps)
+    connection = connections["default"]
+    found = set()
+    with connection.cursor() as cursor:
+        for model in state.apps.get_models(include_auto_created=True):
+            if is_protected(model, state.apps):
+                found.add(model.__name__)
+                assert list(inspect_policies(connection, cursor, model)) == []
+    assert found == names
+
+
+def types(column: str) -> set[str]:
+    sql = (
+        "SELECT data_type FROM information_schema.columns"
+        " WHERE table_name LIKE 'migrated_%%' AND column_name = %s"
+    )
+    return {name for (name,) in run(sql, [column])}
+
+
+def test_a_key_that_other_tables_belong_by_becomes_wider(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = tenants
+    state = migrate(label(), base())
+    labels = models.ManyToManyField("migrated.Label")
+    state = migrate(paper(TenantField("partner"), labels=labels), state)
+    for operation in (child("Report", "Paper"), child("Thesis", "Report"), path_to("Paper")):
+        state = migrate(operation, state)
+    with tenant_context(a.pk):
+        thesis = manager(state, "Thesis").create()
+        manager(state, "Line").create(up_id=thesis.pk)
+    assert types("up_id") | types("paper_ptr_id") == {"integer"}
+    state = migrate(AlterField("paper", "id", models.BigAutoField(primary_key=True)), state)
+    assert types("up_id") | types("paper_ptr_id") | types("report_ptr_id") == {"bigint"}
+    names = {"Paper", "Paper_labels", "Report", "Thesis", "Line"}
+    check(state, names, monkeypatch)
+    for table in ("thesis", "line"):
+        assert count(table) == 0
+        with tenant_context(a.pk):
+            assert count(table) == 1
+    with admin_context():
+        thesis.delete()
+
+
+def test_a_key_that_shares_refer_to_becomes_wider(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = migrate(paper(), base())
+    state = migrate(paper_alter(SHARED), migrate(SHARE, state))
+    state = migrate(AlterField("paper", "id", models.BigAutoField(primary_key=True)), state)
+    check(state, {"Paper", "Share"}, monkeypatch)
+
+
+def test_columns_that_the_policies_of_a_table_name_change(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = migrate(paper(RawPredicate("code = 'x'")), base())
+    longer: Any = models.CharField(max_length=9, default="", db_column="kode")
+    with pytest.raises(Exception, match="code"):
+        # The expression names a column that is gone.
+        migrate(AlterField("paper", "code", longer), state)
+    longer = models.CharField(max_length=9, default="")
+    state = migrate(AlterField("paper", "code", longer), state)
+    partner: Any = models.BigIntegerField(null=True)
+    state = migrate(AlterField("paper", "partner", partner), state)
+    check(state, {"Paper"}, monkeypatch)
+
+
+def test_a_table_shows_nothing_without_its_policies(tenants: Tenants, migrate: Migrate) -> None:
+    state = migrate(paper(), base())
+    with tenant_context(tenants[0].pk):
+        manager(state, "Paper").create()
+    model = state.apps.get_model("migrated", "Paper")
+    old = model._meta.get_field("tenant")
+    new: Any = models.IntegerField()
+    new.set_attributes_from_name("tenant_id")
+    new.model = model
+    connection: Any = connections["owner"]
+    with connection.schema_editor() as editor:
+        again = editor.without_policies(model, old, new)
+        assert again
+        with tenant_context(tenants[0].pk), connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM migrated_paper")
+            assert cursor.fetchone() == (0,)
+        for sql in again:
+            editor.execute(sql, params=None)
+    with tenant_context(tenants[0].pk):
+        assert count("paper") == 1
+
+
+def test_nothing_else_is_made_again(tenants: Tenants, migrate: Migrate) -> None:
+    state = migrate(path_to("Paper"), migrate(paper(), base()))
+    before = run("SELECT oid FROM pg_policy ORDER BY oid")
+    longer: Any = models.CharField(max_length=9, default="")
+    migrate(AlterField("paper", "code", longer), state)
+    assert run("SELECT oid FROM pg_policy ORDER BY oid") == before
