@@ -12,6 +12,7 @@ from django.db import connections
 
 from tests.app.models import Tenant
 from tests.fix_checks import broken, check, findings
+from tests.settings import SHAPE
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -233,6 +234,67 @@ def test_what_is_broken_is_found_with_the_fix(name: str, arrange: psycopg.Connec
     assert check()[1] == 0
 
 
+# By table, and what the text of its policy becomes.
+ALMOST = {
+    "another parameter": ("app_note", ".current_tenant", ".other_tenant"),
+    "another column": ("app_note", "tenant_id =", "id ="),
+    "another operator": ("app_note", "tenant_id =", "tenant_id <>"),
+    "one more alternative": ("app_note", "tenant_id =", "(title = 'x') OR (tenant_id) ="),
+    "another column of the owner": ("app_book", "owner.id =", "owner.replaces_id ="),
+    "any owner": ("app_book", "owner.id = ", "app_book.item_ptr_id = "),
+}
+
+
+@pytest.mark.guc_shape
+@pytest.mark.parametrize("name", ALMOST)
+def test_what_is_almost_the_policy_is_found(name: str, arrange: psycopg.Connection[Any]) -> None:
+    table, old, new = ALMOST[name]
+    row = arrange.execute(
+        "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy"
+        " WHERE polname = 'tenantry_isolation' AND polrelid = %s::regclass",
+        [table],
+    ).fetchone()
+    assert row
+    assert old in row[0]
+    alter = f"ALTER POLICY tenantry_isolation ON {table} USING ({{}})"
+    with broken(arrange, alter.format(row[0].replace(old, new)), alter.format(row[0])):
+        assert [each[:2] for each in findings()] == [("tenantry.E115", f"table {table}")]
+    # PostgreSQL makes the same of it, however it is written.
+    with broken(arrange, alter.format(f"({row[0]}) AND true"), alter.format(row[0])):
+        assert findings() == []
+
+
+@pytest.mark.role_shape
+def test_a_restriction_that_says_less_than_the_policy_is_found(
+    arrange: psycopg.Connection[Any],
+) -> None:
+    alter = "ALTER POLICY tenantry_restriction ON app_note USING ({0}) WITH CHECK ({0})"
+    how, back = alter.format("true"), "tenant_id = (SELECT tenantry.rls_current_tenant_bigint())"
+    with broken(arrange, how, alter.format(back)):
+        ((identifier, _, text),) = findings()
+    assert identifier == "tenantry.E115"
+    assert "it is restrictive for all commands to app using 'true'" in text
+    assert "should be restrictive for all commands to app using '\"tenant_id\" =" in text
+
+
+def test_policies_are_compared_without_temporary_tables(arrange: psycopg.Connection[Any]) -> None:
+    with broken(
+        arrange,
+        "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
+        f"{'REVOKE' if SHAPE == 'sealed' else 'GRANT'} TEMPORARY ON DATABASE tenantry"
+        f" {'FROM' if SHAPE == 'sealed' else 'TO'} PUBLIC",
+    ):
+        assert findings() == []
+        alter = "ALTER POLICY tenantry_isolation ON app_book WITH CHECK ({})"
+        row = arrange.execute(
+            "SELECT with_check FROM pg_policies WHERE tablename = 'app_book'"
+            " AND policyname = 'tenantry_isolation'"
+        ).fetchone()
+        assert row
+        with broken(arrange, alter.format("true"), alter.format(row[0])):
+            assert [each[:2] for each in findings()] == [("tenantry.E115", "table app_book")]
+
+
 HARMLESS = {
     "a view of the owner": (
         "CREATE VIEW v AS SELECT * FROM app_note; ALTER VIEW v OWNER TO owner;"
@@ -299,8 +361,8 @@ def test_a_check_that_cannot_run_says_so_and_hides_nothing(arrange: Any) -> None
     with (
         broken(
             arrange,
-            "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
-            "GRANT TEMPORARY ON DATABASE tenantry TO PUBLIC",
+            "REVOKE SELECT ON app_note FROM app",
+            "GRANT SELECT ON app_note TO app",
         ),
         broken(arrange, "ALTER ROLE app CREATEROLE", "ALTER ROLE app NOCREATEROLE"),
     ):

@@ -100,7 +100,7 @@ def run(connection: Any, subject: str, check: Check) -> list[Finding]:
                 "tenantry.E190",
                 subject,
                 f"could not be checked: {reason}",
-                "let the role that serves requests connect, read the catalogs and create temporary"
+                "let the role that serves requests connect, read the catalogs and select from the"
                 " tables",
             )
         )
