@@ -175,6 +175,33 @@ BREAKS = {
         "role app in database tenantry",
         "run ALTER ROLE app IN DATABASE tenantry RESET rls.current_tenant",
     ),
+    "E131 of all": (
+        "ALTER ROLE ALL SET rls.is_admin = 'true'",
+        "ALTER ROLE ALL RESET rls.is_admin",
+        "all roles",
+        "start every session with rls.is_admin = 'true', so that code without a scope is bound;"
+        " run ALTER ROLE ALL RESET rls.is_admin",
+    ),
+    "E135": (
+        "ALTER ROLE app REPLICATION",
+        "ALTER ROLE app NOREPLICATION",
+        "role app",
+        "to which no policy applies; run ALTER ROLE app NOREPLICATION",
+    ),
+    "E136": (
+        "GRANT pg_read_server_files TO app",
+        "REVOKE pg_read_server_files FROM app",
+        "role app",
+        "is a member of pg_read_server_files, and so gets at the server's files, to which no policy"
+        " applies; run REVOKE pg_read_server_files FROM app",
+    ),
+    "E136 through another": (
+        "CREATE ROLE between; GRANT pg_execute_server_program, pg_write_server_files TO between;"
+        " GRANT between TO app",
+        "DROP ROLE between",
+        "role app",
+        "is a member of pg_write_server_files, and so gets at the server's files",
+    ),
     "W131": (
         "ALTER ROLE app SET role = 'owner'",
         "ALTER ROLE app RESET role",
@@ -274,7 +301,7 @@ def test_a_restriction_that_says_less_than_the_policy_is_found(
         ((identifier, _, text),) = findings()
     assert identifier == "tenantry.E115"
     assert "it is restrictive for all commands to app using 'true'" in text
-    assert "should be restrictive for all commands to app using '\"tenant_id\" =" in text
+    assert 'should be restrictive for all commands to app using \'"tenant_id" =' in text
 
 
 def test_policies_are_compared_without_temporary_tables(arrange: psycopg.Connection[Any]) -> None:
@@ -327,6 +354,7 @@ HARMLESS = {
         "CREATE PUBLICATION p FOR TABLE app_shared",
         "DROP PUBLICATION p",
     ),
+    "reading all data": ("GRANT pg_read_all_data TO app", "REVOKE pg_read_all_data FROM app"),
     "a default of another role": (
         "ALTER ROLE owner SET rls.is_admin = 'true'",
         "ALTER ROLE owner RESET rls.is_admin",

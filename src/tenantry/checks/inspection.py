@@ -14,6 +14,7 @@ from ..dependents import is_protected
 from ..protected import external_models
 from .admin import inspect_admin, inspect_seal
 from .findings import Finding
+from .powers import inspect_powers, inspect_traps
 from .role import exemptions, inspect_role, read_role, subject_of
 from .schema import inspect_functions, inspect_publications, inspect_views
 from .server import inspect_defaults, inspect_version
@@ -74,6 +75,8 @@ def all_checks(connection: Any) -> dict[str, Check]:
     for model in models:
         checks[f"table {model._meta.db_table}"] = partial(inspect_one, connection, model)
     return checks | {
+        "powers": inspect_powers,
+        "traps": inspect_traps,
         "views": partial(inspect_views, tables=tables),
         "functions": inspect_functions,
         "publications": partial(inspect_publications, tables=tables),

@@ -26,9 +26,9 @@ SELECT polname::text, polpermissive, polcmd::text,
   pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)
 FROM pg_policy WHERE polrelid = to_regclass(%s) ORDER BY polname"""
 
-# Two texts of a predicate say the same where PostgreSQL makes the same plan of them. A plan asks for
-# no privilege but those of a query, not even for temporary tables. The predicate is in what is
-# selected, because one in WHERE is left out where a policy of the table says the same.
+# Two texts of a predicate say the same where PostgreSQL makes the same plan of them. To plan takes
+# the privileges of a query and no others, such as for temporary tables. The predicate is in what
+# is selected, because one in WHERE is left out where a policy of the table says the same.
 EXPLAIN = "EXPLAIN (VERBOSE, COSTS OFF) SELECT ({predicate}) FROM {table} WHERE false"
 
 LETTERS = {"ALL": "*", "SELECT": "r", "INSERT": "a", "UPDATE": "w", "DELETE": "d"}
