@@ -144,6 +144,19 @@ BREAKS = {
         "function all_notes()",
         "is SECURITY DEFINER and runs as postgres, whom no policy binds; run ALTER FUNCTION",
     ),
+    "W124": (
+        "CREATE TABLE note_copy AS SELECT * FROM app_note; GRANT SELECT ON note_copy TO app",
+        "DROP TABLE note_copy",
+        "table note_copy",
+        "has the column tenant_id of a tenant and no policy, and no model of which migrations make"
+        " one; run REVOKE ALL ON note_copy FROM the role that serves requests",
+    ),
+    "W124 by a foreign key": (
+        "CREATE TABLE bill (customer bigint REFERENCES app_tenant); GRANT SELECT ON bill TO app",
+        "DROP TABLE bill",
+        "table bill",
+        "has the column customer of a tenant and no policy",
+    ),
     "W121": (
         "CREATE PUBLICATION stream FOR TABLE app_note",
         "DROP PUBLICATION stream",
@@ -348,6 +361,19 @@ HARMLESS = {
     "a partition with a policy": (
         "CREATE TABLE t () INHERITS (app_note); GRANT SELECT ON t TO app;"
         " ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "DROP TABLE t",
+    ),
+    "a copy that the role may not read": (
+        "CREATE TABLE t AS SELECT * FROM app_note",
+        "DROP TABLE t",
+    ),
+    "a copy with a policy": (
+        "CREATE TABLE t AS SELECT * FROM app_note; GRANT SELECT ON t TO app;"
+        " ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "DROP TABLE t",
+    ),
+    "a table that names no tenant": (
+        "CREATE TABLE t (tenants int); GRANT SELECT ON t TO app",
         "DROP TABLE t",
     ),
     "a publication of a shared table": (

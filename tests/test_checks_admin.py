@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from django.db import connections
 
+from tenantry.checks.admin import inspect_admin
 from tenantry.checks.inspection import inspect_database
 from tests import settings as test_settings
 from tests.app.models import Tenant
@@ -167,6 +168,25 @@ def test_by_what_a_seal_could_be_read_is_found(
     with broken(postgres, how, back):
         assert message in found()[id_]
     assert findings() == []
+
+
+def test_the_fix_of_an_heir_is_one_that_the_server_knows(
+    tenants: Tenants, superuser: psycopg.Connection[Any], settings: Any
+) -> None:
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": "boss"}
+    superuser.execute("CREATE ROLE boss; CREATE ROLE heir; GRANT boss TO heir")
+    try:
+        (fix,) = [each.fix for each in inspect_admin(superuser.cursor(), tables=[])]
+        on_15 = superuser.info.server_version < 160000
+        assert fix == (
+            "run ALTER ROLE heir NOINHERIT, or REVOKE boss FROM heir"
+            if on_15
+            else "run GRANT boss TO heir WITH INHERIT FALSE, SET TRUE"
+        )
+        superuser.execute(fix.removeprefix("run ").partition(", or ")[0].encode())
+        assert list(inspect_admin(superuser.cursor(), tables=[])) == []
+    finally:
+        superuser.execute("DROP ROLE heir; DROP ROLE boss")
 
 
 @pytest.mark.role_shape

@@ -23,7 +23,8 @@ SELECT pg_has_role(session_user, oid, CASE WHEN current_setting('server_version_
       AND has_table_privilege(admin.oid, c.oid, 'INSERT')
       AND has_table_privilege(admin.oid, c.oid, 'UPDATE')
       AND has_table_privilege(admin.oid, c.oid, 'DELETE'))
-    ORDER BY 1)
+    ORDER BY 1),
+  current_setting('server_version_num')::int >= 160000
 FROM pg_roles admin WHERE rolname = %(role)s"""
 
 READERS = """\
@@ -50,7 +51,7 @@ def inspect_admin(cursor: Any, tables: list[str]) -> Iterator[Finding]:
             " serves requests WITH INHERIT FALSE, SET TRUE",
         )
         return
-    may_set, heirs, lacking = row
+    may_set, heirs, lacking, may_differ = row
     if not may_set:
         yield Finding(
             "tenantry.W102",
@@ -64,7 +65,10 @@ def inspect_admin(cursor: Any, tables: list[str]) -> Iterator[Finding]:
             "tenantry.E105",
             subject,
             f"is the ADMIN_ROLE, from which {heir} inherits, which so sees every tenant's rows",
-            f"run GRANT {role} TO {heir} WITH INHERIT FALSE, SET TRUE",
+            f"run GRANT {role} TO {heir} WITH INHERIT FALSE, SET TRUE"
+            if may_differ
+            # Of no single membership, before PostgreSQL 16, but of all that a role has.
+            else f"run ALTER ROLE {heir} NOINHERIT, or REVOKE {role} FROM {heir}",
         )
     if lacking:
         yield Finding(
