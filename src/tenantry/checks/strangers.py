@@ -76,7 +76,7 @@ def tenant_columns() -> set[str]:
     for model in apps.get_models(include_auto_created=True):
         protected = any(isinstance(each, RLSConstraint) for each in model._meta.constraints)
         if protected or not model._meta.managed:
-            fields = model._meta.local_concrete_fields
+            fields: Any = model._meta.local_concrete_fields
             columns |= {field.column for field in fields if is_key(field)}
     return columns
 
