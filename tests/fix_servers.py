@@ -53,6 +53,8 @@ def superuser(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
         if settings.SHAPE != "guc":
             ensure_admin_role(postgres.dsn(), "app_admin", members=["app", "owner"])
         connection.execute(f"CREATE DATABASE {DATABASE} OWNER owner")
+        if settings.SHAPE == "sealed":
+            connection.execute(f"REVOKE TEMPORARY ON DATABASE {DATABASE} FROM PUBLIC")
     # To the admin role too, for tables that are made beside `migrate`, which grants it the others.
     roles = ["app"] if settings.SHAPE == "guc" else ["app", "app_admin"]
     with psycopg.connect(postgres.dsn("postgres", DATABASE), autocommit=True) as connection:

@@ -14,6 +14,7 @@ from tenantry.checks import policies as inspecting
 from tests.app.models import Tenant
 from tests.fix_checks import broken, check, findings
 from tests.fix_migrations import Migrate
+from tests.settings import SHAPE
 from tests.test_dependents_shared import FLAG, child, many, model, path_to
 
 Tenants = tuple[Tenant, Tenant]
@@ -146,6 +147,19 @@ BREAKS = {
         "function all_notes()",
         "is SECURITY DEFINER and runs as postgres, whom no policy binds; run ALTER FUNCTION",
     ),
+    "W124": (
+        "CREATE TABLE note_copy AS SELECT * FROM app_note; GRANT SELECT ON note_copy TO app",
+        "DROP TABLE note_copy",
+        "table note_copy",
+        "has the column tenant_id of a tenant and no policy, and no model of which migrations make"
+        " one; run REVOKE ALL ON note_copy FROM the role that serves requests",
+    ),
+    "W124 by a foreign key": (
+        "CREATE TABLE bill (customer bigint REFERENCES app_tenant); GRANT SELECT ON bill TO app",
+        "DROP TABLE bill",
+        "table bill",
+        "has the column customer of a tenant and no policy",
+    ),
     "W121": (
         "CREATE PUBLICATION stream FOR TABLE app_note",
         "DROP PUBLICATION stream",
@@ -176,6 +190,33 @@ BREAKS = {
         "ALTER ROLE app IN DATABASE tenantry RESET rls.current_tenant",
         "role app in database tenantry",
         "run ALTER ROLE app IN DATABASE tenantry RESET rls.current_tenant",
+    ),
+    "E131 of all": (
+        "ALTER ROLE ALL SET rls.is_admin = 'true'",
+        "ALTER ROLE ALL RESET rls.is_admin",
+        "all roles",
+        "start every session with rls.is_admin = 'true', so that code without a scope is bound;"
+        " run ALTER ROLE ALL RESET rls.is_admin",
+    ),
+    "E135": (
+        "ALTER ROLE app REPLICATION",
+        "ALTER ROLE app NOREPLICATION",
+        "role app",
+        "to which no policy applies; run ALTER ROLE app NOREPLICATION",
+    ),
+    "E136": (
+        "GRANT pg_read_server_files TO app",
+        "REVOKE pg_read_server_files FROM app",
+        "role app",
+        "is a member of pg_read_server_files, and so gets at the server's files, to which no policy"
+        " applies; run REVOKE pg_read_server_files FROM app",
+    ),
+    "E136 through another": (
+        "CREATE ROLE between; GRANT pg_execute_server_program, pg_write_server_files TO between;"
+        " GRANT between TO app",
+        "DROP ROLE between",
+        "role app",
+        "is a member of pg_write_server_files, and so gets at the server's files",
     ),
     "W131": (
         "ALTER ROLE app SET role = 'owner'",
@@ -236,6 +277,67 @@ def test_what_is_broken_is_found_with_the_fix(name: str, arrange: psycopg.Connec
     assert check()[1] == 0
 
 
+# By table, and what the text of its policy becomes.
+ALMOST = {
+    "another parameter": ("app_note", ".current_tenant", ".other_tenant"),
+    "another column": ("app_note", "tenant_id =", "id ="),
+    "another operator": ("app_note", "tenant_id =", "tenant_id <>"),
+    "one more alternative": ("app_note", "tenant_id =", "(title = 'x') OR (tenant_id) ="),
+    "another column of the owner": ("app_book", "owner.id =", "owner.replaces_id ="),
+    "any owner": ("app_book", "owner.id = ", "app_book.item_ptr_id = "),
+}
+
+
+@pytest.mark.guc_shape
+@pytest.mark.parametrize("name", ALMOST)
+def test_what_is_almost_the_policy_is_found(name: str, arrange: psycopg.Connection[Any]) -> None:
+    table, old, new = ALMOST[name]
+    row = arrange.execute(
+        "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy"
+        " WHERE polname = 'tenantry_isolation' AND polrelid = %s::regclass",
+        [table],
+    ).fetchone()
+    assert row
+    assert old in row[0]
+    alter = f"ALTER POLICY tenantry_isolation ON {table} USING ({{}})"
+    with broken(arrange, alter.format(row[0].replace(old, new)), alter.format(row[0])):
+        assert [each[:2] for each in findings()] == [("tenantry.E115", f"table {table}")]
+    # PostgreSQL makes the same of it, however it is written.
+    with broken(arrange, alter.format(f"({row[0]}) AND true"), alter.format(row[0])):
+        assert findings() == []
+
+
+@pytest.mark.role_shape
+def test_a_restriction_that_says_less_than_the_policy_is_found(
+    arrange: psycopg.Connection[Any],
+) -> None:
+    alter = "ALTER POLICY tenantry_restriction ON app_note USING ({0}) WITH CHECK ({0})"
+    how, back = alter.format("true"), "tenant_id = (SELECT tenantry.rls_current_tenant_bigint())"
+    with broken(arrange, how, alter.format(back)):
+        ((identifier, _, text),) = findings()
+    assert identifier == "tenantry.E115"
+    assert "it is restrictive for all commands to app using 'true'" in text
+    assert 'should be restrictive for all commands to app using \'"tenant_id" =' in text
+
+
+def test_policies_are_compared_without_temporary_tables(arrange: psycopg.Connection[Any]) -> None:
+    with broken(
+        arrange,
+        "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
+        f"{'REVOKE' if SHAPE == 'sealed' else 'GRANT'} TEMPORARY ON DATABASE tenantry"
+        f" {'FROM' if SHAPE == 'sealed' else 'TO'} PUBLIC",
+    ):
+        assert findings() == []
+        alter = "ALTER POLICY tenantry_isolation ON app_book WITH CHECK ({})"
+        row = arrange.execute(
+            "SELECT with_check FROM pg_policies WHERE tablename = 'app_book'"
+            " AND policyname = 'tenantry_isolation'"
+        ).fetchone()
+        assert row
+        with broken(arrange, alter.format("true"), alter.format(row[0])):
+            assert [each[:2] for each in findings()] == [("tenantry.E115", "table app_book")]
+
+
 HARMLESS = {
     "a view of the owner": (
         "CREATE VIEW v AS SELECT * FROM app_note; ALTER VIEW v OWNER TO owner;"
@@ -264,6 +366,19 @@ HARMLESS = {
         " ALTER TABLE t ENABLE ROW LEVEL SECURITY",
         "DROP TABLE t",
     ),
+    "a copy that the role may not read": (
+        "CREATE TABLE t AS SELECT * FROM app_note",
+        "DROP TABLE t",
+    ),
+    "a copy with a policy": (
+        "CREATE TABLE t AS SELECT * FROM app_note; GRANT SELECT ON t TO app;"
+        " ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "DROP TABLE t",
+    ),
+    "a table that names no tenant": (
+        "CREATE TABLE t (tenants int); GRANT SELECT ON t TO app",
+        "DROP TABLE t",
+    ),
     "a publication of a shared table": (
         "CREATE PUBLICATION p FOR TABLE app_shared",
         "DROP PUBLICATION p",
@@ -286,6 +401,13 @@ HARMLESS = {
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_is_harmless_is_not_found(name: str, arrange: psycopg.Connection[Any]) -> None:
     with broken(arrange, *HARMLESS[name]):
+        assert findings() == []
+
+
+# Where they are not sealed: to read all data is to be let into the table of seal keys, too.
+@pytest.mark.unsealed
+def test_to_read_all_data_is_harmless(arrange: psycopg.Connection[Any]) -> None:
+    with broken(arrange, "GRANT pg_read_all_data TO app", "REVOKE pg_read_all_data FROM app"):
         assert findings() == []
 
 
@@ -327,8 +449,8 @@ def test_a_check_that_cannot_run_says_so_and_hides_nothing(arrange: Any) -> None
     with (
         broken(
             arrange,
-            "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
-            "GRANT TEMPORARY ON DATABASE tenantry TO PUBLIC",
+            "REVOKE SELECT ON app_note FROM app",
+            "GRANT SELECT ON app_note TO app",
         ),
         broken(arrange, "ALTER ROLE app CREATEROLE", "ALTER ROLE app NOCREATEROLE"),
     ):

@@ -6,11 +6,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.apps import apps
 from django.core import checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.db import connections
+from django.db import connections, models
 from django.test import override_settings
+from django.test.utils import isolate_apps
 
 from tenantry.checks.options import inspect_options
 from tenantry.checks.server import FIXED, inspect_version
@@ -139,6 +141,58 @@ def test_databases_of_other_engines_are_left_alone(tenants: Tenants) -> None:
 )
 def test_options_that_a_pooler_breaks_are_found(settings: dict[str, Any], found: list[str]) -> None:
     assert [each.id for each in inspect_options("default", settings)] == found
+
+
+def test_a_time_zone_that_django_sets_behind_a_pooler_is_found(
+    arrange: psycopg.Connection[Any],
+) -> None:
+    connection = connections["default"]
+
+    def found_when(name: str, pooled: bool) -> list[str]:
+        connection.close()
+        with broken(arrange, f"ALTER ROLE app SET timezone = '{name}'", "ALTER ROLE app RESET ALL"):
+            connection.settings_dict["DISABLE_SERVER_SIDE_CURSORS"] = pooled
+            try:
+                return [f"{each.id} {each.msg} {each.hint}" for each in run("database")]
+            finally:
+                connection.settings_dict["DISABLE_SERVER_SIDE_CURSORS"] = False
+                connection.close()
+
+    (found,) = found_when("Europe/Berlin", pooled=True)
+    assert found.startswith(
+        "tenantry.W143 database 'default' has sessions that start in the time zone 'Europe/Berlin',"
+        " so that Django sets 'UTC', which a transaction pooler may lose"
+    )
+    assert found.endswith("run ALTER ROLE app SET timezone = 'UTC'.")
+    assert found_when("Etc/UCT", pooled=True) == []
+    assert found_when("Europe/Berlin", pooled=False) == []
+
+
+@isolate_apps("tests.app")
+def test_an_unmanaged_table_that_names_the_tenant_is_found(
+    arrange: psycopg.Connection[Any], monkeypatch: Any, settings: Any
+) -> None:
+    class Legacy(models.Model):
+        customer = models.ForeignKey(Tenant, models.DO_NOTHING, related_name="+")
+
+        class Meta:
+            app_label = "app"
+            managed = False
+            db_table = "legacy"
+
+    installed = list(apps.get_models(include_auto_created=True))
+    monkeypatch.setattr(apps, "get_models", lambda **options: [*installed, Legacy])
+    create = "CREATE {} GRANT SELECT ON legacy TO app"
+    with broken(arrange, create.format("TABLE legacy (customer_id int);"), "DROP TABLE legacy"):
+        (found,) = run("database")
+        assert found.id == "tenantry.W124"
+        assert found.msg.startswith("table legacy has the column customer_id of a tenant and no po")
+        settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": ["app.Legacy"]}
+        assert run("database") == []
+        settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": []}
+    view = "VIEW legacy WITH (security_invoker) AS SELECT tenant_id AS customer_id FROM app_note;"
+    with broken(arrange, create.format(view), "DROP VIEW legacy"):
+        assert run("database") == []
 
 
 @pytest.mark.parametrize("major", FIXED)

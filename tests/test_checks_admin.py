@@ -78,6 +78,100 @@ def test_what_is_wrong_with_the_admin_role_is_found(
 
 
 @pytest.mark.role_shape
+@pytest.mark.parametrize("owner", ["app_admin", "heir"])
+@pytest.mark.parametrize(
+    ("id_", "create", "message"),
+    [
+        (
+            "tenantry.E121",
+            "CREATE VIEW leak AS SELECT * FROM app_note; ALTER VIEW leak OWNER TO {};"
+            " GRANT SELECT ON leak TO app",
+            "view leak reads protected tables as its owner {}, whom no policy binds",
+        ),
+        (
+            "tenantry.E123",
+            "CREATE FUNCTION leak() RETURNS SETOF app_note LANGUAGE sql SECURITY DEFINER"
+            " AS 'SELECT * FROM app_note'; ALTER FUNCTION leak() OWNER TO {}",
+            "function leak() is SECURITY DEFINER and runs as {}, whom no policy binds",
+        ),
+        (
+            "tenantry.W114",
+            "CREATE FUNCTION leak() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+            " AS 'BEGIN RETURN NEW; END'; ALTER FUNCTION leak() OWNER TO {};"
+            " CREATE TRIGGER leaks BEFORE INSERT ON app_note EXECUTE FUNCTION leak()",
+            "has the trigger leaks, whose function leak() runs as {}, whom no policy binds",
+        ),
+    ],
+)
+def test_what_runs_as_the_admin_role_is_found(
+    id_: str, create: str, message: str, owner: str, tenants: Tenants, postgres: Any
+) -> None:
+    how = f"CREATE ROLE heir; GRANT app_admin TO heir WITH INHERIT TRUE; {create.format(owner)}"
+    back = "DROP OWNED BY heir; DROP ROLE heir"
+    if owner == "app_admin":
+        kind = "VIEW leak" if id_ == "tenantry.E121" else "FUNCTION leak() CASCADE"
+        back = f"DROP {kind}; {back}"
+    elif id_ == "tenantry.W114":
+        back = f"DROP TRIGGER leaks ON app_note; {back}"
+    with broken(postgres, how, back):
+        assert message.format(owner) in found()[id_]
+    assert findings() == []
+
+
+@pytest.mark.sealed_shape
+def test_what_runs_as_the_admin_role_without_a_seal_is_not_found(
+    tenants: Tenants, postgres: Any
+) -> None:
+    how = (
+        "CREATE VIEW harmless AS SELECT * FROM app_note; ALTER VIEW harmless OWNER TO app_admin;"
+        " GRANT SELECT ON harmless TO app"
+    )
+    with broken(postgres, how, "DROP VIEW harmless"):
+        assert findings() == []
+
+
+@pytest.mark.sealed_shape
+@pytest.mark.parametrize(
+    ("id_", "how", "back", "message"),
+    [
+        (
+            "tenantry.E134",
+            "GRANT TEMPORARY ON DATABASE tenantry TO PUBLIC",
+            "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
+            "database tenantry lets app, app_admin make temporary tables and views, which take the"
+            " place of others of their names in statements of the next tenant, and read its seal;"
+            " run REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
+        ),
+        (
+            "tenantry.E134",
+            "GRANT TEMPORARY ON DATABASE tenantry TO app_admin",
+            "REVOKE TEMPORARY ON DATABASE tenantry FROM app_admin",
+            "run REVOKE TEMPORARY ON DATABASE tenantry FROM app_admin",
+        ),
+        (
+            "tenantry.E137",
+            "GRANT CREATE ON SCHEMA public TO app",
+            "REVOKE CREATE ON SCHEMA public FROM app",
+            "schema public lets app create objects, which take the place of others",
+        ),
+        (
+            "tenantry.E137",
+            "GRANT CREATE ON DATABASE tenantry TO app_admin",
+            "REVOKE CREATE ON DATABASE tenantry FROM app_admin",
+            "run REVOKE CREATE ON DATABASE tenantry FROM app_admin, or from the role",
+        ),
+    ],
+)
+def test_by_what_a_seal_could_be_read_is_found(
+    id_: str, how: str, back: str, message: str, tenants: Tenants, postgres: Any
+) -> None:
+    assert findings() == []
+    with broken(postgres, how, back):
+        assert message in found()[id_]
+    assert findings() == []
+
+
+@pytest.mark.role_shape
 def test_an_admin_role_that_does_not_exist_is_found(tenants: Tenants, settings: Any) -> None:
     settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": "nobody"}
     connection = connections["default"]

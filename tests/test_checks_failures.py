@@ -80,11 +80,6 @@ def test_a_connection_that_is_refused_says_why(
             "GRANT SELECT ON app_note TO app",
             "run GRANT SELECT ON app_note TO app",
         ),
-        (
-            "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
-            "GRANT TEMPORARY ON DATABASE tenantry TO PUBLIC",
-            "run GRANT TEMPORARY ON DATABASE tenantry TO app",
-        ),
     ],
 )
 def test_a_privilege_that_is_lacking_is_named(

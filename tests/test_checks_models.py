@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from secrets import token_hex
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib.postgres.constraints import ExclusionConstraint
 from django.db import models
+from django.db.models import Value
 from django.db.models.functions import Lower
 from django.test import override_settings
 from django.test.utils import isolate_apps
@@ -48,6 +51,10 @@ def policy(name: str = "rls", **options: Any) -> RLSConstraint:
 
 def unique(*fields: str) -> models.UniqueConstraint:
     return models.UniqueConstraint(fields=fields, name="once")
+
+
+def exclusion(*more: Any) -> ExclusionConstraint:
+    return ExclusionConstraint(name="once", expressions=[(models.F("room"), "="), *more])
 
 
 @isolate_apps("tests.app")
@@ -165,6 +172,7 @@ def test_a_model_that_names_the_tenant_without_a_policy_is_found() -> None:
     for label in ("app.Thing", "app.thing"):
         with override_settings(RLS_TENANTS={"TENANT_MODEL": TENANT, "SHARED_MODELS": [label]}):
             assert found(thing) == []
+    # Whether its table needs a policy is asked of the database.
     assert found(model({}, managed=False)) == []
 
 
@@ -231,7 +239,46 @@ UNIQUE: dict[str, tuple[Fields, dict[str, Any], bool]] = {
         {"unique_together": [("tenant", "a")]},
         False,
     ),
-    "a key": (lambda: {"code": models.TextField(primary_key=True)}, {}, False),
+    "a key that somebody chooses": (
+        lambda: {"code": models.TextField(primary_key=True)},
+        {},
+        True,
+    ),
+    "a key that nobody chooses": (
+        lambda: {"code": models.TextField(primary_key=True, default=token_hex)},
+        {},
+        False,
+    ),
+    "a key that the database makes": (
+        lambda: {"code": models.TextField(primary_key=True, db_default=Value("x"))},
+        {},
+        False,
+    ),
+    "a key of several fields": (
+        lambda: {
+            "pk": models.CompositePrimaryKey("a", "b"),
+            "a": models.TextField(),
+            "b": models.TextField(),
+        },
+        {},
+        True,
+    ),
+    "a key of several fields with the tenant": (
+        lambda: {"pk": models.CompositePrimaryKey("tenant_id", "a"), "a": models.TextField()},
+        {},
+        False,
+    ),
+    "an exclusion": (lambda: {"room": models.IntegerField()}, {"constraints": [exclusion()]}, True),
+    "an exclusion with the tenant": (
+        lambda: {"room": models.IntegerField()},
+        {"constraints": [exclusion(("tenant", "="))]},
+        False,
+    ),
+    "an exclusion with other tenants": (
+        lambda: {"room": models.IntegerField()},
+        {"constraints": [exclusion((models.F("tenant"), "<>"))]},
+        True,
+    ),
     "a UUID": (lambda: {"code": models.UUIDField(unique=True)}, {}, False),
     "the tenant": (lambda: {"tenant": key(unique=True)}, {}, False),
 }
@@ -245,3 +292,49 @@ def test_what_is_unique_over_all_tenants_is_found(name: str) -> None:
     result = found(model(fields(), **options))
     assert [each for each, _ in result] == (["tenantry.W155"] if is_found else []), result
     assert not is_found or "make it unique together with tenant" in result[0][1]
+
+
+@isolate_apps("tests.app")
+def test_a_primary_key_that_somebody_chooses_cannot_hold_the_tenant_too() -> None:
+    thing = model({"code": models.TextField(primary_key=True)}, constraints=[policy()])
+    ((_, text),) = found(thing)
+    assert "take a primary key that nobody chooses, and make it unique together with te" in text
+
+
+@isolate_apps("tests.app")
+def test_what_is_unique_in_the_table_of_a_child_is_found() -> None:
+    parent = model({}, constraints=[policy()])
+    fields = {"code": models.TextField(unique=True)}
+    meta = type("Meta", (), {"app_label": "app"})
+    child = type("Child", (parent,), {**fields, "Meta": meta, "__module__": __name__})
+    assert found(child) == [
+        (
+            "tenantry.W155",
+            "is unique by code over all tenants, so that a tenant learns what another has; move it"
+            " to app.Thing, and make it unique together with the tenant there",
+        )
+    ]
+
+
+@isolate_apps("tests.app")
+def test_what_is_unique_at_the_end_of_a_path_is_found() -> None:
+    def line(*constraints: Any) -> Any:
+        fields = {
+            "tenant": None,
+            "note": models.ForeignKey(Note, models.CASCADE, related_name="+"),
+            "code": models.TextField(),
+        }
+        path = RLSConstraint(path="note__tenant", name="rls")
+        return model(fields, constraints=[path, *constraints])
+
+    assert found(line(unique("note", "code"))) == []
+    ((identifier, text),) = found(line(unique("code")))
+    assert identifier == "tenantry.W155"
+    assert text.endswith("; make it unique together with note")
+
+
+@isolate_apps("tests.app")
+def test_an_unmanaged_model_with_a_policy_is_looked_at() -> None:
+    fields = {"code": models.TextField(unique=True)}
+    ((identifier, _),) = found(model(fields, managed=False, constraints=[policy()]))
+    assert identifier == "tenantry.W155"

@@ -21,6 +21,7 @@ from django.db import (
 from tenantry import RLSConstraint, aconnection, admin_context, arows, tenant_context
 from tenantry.backends.postgresql.apply import Session, parameters, prefix
 from tenantry.binding import ADMIN, UNBOUND, Binding
+from tenantry.checks.options import inspect_options
 from tenantry.exceptions import RLSConfigurationError, UnbindableStatementError
 from tenantry.seal import seal_keys, sign
 from tests import settings as test_settings
@@ -324,10 +325,19 @@ def attempt(cursor: Any, payload: str) -> str:
             return f"{seen} {notices}"
 
 
+@pytest.fixture
+def temporary(superuser: psycopg.Connection[Any]) -> Iterator[None]:
+    """Let everybody make temporary objects, as in a database that nobody has changed."""
+    superuser.execute("GRANT TEMPORARY ON DATABASE tenantry TO PUBLIC")
+    yield
+    connections["default"].close()
+    superuser.execute("REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC")
+
+
 @sealed_shape
 @pytest.mark.parametrize("payload", [*STATEMENTS, *EXPRESSIONS])
 def test_an_injection_never_yields_a_foreign_row(
-    payload: str, tenants: Tenants, superuser: psycopg.Connection[Any]
+    payload: str, tenants: Tenants, superuser: psycopg.Connection[Any], temporary: None
 ) -> None:
     a, b = tenants
     key = seal_keys()[0].name
@@ -366,6 +376,115 @@ def test_the_corpus_finds_what_an_unsealed_binding_lets_through(tenants: Tenants
         connections["default"].cursor() as cursor,
     ):
         assert "B 1" in attempt(cursor, f"SELECT 1; {TITLES}")
+
+
+# Traps: what an injection leaves behind for whoever uses the server session, or the transaction,
+# next. It keeps what it reads in a parameter of the session.
+
+KEEP = (
+    "set_config('loot.t', concat(current_setting('loot.t', true), ' ',"
+    " current_setting('rls.current_tenant', true)), false) IS NOT NULL"
+)
+READ = f"SELECT * FROM public.app_note WHERE {KEEP}"
+SPRUNG = {
+    "a view": f"CREATE TEMPORARY VIEW app_note WITH (security_invoker) AS {READ};"
+    " GRANT ALL ON app_note TO app_admin",
+    "a view with a function": "CREATE FUNCTION pg_temp.spy() RETURNS boolean LANGUAGE plpgsql"
+    f" AS $$ BEGIN RETURN {KEEP}; END $$; CREATE TEMPORARY VIEW app_note WITH (security_invoker)"
+    " AS SELECT * FROM public.app_note WHERE pg_temp.spy(); GRANT ALL ON app_note TO app_admin",
+    "a table with a policy": "CREATE TEMPORARY TABLE app_note (LIKE public.app_note); ALTER TABLE"
+    " app_note ENABLE ROW LEVEL SECURITY; ALTER TABLE app_note FORCE ROW LEVEL SECURITY; CREATE"
+    f" POLICY spy ON app_note USING ({KEEP}); INSERT INTO app_note SELECT * FROM public.app_note;"
+    " GRANT ALL ON app_note TO app_admin",
+    "a deferred trigger": "CREATE TEMPORARY TABLE trap (n int); CREATE FUNCTION pg_temp.spy()"
+    f" RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM {KEEP}; RETURN NULL; END $$; CREATE"
+    " CONSTRAINT TRIGGER spy AFTER INSERT ON trap DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+    " EXECUTE FUNCTION pg_temp.spy(); INSERT INTO trap VALUES (1)",
+}
+INERT = {
+    "a view of the schema": f"CREATE OR REPLACE VIEW public.app_note AS {READ}",
+    "a schema of the role": f"CREATE SCHEMA app; CREATE VIEW app.app_note AS {READ}",
+    "an operator": "CREATE FUNCTION public.spy(bigint, integer) RETURNS boolean LANGUAGE sql"
+    f" AS $$ SELECT {KEEP} $$; CREATE OPERATOR public.= (LEFTARG = bigint, RIGHTARG = integer,"
+    " FUNCTION = public.spy)",
+    "a cursor": f"DECLARE spy CURSOR WITH HOLD FOR {READ}",
+    "a prepared statement": f"PREPARE _pg3_0 AS {READ}",
+    "a rule": f"CREATE RULE spy AS ON INSERT TO app_note DO ALSO {READ}",
+}
+
+
+def spring(trap: str, tenants: Tenants) -> str:
+    """Set a trap as the first tenant, be the others, and return what the first finds in it."""
+    a, b = tenants
+
+    def be_the_others() -> None:
+        for scope in (tenant_context(b.pk), admin_context()):
+            with scope, connections["default"].cursor() as cursor:
+                attempt(cursor, TITLES)
+
+    try:
+        with transaction.atomic():
+            with tenant_context(a.pk), connections["default"].cursor() as cursor:
+                attempt(cursor, f"SELECT 1; {trap}")
+            be_the_others()
+    except DatabaseError:
+        pass
+    for statement in trap.split("; "):
+        with tenant_context(a.pk), connections["default"].cursor() as cursor:
+            attempt(cursor, statement)
+    be_the_others()
+    with tenant_context(a.pk), connections["default"].cursor() as cursor:
+        cursor.execute("SELECT coalesce(current_setting('loot.t', true), '')")
+        loot = str(cursor.fetchone()[0])
+    connections["default"].close()
+    return loot
+
+
+def is_foreign(loot: str, tenants: Tenants) -> bool:
+    """Return whether a seal of the second tenant or of the admin is in the loot."""
+    return any(
+        ":admin:" in token or token.endswith(f":{tenants[1].pk}") for token in loot.split(" ")
+    )
+
+
+@sealed_shape
+@pytest.mark.parametrize("name", [*SPRUNG, *INERT])
+def test_a_trap_catches_no_seal(name: str, tenants: Tenants) -> None:
+    assert not is_foreign(spring({**SPRUNG, **INERT}[name], tenants), tenants)
+
+
+@sealed_shape
+@pytest.mark.parametrize("name", SPRUNG)
+def test_the_traps_work_where_temporary_objects_may_be_made(
+    name: str, tenants: Tenants, temporary: None
+) -> None:
+    assert is_foreign(spring(SPRUNG[name], tenants), tenants)
+
+
+@sealed_shape
+def test_a_name_that_the_driver_prepared_is_a_trap(tenants: Tenants) -> None:
+    connection = connections["wire_server_side"]
+    options = connection.settings_dict["OPTIONS"]
+    connection.close()
+    options["prepare_threshold"] = 0
+    seen = []
+    try:
+        assert [each.id for each in inspect_options("default", connection.settings_dict)] == [
+            "tenantry.E144"
+        ]
+        with connection.cursor() as cursor:
+            for tenant in tenants:
+                with tenant_context(tenant.pk):
+                    cursor.execute(TITLES)
+                    cursor.execute("DEALLOCATE _pg3_0")
+                    cursor.execute("PREPARE _pg3_0 AS SELECT current_setting('rls.current_tenant')")
+                    cursor.execute(TITLES)
+                    seen += cursor.fetchall()
+    finally:
+        del options["prepare_threshold"]
+        connection.close()
+    assert [token.rpartition(":")[2] for (token,) in seen] == [str(each.pk) for each in tenants]
+    assert list(inspect_options("default", connection.settings_dict)) == []
 
 
 # The keys.

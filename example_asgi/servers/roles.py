@@ -30,12 +30,18 @@ def ensure_admin_role(conninfo: str, name: str, *, members: list[str]) -> None:
 
 
 def ensure_database(conninfo: str, name: str, *, owner: str) -> None:
-    """Create a database unless it is there."""
+    """Create a database unless it is there, in which only the owner makes temporary tables.
+
+    Where bindings are sealed, nobody else may.
+    """
     query = "SELECT FROM pg_database WHERE datname = %s"
     with psycopg.connect(conninfo, autocommit=True) as connection:
         if connection.execute(query, [name]).fetchone() is None:
+            database = sql.Identifier(name)
             command = sql.SQL("CREATE DATABASE {} OWNER {}")
-            connection.execute(command.format(sql.Identifier(name), sql.Identifier(owner)))
+            connection.execute(command.format(database, sql.Identifier(owner)))
+            command = sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC")
+            connection.execute(command.format(database))
 
 
 def grant_by_default(conninfo: str, *, owner: str, to: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import Error, NotSupportedError
 
-GENERAL = "let the role that serves requests connect, read the catalogs and create temporary tables"
+GENERAL = "let the role that serves requests connect, read the catalogs and select from the tables"
 
 # For a connection that was not made libpq has no SQLSTATE, only a text, which a server may write in
 # another language; then the general advice holds. PgBouncer has texts of its own.
@@ -29,7 +29,6 @@ CONNECTING = {
 }
 # By the beginning of the SQLSTATE of a statement, and a text.
 STATEMENTS = [
-    ("42501", r"temporary", "run GRANT TEMPORARY ON DATABASE {name} TO {user}"),
     ("42501", r"schema (\S+)", "run GRANT USAGE ON SCHEMA {0} TO {user}"),
     ("42501", r"(?:table|view) (.+)", "run GRANT SELECT ON {0} TO {user}"),
     ("42501", r"", "grant {user} what it lacks"),

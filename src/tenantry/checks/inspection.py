@@ -16,9 +16,12 @@ from .admin import inspect_admin, inspect_seal
 from .failures import advice_for
 from .findings import Finding
 from .migrations import Migrations
+from .options import inspect_time_zone
+from .powers import inspect_powers, inspect_traps
 from .role import exemptions, inspect_role, read_role, subject_of
 from .schema import inspect_functions, inspect_publications, inspect_views
 from .server import inspect_defaults, inspect_version
+from .strangers import inspect_strangers
 from .tables import inspect_table
 
 Check = Callable[[Any], Iterable[Finding]]
@@ -81,10 +84,14 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         inspect = partial(inspect_one, connection, model, known, migrations)
         checks[f"table {model._meta.db_table}"] = inspect
     return checks | {
+        "strangers": partial(inspect_strangers, connection),
+        "powers": inspect_powers,
+        "traps": inspect_traps,
         "views": partial(inspect_views, tables=tables),
         "functions": inspect_functions,
         "publications": partial(inspect_publications, tables=tables),
         "defaults": inspect_defaults,
+        "time zone": partial(inspect_time_zone, connection),
         "server": lambda cursor: inspect_version(connection.pg_version),
     }
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist
-from django.db import models
 
 from ..conf import is_shared, rls_tenants
 from ..constraints import RLSConstraint
 from ..dependents import is_protected
 from ..keys import key_type_of
 from .findings import Finding
+from .unique import inspect_unique
 
 # PostgreSQL cuts longer names off.
 LONGEST_NAME = 63
@@ -24,9 +24,10 @@ Model = type[Any]
 def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
     """Yield what is wrong with models that have tables."""
     for model in found:
-        if model._meta.proxy or not model._meta.managed:
-            continue
         constraints = [each for each in model._meta.constraints if isinstance(each, RLSConstraint)]
+        # What others that are not managed have is told by the database, which is asked.
+        if model._meta.proxy or not (model._meta.managed or constraints):
+            continue
         if is_protected(model, apps):
             yield from inspect_name(model)
         elif not is_shared(model):
@@ -42,8 +43,7 @@ def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
         for constraint in constraints:
             if (key := key_of(model, constraint)) is not None:
                 yield from inspect_key(model, constraint, key)
-            if (field := field_of(model, constraint)) is not None:
-                yield from inspect_unique(model, field)
+        yield from inspect_unique(model)
 
 
 def field_of(model: Model, constraint: RLSConstraint) -> Any:
@@ -132,43 +132,3 @@ def inspect_unprotected(model: Model) -> Iterator[Finding]:
                 f"add RLSConstraint(field={field.name!r}) to its Meta.constraints, or name it in"
                 " RLS_TENANTS['SHARED_MODELS']",
             )
-
-
-def inspect_unique(model: Model, tenant: Any) -> Iterator[Finding]:
-    """Yield what is unique over all tenants, and so tells one what another has."""
-    options = model._meta
-    sets: list[tuple[str, set[str]]] = [
-        (field.name, {field.name}) for field in options.local_concrete_fields if field.unique
-    ]
-    sets += [(", ".join(names), set(names)) for names in options.unique_together]
-    sets += [
-        (each.name, set(each.fields) | set(names_in(each.expressions)))
-        for each in options.constraints
-        if isinstance(each, models.UniqueConstraint)
-    ]
-    for label, names in sets:
-        if names & {tenant.name, tenant.attname} or any(
-            is_unguessable(options.get_field(name.partition("__")[0])) for name in names
-        ):
-            continue
-        yield Finding(
-            "tenantry.W155",
-            f"model {options.label}",
-            f"is unique by {label} over all tenants, so that a tenant learns what another has",
-            f"make it unique together with {tenant.name}",
-        )
-
-
-def names_in(expressions: Any) -> Iterator[str]:
-    """Yield the names of the fields that expressions refer to."""
-    for expression in expressions:
-        if isinstance(expression, models.F):
-            name: str = expression.name  # type: ignore[attr-defined]  # the stubs lack it
-            yield name
-        else:
-            yield from names_in(filter(None, expression.get_source_expressions()))
-
-
-def is_unguessable(field: Any) -> bool:
-    """Return whether a conflict over `field` tells a tenant nothing: nobody chooses its values."""
-    return field.primary_key or field.one_to_one or isinstance(field, models.UUIDField)

@@ -1,19 +1,51 @@
-"""Options of a database that do not go together with a transaction pooler."""
+"""Options of a database that do not go together with a transaction pooler, or with seals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..conf import rls_tenants
 from .findings import Finding
 
 PGBOUNCER = "6432"
 
 
-def inspect_options(alias: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what goes wrong behind a pooler, which a port or Django's own setting gives away."""
+# Names of one zone are many, so it is the clocks that are compared.
+TIME_ZONE = """\
+SELECT reset_val, quote_ident(session_user) FROM pg_settings WHERE name = 'TimeZone' AND EXISTS (
+  SELECT FROM generate_series(timestamptz '2026-01-01 00:00Z', '2026-12-31 00:00Z', '1 week') t
+  WHERE t AT TIME ZONE reset_val <> t AT TIME ZONE %s)"""
+
+
+def signs_of_a_pooler(settings: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Return whether the port is a pooler's, and whether a setting is made that poolers need."""
     on_port = str(settings.get("PORT", "")) == PGBOUNCER
-    disabled = settings.get("DISABLE_SERVER_SIDE_CURSORS") is True
+    return on_port, settings.get("DISABLE_SERVER_SIDE_CURSORS") is True
+
+
+def inspect_time_zone(connection: Any, cursor: Any) -> Iterator[Finding]:
+    """Yield whether Django sets a time zone for a session that a pooler lends to others."""
+    wanted = connection.timezone_name
+    if not any(signs_of_a_pooler(connection.settings_dict)):
+        return
+    cursor.execute(TIME_ZONE, [wanted])
+    for found, role in cursor.fetchall():
+        yield Finding(
+            "tenantry.W143",
+            f"database {connection.alias!r}",
+            f"has sessions that start in the time zone {found!r}, so that Django sets {wanted!r},"
+            " which a transaction pooler may lose, or leave on a server session for others",
+            f"run ALTER ROLE {role} SET timezone = '{wanted}'",
+        )
+
+
+def inspect_options(alias: str, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what goes wrong behind a pooler, which a port or Django's own setting gives away.
+
+    And what gives seals away.
+    """
+    on_port, disabled = signs_of_a_pooler(settings)
     subject = f"database {alias!r}"
     if on_port and not disabled:
         yield Finding(
@@ -31,4 +63,13 @@ def inspect_options(alias: str, settings: Mapping[str, Any]) -> Iterator[Finding
             f"has OPTIONS['assume_role'] = {role!r}, which a transaction pooler leaves on a server"
             " session and gives to others",
             "log in as that role",
+        )
+    threshold = settings.get("OPTIONS", {}).get("prepare_threshold")
+    if threshold is not None and rls_tenants().sealed:
+        yield Finding(
+            "tenantry.E144",
+            subject,
+            f"has OPTIONS['prepare_threshold'] = {threshold!r}: an injection can put a statement of"
+            " its own under the name of a prepared one, which reads the seal of the next tenant",
+            "remove it",
         )

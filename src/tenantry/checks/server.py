@@ -14,11 +14,13 @@ FIXED = {15: 14, 16: 10, 17: 6}
 
 DEFAULTS = """\
 SELECT CASE
+    WHEN setdatabase = 0 AND setrole = 0 THEN 'all roles'
     WHEN setdatabase = 0 THEN format('role %%s', rolname)
     WHEN setrole = 0 THEN format('database %%s', datname)
     ELSE format('role %%s in database %%s', rolname, datname)
   END,
   CASE
+    WHEN setdatabase = 0 AND setrole = 0 THEN 'ALTER ROLE ALL'
     WHEN setdatabase = 0 THEN format('ALTER ROLE %%I', rolname)
     WHEN setrole = 0 THEN format('ALTER DATABASE %%I', datname)
     ELSE format('ALTER ROLE %%I IN DATABASE %%I', rolname, datname)
@@ -36,18 +38,19 @@ def inspect_defaults(cursor: Any) -> Iterator[Finding]:
     """Yield defaults of sessions that make them somebody."""
     cursor.execute(DEFAULTS, [f"{rls_tenants().guc_prefix}."])
     for subject, alter, name, value in cursor.fetchall():
+        begin = "start" if subject == "all roles" else "starts"
         if name == "role":
             yield Finding(
                 "tenantry.W131",
                 subject,
-                f"starts every session as the role {value!r}, and not as the one that logs in",
+                f"{begin} every session as the role {value!r}, and not as the one that logs in",
                 f"run {alter} RESET role, and log in as the role that is meant",
             )
         else:
             yield Finding(
                 "tenantry.E131",
                 subject,
-                f"starts every session with {name} = {value!r}, so that code without a scope is"
+                f"{begin} every session with {name} = {value!r}, so that code without a scope is"
                 " bound",
                 f"run {alter} RESET {name}",
             )

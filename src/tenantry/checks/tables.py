@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import Error
 
+from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
 from .migrations import Migrations
 from .models import has_other_key
@@ -41,11 +42,11 @@ RULES = """\
 SELECT rulename::text FROM pg_rewrite
 WHERE ev_class = %(table)s AND rulename <> '_RETURN' ORDER BY 1"""
 
-TRIGGERS = """\
+TRIGGERS = f"""\
 SELECT tgname::text, p.oid::regprocedure::text, rolname::text
 FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid JOIN pg_roles o ON o.oid = proowner
-WHERE tgrelid = %(table)s AND NOT tgisinternal AND prosecdef AND (rolsuper OR rolbypassrls)
-ORDER BY 1"""
+WHERE tgrelid = %(table)s AND NOT tgisinternal AND prosecdef AND {EXEMPT}
+ORDER BY 1"""  # noqa: S608 - a constant
 
 
 def inspect_table(
@@ -153,7 +154,7 @@ def inspect_surroundings(cursor: Any, subject: str, oid: int) -> Iterator[Findin
             f"has the rule {rule}, whose statements run with the rights of the owner",
             "drop it, or write a trigger",
         )
-    cursor.execute(TRIGGERS, {"table": oid})
+    cursor.execute(TRIGGERS, {"table": oid, "admin": exempt_admin()})
     for trigger, function, owner in cursor.fetchall():
         yield Finding(
             "tenantry.W114",

@@ -1,0 +1,93 @@
+"""What the login role may do beside reading and writing rows, by which it gets around policies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..conf import rls_tenants
+from .findings import Finding
+
+# A superuser has them all, which is told already. Of the predefined roles those count that reach
+# the server's files or start programs on it; pg_read_all_data is bound by policies.
+POWERS = """\
+SELECT rolname::text, rolreplication, ARRAY(
+  SELECT other.rolname::text FROM pg_roles other
+  WHERE other.rolname IN
+      ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')
+    AND pg_has_role(mine.oid, other.oid, 'MEMBER')
+  ORDER BY 1
+) FROM pg_roles mine WHERE rolname = session_user AND NOT rolsuper"""
+
+# Of every role that the session can become. In a database that nobody has changed PUBLIC may make
+# what is temporary.
+TEMPORARY = """\
+SELECT quote_ident(current_database()),
+  has_database_privilege('public', current_database(), 'TEMPORARY'),
+  string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname)
+FROM pg_roles r, pg_roles mine
+WHERE mine.rolname = session_user AND NOT mine.rolsuper AND pg_has_role(mine.oid, r.oid, 'MEMBER')
+  AND has_database_privilege(r.oid, current_database(), 'TEMPORARY')
+HAVING count(*) > 0"""
+
+# Where others' statements may find an object of such a role instead of the one that they mean: in a
+# schema, or in one that is named like the role, which comes first.
+CREATE = """\
+SELECT kind, quote_ident(name), string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname)
+FROM pg_roles r, pg_roles mine, (
+  SELECT 'database' AS kind, current_database() AS name, 0::oid AS schema
+  UNION ALL SELECT 'schema', nspname, oid FROM pg_namespace
+  WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+) place
+WHERE mine.rolname = session_user AND NOT mine.rolsuper AND pg_has_role(mine.oid, r.oid, 'MEMBER')
+  AND CASE kind WHEN 'database' THEN has_database_privilege(r.oid, current_database(), 'CREATE')
+    ELSE has_schema_privilege(r.oid, schema, 'CREATE') END
+GROUP BY kind, name ORDER BY kind, name"""
+
+
+def inspect_powers(cursor: Any) -> Iterator[Finding]:
+    """Yield by what the role reads rows without a query."""
+    cursor.execute(POWERS)
+    for name, replicates, others in cursor.fetchall():
+        subject = f"role {name}"
+        if replicates:
+            yield Finding(
+                "tenantry.E135",
+                subject,
+                "has REPLICATION, and may copy the whole server, or stream all changes of it, to"
+                " which no policy applies",
+                f"run ALTER ROLE {name} NOREPLICATION",
+            )
+        for other in others:
+            yield Finding(
+                "tenantry.E136",
+                subject,
+                f"is a member of {other}, and so gets at the server's files, to which no policy"
+                " applies",
+                f"run REVOKE {other} FROM {name}, or from the role through which it is a member",
+            )
+
+
+def inspect_traps(cursor: Any) -> Iterator[Finding]:
+    """Yield by what an injection could read the seal of whoever uses the server session next."""
+    if not rls_tenants().sealed:
+        return
+    cursor.execute(TEMPORARY)
+    for database, is_public, roles in cursor.fetchall():
+        yield Finding(
+            "tenantry.E134",
+            f"database {database}",
+            f"lets {roles} make temporary tables and views, which take the place of others of their"
+            " names in statements of the next tenant, and read its seal",
+            f"run REVOKE TEMPORARY ON DATABASE {database} FROM {'PUBLIC' if is_public else roles}",
+        )
+    cursor.execute(CREATE)
+    for kind, name, roles in cursor.fetchall():
+        yield Finding(
+            "tenantry.E137",
+            f"{kind} {name}",
+            f"lets {roles} create objects, which take the place of others of their names in"
+            " statements of the next tenant, and read its seal",
+            f"run REVOKE CREATE ON {kind.upper()} {name} FROM {roles}, or from the role through"
+            " which it has it",
+        )

@@ -1,0 +1,87 @@
+"""Tables that name the tenant and have no policy, and that no model protects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.apps import apps
+
+from ..conf import is_shared, rls_tenants
+from ..constraints import RLSConstraint
+from ..dependents import is_protected
+from ..protected import column_of, external_models
+from .findings import Finding
+
+# Those that the role may use. A partition is looked at with its parent.
+STRANGERS = """\
+SELECT c.oid::regclass::text, min(attname::text)
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+WHERE relkind IN ('r', 'p', 'f') AND relpersistence <> 't' AND NOT relrowsecurity
+  AND nspname NOT LIKE 'pg\\_%%' AND nspname <> 'information_schema'
+  AND (has_any_column_privilege(current_user, c.oid, 'SELECT, INSERT, UPDATE')
+    OR has_table_privilege(current_user, c.oid, 'DELETE'))
+  AND NOT EXISTS (SELECT FROM unnest(%(known)s::text[]) name WHERE to_regclass(name) = c.oid)
+  AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid)
+  AND NOT EXISTS (SELECT FROM pg_depend
+    WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
+  AND (attname = ANY(%(columns)s) OR EXISTS (SELECT FROM pg_constraint
+    WHERE conrelid = c.oid AND contype = 'f' AND confrelid = to_regclass(%(tenants)s)
+      AND attnum = ANY(conkey)))
+GROUP BY c.oid ORDER BY 1"""
+
+
+def inspect_strangers(connection: Any, cursor: Any) -> Iterator[Finding]:
+    """Yield tables that name the tenant, and show every tenant's rows."""
+    quote = connection.ops.quote_name
+    cursor.execute(
+        STRANGERS,
+        {
+            "known": [quote(model._meta.db_table) for model in known_models()],
+            "columns": sorted(tenant_columns()),
+            "tenants": quote(apps.get_model(rls_tenants().tenant_model)._meta.db_table),
+        },
+    )
+    for table, column in cursor.fetchall():
+        yield Finding(
+            "tenantry.W124",
+            f"table {table}",
+            f"has the column {column} of a tenant and no policy, and no model of which migrations"
+            " make one",
+            f"run REVOKE ALL ON {table} FROM the role that serves requests, or add a policy like"
+            " those of other tables and ENABLE ROW LEVEL SECURITY",
+        )
+
+
+def known_models() -> Iterator[Any]:
+    """Yield the models whose tables other checks look at, or that are shared on purpose.
+
+    What an unmanaged model has is told by the database: a view needs no policy.
+    """
+    external = {model for model, _ in external_models()}
+    for model in apps.get_models(include_auto_created=True):
+        if (
+            model._meta.managed
+            or model in external
+            or is_shared(model)
+            or is_protected(model, apps)
+        ):
+            yield model
+
+
+def tenant_columns() -> set[str]:
+    """Return the names of the columns that hold the tenant, in any table."""
+    columns = {column_of(model, column) for model, column in external_models()}
+    for model in apps.get_models(include_auto_created=True):
+        protected = any(isinstance(each, RLSConstraint) for each in model._meta.constraints)
+        if protected or not model._meta.managed:
+            fields: Any = model._meta.local_concrete_fields
+            columns |= {field.column for field in fields if is_key(field)}
+    return columns
+
+
+def is_key(field: Any) -> bool:
+    """Return whether `field` is a foreign key to the tenant."""
+    other = field.is_relation and field.remote_field.model
+    return bool(other and other._meta.label_lower == rls_tenants().tenant_model.lower())
