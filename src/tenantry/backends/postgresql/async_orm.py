@@ -22,9 +22,9 @@ from .aio import (
     AsyncMergingServerSideCursor,
     AsyncServerSideCursor,
     accept_role,
-    orm_pools,
 )
 from .apply import SESSION_OPTIONS
+from .loops import orm_pools
 
 PACKAGE = "django-async-backend"
 # Its minor versions follow Django's, and what is overridden here is private.
