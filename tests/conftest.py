@@ -14,6 +14,7 @@ from tests import settings
 pytest_plugins = [
     "tests.fix_wire",
     "tests.fix_servers",
+    "tests.fix_aliases",
     "tests.fix_library",
     "tests.fix_migrations",
     "tests.fix_example",

@@ -8,169 +8,45 @@ nothing of ours may stay there.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
-from django.db import DatabaseError, ProgrammingError, connections, transaction
+from django.db import DatabaseError, OperationalError, ProgrammingError, transaction
 from django.db.models import Count
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from psycopg.pq import TransactionStatus
+from hypothesis.stateful import invariant, precondition, rule
 
 from tenantry import admin_context, tenant_context
 from tests import settings
 from tests.app.models import Author, Note
+from tests.fix_faults import wait_for
+from tests.model import INSERT, NAMES, Block, Model, Open
 
-if TYPE_CHECKING:
-    from tests.soak import World
-
-NAMES = ("A", "B")
 TITLES = "SELECT title FROM app_note ORDER BY id"
 TITLES_WHERE = "SELECT title FROM app_note WHERE id > %s ORDER BY id"
-INSERT = "INSERT INTO app_note (title, tenant_id, author_id) VALUES (%s, %s, %s)"
 PROBE = (
     "SELECT pg_backend_pid(), coalesce(current_setting('rls.current_tenant', true), ''), "
     + settings.IS_ADMIN
 ).encode()
 BROKEN = ("SELECT nonsense", "SELEC 1", "SELECT 1/0", "SELECT 1; SELEC 2", "SELECT '")
+# The first cancels itself, wherever it runs.
+CANCELLED = "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)"
+LONG = "SELECT pg_sleep(60) /* until somebody cancels it */"
+CANCEL = (
+    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s"
+)
 # Django 6.1 renamed it.
 new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
 
-Gucs = tuple[str, str]
-Rows = list[tuple[str, str]]
 names = st.sampled_from(NAMES)
 
 
-@dataclass
-class Mark:
-    """Be a state that a rollback returns to."""
-
-    moment: int
-    rows: Rows
-    block: Any = None
-    savepoint: str = ""
-
-
-@dataclass
-class Block:
-    """Be an open ``atomic()``, with the savepoints that were made by hand inside it."""
-
-    start: Mark
-    savepoints: list[Mark] = field(default_factory=list)
-
-
-@dataclass
-class Open:
-    """Be a cursor whose rows were chosen by the binding at its start."""
-
-    moment: int
-    # Returns up to so many rows, all without a number.
-    fetch: Callable[[int | None], list[str]]
-    close: Callable[[], None]
-    rows: list[str]
-    transaction_ends_it: bool
-
-
-class Machine(RuleBasedStateMachine):
+class Machine(Model):
     """Do what programs do, and compare each read with the model."""
-
-    world: World
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.alias = self.world.alias
-        # Nothing of an example that failed is left.
-        self.wrapper: Any = connections.create_connection(self.alias)
-        connections[self.alias] = self.wrapper
-        self.rows: Rows = []
-        self.scopes: list[tuple[Any, str]] = []
-        self.blocks: list[Block] = []
-        self.cursors: list[Open] = []
-        self.dead: list[Open] = []
-        self.left: dict[bytes, Gucs] = {}
-        self.failed = False
-        # Whether the next invariant does not send anything, which would end what is deferred.
-        self.quiet = False
-        self.moment = 0
-        self.world.superuser.execute("DELETE FROM app_note")
-        for name in NAMES * 2:
-            title = self.new_title(name)
-            values = (title, self.world.tenants[name], self.world.authors[name])
-            self.world.superuser.execute(INSERT, values)
-            self.rows.append((name, title))
-
-    # The model.
-
-    @property
-    def binding(self) -> str:
-        return self.scopes[-1][1] if self.scopes else ""
-
-    def sees(self, name: str) -> bool:
-        return self.binding in (name, "admin")
-
-    def visible(self) -> list[str]:
-        return [title for name, title in self.rows if self.sees(name)]
-
-    def new_title(self, name: str) -> str:
-        return f"{name}{self.tick()}"
-
-    def tick(self) -> int:
-        self.moment += 1
-        return self.moment
-
-    def mark(self, block: Any = None, savepoint: str = "") -> Mark:
-        return Mark(self.tick(), list(self.rows), block, savepoint)
-
-    def restore(self, mark: Mark) -> None:
-        self.rows = list(mark.rows)
-        self.failed = False
-        self.bury(lambda cursor: cursor.transaction_ends_it and cursor.moment > mark.moment)
-
-    def bury(self, condition: Callable[[Open], bool]) -> None:
-        """Forget cursors that are gone; CLOSE would find no such cursor in a transaction."""
-        self.dead += [cursor for cursor in self.cursors if condition(cursor)]
-        self.cursors = [cursor for cursor in self.cursors if not condition(cursor)]
-
-    def append(self, suffix: str) -> None:
-        self.rows = [
-            (name, title + suffix if self.sees(name) else title) for name, title in self.rows
-        ]
-
-    # Expectations.
-
-    def expect(self, found: Any, expected: Any) -> None:
-        binding = self.binding or "nobody"
-        assert found == expected, f"{self.alias} as {binding}: {found!r}, not {expected!r}"
-
-    def refused(self, act: Callable[[], Any], error: Any, protect: bool, sent: bool = True) -> None:
-        """Run what must fail, in a savepoint if it is to `protect` the transaction."""
-        try:
-            if protect:
-                with transaction.atomic(using=self.alias):
-                    act()
-            else:
-                act()
-        except error:
-            self.failed = bool(self.blocks) and not protect and sent
-        else:
-            raise AssertionError(f"{self.alias} as {self.binding or 'nobody'}: was not refused")
-
-    def cursor(self) -> Any:
-        return self.wrapper.cursor()
-
-    def execute(self, statement: str, params: Any = None) -> Any:
-        with self.cursor() as cursor:
-            cursor.execute(statement, params)
-            return cursor.fetchall() if cursor.description else cursor.rowcount
-
-    def holds_session(self) -> bool:
-        driver = self.wrapper.connection
-        return driver is not None and driver.pgconn.transaction_status != TransactionStatus.IDLE
 
     # Scopes.
 
@@ -410,18 +286,43 @@ class Machine(RuleBasedStateMachine):
         protect=st.booleans(),
     )
     def fail(self, statement: str, how: str, protect: bool) -> None:
+        self.refused(lambda: self.run(statement, how), (DatabaseError, psycopg.Error), protect)
+
+    def run(self, statement: str, how: str) -> None:
+        with self.cursor() as cursor:
+            if how == "execute":
+                cursor.execute(statement)
+            elif how == "executemany":
+                cursor.executemany(statement, [[], []])
+            elif how == "copy":
+                with cursor.copy(f"COPY ({statement}) TO STDOUT") as copy:
+                    list(copy.rows())
+            else:
+                list(cursor.stream(statement))
+
+    @precondition(lambda self: not self.failed)
+    @rule(how=st.sampled_from(["execute", "executemany", "stream", "copy"]), protect=st.booleans())
+    def cancel(self, how: str, protect: bool) -> None:
+        cancelled = (psycopg.errors.QueryCanceled, OperationalError)
+        self.refused(lambda: self.run(CANCELLED, how), cancelled, protect)
+
+    @precondition(lambda self: not self.failed)
+    @rule(protect=st.booleans())
+    def cancel_from_another_thread(self, protect: bool) -> None:
         def act() -> None:
             with self.cursor() as cursor:
-                if how == "execute":
-                    cursor.execute(statement)
-                elif how == "executemany":
-                    cursor.executemany(statement, [[], []])
-                elif how == "copy":
-                    cursor.copy(f"COPY ({statement}) TO STDOUT").__enter__()
-                else:
-                    list(cursor.stream(statement))
+                thread = threading.Thread(target=self.cancel_once_it_runs)
+                thread.start()
+                try:
+                    cursor.execute(LONG)
+                finally:
+                    thread.join()
 
-        self.refused(act, (DatabaseError, psycopg.Error), protect)
+        self.refused(act, OperationalError, protect)
+
+    def cancel_once_it_runs(self) -> None:
+        superuser = self.world.superuser
+        wait_for(lambda: superuser.execute(CANCEL, [f"%{LONG}"]).fetchone())
 
     @precondition(lambda self: not self.failed)
     @rule(protect=st.booleans(), quiet=st.booleans())

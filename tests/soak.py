@@ -132,13 +132,14 @@ def servers() -> Iterator[list[World]]:
         ensure_database(postgres.dsn(), DATABASE, owner="owner")
         dsn = postgres.dsn(dbname=DATABASE)
         grant_by_default(dsn, owner="owner", to="app")
-        for alias in ("default", "owner", "pool"):
+        for alias in ("default", "owner", "pool", "wire_server_side"):
             connections.settings[alias].update(HOST=postgres.host, PORT=str(postgres.port))
         call_command("migrate", database="owner", verbosity=0)
         superuser = stack.enter_context(psycopg.connect(dsn, autocommit=True))
         yield [
             World("default", superuser),
             World("pool", superuser),
+            World("wire_server_side", superuser),
             stack.enter_context(pooled_world(postgres, directory / "one", superuser)),
         ]
         connections.close_all()

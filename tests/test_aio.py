@@ -10,14 +10,24 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
 from django.db.models import Count
 from django.db.models.expressions import RawSQL
 from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
 
-from tenantry import aclose_pools, aconnection, admin_context, arows, tenant_context
-from tenantry.backends.postgresql import aio
+from tenantry import (
+    aclose_pools,
+    aconnection,
+    admin_context,
+    arows,
+    tenant_context,
+)
+from tenantry.backends.postgresql import aio, loops
 from tests.app.models import Author, Note, Shared, Tenant
+from tests.fix_aliases import Add
+from tests.fix_faults import wait_for
 from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
@@ -152,7 +162,7 @@ async def test_rows_alone_run_at_the_isolation_level_that_is_asked_for(tenants: 
     async with aconnection() as connection:
         await connection.execute("INSERT INTO app_shared (text) VALUES ('x')")
     assert await arows(rows) == [("read committed",)]
-    pool = aio._pools[asyncio.get_running_loop()]["default"]
+    pool = loops.running_loop().pools["default"]
     async with pool.connection() as connection:
         await connection.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
         others = [await pool.getconn() for _ in range(pool.get_stats()["pool_available"])]
@@ -168,6 +178,109 @@ async def test_an_exhausted_pool_says_what_to_raise() -> None:
         with pytest.raises(OperationalError, match=r"all 2 are in use; raise OPTIONS\['pool'\]"):
             async with aconnection("pool"):
                 pass
+
+
+async def test_too_many_who_wait_are_told_what_to_raise(alias: Add) -> None:
+    using = alias(options={"pool": {"max_size": 1, "min_size": 0, "max_waiting": 1}})
+
+    async def visit() -> None:
+        async with aconnection(using):
+            pass
+
+    async with aconnection(using):
+        waiting = asyncio.create_task(visit())
+        pool = loops.running_loop().pools[using]
+        await asyncio.to_thread(wait_for, lambda: pool.get_stats()["requests_waiting"])
+        with pytest.raises(OperationalError, match=r"^1 already wait .*'max_waiting'.* raise that"):
+            await visit()
+    await waiting
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "said"),
+    [
+        ({"nonsense": "x"}, {}, 'ProgrammingError: invalid connection option "nonsense"'),
+        ({}, {"PORT": "1"}, "OperationalError: .* on socket .* failed"),
+        ({"assume_role": "nobody"}, {}, "InvalidParameterValue: role .* does not exist"),
+    ],
+)
+async def test_who_waited_in_vain_is_told_why_connecting_failed(
+    options: dict[str, Any], settings: dict[str, Any], said: str, alias: Add
+) -> None:
+    pool = {"pool": {"max_size": 1, "min_size": 0, "timeout": 0.5}}
+    using = alias(options=pool | options, **settings)
+    with pytest.raises(OperationalError, match=f"'{using}' could be made within 0.5 s; .*{said}"):
+        async with aconnection(using):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"ENGINE": "django.db.backends.postgresql"}, "'pool_0' has the ENGINE 'django.* set it"),
+        ({"options": {"pool_mode": "transactoin"}}, "'pool_0' is 'transactoin'; it must be"),
+        ({"options": {"pool": None}}, "'pool_0' is 'transaction', but there is no pool; add"),
+        ({"options": {"pool": "yes"}}, r"\['pool'\] of the database 'pool_0' is 'yes'; it must be"),
+        (
+            {"options": {"pool": {"min_size": 2, "max_size": 1}}},
+            "refused by psycopg_pool: max_size",
+        ),
+        ({"options": {"pool": {"size": 1}}}, "refused by psycopg_pool: .*'size'"),
+        ({"options": {"isolation_level": 99}}, "'pool_0' is 99; it must be one of psycopg.Iso"),
+        ({"CONN_MAX_AGE": 60}, "'pool_0' has a pool and CONN_MAX_AGE = 60; set that to 0"),
+    ],
+)
+async def test_settings_that_cannot_be_meant(entry: Any, said: str, alias: Add) -> None:
+    using = alias(**entry)
+    with pytest.raises(ImproperlyConfigured, match=said):
+        async with aconnection(using):
+            pass
+
+
+async def test_the_next_block_gets_the_connection_as_the_settings_want_it(alias: Add) -> None:
+    level = psycopg.IsolationLevel.REPEATABLE_READ
+    using = alias(options={"isolation_level": level})
+    async with aconnection(using) as connection:
+        expected = aio.preferences(connection)
+        await connection.set_autocommit(True)
+        await connection.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
+        await connection.set_read_only(True)
+        await connection.set_deferrable(True)
+        connection.row_factory = dict_row
+        connection.cursor_factory = psycopg.AsyncCursor
+        connection.server_cursor_factory = psycopg.AsyncServerCursor
+        connection.prepare_threshold = 1
+        connection.prepared_max = 1
+        changed = aio.preferences(connection)
+    assert not [pair for pair in zip(expected, changed, strict=True) if pair[0] == pair[1]]
+    with pytest.raises(ZeroDivisionError):
+        await insert_and_fail(using)
+    async with aconnection(using) as again:
+        assert again is connection
+        assert aio.preferences(again) == expected
+        rows = await again.execute("SELECT count(*) FROM app_shared")
+        assert await rows.fetchall() == [(0,)]
+
+
+async def insert_and_fail(using: str) -> None:
+    async with aconnection(using) as connection:
+        await connection.execute("INSERT INTO app_shared (text) VALUES ('lost')")
+        raise ZeroDivisionError
+
+
+async def test_a_connection_that_cannot_be_restored_is_closed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(value: bool) -> None:
+        raise psycopg.OperationalError("no")
+
+    async with aconnection("pool") as connection:
+        await connection.set_read_only(True)
+        monkeypatch.setattr(connection, "set_read_only", fail)
+    assert connection.closed
+    assert "which cannot be restored: no" in caplog.text
+    async with aconnection("pool") as other:
+        assert not other.read_only
 
 
 @pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
@@ -244,7 +357,7 @@ async def test_cancelled_at_any_await_the_connection_comes_back(
         await asyncio.wait([task], timeout=20)
         assert task.done()
         assert task.cancelled() == run.reached
-        pool = aio._pools[asyncio.get_running_loop()]["pool"]
+        pool = loops.running_loop().pools["pool"]
         # It has been rolled back: the pool would say if it had to do that.
         assert "rolling back returned connection" not in caplog.text
         stats = pool.get_stats()
@@ -283,7 +396,7 @@ async def test_cancelled_again_while_it_cleans_up_it_still_rolls_back(
             task.cancel()
             await asyncio.sleep(0)
         assert task.cancelled()
-        stats = aio._pools[asyncio.get_running_loop()]["pool"].get_stats()
+        stats = loops.running_loop().pools["pool"].get_stats()
         assert stats["pool_available"] == stats["pool_size"] == 2
         assert stats.get("connections_lost", 0) == 0
     assert caplog.text == ""

@@ -18,7 +18,7 @@ from example_asgi.servers import LOOPBACK, Child, PgBouncer, free_port
 from tenantry import aconnection, tenant_context
 from tenantry.asgi import PoolLifespan, lifespan
 from tenantry.asgi.types import Message, Receive, Send
-from tenantry.backends.postgresql import aio, pool
+from tenantry.backends.postgresql import loops, pool
 from tests.app.models import Note, Tenant
 
 Tenants = tuple[Tenant, Tenant]
@@ -50,7 +50,7 @@ async def use_pools(tenants: Tenants) -> None:
 
 def opened() -> tuple[bool, bool]:
     """Return whether async and sync pools are open."""
-    return any(aio._pools.values()), bool(pool._pools)
+    return bool(loops.running_loop().pools), bool(pool._pools)
 
 
 def answer(url: str) -> httpx.Response | None:
@@ -152,7 +152,7 @@ async def test_what_does_not_close_is_reported_and_the_rest_is_closed(
     sent = await live(application, STARTUP, SHUTDOWN)
     assert sent[-1] == {"type": f"{SHUTDOWN}.failed", "message": expected}
     assert opened() == (True, False)
-    await aio.aclose_pools()
+    await loops.aclose_pools()
 
 
 async def test_other_scopes_are_the_applications() -> None:

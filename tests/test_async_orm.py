@@ -20,7 +20,7 @@ from django_async_backend.db.models.query import QuerySet
 from django_async_backend.db.transaction import async_atomic
 
 from tenantry import aclose_pools, admin_context, tenant_context
-from tenantry.backends.postgresql import aio, async_orm, base
+from tenantry.backends.postgresql import aio, async_orm, base, loops
 from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Author, Note, Tenant
 from tests.fix_checks import broken
@@ -239,12 +239,12 @@ async def test_a_statement_that_cannot_be_parsed_ends_its_transaction(tenants: T
 async def test_pools_belong_to_the_event_loop_and_are_closed(tenants: Tenants) -> None:
     async with async_new_connection(), tenant_context(tenants[0].pk):
         assert await titles("pool") == ["A 1", "A 2"]
-        [pool] = aio.orm_pools().values()
+        [pool] = loops.orm_pools().values()
         assert not pool.closed
         assert isinstance(async_connections["pool"].connection, aio.AsyncBoundConnection)
     await aclose_pools()
     assert pool.closed
-    assert aio.orm_pools() == {}
+    assert loops.orm_pools() == {}
 
 
 async def one() -> None:

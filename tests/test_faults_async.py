@@ -16,7 +16,7 @@ from asgiref.sync import sync_to_async
 from django.db import OperationalError, close_old_connections, connections, transaction
 
 from tenantry import aclose_pools, aconnection, tenant_context
-from tenantry.backends.postgresql import aio
+from tenantry.backends.postgresql import finishing, loops
 from tests.app.models import Note, Tenant
 from tests.fix_faults import (
     SIZE,
@@ -125,7 +125,7 @@ async def outcome_of(
 
 async def assert_tasks_see_their_rows(alias: str, tenants: Tenants) -> None:
     """Let the next tasks run; every connection is back, and shows its tenant's rows only."""
-    pool: Any = aio._pools[asyncio.get_running_loop()][alias]
+    pool: Any = loops.running_loop().pools[alias]
     async with asyncio.timeout(20):
         await pool.check()
         await asyncio.to_thread(wait_for, lambda: pool.get_stats()["pool_available"] == SIZE)
@@ -163,7 +163,7 @@ async def test_what_breaks_is_raised_as_psycopg_raises_it(
         async with aconnection(alias):
             pass
         # A connection that is only being made is not among those that are broken.
-        await aio._pools[asyncio.get_running_loop()][alias].wait()
+        await loops.running_loop().pools[alias].wait()
         expected = await outcome_of(place, psycopgs(alias), site, fault)
         found = await outcome_of(place, aconnection(alias), site, fault)
     if alias.startswith("direct") and fault is not terminate:
@@ -184,7 +184,7 @@ async def test_what_breaks_is_raised_as_psycopg_raises_it(
 async def test_a_cancelled_task_does_not_wait_for_a_path_that_is_deaf(
     site: Site, tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aio, "GRACE", 0.1)
+    monkeypatch.setattr(finishing, "GRACE", 0.1)
     alias = "direct_transaction"
     opened = asyncio.Event()
 

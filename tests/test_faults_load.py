@@ -22,7 +22,7 @@ from django.db import (
 from django.db import transaction as transactions
 
 from tenantry import aclose_pools, aconnection, tenant_context
-from tenantry.backends.postgresql import aio
+from tenantry.backends.postgresql import loops
 from tests.app.models import Tenant
 from tests.fix_faults import SIZE, Site, assert_no_guc_behind, assert_whole, titles, wait_for
 
@@ -157,7 +157,7 @@ async def test_tasks_under_sabotage(site: Site, tenants: Tenants) -> None:
     allowed = (psycopg.OperationalError, psycopg.InterfaceError, OperationalError)
     # psycopg loses the reason that PgBouncer gives for a COMMIT.
     assert all(isinstance(e, allowed) or getattr(e, "sqlstate", "") is None for e in visits.errors)
-    pool: Any = aio._pools[asyncio.get_running_loop()][alias]
+    pool: Any = loops.running_loop().pools[alias]
     async with asyncio.timeout(20):
         await pool.check()
         await asyncio.to_thread(wait_for, lambda: pool.get_stats()["pool_available"] == SIZE)

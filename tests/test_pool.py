@@ -19,12 +19,15 @@ from django.db import (
     transaction,
 )
 from django.test.utils import CaptureQueriesContext
+from psycopg_pool import TooManyRequests
 
 from tenantry import tenant_context
 from tenantry.backends.postgresql import pool as pool_module
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
+from tests.fix_aliases import Add
 from tests.fix_commands import manage
+from tests.fix_faults import wait_for
 
 Tenants = tuple[Tenant, Tenant]
 ALIAS = "pool"
@@ -129,6 +132,61 @@ def test_an_exhausted_pool_says_what_to_raise(pool: Any) -> None:
     for thread in threads:
         thread.join(10)
     assert titles() == []
+
+
+def test_too_many_who_wait_are_told_what_to_raise(alias: Add) -> None:
+    using = alias(options={"pool": {"min_size": 1, "max_size": 1, "max_waiting": 1}})
+    connection: Any = connections[using]
+
+    def wait() -> None:
+        connections[using].ensure_connection()
+        connections.close_all()
+
+    def fail() -> None:
+        with pytest.raises(OperationalError, match=r"^1 already wait .*'max_waiting'.* raise that"):
+            connections[using].ensure_connection()
+        connections.close_all()
+
+    with transaction.atomic(using=using), connection.cursor():
+        waiting, failing = threading.Thread(target=wait), threading.Thread(target=fail)
+        waiting.start()
+        wait_for(lambda: connection.pool_stats()["requests_waiting"])
+        failing.start()
+        failing.join(10)
+        assert connection.pool_stats()["requests_errors"] == 1
+    waiting.join(10)
+    with transaction.atomic(using=using), connection.cursor():
+        # Of a thread whose connection Django has prepared, too.
+        assert connection.prepared
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        wait_for(lambda: connection.pool_stats()["requests_waiting"])
+        with pytest.raises(TooManyRequests, match=r"^1 already wait"):
+            connection.checkout(connection.pool)
+    waiting.join(10)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "said"),
+    [
+        ({"nonsense": "x"}, {}, 'ProgrammingError: invalid connection option "nonsense"'),
+        ({}, {"PORT": "1"}, "OperationalError: .* on socket .* failed"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_who_waited_in_vain_is_told_why_connecting_failed(
+    mode: str, options: dict[str, Any], settings: dict[str, Any], said: str, alias: Add
+) -> None:
+    pool = {"min_size": 0, "max_size": 1, "timeout": 0.5}
+    using = alias(options={"pool": pool, "pool_mode": mode, **options}, **settings)
+    with pytest.raises(OperationalError, match=f"'{using}' could be made within 0.5 s; .*{said}"):
+        connections[using].ensure_connection()
+
+
+def test_a_pool_is_options_or_true(alias: Add) -> None:
+    using = alias(options={"pool": "yes"})
+    with pytest.raises(ImproperlyConfigured, match="is 'yes'; it must be True or the options"):
+        connections[using].cursor()
 
 
 async def test_more_tasks_than_connections_await_something_slow(tenants: Tenants) -> None:

@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backends.postgresql.aio import aclose_pools, aconnection, arows
+    from .backends.postgresql.aio import aconnection, arows
+    from .backends.postgresql.loops import aclose_pools, apool_stats
     from .constraints import RLSConstraint
     from .context import admin_context, bypass_flag, tenant_context, with_rls_context
     from .expressions import CurrentTenant, current_tenant_sql
@@ -39,6 +40,7 @@ __all__ = [
     "aclose_pools",
     "aconnection",
     "admin_context",
+    "apool_stats",
     "arows",
     "aswitch_tenant",
     "bind_request",
@@ -64,9 +66,10 @@ _LATER = {
     "TenantUser": "users",
     "abind_request": "rebinding",
     "aclear_tenant_selection": "selection",
-    "aclose_pools": "backends.postgresql.aio",
+    "aclose_pools": "backends.postgresql.loops",
     "aconnection": "backends.postgresql.aio",
     "admin_context": "context",
+    "apool_stats": "backends.postgresql.loops",
     "arows": "backends.postgresql.aio",
     "aswitch_tenant": "selection",
     "bind_request": "rebinding",

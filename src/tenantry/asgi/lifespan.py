@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import connections
 
-from ..backends.postgresql.aio import aclose_pools
+from ..backends.postgresql.loops import aclose_pools, expect_requests
 from .types import Application, Message, Receive, Send
 
 # After these the server sends nothing more.
@@ -16,6 +16,8 @@ LAST = ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutd
 
 class PoolLifespan:
     """Close the connection pools when the ASGI server shuts down.
+
+    Tells them that the event loop serves many requests, so that they connect ahead.
 
     Wraps the application in ``asgi.py``: ``application = PoolLifespan(get_asgi_application())``.
     It speaks the lifespan protocol itself, because Django's application does not. With
@@ -32,6 +34,7 @@ class PoolLifespan:
         if scope["type"] != "lifespan":
             await self.application(scope, receive, send)
             return
+        expect_requests()
 
         async def closing_send(message: Message) -> None:
             await send(await closed(message) if message["type"] in LAST else message)

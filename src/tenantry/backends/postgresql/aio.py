@@ -1,4 +1,4 @@
-"""Native async connections: psycopg's, bound, from a pool for each event loop.
+"""Native async connections: psycopg's, bound, from a pool of the event loop.
 
 Django's ORM runs in threads even in async code. What is hot enough to do without a thread gets a
 ``psycopg.AsyncConnection`` here, in a transaction whose statements carry the current binding.
@@ -6,48 +6,71 @@ Django's ORM runs in threads even in async code. What is hot enough to do withou
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
-import anyio
 import psycopg
-from django.core.exceptions import EmptyResultSet
+from django.core.exceptions import EmptyResultSet, ImproperlyConfigured
 from django.db import OperationalError, connections
 from django.db.models import QuerySet
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from ...binding import current_binding, pop, push
 from ...checks.role import ROLE
+from ...exceptions import RLSConfigurationError
+from .base import BoundConnections
 from .connection import ControlMixin, SyncedPipelineMixin
+from .exhaustion import async_attempts, crowded, exhausted
+from .finishing import finish
+from .loops import LoopPool, running_loop
 from .named import NamedStatementMixin
-from .pool import exhausted
 from .refusal import accept, is_accepted, refuse_exempt
 from .statement import StatementMixin
 
 logger = logging.getLogger("tenantry")
-
-# Seconds that a cancelled task waits for its ROLLBACK.
-GRACE = 5.0
-
-Pools = dict[str, AsyncConnectionPool[Any]]
-
-_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pools] = WeakKeyDictionary()
-# Their connections are in autocommit, and so are not to be shared.
-_orm_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pools] = WeakKeyDictionary()
 
 
 class AsyncSyncedPipeline(SyncedPipelineMixin, psycopg.AsyncPipeline):
     """End with a Sync and nothing after it."""
 
 
+# What a block may set on its connection, with a method or as an attribute.
+BY_METHOD = ("autocommit", "isolation_level", "read_only", "deferrable")
+BY_NAME = (
+    "row_factory",
+    "cursor_factory",
+    "server_cursor_factory",
+    "prepare_threshold",
+    "prepared_max",
+)
+preferences = attrgetter(*BY_METHOD, *BY_NAME)
+
+
 class AsyncBoundConnection(ControlMixin, psycopg.AsyncConnection[Any]):
     """Be a psycopg async connection whose BEGIN rides with the first statement."""
+
+    # Whether a block has it.
+    lent = False
+    # What the settings say about it.
+    preferred: tuple[Any, ...] = ()
+
+    async def restore(self) -> None:
+        """Undo what a block has set, before the next one gets the connection."""
+        if (found := preferences(self)) == self.preferred or self.closed:
+            return
+        for name, now, preferred in zip(BY_METHOD + BY_NAME, found, self.preferred, strict=True):
+            if now == preferred:
+                continue
+            if name in BY_METHOD:
+                await getattr(self, f"set_{name}")(preferred)
+            else:
+                setattr(self, name, preferred)
 
     async def begin(self, control: list[bytes]) -> None:
         """Send statements of :meth:`take_control` in a message of their own."""
@@ -119,15 +142,22 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
     in the pool before anything else happens. A block without a statement sends nothing. Errors of
     statements are psycopg's, not Django's.
 
-    Raises OperationalError when no connection becomes free in time, UnsupportedServerError for a
-    server before PostgreSQL 15 and RLSConfigurationError for a role that the settings refuse. Not
-    for code that runs in a thread: there use Django's connections.
+    What the block sets on the connection (autocommit, isolation level, row factory) is undone when
+    it ends.
+
+    Raises OperationalError when no connection becomes free in time or too many wait for one,
+    UnsupportedServerError for a server before PostgreSQL 15, ImproperlyConfigured for settings that
+    contradict each other and RLSConfigurationError for another ENGINE or a role that the settings
+    refuse. Not for code that runs in a thread: there use Django's connections.
     """
     pool = await _open_pool(using)
     try:
         connection = await pool.getconn()
     except PoolTimeout as error:
         raise OperationalError(str(exhausted(using, pool))) from error
+    except TooManyRequests as error:
+        raise OperationalError(str(crowded(using, pool))) from error
+    connection.lent = True
     try:
         try:
             know_server(using, connection)
@@ -141,7 +171,19 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
             raise
         await finish(connection.commit())
     finally:
-        await finish(pool.putconn(connection))
+        await finish(give_back(pool, connection))
+
+
+async def give_back(pool: LoopPool, connection: AsyncBoundConnection) -> None:
+    """Return a connection, as the settings want it, to its pool."""
+    try:
+        await connection.restore()
+    except psycopg.Error as error:
+        logger.warning("closing %r, which cannot be restored: %s", connection, error)
+        await connection.close()
+    finally:
+        connection.lent = False
+        await pool.putconn(connection)
 
 
 async def arows(
@@ -151,7 +193,8 @@ async def arows(
 
     Runs on `connection`, or on one of its own that it checks out from the queryset's database, in
     one round trip. The SQL is compiled now, so its predicates are those of the current binding. No
-    related objects are prefetched and no instances made.
+    related objects are selected or prefetched, and no instances made; fields that the queryset
+    defers are left out.
     """
     wanted = getattr(queryset.query, "tenantry_binding", None)
     if wanted is not None and wanted != current_binding():
@@ -164,13 +207,18 @@ async def arows(
         async with aconnection(queryset.db) as own, single_statement(own):
             return await arows(queryset, own)
     wrapper = know_server(queryset.db, connection)
-    compiler: Any = queryset.query.clone().get_compiler(connection=wrapper)
+    query = queryset.query.clone()
+    query.select_related = False
+    compiler: Any = query.get_compiler(connection=wrapper)
     try:
         sql, params = compiler.as_sql()
     except EmptyResultSet:
         return []
-    cursor = await connection.execute(sql, params)
-    rows = await cursor.fetchall()
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        rows = await (await cursor.execute(sql, params)).fetchall()
+    if compiler.has_extra_select:
+        # What DISTINCT makes Django select because the order needs it.
+        rows = [row[: compiler.col_count] for row in rows]
     return list(compiler.results_iter(results=[rows], tuple_expected=True))
 
 
@@ -207,66 +255,30 @@ async def accept_role(alias: str, pool: Any, connection: psycopg.AsyncConnection
     accept(pool)
 
 
-async def aclose_pools() -> None:
-    """Close the pools of the running event loop; the next connection makes a new one."""
-    for pools in (_pools, _orm_pools):
-        for pool in pools.pop(asyncio.get_running_loop(), {}).values():
-            await finish(pool.close())
-
-
-def orm_pools() -> Pools:
-    """Return the pools that an async ORM uses in the running event loop."""
-    return _orm_pools.setdefault(asyncio.get_running_loop(), {})
-
-
-async def finish(coroutine: Coroutine[Any, Any, Any], *, hurry: bool = False) -> Any:
-    """Run `coroutine` to its end, and only then let a cancellation through.
-
-    Once cancelled, or with `hurry` from the start, it has ``GRACE`` seconds before it is cancelled
-    too: on a path that has gone deaf it would never end. Raises TimeoutError if it was.
-    """
-    task = asyncio.ensure_future(coroutine)
-    cancelled: asyncio.CancelledError | None = None
-    # The scope holds off anyio's cancellation, wait() does not pass on a task's own.
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait([task], timeout=GRACE if hurry or cancelled else None)
-            except asyncio.CancelledError as error:
-                cancelled = error
-            else:
-                # Without effect on one that has ended; psycopg tries once more after the first.
-                task.cancel()
-    if cancelled is not None:
-        if not task.cancelled() and (failure := task.exception()):
-            logger.warning("error ignored after cancellation: %s", failure)
-        raise cancelled
-    if task.cancelled():
-        raise TimeoutError(f"given up after {GRACE:g} s")
-    return task.result()
-
-
-async def _open_pool(using: str) -> AsyncConnectionPool[Any]:
-    pools = _pools.setdefault(asyncio.get_running_loop(), {})
-    if using not in pools:
-        pools[using] = _make_pool(using)
-    pool = pools[using]
-    await pool.open()
+async def _open_pool(using: str) -> LoopPool:
+    loop = running_loop()
+    if using not in loop.pools:
+        loop.pools[using] = _make_pool(using, ahead=loop.lasts)
+    pool = loop.pools[using]
+    if pool.closed:
+        await pool.open()
     return pool
 
 
-def _make_pool(using: str) -> AsyncConnectionPool[Any]:
+def _make_pool(using: str, *, ahead: bool) -> LoopPool:
     wrapper: Any = connections[using]
     settings = wrapper.settings_dict
-    given = settings["OPTIONS"].get("pool")
-    options: dict[str, Any] = (
-        dict(given) if isinstance(given, dict) else {"min_size": 0, "max_size": 10}
-    )
-    if settings["CONN_HEALTH_CHECKS"]:
-        options["check"] = AsyncConnectionPool.check_connection
+    if not isinstance(wrapper, BoundConnections):
+        raise RLSConfigurationError(
+            f"the database {using!r} has the ENGINE {settings['ENGINE']!r}, which sends no tenant;"
+            " set it to 'tenantry.backends.postgresql', or name another database"
+        )
+    wrapper.check_settings()
     server_side = settings["OPTIONS"].get("server_side_binding") is True
+    level = isolation_level(using, settings["OPTIONS"])
 
     async def prepare(connection: AsyncBoundConnection) -> None:
+        pool.made.add(connection)
         connection.server_cursor_factory = (
             AsyncServerSideCursor if server_side else AsyncMergingServerSideCursor
         )
@@ -278,18 +290,51 @@ def _make_pool(using: str) -> AsyncConnectionPool[Any]:
         if role := settings["OPTIONS"].get("assume_role"):
             await connection.execute(psycopg.sql.SQL("SET ROLE {}").format(role))
         await connection.set_autocommit(False)
-        if level := settings["OPTIONS"].get("isolation_level"):
+        if level:
             await connection.set_isolation_level(level)
+        connection.preferred = preferences(connection)
         connection.per_transaction = True
 
-    return AsyncConnectionPool(
-        connection_class=AsyncBoundConnection,
+    pool = LoopPool(
+        **async_attempts(AsyncBoundConnection, prepare),
         kwargs={
             **wrapper.get_connection_params(),
             "cursor_factory": AsyncServerBindingCursor if server_side else AsyncCursor,
             "autocommit": False,
         },
-        configure=prepare,
-        open=False,
-        **options,
+        **pool_options(using, settings, ahead=ahead),
     )
+    return pool
+
+
+def pool_options(using: str, settings: dict[str, Any], *, ahead: bool) -> dict[str, Any]:
+    """Return psycopg_pool's options; the pool is empty at first, but for one that connects `ahead`.
+
+    Raises ImproperlyConfigured for options that psycopg_pool refuses.
+    """
+    given = settings["OPTIONS"].get("pool")
+    options: dict[str, Any] = (
+        dict(given) if isinstance(given, dict) else {"min_size": 0, "max_size": 10}
+    )
+    if settings["CONN_HEALTH_CHECKS"]:
+        options["check"] = AsyncConnectionPool.check_connection
+    try:
+        planned: AsyncConnectionPool[Any] = AsyncConnectionPool(open=False, **options)
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(
+            f"OPTIONS['pool'] of the database {using!r} is refused by psycopg_pool: {error}; set it"
+            " to options of its ConnectionPool, such as {'min_size': 2, 'max_size': 10}"
+        ) from error
+    return options if ahead else options | {"min_size": 0, "max_size": planned.max_size}
+
+
+def isolation_level(using: str, options: dict[str, Any]) -> psycopg.IsolationLevel | None:
+    """Return the isolation level of OPTIONS; raises ImproperlyConfigured for one that is none."""
+    given = options.get("isolation_level")
+    try:
+        return psycopg.IsolationLevel(given) if given else None
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"OPTIONS['isolation_level'] of the database {using!r} is {given!r}; it must be one of"
+            " psycopg.IsolationLevel"
+        ) from error

@@ -22,8 +22,8 @@ from .aio import (
     AsyncMergingServerSideCursor,
     AsyncServerSideCursor,
     accept_role,
-    orm_pools,
 )
+from .loops import orm_pools
 from .options import take_own
 
 PACKAGE = "django-async-backend"

@@ -20,9 +20,10 @@ from django.db import DatabaseError
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from .connection import BoundConnection
+from .exhaustion import crowded, exhausted, sync_attempts
 
 SESSION, TRANSACTION = "session", "transaction"
 
@@ -38,15 +39,6 @@ def close_pools() -> None:
 
 
 atexit.register(close_pools)
-
-
-def exhausted(alias: str, pool: Any) -> PoolTimeout:
-    """Return psycopg_pool's error, saying what to raise when a pool is too small."""
-    return PoolTimeout(
-        f"no connection of the database {alias!r} became free within {pool.timeout:g} s: all"
-        f" {pool.max_size} are in use; raise OPTIONS['pool']['max_size'] (PostgreSQL's"
-        " max_connections allowing) or ['timeout'], or end transactions sooner"
-    )
 
 
 def replace(pool: Any, connection: Any) -> None:
@@ -85,6 +77,11 @@ class PoolingMixin:
         """Refuse OPTIONS that contradict each other."""
         super().check_settings()  # type: ignore[misc]
         options = self.settings_dict["OPTIONS"]
+        if not isinstance(given := options.get("pool"), dict | bool | None):
+            raise ImproperlyConfigured(
+                f"OPTIONS['pool'] of the database {self.alias!r} is {given!r}; it must be True or"
+                " the options of a pool, such as {'min_size': 2, 'max_size': 10}"
+            )
         mode = options.get("pool_mode", SESSION)
         if mode not in (SESSION, TRANSACTION):
             raise ImproperlyConfigured(
@@ -118,7 +115,7 @@ class PoolingMixin:
         key = (self.alias, os.getpid())
         pool = _pools.get(key)
         if pool is None:
-            self.refuse_persistent_connections()
+            self.check_settings()
             with _creating:
                 pool = _pools.get(key) or _pools.setdefault(key, self._make_pool(given))
         return pool
@@ -141,9 +138,8 @@ class PoolingMixin:
         # connection that its thread may take with it when it ends.
         preparing = type(self)(self.settings_dict, self.alias)
         return ConnectionPool(
-            connection_class=BoundConnection,
+            **sync_attempts(BoundConnection, preparing.prepare_connection),
             kwargs={**self.get_connection_params(), "autocommit": True},  # type: ignore[attr-defined]
-            configure=preparing.prepare_connection,
             open=False,
             **options,
         )
@@ -168,6 +164,8 @@ class PoolingMixin:
             connection = self.recovered(error)
             self.bind_connection(connection)  # type: ignore[attr-defined]
             return connection
+        except TooManyRequests as error:
+            raise crowded(self.alias, self.pool) from error
 
     def checkout(self, pool: ConnectionPool[Any]) -> Any:
         """Return a connection that is prepared; errors are as for a new one."""
@@ -176,6 +174,8 @@ class PoolingMixin:
             connection = pool.getconn()
         except PoolTimeout as error:
             connection = self.recovered(error)
+        except TooManyRequests as error:
+            raise crowded(self.alias, pool) from error
         if not connection.autocommit:
             # Whoever had it has closed it between transactions that are begun by hand.
             connection.autocommit = True
@@ -188,7 +188,7 @@ class PoolingMixin:
         gc.collect()
         try:
             return pool.getconn(timeout=1)
-        except PoolTimeout:
+        except (PoolTimeout, TooManyRequests):
             raise exhausted(self.alias, pool) from error
 
     def __del__(self) -> None:

@@ -1,0 +1,110 @@
+"""Why a pool gives no connection: it only logs that connecting failed, and who waits asks why."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from psycopg_pool import PoolTimeout, TooManyRequests
+
+if TYPE_CHECKING:
+    # The mixins stand over the connection classes of a pool, sync and async.
+    Base = Any
+else:
+    Base = object
+
+
+class Attempts(Base):  # type: ignore[misc]
+    """Remember why the last attempt to make a connection of this class failed."""
+
+    failure: str | None = None
+
+    @classmethod
+    @contextmanager
+    def attempt(cls) -> Iterator[None]:
+        """Remember the error of the block."""
+        try:
+            yield
+        except Exception as error:
+            cls.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise
+
+
+class SyncAttempts(Attempts):
+    """Remember the errors of ``connect()``."""
+
+    @classmethod
+    def connect(cls, *args: Any, **kwargs: Any) -> Any:
+        """Connect; see ``psycopg.Connection.connect``."""
+        with cls.attempt():
+            return super().connect(*args, **kwargs)
+
+
+class AsyncAttempts(Attempts):
+    """Remember the errors of ``await connect()``."""
+
+    @classmethod
+    async def connect(cls, *args: Any, **kwargs: Any) -> Any:
+        """Connect; see ``psycopg.AsyncConnection.connect``."""
+        with cls.attempt():
+            return await super().connect(*args, **kwargs)
+
+
+def remembering(attempts: type[Attempts], connection_class: type[Any]) -> type[Any]:
+    """Return a subclass of its own for a pool, as it is the pool's attempts that it remembers."""
+    names = {"__module__": connection_class.__module__}
+    return type(connection_class.__name__, (attempts, connection_class), names)
+
+
+def sync_attempts(connection_class: Any, configure: Callable[[Any], None]) -> dict[str, Any]:
+    """Return the options of a pool whose connections are made by these two."""
+
+    def attempt(connection: Any) -> None:
+        with connection.attempt():
+            configure(connection)
+        type(connection).failure = None
+
+    return {
+        "connection_class": remembering(SyncAttempts, connection_class),
+        "configure": attempt,
+    }
+
+
+def async_attempts(
+    connection_class: Any, configure: Callable[[Any], Awaitable[None]]
+) -> dict[str, Any]:
+    """Return the options of an async pool whose connections are made by these two."""
+
+    async def attempt(connection: Any) -> None:
+        with connection.attempt():
+            await configure(connection)
+        type(connection).failure = None
+
+    return {
+        "connection_class": remembering(AsyncAttempts, connection_class),
+        "configure": attempt,
+    }
+
+
+def exhausted(alias: str, pool: Any) -> PoolTimeout:
+    """Return psycopg_pool's error, saying why no connection came in time."""
+    if failure := pool.connection_class.failure:
+        return PoolTimeout(
+            f"no connection to the database {alias!r} could be made within {pool.timeout:g} s; the"
+            f" last attempt failed with {failure}"
+        )
+    return PoolTimeout(
+        f"no connection of the database {alias!r} became free within {pool.timeout:g} s: all"
+        f" {pool.max_size} are in use; raise OPTIONS['pool']['max_size'] (PostgreSQL's"
+        " max_connections allowing) or ['timeout'], or end transactions sooner"
+    )
+
+
+def crowded(alias: str, pool: Any) -> TooManyRequests:
+    """Return psycopg_pool's error, saying what to raise where too many wait."""
+    return TooManyRequests(
+        f"{pool.max_waiting} already wait for a connection of the database {alias!r}, and"
+        f" OPTIONS['pool']['max_waiting'] allows no more: all {pool.max_size} are in use; raise"
+        " that or ['max_size'] (PostgreSQL's max_connections allowing), or end transactions sooner"
+    )
