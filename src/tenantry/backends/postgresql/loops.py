@@ -21,6 +21,12 @@ from .finishing import finish
 Pools = dict[str, AsyncConnectionPool[Any]]
 
 
+def is_cancelled() -> bool:
+    """Return whether somebody has cancelled the current task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class CancellableTasks:
     """The queue of a pool's worker, which ends the worker that was cancelled."""
 
@@ -29,8 +35,7 @@ class CancellableTasks:
 
     async def get(self) -> Any:
         """Return the next task."""
-        worker = asyncio.current_task()
-        if worker and worker.cancelling():
+        if is_cancelled():
             raise asyncio.CancelledError
         return await self.queue.get()
 
@@ -52,6 +57,12 @@ class LoopPool(AsyncConnectionPool[Any]):
         """
         tasks: Any = CancellableTasks(q)
         await super().worker(tasks)
+
+    async def schedule_task(self, task: Any, delay: float) -> None:
+        """Run a task later; see ``AsyncConnectionPool.schedule_task``."""
+        # The scheduler is cancelled too. In Python 3.11 it would go on if it were woken as well.
+        if not is_cancelled():
+            await super().schedule_task(task, delay)
 
     def drop(self, *, lent: bool) -> None:
         """Close connections without an event loop; those that somebody holds only if `lent`."""
@@ -135,8 +146,7 @@ async def close(pool: AsyncConnectionPool[Any]) -> None:
     try:
         await pool.close()
     except asyncio.CancelledError:
-        closing = asyncio.current_task()
-        if closing and closing.cancelling():
+        if is_cancelled():
             raise
 
 
