@@ -92,8 +92,14 @@ def test_a_privilege_that_is_lacking_is_named(
 @pytest.mark.guc_shape
 def test_a_role_of_the_settings_that_does_not_exist_is_named(again: None, settings: Any) -> None:
     settings.RLS_TENANTS = test_settings.RLS_TENANTS | {"APP_ROLE": "nobody"}
-    fix = "run CREATE ROLE nobody NOLOGIN, or correct ADMIN_ROLE or APP_ROLE in RLS_TENANTS"
-    assert ("table app_note", fix) in fixes()
+    assert findings() == [
+        (
+            "tenantry.E109",
+            "role nobody",
+            "is the APP_ROLE, and does not exist; run CREATE ROLE nobody LOGIN, or correct APP_ROLE"
+            " in RLS_TENANTS",
+        )
+    ]
 
 
 def failed(error: type[Exception], text: str, cause: BaseException | None = None) -> Any:

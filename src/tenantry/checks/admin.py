@@ -1,4 +1,4 @@
-"""The admin role and the keys of seals: who is the admin, and who reads the keys."""
+"""The roles of the settings and the keys of seals: who is the admin, and who reads the keys."""
 
 from __future__ import annotations
 
@@ -83,6 +83,21 @@ def inspect_admin(cursor: Any, version: int, tables: list[str]) -> Iterator[Find
             subject,
             f"is the ADMIN_ROLE, and may not use {', '.join(lacking)}",
             "run migrate as the owner of the tables",
+        )
+
+
+def inspect_app(cursor: Any) -> Iterator[Finding]:
+    """Yield whether ``RLS_TENANTS["APP_ROLE"]`` is missing, if there is one."""
+    role = rls_tenants().app_role
+    if role is None:
+        return
+    cursor.execute("SELECT FROM pg_roles WHERE rolname = %s", [role])
+    if cursor.fetchone() is None:
+        yield Finding(
+            "tenantry.E109",
+            f"role {role}",
+            "is the APP_ROLE, and does not exist",
+            f"run CREATE ROLE {role} LOGIN, or correct APP_ROLE in RLS_TENANTS",
         )
 
 

@@ -33,11 +33,6 @@ STATEMENTS = [
     ("42501", r"(?:table|view) (.+)", "run GRANT SELECT ON {0} TO {user}"),
     ("42501", r"", "grant {user} what it lacks"),
     (
-        "42704",
-        r'role "(.+)"',
-        "run CREATE ROLE {0} NOLOGIN, or correct ADMIN_ROLE or APP_ROLE in RLS_TENANTS",
-    ),
-    (
         "22023",
         r'role "(.+)"',
         "run CREATE ROLE {0} NOLOGIN, or correct OPTIONS['assume_role'] in DATABASES[{alias!r}]",

@@ -12,7 +12,7 @@ from django.db import Error, router, transaction
 from ..conf import rls_tenants
 from ..dependents import is_protected
 from ..protected import external_models
-from .admin import inspect_admin, inspect_seal
+from .admin import inspect_admin, inspect_app, inspect_seal
 from .failures import advice_for
 from .findings import Finding
 from .migrations import Migrations
@@ -70,7 +70,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
     models = protected_models(connection)
     migrations = Migrations(connection)
     tables = [connection.ops.quote_name(model._meta.db_table) for model in models]
-    checks: dict[str, Check] = {"role": inspect_role}
+    checks: dict[str, Check] = {"role": inspect_role, "app role": inspect_app}
     if rls_tenants().admin_role is not None:
         used = [
             connection.ops.quote_name(model._meta.db_table)

@@ -14,7 +14,7 @@ from .models import has_other_key
 from .policies import inspect_policies
 
 # With these, the policies that the models ask for cannot be made, to be compared with the table's.
-NO_POLICIES = {"tenantry.E104", "tenantry.E107", "tenantry.E108"}
+NO_POLICIES = {"tenantry.E104", "tenantry.E107", "tenantry.E108", "tenantry.E109"}
 
 TABLE = """\
 SELECT oid, relrowsecurity, relforcerowsecurity, pg_get_userbyid(relowner),
