@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from django.db import connections
 
 from benchmarks import data, plots, report, tables
+from benchmarks.facts import facts
 from benchmarks.load_client import Load, Seen, ask, client
-from benchmarks.project import APP, STOCK, TENANTRY, database, facts, postgres, set_up
+from benchmarks.project import APP, STOCK, TENANTRY, database, postgres, set_up
 from benchmarks.slow_load import PATIENCE, Sampler, sampling
 from example_asgi.servers import Postgres
 
@@ -227,7 +228,7 @@ def main() -> None:
         connections.close_all()
         with sampling(server.dsn()) as sampler:
             found = run(Benchmark(server, Path(name), sampler, options), options)
-        machine = facts(server)
+        machine = facts(server, placement="as they happen")
     result = {
         "machine": machine,
         "options": vars(options),

@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
-from benchmarks import data, report
-from benchmarks.project import APP, STOCK, TENANTRY, database, facts, postgres, set_up
+from benchmarks import data, processors, report
+from benchmarks.facts import facts
+from benchmarks.project import APP, STOCK, TENANTRY, database, postgres, set_up
 from benchmarks.slow_load import PATIENCE, Sampler, burst, sampling
 from benchmarks.slow_views import ROWS_READ
 from benchmarks.stats import Spread, spread
@@ -78,8 +79,10 @@ def project(setups: list[Setup]) -> Iterator[tuple[Postgres, dict[str, str | int
     most = 2 * max(setup.max_size for setup in setups) + 20
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as name,
+        processors.apart() as apart,
         postgres(Path(name), max_connections=most) as server,
     ):
+        apart.leave()
         set_up(
             server,
             {
@@ -91,7 +94,7 @@ def project(setups: list[Setup]) -> Iterator[tuple[Postgres, dict[str, str | int
             ALLOWED_HOSTS=["localhost"],
         )
         try:
-            yield server, facts(server)
+            yield server, facts(server, placement=apart.placement)
         finally:
             connections.close_all()
 
