@@ -18,7 +18,8 @@ BENCH_VENV ?= $(VENV)-bench
 # What does not depend on the shape of the policies.
 ANY_SHAPE = adoption benchmarks browser docs drive layers mixed plugin servers startup
 
-.PHONY: demo test shape lint bench bench-full docs soak django-suite clean pgbouncer browser postgis redis
+.PHONY: demo test shape lint bench bench-full docs soak django-suite clean pgbouncer browser postgis redis \
+	valgrind
 
 demo: $(VENV)/.demo
 	@$(call install,pgbouncer,pgbouncer) || true
@@ -28,7 +29,7 @@ demo: $(VENV)/.demo
 shape: $(VENV)/.test pgbouncer postgis redis
 	TENANTRY_SHAPE=$(SHAPE) $(BIN)/python -m pytest $(patsubst %,--ignore=tests/test_%.py,$(ANY_SHAPE)) $(ARGS)
 
-test: $(VENV)/.test pgbouncer browser postgis redis
+test: $(VENV)/.test pgbouncer browser postgis redis valgrind
 	TENANTRY_PG_BINDIR=$(PG_BINDIR) $(COVERAGE) run -m pytest $(ARGS)
 	$(COVERAGE) report
 
@@ -38,22 +39,27 @@ lint: $(VENV)/.lint
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# tenantry, stock Django and the peers side by side, in about ten minutes; and everything, in two hours.
+# tenantry, stock Django and the peers side by side, in about ten minutes, then under load; and
+# everything, in three hours.
 # The newest releases of some peers need Python 3.12.
 bench: $(BENCH_VENV)/.bench pgbouncer
 	$(BENCH_VENV)/bin/python benchmarks/side_by_side.py $(ARGS)
 	$(BENCH_VENV)/bin/python benchmarks/load.py
 
-bench-full: $(BENCH_VENV)/.bench pgbouncer
+bench-full: $(BENCH_VENV)/.bench pgbouncer valgrind
 	$(BENCH_VENV)/bin/python benchmarks/side_by_side.py --workloads all --routes all --seconds 60 --name side_by_side_full $(ARGS)
-	$(BENCH_VENV)/bin/python benchmarks/load.py --clients 1 10 100 500 1000 2000 --seconds 10
+	$(BENCH_VENV)/bin/python benchmarks/load.py --clients 1 20 200 500 1000 2000 --seconds 10 --minutes 40
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape role
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape sealed
+	$(BENCH_VENV)/bin/python benchmarks/blocks.py
+	$(BENCH_VENV)/bin/python benchmarks/blocks.py --shape role
 	$(BENCH_VENV)/bin/python benchmarks/slow_await.py
 	$(BENCH_VENV)/bin/python benchmarks/compile_cost.py
 	$(BENCH_VENV)/bin/python benchmarks/middleware_cost.py
 	$(BENCH_VENV)/bin/python benchmarks/growth.py --rows 10000000
+	$(BENCH_VENV)/bin/python benchmarks/instructions.py
+	$(BENCH_VENV)/bin/python benchmarks/profiles.py
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
@@ -76,6 +82,10 @@ browser:
 
 redis:
 	@$(call install,redis-server,redis-server)
+
+# Only a test on Linux needs it.
+valgrind:
+	@test "$$(uname)" != Linux || { $(call install,valgrind,valgrind) }
 
 # GDAL and GEOS, which Django loads, come with it.
 postgis:

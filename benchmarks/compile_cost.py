@@ -19,6 +19,8 @@ from django.conf import settings
 # Run as a script, Python would look for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import report
+from benchmarks.facts import software
 from benchmarks.project import STOCK, TENANTRY
 from benchmarks.stats import Round, outcomes
 
@@ -104,23 +106,30 @@ def measure(contenders: dict[str, tuple[Compile, Any]], rounds: int) -> list[Rou
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure, print a table, and write ``compile_cost.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=60)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the JSON")
+    options = parser.parse_args()
+    machine = software()
     model = chain("Few", 4)
     gc.disable()
+    found: dict[int, Any] = {}
     for count in (6, 300):
         if count > 6:
             chain("Many", count - 6)
         print(f"{count} protected models")
+        found[count] = {}
         for query, contenders in candidates(model).items():
-            for name, outcome in outcomes(measure(contenders, rounds)).items():
+            found[count][query] = outcomes(measure(contenders, options.rounds))
+            for name, outcome in found[count][query].items():
                 ratio = outcome.ratio
                 print(
                     f"  {query:8} {name:16} {outcome.microseconds.median:7.1f} us"
                     f"  x {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
                 )
+    result = {"machine": machine, "options": vars(options), "protected_models": found}
+    report.write("compile_cost", result, directory=options.output)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from .candidates import Candidate
 
 PLACE = Path(__file__).with_name(".envs")
+# What every candidate has in the version of the benchmark itself.
+SAME = ("django", "psycopg", "psycopg-binary")
 
 
 class NotInstalledError(RuntimeError):
     """A candidate cannot be installed; the message is why."""
 
 
-def interpreter(candidate: Candidate, *, upgrade: bool = False) -> str:
+def interpreter(candidate: Candidate, *, upgrade: bool = False, same: Sequence[str] = SAME) -> str:
     """Return the Python of the candidate's environment, after making it if need be.
 
-    All have the same Python, Django and psycopg, those of the benchmark itself. Raises
+    All have the Python of the benchmark itself, and the packages `same` in its versions. Raises
     NotInstalledError with the last line of pip.
     """
     if not candidate.package:
@@ -31,16 +34,16 @@ def interpreter(candidate: Candidate, *, upgrade: bool = False) -> str:
     if upgrade or not done.exists():
         if not python.exists():
             venv.create(place, with_pip=True)
-        install(python, candidate.package)
+        install(python, candidate.package, same)
         done.touch()
     return str(python)
 
 
-def install(python: Path, package: str) -> None:
-    """Install the newest release of `package` beside the benchmark's Django and psycopg."""
-    same = [f"{name}=={version(name)}" for name in ("django", "psycopg", "psycopg-binary")]
+def install(python: Path, package: str, same: Sequence[str]) -> None:
+    """Install the newest release of `package` beside packages that the benchmark has, too."""
+    pinned = [f"{name}=={version(name)}" for name in same]
     command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--upgrade"]
-    done = subprocess.run([*command, package, *same], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, package, *pinned], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         raise NotInstalledError(lines[-1] if lines else f"pip ended with {done.returncode}")

@@ -37,6 +37,7 @@ FLOOR, OURS = "stock, with a filter", "tenantry"
 # Some tenants have very many rows, most have few.
 SKEW = 3
 FILL = """
+SELECT setseed(0.5);
 TRUNCATE benchmarks_plainnote, benchmarks_protectednote, benchmarks_tenant CASCADE;
 INSERT INTO benchmarks_tenant (id, name)
 SELECT i, format('tenant %%s', i) FROM generate_series(1, %(tenants)s) i;
@@ -134,18 +135,40 @@ def by_tenants(limits: Limits) -> Steps:
         yield tenants, measured(newest(range(1, tenants + 1)), tenants, limits)
 
 
-def by_size_of_the_tenant(limits: Limits) -> Steps:
-    """Read as a small tenant and as a large one of the same table, whose sizes are skewed."""
-    fill(min(limits.rows, 1_000_000), 2000, SKEWED)
+def skewed(place: float) -> Callable[[Limits], Steps]:
+    """Return a dimension: more tenants, of thirty rows each on average, as one of them reads."""
+
+    def by_skewed_tenants(limits: Limits) -> Steps:
+        for tenants in powers(10, limits.tenants):
+            fill(30 * tenants, tenants, SKEWED)
+            tenant, _ = at(place, by_size())
+            yield tenants, measured(newest([tenant]), 1, limits)
+
+    return by_skewed_tenants
+
+
+def by_size() -> list[tuple[int, int]]:
+    """Return the tenants that have rows enough, and how many, the smallest first."""
     with connections["owner"].cursor() as cursor:
         cursor.execute(
             "SELECT tenant_id, count(*) FROM benchmarks_plainnote GROUP BY 1"
             " HAVING count(*) >= %s ORDER BY 2, 1",
             [ROWS_READ],
         )
-        sizes = cursor.fetchall()
+        return list(cursor.fetchall())
+
+
+def at(place: float, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return one of `sizes`: the first for a `place` of 0, the last for 1."""
+    return sizes[round(place * (len(sizes) - 1))]
+
+
+def by_size_of_the_tenant(limits: Limits) -> Steps:
+    """Read as a small tenant and as a large one of the same table, whose sizes are skewed."""
+    fill(min(limits.rows, 1_000_000), 2000, SKEWED)
+    sizes = by_size()
     for place in (0.0, 0.5, 0.9, 0.99, 1.0):
-        tenant, size = sizes[round(place * (len(sizes) - 1))]
+        tenant, size = at(place, sizes)
         yield size, measured(newest([tenant]), 1, limits)
 
 
@@ -298,6 +321,8 @@ async def burst(count: int, read: Any, scope: Any, executor: ThreadPoolExecutor)
 DIMENSIONS: dict[str, Callable[[Limits], Steps]] = {
     "rows": by_rows,
     "tenants": by_tenants,
+    "skewed tenants, as a small one": skewed(0),
+    "skewed tenants, as the largest": skewed(1),
     "rows of the tenant": by_size_of_the_tenant,
     "joins": by_joins,
     "protected models": by_models,
@@ -319,7 +344,7 @@ def exponent(steps: Sequence[Step], name: str) -> float:
 
 def run(name: str, limits: Limits) -> dict[str, Any]:
     """Measure one dimension, and print a line for each step."""
-    print(f"\n{name:>20} {'stock':>10} {'tenantry':>10} {'ratio':>7}", flush=True)
+    print(f"\n{name}\n{'':>20} {'stock':>10} {'tenantry':>10} {'ratio':>7}", flush=True)
     steps = []
     for size, outcome in DIMENSIONS[name](limits):
         steps.append((size, outcome))

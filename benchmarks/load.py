@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,15 +22,32 @@ from typing import Any
 # Run as a script, Python would look for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import psycopg
 from django.db import connections
 
-from benchmarks import data, plots, report, tables
-from benchmarks.load_client import Load, Seen, ask, client
-from benchmarks.project import APP, STOCK, TENANTRY, database, facts, postgres, set_up
+from benchmarks import data, plots, processors, report, tables
+from benchmarks.candidates import Candidate
+from benchmarks.delay import LOOPBACK
+from benchmarks.environments import SAME, NotInstalledError, interpreter
+from benchmarks.facts import facts
+from benchmarks.load_client import Load, Seen, client
+from benchmarks.load_server import NotServedError, Server, create_tables, serving
+from benchmarks.project import (
+    APP,
+    DATABASE,
+    OWNER,
+    STOCK,
+    TENANTRY,
+    Address,
+    Place,
+    database,
+    postgres,
+    set_up,
+)
 from benchmarks.slow_load import PATIENCE, Sampler, sampling
+from benchmarks.wire import counting
 from example_asgi.servers import Postgres
 
-ROOT = Path(__file__).resolve().parent.parent
 FLOOR = "stock"
 CANDIDATES = {
     FLOOR: "stock Django, filter by hand",
@@ -41,115 +55,158 @@ CANDIDATES = {
     "tenantry": "tenantry, async ORM",
     "arows": "tenantry, arows()",
     "async_backend": "django-async-backend, filter by hand",
+    "rls_tenants": "django-rls-tenants, async ORM",
 }
 # Of those that have one of their own.
-ENGINES = {"async_backend": "django_async_backend.db.backends.postgresql"}
+ENGINES = {
+    "tenantry": TENANTRY,
+    "arows": TENANTRY,
+    "async_backend": "django_async_backend.db.backends.postgresql",
+}
+# Those that have an environment of their own.
+PEERS = {
+    "rls_tenants": Candidate("load_rls_tenants", CANDIDATES["rls_tenants"], "django-rls-tenants")
+}
 WORKLOADS = {
     "read": "one read",
     "slow": "a read, something slow, a read",
     "events": "a stream of five events with a read each",
 }
+# Requests of each workload that are counted on the wire.
+COUNTED = 5
+# What a candidate takes to start and to end, and the least that it is measured, in seconds.
+START, LEAST = 3.0, 0.5
+PEER_ROWS = """
+INSERT INTO load_rls_tenants_tenant (id, name) SELECT id, name FROM benchmarks_tenant;
+INSERT INTO load_rls_tenants_note (id, tenant_id, title, body, created_at)
+SELECT id, tenant_id, title, body, created_at FROM benchmarks_plainnote ORDER BY id
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured while so many clients asked at once."""
+    """What was measured while so many clients asked at once.
+
+    Of the `connections` that were open, `in_use` on average, and `most_in_use` at a time, were in a
+    statement or a transaction.
+    """
 
     clients: int
-    rps: float
-    p50_ms: float
-    p99_ms: float
-    connections: int
-    cpu_s_per_1000: float
-    memory_mib: float
-    errors: dict[str, int]
-
-
-class Server:
-    """Uvicorn with one candidate, as a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[bytes], socket: str) -> None:
-        self.process = process
-        self.socket = socket
-
-    def cpu(self) -> float:
-        """Return the seconds of processor time that it has taken."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def memory(self, kind: str) -> float:
-        """Return the MiB that it has (``VmRSS``), or had at most (``VmHWM``)."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(kind))
-
-    async def wait(self, load: Load) -> None:
-        """Wait until it answers; raise RuntimeError if it has ended, or answers wrongly."""
-        deadline = time.monotonic() + 30
-        while True:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the server does not answer: its output says why")
-            with suppress(FileNotFoundError, ConnectionRefusedError):
-                reader, writer = await asyncio.open_unix_connection(self.socket)
-                await ask(reader, writer, load, 1)
-                writer.close()
-                return
-            await asyncio.sleep(0.02)
+    rps: float = 0
+    p50_ms: float = 0
+    p99_ms: float = 0
+    connections: int = 0
+    in_use: float = 0
+    most_in_use: int = 0
+    cpu_s_per_1000: float = 0
+    memory_mib: float = 0
+    errors: dict[str, int] = field(default_factory=dict)
 
 
 class Benchmark:
     """Hold the servers, and how much is measured."""
 
     def __init__(
-        self, postgres: Postgres, directory: Path, sampler: Sampler, options: argparse.Namespace
+        self,
+        server: Postgres,
+        directory: Path,
+        apart: processors.Apart,
+        sampler: Sampler,
+        options: argparse.Namespace,
     ) -> None:
-        self.postgres = postgres
+        self.server = server
         self.directory = directory
+        self.apart = apart
         self.sampler = sampler
         self.options = options
+        self.pythons = dict.fromkeys(CANDIDATES, sys.executable)
+
+    def install(self, name: str) -> None:
+        """Make the environment and the tables of a candidate that has its own."""
+        if name not in PEERS:
+            return
+        print(f"{CANDIDATES[name]}: environment", flush=True)
+        same = (*SAME, "psycopg-pool", "uvicorn")
+        self.pythons[name] = interpreter(PEERS[name], same=same)
+        create_tables(self.pythons[name], self.place(name, self.server, size=1, user=OWNER))
+        with psycopg.connect(self.server.dsn(dbname=DATABASE), autocommit=True) as connection:
+            connection.execute(PEER_ROWS)
+            connection.execute("VACUUM (ANALYZE)")
+        with psycopg.connect(self.server.dsn(APP, DATABASE)) as connection:
+            rows = connection.execute("SELECT count(*) FROM load_rls_tenants_note").fetchone()
+        if rows != (0,):
+            raise NotServedError(f"{rows} notes are seen without a tenant: no policy works")
 
     @contextmanager
-    def serving(self, candidate: str) -> Iterator[Server]:
-        """Run Uvicorn inside the block."""
-        socket = str(self.directory / "uvicorn")
-        Path(socket).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.load_app:application"]
-        command += ["--uds", socket, "--log-level", "warning", "--no-access-log"]
-        path = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-        environment = {"BENCHMARK": json.dumps(self.place(candidate)), "PYTHONPATH": path}
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment)
-        try:
-            yield Server(process, socket)
-        finally:
-            process.kill()
-            process.wait()
+    def serving(self, name: str, place: Place, size: int) -> Iterator[Server]:
+        """Run Uvicorn with a candidate inside the block."""
+        known, socket = self.place(name, place, size=size), self.directory / "uvicorn"
+        with serving(self.pythons[name], known, socket, self.apart) as server:
+            yield server
 
-    def place(self, candidate: str) -> dict[str, Any]:
+    def place(self, name: str, place: Place, *, size: int, user: str = APP) -> dict[str, Any]:
         """Return what the application has to know."""
-        size = self.options.connections
-        own = candidate in ("tenantry", "arows")
-        engine = TENANTRY if own else ENGINES.get(candidate, STOCK)
-        entry: dict[str, Any] = database(self.postgres, engine, APP)
+        engine = ENGINES.get(name, STOCK)
+        entry: dict[str, Any] = database(place, engine, user)
         entry["CONN_MAX_AGE"] = 0
         entry["OPTIONS"] |= {
-            "application_name": candidate,
+            "application_name": name,
             "pool": {"min_size": size, "max_size": size, "timeout": PATIENCE},
-        } | ({"pool_mode": "transaction"} if own else {})
+        } | ({"pool_mode": "transaction"} if engine == TENANTRY else {})
         return {
-            "candidate": candidate,
+            "candidate": name,
             "database": entry,
-            "apps": ["django_async_backend"] if candidate == "async_backend" else [],
-            "conninfo": f"host={entry['HOST']} port={entry['PORT']} user={APP}"
-            f" dbname={entry['NAME']} sslmode=disable application_name=psycopg",
+            "conninfo": f"host={entry['HOST']} port={entry['PORT']} user={user}"
+            f" dbname={entry['NAME']} sslmode=disable gssencmode=disable application_name={name}",
             "size": size,
         }
 
-    def measure(self, candidate: str, load: Load) -> Figures:
-        """Return what happens while the clients ask."""
-        self.sampler.most.clear()
-        with self.serving(candidate) as server:
-            return asyncio.run(self.figures(server, candidate, load))
+    def load(self, workload: str, clients: int, seconds: float | None = None) -> Load:
+        """Return what so many clients ask for."""
+        options = self.options
+        if seconds is None:
+            seconds = options.await_seconds
+        return Load(workload, clients, seconds, options.rows, options.tenants)
 
-    async def figures(self, server: Server, candidate: str, load: Load) -> Figures:
+    def count(self, name: str) -> dict[str, dict[str, float]]:
+        """Return the statements and round trips of a request of each workload."""
+        with (
+            counting(f"{self.server.host}/.s.PGSQL.{self.server.port}") as wire,
+            self.serving(name, Address(LOOPBACK, wire.port), 1) as server,
+        ):
+            found = {}
+            for workload in self.options.workloads:
+                load = self.load(workload, 1, 0)
+                asyncio.run(server.wait(load))
+                # What a candidate sends once it has answered is part of a request, too.
+                time.sleep(0.1)
+                wire.count()
+                asyncio.run(server.ask(load, COUNTED))
+                time.sleep(0.1)
+                found[workload] = {kind: n / COUNTED for kind, n in wire.count().items()}
+        return found
+
+    def measure(self, name: str, load: Load) -> Figures:
+        """Return what happens while the clients ask; nothing but the error if it takes too long."""
+        self.sampler.most.clear()
+        patience = 60 + self.warm_up(load) + self.options.seconds
+
+        async def within() -> Figures:
+            async with asyncio.timeout(patience):
+                return await self.figures(server, name, load)
+
+        with self.serving(name, self.server, self.options.connections) as server:
+            try:
+                return asyncio.run(within())
+            except (NotServedError, TimeoutError) as error:
+                return Figures(load.clients, errors={f"{type(error).__name__}: {error}": 1})
+
+    def warm_up(self, load: Load) -> float:
+        """Return for how many seconds clients ask before it counts."""
+        # So that the clients are apart, and the pool is full.
+        return max(self.options.warm_up, 2 * load.seconds)
+
+    async def figures(self, server: Server, name: str, load: Load) -> Figures:
         """Let the clients ask, for a while that does not count and for one that does."""
         await server.wait(load)
         memory, seen = server.memory("VmRSS"), Seen()
@@ -157,13 +214,13 @@ class Benchmark:
             asyncio.create_task(client(server.socket, load, seen, number))
             for number in range(load.clients)
         ]
-        # So that the clients are apart, and the pool is full.
-        await asyncio.sleep(max(self.options.warm_up, 2 * load.seconds))
+        await asyncio.sleep(self.warm_up(load))
+        self.sampler.in_use.clear()
         cpu, start, seen.counts = server.cpu(), time.perf_counter(), True
         await asyncio.sleep(self.options.seconds)
         seen.counts = False
         taken, cpu = time.perf_counter() - start, server.cpu() - cpu
-        peak = server.memory("VmHWM")
+        peak, in_use = server.memory("VmHWM"), self.sampler.in_use[name] or [0]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -175,30 +232,53 @@ class Benchmark:
             rps=round(len(answered) / taken, 1),
             p50_ms=round(1000 * cuts[49], 1),
             p99_ms=round(1000 * cuts[98], 1),
-            connections=self.sampler.most[candidate],
+            connections=self.sampler.most[name],
+            in_use=round(statistics.mean(in_use), 1),
+            most_in_use=max(in_use),
             cpu_s_per_1000=round(1000 * cpu / max(len(answered), 1), 3),
             memory_mib=round(peak - memory, 1),
             errors=dict(seen.errors),
         )
 
 
+def run(benchmark: Benchmark, options: argparse.Namespace) -> dict[str, Any]:
+    """Return who does not run, what was counted on the wire, and all figures."""
+    wire: dict[str, Any] = {}
+    not_run: dict[str, str] = {}
+    for name in options.candidates:
+        try:
+            benchmark.install(name)
+            wire[name] = benchmark.count(name)
+        except (NotInstalledError, NotServedError) as error:
+            if name == FLOOR:
+                raise
+            not_run[name] = str(error)
+            print(f"{CANDIDATES[name]} does not run: {error}", flush=True)
+    found: dict[str, Any] = {workload: {name: [] for name in wire} for workload in WORKLOADS}
+    options.seconds = affordable(options, len(wire))
+    for workload in options.workloads:
+        for clients in options.clients:
+            print(f"\n{WORKLOADS[workload]}, {clients} at once", flush=True)
+            for name, figures in found[workload].items():
+                figures.append(benchmark.measure(name, benchmark.load(workload, clients)))
+                show(name, figures[-1], found[workload][FLOOR][-1])
+    measured = {
+        workload: {name: list(map(asdict, figures)) for name, figures in found[workload].items()}
+        for workload in options.workloads
+    }
+    return {"not_run": not_run, "wire": wire, "workloads": measured}
+
+
+def affordable(options: argparse.Namespace, candidates: int) -> float:
+    """Return for how many seconds each can be measured so that all take ``--minutes``."""
+    count = len(options.workloads) * len(options.clients) * candidates
+    each = 60 * options.minutes / count - START - max(options.warm_up, 2 * options.await_seconds)
+    return min(options.seconds, max(LEAST, each))
+
+
 def able(names: list[str]) -> list[str]:
     """Return the candidates that can run here."""
     return [name for name in names if name != "async_backend" or find_spec("django_async_backend")]
-
-
-def run(benchmark: Benchmark, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of all workloads, candidates and numbers of clients."""
-    found: dict[str, Any] = {}
-    for workload in options.workloads:
-        found[workload] = {name: [] for name in options.candidates}
-        for clients in options.clients:
-            load = Load(workload, clients, options.await_seconds, options.rows, options.tenants)
-            print(f"\n{WORKLOADS[workload]}, {clients} at once", flush=True)
-            for name, figures in found[workload].items():
-                figures.append(benchmark.measure(name, load))
-                show(name, figures[-1], found[workload][FLOOR][-1])
-    return found
 
 
 def show(name: str, figures: Figures, floor: Figures) -> None:
@@ -207,7 +287,8 @@ def show(name: str, figures: Figures, floor: Figures) -> None:
     print(
         f"  {CANDIDATES[name]:38}{figures.rps:9.1f} requests/s{ratio:7.2f}"
         f"   p50 {figures.p50_ms:8.1f} ms   p99 {figures.p99_ms:8.1f} ms"
-        f"{figures.connections:5} connections   {figures.cpu_s_per_1000:7.3f} s/1000"
+        f"{figures.connections:5} connections, {figures.in_use:g} in use"
+        f"   {figures.cpu_s_per_1000:7.3f} s/1000"
         f"{figures.memory_mib:8.1f} MiB",
         flush=True,
     )
@@ -220,23 +301,25 @@ def main() -> None:
     options = parse_arguments()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, postgres(Path(name)) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as name,
+        processors.apart() as apart,
+        postgres(Path(name)) as server,
+    ):
+        # Uvicorn is the client that is measured; those that ask it stay with PostgreSQL.
+        machine = facts(server, placement=f"{apart.placement}; the client is Uvicorn")
         set_up(server, {"app": database(server, TENANTRY, APP)})
         data.create(rows=options.rows, tenants=options.tenants)
         data.require_isolation("app")
         connections.close_all()
         with sampling(server.dsn()) as sampler:
-            found = run(Benchmark(server, Path(name), sampler, options), options)
-        machine = facts(server)
+            found = run(Benchmark(server, Path(name), apart, sampler, options), options)
     result = {
         "machine": machine,
         "options": vars(options),
         "candidates": CANDIDATES,
         "titles": WORKLOADS,
-        "workloads": {
-            workload: {name: list(map(asdict, figures)) for name, figures in each.items()}
-            for workload, each in found.items()
-        },
+        **found,
     }
     report.write("load", result, directory=options.output)
     (options.output / "load.md").write_text(tables.load_markdown(result))
@@ -262,6 +345,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 20, 200])
     parser.add_argument("--connections", type=int, default=10, help="of each candidate's pool")
     parser.add_argument("--seconds", type=float, default=2, help="that are measured, each time")
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="for everything, about: measures for less then"
+    )
     parser.add_argument("--warm-up", type=float, default=1, help="seconds before that, at least")
     parser.add_argument("--await-seconds", type=float, default=0.5, help="of something slow")
     parser.add_argument("--tenants", type=int, default=500)

@@ -1,7 +1,8 @@
 """The ASGI application of one candidate under load; ``BENCHMARK`` in the environment says which.
 
 Every candidate answers the same requests with the same bytes: one read, a read before and one after
-something slow, and a stream of events with a read for each.
+something slow, and a stream of events with a read for each. As a program, it creates the tables of
+a candidate that has its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import django
@@ -17,30 +20,64 @@ import psycopg
 from django.apps import apps
 from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.db import connection
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path
 from django.utils.decorators import async_only_middleware
+from django.utils.module_loading import import_string
 from psycopg_pool import AsyncConnectionPool
 
 from benchmarks.identity import User
-from tenantry import arows
-from tenantry.asgi import PoolLifespan
 
 # Empty in the program that starts the servers.
 PLACE = json.loads(os.environ.get("BENCHMARK", "{}"))
 ROWS_READ = 20
 EVENTS = 5
-# The model that each candidate's requests read, and how.
-READS = {
-    "stock": "PlainNote",
-    "async_backend": "PlainNote",
-    "tenantry": "ProtectedNote",
-    "arows": "ProtectedNote",
-}
 SQL = f"""
 SELECT id, tenant_id, title, body, created_at FROM benchmarks_plainnote
 WHERE tenant_id = %s ORDER BY created_at DESC LIMIT {ROWS_READ}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a project with a candidate has in its settings, and how its views read.
+
+    Names are those of what is imported, because a candidate's environment has no other package.
+    """
+
+    model: str
+    middleware: str = ""
+    # More than the models need.
+    apps: Sequence[str] = ()
+    # That of the tables, if they are the candidate's own.
+    app: str = "benchmarks"
+    reset: str = ""
+    # What a stream enters, if it is not in the scope of the middleware.
+    scope: str = ""
+
+    @property
+    def filters(self) -> bool:
+        """Whether views filter by hand."""
+        return self.model == "benchmarks.PlainNote"
+
+
+SETUPS = {
+    "stock": Setup("benchmarks.PlainNote"),
+    "async_backend": Setup("benchmarks.PlainNote", apps=("django_async_backend",)),
+    **dict.fromkeys(
+        ("tenantry", "arows"),
+        Setup("benchmarks.ProtectedNote", "tenantry.middleware.RLSTenantMiddleware"),
+    ),
+    "rls_tenants": Setup(
+        "load_rls_tenants.Note",
+        "django_rls_tenants.RLSTenantMiddleware",
+        apps=("django_rls_tenants",),
+        app="benchmarks.candidates.load_rls_tenants",
+        reset="django_rls_tenants.pool.reset_rls_gucs",
+        scope="django_rls_tenants.async_tenant_context",
+    ),
+}
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -50,27 +87,45 @@ def application() -> Any:
     """Set the candidate up, and return its application."""
     if PLACE["candidate"] == "psycopg":
         return Psycopg(PLACE["conninfo"], PLACE["size"])
-    middleware = [f"{__name__}.identify"]
-    if READS[PLACE["candidate"]] == "ProtectedNote":
-        middleware.append("tenantry.middleware.RLSTenantMiddleware")
+    setup = set_up()
+    if setup.app != "benchmarks":
+        return get_asgi_application()
+    return import_string("tenantry.asgi.PoolLifespan")(get_asgi_application())
+
+
+def set_up() -> Setup:
+    """Set Django up with the candidate's settings; return them."""
+    setup = SETUPS[PLACE["candidate"]]
+    entry = PLACE["database"]
+    installed, databases = [setup.app, *setup.apps], {"default": entry}
+    if setup.reset:
+        entry["OPTIONS"]["pool"]["reset"] = import_string(setup.reset)
+    if setup.app == "benchmarks":
+        # The models need tenantry, which needs a database with its ENGINE; nobody uses that one.
+        installed.append("tenantry")
+        databases["unused"] = {"ENGINE": "tenantry.backends.postgresql"}
     settings.configure(
         ALLOWED_HOSTS=["*"],
-        # The models need tenantry, which needs a database with its ENGINE; nobody uses that one.
-        DATABASES={
-            "default": PLACE["database"],
-            "unused": {"ENGINE": "tenantry.backends.postgresql"},
-        },
+        DATABASES=databases,
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        INSTALLED_APPS=["tenantry", "benchmarks", *PLACE["apps"]],
+        INSTALLED_APPS=installed,
         LOGGING_CONFIG=None,
-        MIDDLEWARE=middleware,
-        RLS_TENANTS={"TENANT_MODEL": "benchmarks.Tenant"},
+        MIDDLEWARE=[f"{__name__}.identify", *filter(None, [setup.middleware])],
+        RLS_TENANTS={"TENANT_MODEL": f"{setup.app.rpartition('.')[2]}.Tenant"},
         ROOT_URLCONF=__name__,
         SECRET_KEY="benchmark",
         USE_TZ=True,
     )
     django.setup()
-    return PoolLifespan(get_asgi_application())
+    return setup
+
+
+def create() -> None:
+    """Create the tables of a candidate that has its own."""
+    label = set_up().app.rpartition(".")[2]
+    with connection.schema_editor() as editor:
+        for name in ("Tenant", "Note"):
+            editor.create_model(apps.get_model(label, name))
 
 
 @async_only_middleware
@@ -87,12 +142,14 @@ def identify(get_response: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], A
 async def ids(request: Any) -> str:
     """Return the ids of the tenant's newest notes."""
     candidate = PLACE["candidate"]
-    model: Any = apps.get_model("benchmarks", READS[candidate])
+    setup = SETUPS[candidate]
+    model: Any = apps.get_model(setup.model)
     notes = (model.async_objects if candidate == "async_backend" else model.objects).all()
-    if READS[candidate] == "PlainNote":
+    if setup.filters:
         notes = notes.filter(tenant_id=request.user.tenant_id)
     notes = notes.order_by("-created_at")[:ROWS_READ]
     if candidate == "arows":
+        arows = import_string("tenantry.arows")
         return ",".join(str(row[0]) for row in await arows(notes))
     return ",".join([str(note.pk) async for note in notes])
 
@@ -113,11 +170,21 @@ async def events(request: Any) -> StreamingHttpResponse:
     """Send events, with a read for each and a wait after it."""
 
     async def stream() -> AsyncIterator[str]:
-        for _ in range(EVENTS):
-            yield f"data: {await ids(request)}\n\n"
-            await asyncio.sleep(float(request.GET["await"]) / EVENTS)
+        async with scope(request):
+            for _ in range(EVENTS):
+                yield f"data: {await ids(request)}\n\n"
+                await asyncio.sleep(float(request.GET["await"]) / EVENTS)
 
     return StreamingHttpResponse(stream(), content_type="text/event-stream")
+
+
+def scope(request: Any) -> AbstractAsyncContextManager[None]:
+    """Return the tenant's scope, for a candidate whose streams are not in one yet."""
+    name = SETUPS[PLACE["candidate"]].scope
+    if not name:
+        return nullcontext()
+    entered: AbstractAsyncContextManager[None] = import_string(name)(request.user.tenant_id)
+    return entered
 
 
 urlpatterns = [path(f"{view.__name__}/", view) for view in (read, slow, events)]
@@ -172,3 +239,7 @@ class Psycopg:
         async with self.pool.connection() as connection:
             rows = await (await connection.execute(SQL, [tenant])).fetchall()
         return ",".join(str(row[0]) for row in rows)
+
+
+if __name__ == "__main__":
+    create()

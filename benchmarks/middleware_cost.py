@@ -20,6 +20,8 @@ from django.conf import settings
 # Run as a script, Python would look for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import report
+from benchmarks.facts import software
 from benchmarks.project import TENANTRY
 from benchmarks.stats import Round, spread
 
@@ -94,14 +96,19 @@ def measure(rounds: int) -> list[Round]:
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure, print a table, and write ``middleware_cost.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the JSON")
+    options = parser.parse_args()
+    machine = software()
     gc.disable()
-    results = measure(parser.parse_args().rounds)
-    for name in results[0]:
-        cost = spread(each[name] for each in results)
+    results = measure(options.rounds)
+    costs = {name: spread(each[name] for each in results) for name in results[0]}
+    for name, cost in costs.items():
         print(f"{name:6} {cost.median:5.1f} us  ({cost.low:.1f} to {cost.high:.1f})")
+    result = {"machine": machine, "options": vars(options), "microseconds": costs}
+    report.write("middleware_cost", result, directory=options.output)
 
 
 if __name__ == "__main__":

@@ -10,33 +10,57 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def halves() -> tuple[set[int], set[int]] | None:
-    """Return the processors of servers and those of clients; None where they cannot be chosen."""
-    if sys.platform != "linux":
-        return None
-    every = sorted(os.sched_getaffinity(0))
-    middle = len(every) // 2
-    return (set(every[middle:]), set(every[:middle])) if middle else None
+class Apart:
+    """The halves of the processors; both are empty where they cannot be chosen."""
+
+    def __init__(self, servers: set[int], clients: set[int]) -> None:
+        self.servers = servers
+        self.clients = clients
+
+    @property
+    def placement(self) -> str:
+        """Where servers and clients run, in words."""
+        return "apart" if self.clients else "as they happen"
+
+    def leave(self) -> None:
+        """Go on as a client of what was started."""
+        run_on(self.clients)
+
+    @contextmanager
+    def as_client(self) -> Iterator[None]:
+        """Start what is started in the block on the clients' half, and come back."""
+        run_on(self.clients)
+        try:
+            yield
+        finally:
+            run_on(self.servers)
 
 
 @contextmanager
-def apart() -> Iterator[Callable[[], None]]:
-    """Start what is started in the block on the servers' half, until what is yielded is called."""
-    if (both := halves()) is None:
-        yield lambda: None
-        return
-    servers, clients = both
-    os.sched_setaffinity(0, servers)
+def apart() -> Iterator[Apart]:
+    """Start what is started in the block on the servers' half, until it is left."""
+    found = halves()
+    run_on(found.servers)
     try:
-        yield lambda: os.sched_setaffinity(0, clients)
+        yield found
     finally:
-        os.sched_setaffinity(0, servers | clients)
+        run_on(found.servers | found.clients)
 
 
-def placement() -> str:
-    """Return in words where servers and clients run."""
-    return "apart" if sys.platform == "linux" and (os.cpu_count() or 1) > 1 else "as they happen"
+def halves() -> Apart:
+    """Return the processors of servers and those of clients."""
+    if sys.platform != "linux":
+        return Apart(set(), set())
+    every = sorted(os.sched_getaffinity(0))
+    middle = len(every) // 2
+    return Apart(set(every[middle:]), set(every[:middle])) if middle else Apart(set(), set())
+
+
+def run_on(chosen: set[int]) -> None:
+    """Let this thread, and what it starts, run on some processors; on any if there are none."""
+    if sys.platform == "linux" and chosen:
+        os.sched_setaffinity(0, chosen)

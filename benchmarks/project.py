@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import django
-import psycopg
 from django.conf import settings
 from django.db import connections
 
 from benchmarks import processors
 from benchmarks.delay import LOOPBACK, delayed
+from benchmarks.facts import facts
 from example_asgi.servers import (
     PgBouncer,
     Postgres,
@@ -71,12 +70,12 @@ def project(shape: str = "guc", **server_settings: Any) -> Iterator[dict[str, st
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         with (
-            processors.apart() as leave,
+            processors.apart() as apart,
             postgres(directory, **server_settings) as server,
             PgBouncer(server, directory / "pgbouncer", users=[APP]) as pgbouncer,
             delayed(f"{server.host}/.s.PGSQL.{server.port}", ROUND_TRIP) as port,
         ):
-            leave()
+            apart.leave()
             databases = {}
             places: tuple[Place, ...] = (server, pgbouncer, Address(LOOPBACK, port))
             for route, place in zip(ROUTES, places, strict=True):
@@ -91,10 +90,8 @@ def project(shape: str = "guc", **server_settings: Any) -> Iterator[dict[str, st
                 grant_by_default(server.dsn(dbname=DATABASE), owner=OWNER, to=ADMIN)
             set_up(server, databases, RLS_TENANTS=tenants)
             try:
-                yield facts(server) | {
-                    "servers_and_clients": processors.placement(),
-                    "pgbouncer": pgbouncer.version,
-                    "round_trip_us": measured_round_trip(),
+                yield facts(server, pgbouncer, placement=apart.placement) | {
+                    "round_trip_us": measured_round_trip()
                 }
             finally:
                 connections.close_all()
@@ -160,14 +157,3 @@ def measured_round_trip() -> int:
             cursor.execute("")
             times.append(time.perf_counter() - start)
     return round(1e6 * statistics.median(times))
-
-
-def facts(server: Postgres) -> dict[str, str | int]:
-    """Return the versions and the number of processors."""
-    return {
-        "python": platform.python_version(),
-        "django": django.get_version(),
-        "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
-        "postgresql": server.version,
-        "cpus": os.cpu_count() or 0,
-    }

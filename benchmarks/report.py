@@ -31,12 +31,12 @@ def print_table(
     title: str, outcomes: Mapping[str, Outcome], targets: Mapping[str, float] | None = None
 ) -> None:
     """Print one line for each candidate, with what its ratio should be at most."""
-    print(f"\n{title:28}{'median':>10}{'ratio':>9}   middle half of the rounds")
+    print(f"\n{title:46}{'median':>10}{'ratio':>9}   middle half of the rounds")
     for name, outcome in outcomes.items():
         ratio = outcome.ratio
         aimed_at = verdict(ratio.median, (targets or {}).get(name))
         print(
-            f"  {name:26}{outcome.microseconds.median:7.0f} us{ratio.median:9.3f}"
+            f"  {name:44}{outcome.microseconds.median:7.0f} us{ratio.median:9.3f}"
             f"   {ratio.low:.3f} to {ratio.high:.3f}{aimed_at}"
         )
     sys.stdout.flush()

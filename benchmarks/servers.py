@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -39,6 +38,7 @@ class Servers:
     pgbouncer: PgBouncer | None
     places: Mapping[str, tuple[str, int]]
     directory: Path
+    placement: str
 
     @property
     def socket(self) -> str:
@@ -63,7 +63,7 @@ def servers(routes: Iterable[str]) -> Iterator[Servers]:
     bindir = os.environ.get("TENANTRY_PG_BINDIR")
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as name,
-        processors.apart() as leave,
+        processors.apart() as apart,
         ExitStack() as stack,
     ):
         directory = Path(name)
@@ -93,31 +93,5 @@ def servers(routes: Iterable[str]) -> Iterator[Servers]:
                 places[route] = LOOPBACK, stack.enter_context(delayed(target, delay))
             else:
                 places[route] = postgres.host, postgres.port
-        leave()
-        yield Servers(postgres, pgbouncer, places, directory)
-
-
-def machine(servers: Servers) -> dict[str, str | int]:
-    """Return what the results depend on, apart from the candidates."""
-    pgbouncer = servers.pgbouncer
-    return {
-        "processor": processor(),
-        "cpus": os.cpu_count() or 0,
-        "servers_and_clients": processors.placement(),
-        "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
-        "system": f"{platform.system()} {platform.release()}",
-        "load_before": f"{os.getloadavg()[0]:.2f}",
-        "python": platform.python_version(),
-        "postgresql": servers.postgres.version,
-        "pgbouncer": pgbouncer.version if pgbouncer else "",
-    }
-
-
-def processor() -> str:
-    """Return the name of the processor, if the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+        apart.leave()
+        yield Servers(postgres, pgbouncer, places, directory, apart.placement)

@@ -20,8 +20,9 @@ from benchmarks import plots, report, tables
 from benchmarks.candidates import CANDIDATES, OWN
 from benchmarks.delay import LOOPBACK
 from benchmarks.environments import NotInstalledError, interpreter
+from benchmarks.facts import facts
 from benchmarks.pipes import Pipe, WorkerError, working
-from benchmarks.servers import APP, OWNER, ROUTES, Servers, machine, servers
+from benchmarks.servers import APP, OWNER, ROUTES, Servers, servers
 from benchmarks.turns import Effort, measure, try_out
 from benchmarks.wire import counting
 
@@ -175,7 +176,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Return all results."""
     with servers(options.routes) as started:
         benchmark = Benchmark(started, options)
-        facts = machine(started)
+        machine = facts(started.postgres, started.pgbouncer, placement=started.placement)
         benchmark.install()
         benchmark.create()
         say("counting on the wire")
@@ -186,7 +187,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             say(f"measuring: {route}")
             routes[route] = benchmark.measure(route)
         return {
-            "machine": facts,
+            "machine": machine,
             "options": vars(options),
             "candidates": {
                 name: {"title": CANDIDATES[name].title}

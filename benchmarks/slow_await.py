@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
-from benchmarks import data, report
-from benchmarks.project import APP, STOCK, TENANTRY, database, facts, postgres, set_up
+from benchmarks import data, processors, report
+from benchmarks.facts import facts
+from benchmarks.project import APP, STOCK, TENANTRY, database, postgres, set_up
 from benchmarks.slow_load import PATIENCE, Sampler, burst, sampling
 from benchmarks.slow_views import ROWS_READ
 from benchmarks.stats import Spread, spread
@@ -63,11 +64,17 @@ class Setup:
 
 @dataclass(slots=True)
 class Result:
-    """What one candidate did in all rounds of one setup."""
+    """What one candidate did in all rounds of one setup.
+
+    Of the `connections`, `in_use` on average, and `most_in_use` at a time, were in a statement or a
+    transaction.
+    """
 
     rps: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
     connections: int = 0
+    in_use: float = 0
+    most_in_use: int = 0
     ratio: Spread | None = None
 
 
@@ -78,8 +85,10 @@ def project(setups: list[Setup]) -> Iterator[tuple[Postgres, dict[str, str | int
     most = 2 * max(setup.max_size for setup in setups) + 20
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as name,
+        processors.apart() as apart,
         postgres(Path(name), max_connections=most) as server,
     ):
+        apart.leave()
         set_up(
             server,
             {
@@ -91,7 +100,7 @@ def project(setups: list[Setup]) -> Iterator[tuple[Postgres, dict[str, str | int
             ALLOWED_HOSTS=["localhost"],
         )
         try:
-            yield server, facts(server)
+            yield server, facts(server, placement=apart.placement)
         finally:
             connections.close_all()
 
@@ -154,6 +163,8 @@ def measure(setup: Setup, sampler: Sampler, options: argparse.Namespace) -> dict
         order.reverse()
     for candidate, result in results.items():
         result.connections = sampler.most[setup.alias(candidate)]
+        in_use = sampler.in_use[setup.alias(candidate)]
+        result.in_use, result.most_in_use = round(statistics.mean(in_use), 1), max(in_use)
         ratios = [a / b for a, b in zip(result.rps, results["stock"].rps, strict=True)]
         result.ratio = spread(ratios * 2 if len(ratios) == 1 else ratios)
     return results
@@ -177,12 +188,12 @@ def targets(setup: Setup, result: Result) -> dict[str, bool]:
 def print_results(setup: Setup, results: dict[str, Result]) -> None:
     """Print a line for each candidate, then the targets."""
     title = f"{setup.concurrency} requests at once, {setup.max_size} connections"
-    print(f"\n{title:46}{'rps':>8}{'ratio':>8}{'errors':>8}{'connections':>13}")
+    print(f"\n{title:46}{'rps':>8}{'ratio':>8}{'errors':>8}{'connections':>13}{'in use':>8}")
     for candidate, result in results.items():
         assert result.ratio is not None
         print(
             f"  {CANDIDATES[candidate][1]:44}{statistics.median(result.rps):8.1f}"
-            f"{result.ratio.median:8.2f}{result.errors.total():8}{result.connections:13}"
+            f"{result.ratio.median:8.2f}{result.errors.total():8}{result.connections:13}{result.in_use:8g}"
         )
         for error, count in result.errors.most_common(3):
             print(f"    {count} x {error}")

@@ -7,7 +7,7 @@ import json
 import random
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,30 +21,35 @@ INTERVAL = 0.05
 # Seconds that requests and pools have for a connection: they are to be slow rather than to fail.
 PATIENCE = 120
 CONNECTIONS = """
-SELECT application_name, count(*) FROM pg_stat_activity
+SELECT application_name, count(*), count(*) FILTER (WHERE state <> 'idle') FROM pg_stat_activity
 WHERE backend_type = 'client backend' GROUP BY application_name
 """
 
 
 class Sampler(threading.Thread):
-    """Count the server's connections of each application_name, every 50 ms."""
+    """Count the server's connections of each application_name, every 50 ms.
+
+    `most` has how many were open, `in_use` how many were in a statement or a transaction at each
+    sample.
+    """
 
     def __init__(self, dsn: str) -> None:
         super().__init__(daemon=True)
         self.dsn = dsn
         self.now: dict[str, int] = {}
         self.most: Counter[str] = Counter()
-        self.samples = 0
+        self.in_use: defaultdict[str, list[int]] = defaultdict(list)
         self.ended = threading.Event()
 
     def run(self) -> None:
         """Count until told to end."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
             while not self.ended.wait(INTERVAL):
-                self.now = dict(connection.execute(CONNECTIONS).fetchall())
-                self.samples += 1
-                for name, count in self.now.items():
+                rows = connection.execute(CONNECTIONS).fetchall()
+                self.now = {name: count for name, count, _ in rows}
+                for name, count, in_use in rows:
                     self.most[name] = max(self.most[name], count)
+                    self.in_use[name].append(in_use)
 
     def wait_for(self, name: str, count: int) -> None:
         """Wait until `name` has `count` connections; raise TimeoutError if it never has."""

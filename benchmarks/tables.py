@@ -59,7 +59,7 @@ def candidates(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield who ran, and on what."""
     yield "### Machine and candidates"
     yield ""
-    yield "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in result["machine"].items())
+    yield machine(result)
     yield from head("Candidate", "Release", "Django", "psycopg", "Most memory")
     for each in result["candidates"].values():
         if "not_run" in each:
@@ -134,17 +134,19 @@ def notes(result: Mapping[str, Any]) -> Iterator[str]:
 
 def load_markdown(result: Mapping[str, Any]) -> str:
     """Return a table for each workload of servers under load."""
-    lines = ["; ".join(f"{key}: {value}" for key, value in result["machine"].items())]
+    lines = [machine(result)]
     for workload, candidates in result["workloads"].items():
         floor = next(iter(candidates.values()))
+        clients = floor[-1]["clients"]
         lines += ["", f"### {result['titles'][workload]}"]
         lines += head(
             "Candidate",
+            "Round trips (statements)",
             *(f"requests/s, {each['clients']} at once" for each in floor),
-            "p50, ms",
-            "server connections",
-            "CPU s per 1,000",
-            "MiB per 1,000 at once",
+            f"p50 of {clients}, ms",
+            "server connections (in use on average, at most)",
+            "CPU s per 1,000 requests",
+            f"MiB per 1,000 at once, taken from {clients}",
         )
         for name, figures in candidates.items():
             last = figures[-1]
@@ -152,11 +154,27 @@ def load_markdown(result: Mapping[str, Any]) -> str:
                 f"{each['rps']:g} ({ratio(each['rps'], least['rps'])})"
                 for each, least in zip(figures, floor, strict=True)
             )
-            memory = round(1000 * last["memory_mib"] / last["clients"])
-            cpu = last["cpu_s_per_1000"]
-            title = result["candidates"][name]
-            lines.append(row(title, *rates, last["p50_ms"], last["connections"], cpu, memory))
+            in_use = f"{last['connections']} ({last['in_use']:g}, {last['most_in_use']})"
+            lines.append(
+                row(
+                    result["candidates"][name],
+                    counted(result["wire"][name][workload]),
+                    *rates,
+                    last["p50_ms"],
+                    in_use,
+                    last["cpu_s_per_1000"],
+                    round(1000 * last["memory_mib"] / last["clients"]),
+                )
+            )
+    if result["not_run"]:
+        lines += ["", "### Not run", ""]
+    lines += (f"- {result['candidates'][name]}: {why}" for name, why in result["not_run"].items())
     return "\n".join(lines) + "\n"
+
+
+def machine(result: Mapping[str, Any]) -> str:
+    """Return what the results depend on, in a line."""
+    return "; ".join(f"{key.replace('_', ' ')}: {each}" for key, each in result["machine"].items())
 
 
 def ratio(rate: float, floor: float) -> str:

@@ -43,6 +43,8 @@ def set_up(candidate: Candidate, database: dict[str, str], *, pooled: bool) -> A
     entry = {
         "ENGINE": project.engine,
         **database,
+        # All views but one are exempt from it.
+        "ATOMIC_REQUESTS": True,
         "CONN_MAX_AGE": None,
         "DISABLE_SERVER_SIDE_CURSORS": True,
         "OPTIONS": {"sslmode": "disable", "gssencmode": "disable"},

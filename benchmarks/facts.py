@@ -1,0 +1,83 @@
+"""What results depend on, apart from the candidates: every file of results has the same facts."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import psycopg
+
+from example_asgi.servers import PgBouncer, Postgres
+
+ROOT = Path(__file__).resolve().parent.parent
+# What is measured, and by what; results are of no commit if anything of it was changed.
+SOURCES = ("src", "benchmarks", "example_asgi", ":(exclude)benchmarks/results")
+# Those that the benchmarks change, and that matter.
+SETTINGS = ("fsync", "shared_buffers", "autovacuum")
+
+
+def facts(
+    postgres: Postgres, pgbouncer: PgBouncer | None = None, *, placement: str
+) -> dict[str, str | int]:
+    """Return what is true of this run; `placement` says on which processors servers run."""
+    return software() | {
+        "postgresql": postgres.version,
+        "pgbouncer": pgbouncer.version if pgbouncer else "",
+        **server_settings(postgres),
+        "servers_and_clients": placement,
+    }
+
+
+def software() -> dict[str, str | int]:
+    """Return what is true without a server."""
+    return {
+        "processor": processor(),
+        "cpus": os.cpu_count() or 0,
+        "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+        "system": f"{platform.system()} {platform.release()}",
+        "load_before": f"{os.getloadavg()[0]:.2f}",
+        "tenantry": version("django-tenantry"),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "django": version("django"),
+        "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
+    }
+
+
+def commit() -> str:
+    """Return the commit, and whether the sources differ from it; nothing outside of a checkout."""
+    if not (number := git("rev-parse", "--short", "HEAD")):
+        return ""
+    changed = git("status", "--porcelain", "--", *SOURCES)
+    return f"{number}, and changes" if changed else number
+
+
+def git(*arguments: str) -> str:
+    """Return what git says; nothing if it fails, or is not there."""
+    try:
+        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def server_settings(postgres: Postgres) -> dict[str, str]:
+    """Return the values of :data:`SETTINGS`, as the server has them."""
+    with psycopg.connect(postgres.dsn()) as connection:
+        rows = connection.execute(
+            "SELECT name, current_setting(name) FROM unnest(%s::text[]) name", [list(SETTINGS)]
+        )
+        return dict(rows.fetchall())
+
+
+def processor() -> str:
+    """Return the name of the processor, if the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
