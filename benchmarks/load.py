@@ -204,7 +204,7 @@ class Benchmark:
     def warm_up(self, load: Load) -> float:
         """Return for how many seconds clients ask before it counts."""
         # So that the clients are apart, and the pool is full.
-        return max(self.options.warm_up, 2 * load.seconds)
+        return max(float(self.options.warm_up), 2 * load.seconds)
 
     async def figures(self, server: Server, name: str, load: Load) -> Figures:
         """Let the clients ask, for a while that does not count and for one that does."""
@@ -272,8 +272,9 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> dict[str, Any]:
 def affordable(options: argparse.Namespace, candidates: int) -> float:
     """Return for how many seconds each can be measured so that all take ``--minutes``."""
     count = len(options.workloads) * len(options.clients) * candidates
-    each = 60 * options.minutes / count - START - max(options.warm_up, 2 * options.await_seconds)
-    return min(options.seconds, max(LEAST, each))
+    warm_up: float = max(options.warm_up, 2 * options.await_seconds)
+    each = 60 * float(options.minutes) / count - START - warm_up
+    return min(float(options.seconds), max(LEAST, each))
 
 
 def able(names: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from string import hexdigits
@@ -16,11 +16,17 @@ from typing import Any
 
 import pytest
 from django import get_version
+from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 
+from benchmarks.blocks import BLOCKS
 from benchmarks.candidates import CANDIDATES, Candidate
 from benchmarks.load import affordable
 from benchmarks.load_client import Load, WrongAnswerError, ask
 from benchmarks.shop import Shop
+from tenantry import tenant_context
+from tests.app.models import Note
+from tests.fix_wire import Wire
 
 WORKLOADS = {"read", "reads", "write", "atomic", "nested", "atomic_request"}
 WORKLOADS |= {"page", "bulk", "raw", "report"}
@@ -191,6 +197,27 @@ def test_options_that_make_no_sense_are_refused(
         run("side_by_side", tmp_path, options)
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"), list(zip(BLOCKS, (1, 3, 5, 11), (1, 2, 2, 4), strict=True))
+)
+def test_a_block_takes_few_round_trips(name: str, theirs: int, ours: int, wire: Wire) -> None:
+    def read_on(alias: str) -> Callable[[], list[Any]]:
+        return lambda: list(Note.objects.using(alias).order_by("pk")[:1])
+
+    stock = DatabaseWrapper({**connections["wire"].settings_dict}, "stock")
+    connections["stock"] = stock
+    try:
+        stock.ensure_connection()
+        for alias, round_trips in (("stock", theirs), ("wire", ours)):
+            wire.clear()
+            with tenant_context(1):
+                BLOCKS[name](alias, read_on(alias))
+            assert wire.round_trips == round_trips
+    finally:
+        stock.close()
+        del connections["stock"]
+
+
 def test_a_driver_is_measured_on_every_route(tmp_path: Path) -> None:
     result = run("driver_read", tmp_path)
     assert list(result["routes"]) == ["direct", "pgbouncer", "1 ms"]
@@ -216,12 +243,12 @@ def test_the_other_shapes_are_measured_too(shape: str, tmp_path: Path) -> None:
 
 def test_requests_that_await_are_measured_with_few_connections_and_enough(tmp_path: Path) -> None:
     few, enough = run("slow_await", tmp_path, QUICK_BURST)["setups"]
-    for setup, connections in ((few, 2), (enough, 3)):
+    for setup, most in ((few, 2), (enough, 3)):
         assert list(setup["results"]) == ["stock", "tenantry", "native"]
         for result in setup["results"].values():
             assert result["errors"] == {}
-            assert 0 < result["connections"] <= connections
-            assert 0 <= result["in_use"] <= result["most_in_use"] <= connections
+            assert 0 < result["connections"] <= most
+            assert 0 <= result["in_use"] <= result["most_in_use"] <= most
             assert all(rps > 0 for rps in result["rps"])
 
 
