@@ -1,8 +1,8 @@
 """The same work by one ENGINE, again and again, while callgrind counts instructions.
 
-``instructions.py`` runs this program under valgrind, with the database and the numbers of turns on
-its command line. Each work has a small and a large number of turns: what it takes to tell callgrind
-that one has ended is in both.
+``instructions.py`` runs this program under valgrind, with the database, the number of rounds and
+those of turns on its command line. Each work has a small and a large number of turns: what it takes
+to tell callgrind that they have ended is in both.
 """
 
 from __future__ import annotations

@@ -42,7 +42,15 @@ def interpreter(candidate: Candidate, *, upgrade: bool = False, same: Sequence[s
 def install(python: Path, package: str, same: Sequence[str]) -> None:
     """Install the newest release of `package` beside packages that the benchmark has, too."""
     pinned = [f"{name}=={version(name)}" for name in same]
-    command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--upgrade"]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        "--upgrade",
+    ]
     done = subprocess.run([*command, package, *pinned], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]

@@ -57,21 +57,16 @@ def instructions(database: Mapping[str, Any], engine: str) -> dict[str, int]:
     Raises RuntimeError if valgrind fails.
     """
     entry = {key: database[key] for key in KEYS} | {"ENGINE": engine}
-    place = entry["HOST"] if Path(entry["HOST"]).is_dir() else None
-    if place:
-        # What the process is told is then the same each time, and so is what it does with it.
-        entry["HOST"] = "/proc/self/cwd"
+    place = None
+    if entry["HOST"].startswith("/"):
+        # What the process is told is the same each time, and so is what it does with it.
+        place, entry["HOST"] = entry["HOST"], "/proc/self/cwd"
     arguments = [json.dumps(each) for each in (entry, ROUNDS, *TURNS)]
     with tempfile.TemporaryDirectory(prefix="callgrind-") as name:
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
         command += [f"--callgrind-out-file={name}/out", sys.executable, str(COUNTED), *arguments]
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT / "src"),
-            "PYTHONHASHSEED": "0",
-        }
         done = subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, text=True, check=False
+            command, cwd=place, env=environment(), capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise RuntimeError(f"valgrind ended with {done.returncode}:\n{done.stderr}")

@@ -127,5 +127,6 @@ async def get(handler: ASGIHandler, path: str, query: str) -> tuple[int, bytes]:
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 8000),
     }
-    await handler(scope, receive, send)
+    application: Any = handler
+    await application(scope, receive, send)
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])

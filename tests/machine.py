@@ -8,7 +8,6 @@ nothing of ours may stay there.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from contextlib import closing
 from itertools import islice
@@ -23,7 +22,6 @@ from hypothesis.stateful import invariant, precondition, rule
 from tenantry import admin_context, tenant_context
 from tests import settings
 from tests.app.models import Author, Note
-from tests.fix_faults import wait_for
 from tests.model import INSERT, NAMES, Block, Model, Open
 
 TITLES = "SELECT title FROM app_note ORDER BY id"
@@ -33,12 +31,8 @@ PROBE = (
     + settings.IS_ADMIN
 ).encode()
 BROKEN = ("SELECT nonsense", "SELEC 1", "SELECT 1/0", "SELECT 1; SELEC 2", "SELECT '")
-# The first cancels itself, wherever it runs.
+# It cancels itself, wherever it runs.
 CANCELLED = "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)"
-LONG = "SELECT pg_sleep(60) /* until somebody cancels it */"
-CANCEL = (
-    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s"
-)
 # Django 6.1 renamed it.
 new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
 
@@ -305,24 +299,6 @@ class Machine(Model):
     def cancel(self, how: str, protect: bool) -> None:
         cancelled = (psycopg.errors.QueryCanceled, OperationalError)
         self.refused(lambda: self.run(CANCELLED, how), cancelled, protect)
-
-    @precondition(lambda self: not self.failed)
-    @rule(protect=st.booleans())
-    def cancel_from_another_thread(self, protect: bool) -> None:
-        def act() -> None:
-            with self.cursor() as cursor:
-                thread = threading.Thread(target=self.cancel_once_it_runs)
-                thread.start()
-                try:
-                    cursor.execute(LONG)
-                finally:
-                    thread.join()
-
-        self.refused(act, OperationalError, protect)
-
-    def cancel_once_it_runs(self) -> None:
-        superuser = self.world.superuser
-        wait_for(lambda: superuser.execute(CANCEL, [f"%{LONG}"]).fetchone())
 
     @precondition(lambda self: not self.failed)
     @rule(protect=st.booleans(), quiet=st.booleans())

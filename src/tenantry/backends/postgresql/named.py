@@ -50,9 +50,10 @@ class NamedStatementMixin(StatementMixin):
         yield from self._conn.settle()
         try:
             yield from super()._declare_gen(query, params, binary)
-        except psycopg.Error:
+        except psycopg.Error as error:
             idle = self._pgconn.transaction_status == TransactionStatus.IDLE
-            self._unparsed = idle and bool(self._control)
+            cancelled = isinstance(error, psycopg.errors.QueryCanceled)
+            self._unparsed = idle and bool(self._control) and not cancelled
             raise
         finally:
             self._bare = False

@@ -43,6 +43,8 @@ UTILITIES = frozenset(
     {b"ALTER", b"CLUSTER", b"COMMIT", b"CREATE", b"DISCARD", b"DROP", b"REINDEX", b"REPACK"}
     | {b"ROLLBACK", b"VACUUM"}
 )
+# What was cancelled is not to be sent again.
+CANCELLED = b"57014"
 COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
 END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
@@ -279,6 +281,7 @@ class StatementMixin(FlushMixin):
                 bool(self._control)
                 and bool(results)
                 and results[0].status == ExecStatus.FATAL_ERROR
+                and results[0].error_field(DiagnosticField.SQLSTATE) != CANCELLED
                 and self._pgconn.transaction_status == TransactionStatus.IDLE
             )
             super()._check_results(results)
@@ -341,7 +344,8 @@ class StatementMixin(FlushMixin):
             return False
         # FATAL is the end of the connection, on which nothing can go again.
         severity: bytes | None = result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED)
-        return severity == b"ERROR"
+        cancelled = result.error_field(DiagnosticField.SQLSTATE) == CANCELLED
+        return severity == b"ERROR" and not cancelled
 
     def _start_copy_gen(self, statement: Any, params: Any = None) -> PQGen[None]:
         # psycopg insists on exactly one result; here the binding's come first.
