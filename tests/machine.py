@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 import psycopg
-from django.db import DatabaseError, OperationalError, ProgrammingError, transaction
+from django.db import DatabaseError, ProgrammingError, transaction
 from django.db.models import Count
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
@@ -31,8 +31,6 @@ PROBE = (
     + settings.IS_ADMIN
 ).encode()
 BROKEN = ("SELECT nonsense", "SELEC 1", "SELECT 1/0", "SELECT 1; SELEC 2", "SELECT '")
-# It cancels itself, wherever it runs.
-CANCELLED = "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)"
 # Django 6.1 renamed it.
 new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
 
@@ -293,12 +291,6 @@ class Machine(Model):
                     list(copy.rows())
             else:
                 list(cursor.stream(statement))
-
-    @precondition(lambda self: not self.failed)
-    @rule(how=st.sampled_from(["execute", "executemany", "stream", "copy"]), protect=st.booleans())
-    def cancel(self, how: str, protect: bool) -> None:
-        cancelled = (psycopg.errors.QueryCanceled, OperationalError)
-        self.refused(lambda: self.run(CANCELLED, how), cancelled, protect)
 
     @precondition(lambda self: not self.failed)
     @rule(protect=st.booleans(), quiet=st.booleans())

@@ -180,19 +180,23 @@ def test_an_unmanaged_table_that_names_the_tenant_is_found(
             managed = False
             db_table = "legacy"
 
+    def about_legacy() -> list[Any]:
+        # The admin role, where there is one, may not use the table either.
+        return [each for each in run("database") if each.id != "tenantry.W103"]
+
     installed = list(apps.get_models(include_auto_created=True))
     monkeypatch.setattr(apps, "get_models", lambda **options: [*installed, Legacy])
     create = "CREATE {} GRANT SELECT ON legacy TO app"
     with broken(arrange, create.format("TABLE legacy (customer_id int);"), "DROP TABLE legacy"):
-        (found,) = run("database")
+        (found,) = about_legacy()
         assert found.id == "tenantry.W124"
         assert found.msg.startswith("table legacy has the column customer_id of a tenant and no po")
         settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": ["app.Legacy"]}
-        assert run("database") == []
+        assert about_legacy() == []
         settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": []}
     view = "VIEW legacy WITH (security_invoker) AS SELECT tenant_id AS customer_id FROM app_note;"
     with broken(arrange, create.format(view), "DROP VIEW legacy"):
-        assert run("database") == []
+        assert about_legacy() == []
 
 
 @pytest.mark.parametrize("major", FIXED)
