@@ -76,6 +76,8 @@ WORKLOADS = {
 COUNTED = 5
 # What a candidate takes to start and to end, and the least that it is measured, in seconds.
 START, LEAST = 3.0, 0.5
+# Seconds until it counts, for each client: all of them begin at once.
+EACH = 0.005
 PEER_ROWS = """
 INSERT INTO load_rls_tenants_tenant (id, name) SELECT id, name FROM benchmarks_tenant;
 INSERT INTO load_rls_tenants_note (id, tenant_id, title, body, created_at)
@@ -189,7 +191,7 @@ class Benchmark:
     def measure(self, name: str, load: Load) -> Figures:
         """Return what happens while the clients ask; nothing but the error if it takes too long."""
         self.sampler.most.clear()
-        patience = 60 + self.warm_up(load) + self.options.seconds
+        patience = 60 + warm_up(self.options, load.clients) + self.options.seconds
 
         async def within() -> Figures:
             async with asyncio.timeout(patience):
@@ -201,11 +203,6 @@ class Benchmark:
             except (NotServedError, TimeoutError) as error:
                 return Figures(load.clients, errors={f"{type(error).__name__}: {error}": 1})
 
-    def warm_up(self, load: Load) -> float:
-        """Return for how many seconds clients ask before it counts."""
-        # So that the clients are apart, and the pool is full.
-        return max(float(self.options.warm_up), 2 * load.seconds)
-
     async def figures(self, server: Server, name: str, load: Load) -> Figures:
         """Let the clients ask, for a while that does not count and for one that does."""
         await server.wait(load)
@@ -214,7 +211,7 @@ class Benchmark:
             asyncio.create_task(client(server.socket, load, seen, number))
             for number in range(load.clients)
         ]
-        await asyncio.sleep(self.warm_up(load))
+        await asyncio.sleep(warm_up(self.options, load.clients))
         self.sampler.in_use.clear()
         cpu, start, seen.counts = server.cpu(), time.perf_counter(), True
         await asyncio.sleep(self.options.seconds)
@@ -235,7 +232,7 @@ class Benchmark:
             connections=self.sampler.most[name],
             in_use=round(statistics.mean(in_use), 1),
             most_in_use=max(in_use),
-            cpu_s_per_1000=round(1000 * cpu / max(len(answered), 1), 3),
+            cpu_s_per_1000=round(1000 * cpu / len(answered), 3) if answered else 0,
             memory_mib=round(peak - memory, 1),
             errors=dict(seen.errors),
         )
@@ -269,11 +266,16 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> dict[str, Any]:
     return {"not_run": not_run, "wire": wire, "workloads": measured}
 
 
+def warm_up(options: argparse.Namespace, clients: int) -> float:
+    """Return for how many seconds clients ask until they are apart, and the pool is full."""
+    return float(max(options.warm_up, 2 * options.await_seconds, EACH * clients))
+
+
 def affordable(options: argparse.Namespace, candidates: int) -> float:
     """Return for how many seconds each can be measured so that all take ``--minutes``."""
-    count = len(options.workloads) * len(options.clients) * candidates
-    warm_up: float = max(options.warm_up, 2 * options.await_seconds)
-    each = 60 * float(options.minutes) / count - START - warm_up
+    times = len(options.workloads) * candidates
+    beside = times * sum(START + warm_up(options, clients) for clients in options.clients)
+    each = (60 * float(options.minutes) - beside) / (times * len(options.clients))
     return min(float(options.seconds), max(LEAST, each))
 
 
