@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.fix_example import SESSIONS, Example
-from tests.visitors import VISIBLE, drive
+from tests.visitors import VISIBLE, drive, together
 
 CLIENTS_OF_EACH = 13
 VISITS_OF_EACH = 80
@@ -46,8 +46,8 @@ async def test_nobody_sees_a_row_of_another_tenant(example: Example, polluted: b
     names = [name for name in VISIBLE for _ in range(CLIENTS_OF_EACH)]
     if polluted:
         names = names[::5]
-    visitors = await asyncio.gather(
-        *(drive(example.url, name, seed, gate, VISITS_OF_EACH) for seed, name in enumerate(names))
+    visitors = await together(
+        drive(example.url, name, seed, gate, VISITS_OF_EACH) for seed, name in enumerate(names)
     )
     pages = sum((visitor.pages for visitor in visitors), Counter[str]())
     assert sum(pages.values()) == len(names) * VISITS_OF_EACH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -133,10 +134,12 @@ def test_threads_under_sabotage(kind: str, site: Site, tenants: Tenants) -> None
 
 
 async def avisit(visits: Visits, alias: str, tenant: Tenant) -> None:
-    while not visits.over.is_set():
+    for turn in itertools.count():
+        if visits.over.is_set():
+            break
         try:
             # Every second time, it is cancelled somewhere.
-            async with asyncio.timeout(5 if visits.good % 2 else 0.003):
+            async with asyncio.timeout(5 if turn % 2 else 0.003):
                 async with tenant_context(tenant.pk), aconnection(alias) as connection:
                     for _ in range(3):
                         cursor = await connection.execute(TITLES)

@@ -19,7 +19,7 @@ from example_asgi.servers import LOOPBACK, Child, PgBouncer
 from tests.fix_example import EXAMPLE, Example, environment_of_example, served
 from tests.fix_faults import wait_for
 from tests.test_servers import clients, left_behind
-from tests.visitors import VISIBLE, Visitor
+from tests.visitors import LIMITS, VISIBLE, Visitor, together
 
 OPERATIONS = int(os.environ.get("TENANTRY_OPERATIONS", "4000"))
 CLIENTS_OF_EACH = 10
@@ -77,8 +77,7 @@ class MixedVisitor(Visitor):
 
 
 async def drive(url: str, name: str, seed: int, gate: asyncio.Semaphore, visits: int) -> Visitor:
-    limits = httpx.Limits(max_connections=4)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=LIMITS) as http:
         visitor = MixedVisitor(http, name, Random(seed))
         async with gate:
             await visitor.log_in()
@@ -132,8 +131,8 @@ async def test_nobody_sees_a_row_of_another_tenant_whatever_happens_at_once(
     gate = asyncio.Semaphore(4)
     names = [name for name in VISIBLE for _ in range(CLIENTS_OF_EACH)]
     visits = -(-OPERATIONS // len(names))
-    visitors = await asyncio.gather(
-        *(drive(mixed.url, name, seed, gate, visits) for seed, name in enumerate(names))
+    visitors = await together(
+        drive(mixed.url, name, seed, gate, visits) for seed, name in enumerate(names)
     )
     pages = sum((visitor.pages for visitor in visitors), Counter[str]())
     assert sum(pages.values()) >= OPERATIONS

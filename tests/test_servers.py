@@ -14,7 +14,7 @@ import pytest
 from example_asgi.servers import LOOPBACK, PgBouncer
 from tests.fix_example import SESSIONS, Example, served
 from tests.fix_faults import wait_for
-from tests.visitors import VISIBLE, drive, tenants_in
+from tests.visitors import VISIBLE, drive, tenants_in, together
 
 CLIENTS_OF_EACH = 3
 VISITS_OF_EACH = 12
@@ -84,11 +84,9 @@ def left_behind(example: Example) -> set[str | None]:
 async def driven(example: Example, server: Server) -> None:
     gate = asyncio.Semaphore(4)
     names = [name for name in VISIBLE for _ in range(CLIENTS_OF_EACH)]
-    visitors = await asyncio.gather(
-        *(
-            drive(example.url, name, seed, gate, VISITS_OF_EACH, sockets=server.sockets)
-            for seed, name in enumerate(names)
-        )
+    visitors = await together(
+        drive(example.url, name, seed, gate, VISITS_OF_EACH, sockets=server.sockets)
+        for seed, name in enumerate(names)
     )
     for name, tenants in VISIBLE.items():
         seen = sum((visitor.seen for visitor in visitors if visitor.name == name), Counter[str]())

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any, TypeVar
 
 import httpx
 from websockets.asyncio.client import connect
 
+V = TypeVar("V")
 PASSWORD = "demo"
 TENANTS = {"acme", "globex", "initech"}
 VISIBLE = {
@@ -144,14 +147,25 @@ class Visitor:
         self.check((await self.http.get(answer.headers["location"])).text)
 
 
+# A client forgets an idle connection long before the server does. Both would after 5 s (Uvicorn and
+# httpx), and now and then a request would go to a server that has just closed.
+LIMITS = httpx.Limits(max_connections=4, keepalive_expiry=1)
+
+
 async def drive(
     url: str, name: str, seed: int, gate: asyncio.Semaphore, visits: int, *, sockets: bool = True
 ) -> Visitor:
-    limits = httpx.Limits(max_connections=4)
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=LIMITS) as http:
         visitor = Visitor(http, name, Random(seed), sockets)
         async with gate:
             await visitor.log_in()
         for _ in range(visits):
             await visitor.visit()
     return visitor
+
+
+async def together(visits: Iterable[Coroutine[Any, Any, V]]) -> list[V]:
+    """Return what all return; when one fails, end the others before anything else happens."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(visit) for visit in visits]
+    return [task.result() for task in tasks]
