@@ -27,6 +27,7 @@ pytest_plugins = [
     "tests.fix_jobs",
     "tests.fix_site",
     "tests.fix_admin",
+    "tests.fix_pool",
 ]
 
 # The package needs Python 3.12 and Django 6.1, so the oldest versions do not have it.

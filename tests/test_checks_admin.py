@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psycopg
@@ -36,6 +36,14 @@ def broken(postgres: Any, how: str, back: str) -> Iterator[None]:
             yield
         finally:
             superuser.execute(back.encode())
+
+
+def assert_found(id_: str, message: str, broken: AbstractContextManager[None]) -> None:
+    """See that a check finds what is broken, and nothing before and after."""
+    assert findings() == []
+    with broken:
+        assert message in found()[id_]
+    assert findings() == []
 
 
 @pytest.mark.role_shape
@@ -71,10 +79,7 @@ def broken(postgres: Any, how: str, back: str) -> Iterator[None]:
 def test_what_is_wrong_with_the_admin_role_is_found(
     id_: str, how: str, back: str, message: str, tenants: Tenants, postgres: Any
 ) -> None:
-    assert findings() == []
-    with broken(postgres, how, back):
-        assert message in found()[id_]
-    assert findings() == []
+    assert_found(id_, message, broken(postgres, how, back))
 
 
 @pytest.mark.role_shape
@@ -165,10 +170,7 @@ def test_what_runs_as_the_admin_role_without_a_seal_is_not_found(
 def test_by_what_a_seal_could_be_read_is_found(
     id_: str, how: str, back: str, message: str, tenants: Tenants, postgres: Any
 ) -> None:
-    assert findings() == []
-    with broken(postgres, how, back):
-        assert message in found()[id_]
-    assert findings() == []
+    assert_found(id_, message, broken(postgres, how, back))
 
 
 @pytest.mark.role_shape

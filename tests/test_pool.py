@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,20 +28,10 @@ from tests.app.models import Note, Shared, Tenant
 from tests.fix_aliases import Add
 from tests.fix_commands import manage
 from tests.fix_faults import wait_for
+from tests.fix_pool import ALIAS, SIZE
 
 Tenants = tuple[Tenant, Tenant]
-ALIAS = "pool"
-SIZE = 2
-
-
-@pytest.fixture(autouse=True)
-def pool(tenants: Tenants) -> Iterator[Any]:
-    connection: Any = connections[ALIAS]
-    # One who finds no connection yet makes the pool grow meanwhile.
-    connection.pool.open(wait=True)
-    yield connection
-    connection.close()
-    connection.close_pool()
+pytestmark = pytest.mark.usefixtures("pool")
 
 
 def titles() -> list[str]:

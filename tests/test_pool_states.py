@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,19 +18,10 @@ from tenantry.backends.postgresql.apply import first_word
 from tenantry.backends.postgresql.sessions import refuse_session_state
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
+from tests.fix_pool import ALIAS, SIZE
 
 Tenants = tuple[Tenant, Tenant]
-ALIAS = "pool"
-SIZE = 2
-
-
-@pytest.fixture(autouse=True)
-def pool(tenants: Tenants) -> Iterator[Any]:
-    connection: Any = connections[ALIAS]
-    connection.pool.open(wait=True)
-    yield connection
-    connection.close()
-    connection.close_pool()
+pytestmark = pytest.mark.usefixtures("pool")
 
 
 def write(text: str, alias: str = ALIAS) -> None:
