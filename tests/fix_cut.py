@@ -54,6 +54,7 @@ class Cut:
         with suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 try:
                     link = Link(client, self.connect())
                 except OSError:  # PgBouncer is down.

@@ -113,6 +113,8 @@ def accept(wire: Wire, listener: socket.socket, postgres: Postgres) -> None:
     with suppress(OSError):
         while True:
             client, _ = listener.accept()
+            # Or an answer in two parts waits 40 ms for the client's acknowledgement of the first.
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             server.connect(f"{postgres.host}/.s.PGSQL.{postgres.port}")
             for target in (record_client, record_server):

@@ -30,6 +30,8 @@ PROBE = (
     "SELECT pg_backend_pid(), coalesce(current_setting('rls.current_tenant', true), ''), "
     + settings.IS_ADMIN
 ).encode()
+# The server session cancels its own statement, in the middle of it.
+CANCELLED = "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(10)"
 BROKEN = ("SELECT nonsense", "SELEC 1", "SELECT 1/0", "SELECT 1; SELEC 2", "SELECT '")
 # Django 6.1 renamed it.
 new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
@@ -279,6 +281,14 @@ class Machine(Model):
     )
     def fail(self, statement: str, how: str, protect: bool) -> None:
         self.refused(lambda: self.run(statement, how), (DatabaseError, psycopg.Error), protect)
+
+    @precondition(lambda self: not self.failed)
+    @rule(
+        how=st.sampled_from(["execute", "executemany", "stream", "copy"]),
+        protect=st.booleans(),
+    )
+    def cancel(self, how: str, protect: bool) -> None:
+        self.refused(lambda: self.run(CANCELLED, how), (DatabaseError, psycopg.Error), protect)
 
     def run(self, statement: str, how: str) -> None:
         with self.cursor() as cursor:
