@@ -190,6 +190,18 @@ def test_an_operator_takes_querysets_of_one_user(sign: str, tenants: Tenants) ->
             combine(left, right)
 
 
+@pytest.mark.parametrize("sign", OPERATORS)
+def test_an_operator_takes_querysets_that_share_alike(sign: str, tenants: Tenants) -> None:
+    combine = OPERATORS[sign]
+    own, shared, plain = Note.objects.all(), Note.objects.including_shared(), QuerySet(Note)
+    for left, right in ((own, shared), (shared, own), (plain, shared), (shared, plain)):
+        with pytest.raises(ScopeError, match=rf"^\{sign} takes querysets that both have the rows"):
+            combine(left, right)
+    assert combine(shared, shared).query.tenantry_shared
+    with tenant_context(tenants[0].pk):
+        assert titles(shared | own.none()) == titles(own.none() | shared) == OF_A
+
+
 @pytest.mark.parametrize("around", ["unbound", "other", "admin"])
 def test_operators_keep_the_user(around: str, tenants: Tenants) -> None:
     a, b = tenants

@@ -124,6 +124,7 @@ def check_readers(objects: Any, owner: Tenant, other: Tenant, *, shared: str) ->
     with tenant_context(other.pk):
         assert titles(objects.all()) == []
         assert titles(objects.including_shared()) == [shared]
+        assert titles(objects.including_shared() | objects.including_shared()) == [shared]
         assert titles(objects.including_shared().filter(title__contains="i")) == []
         assert run("SELECT title FROM migrated_paper") == [(shared,)]
         row = objects.including_shared().get()

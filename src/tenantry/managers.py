@@ -30,12 +30,12 @@ def in_scope(name: str) -> Callable[..., Any]:
 
 
 def operator(name: str, sign: str) -> Callable[..., Any]:
-    """Return Django's operator `name` of two querysets, for such that run as one user."""
+    """Return Django's operator `name` of two querysets that see the same rows."""
     method = getattr(models.QuerySet, name)
 
     @wraps(method)
     def combine(self: RLSQuerySet, other: Any) -> Any:
-        self.require_one_user(sign, other)
+        self.require_alike(sign, other)
         return method(self.unsliced() if sign != "&" else self, other)
 
     return combine
@@ -46,10 +46,15 @@ def reflected(name: str, sign: str) -> Callable[..., Any]:
     method = getattr(models.QuerySet, name)
 
     def combine(self: RLSQuerySet, other: Any) -> Any:
-        self.require_one_user(sign, other)
+        self.require_alike(sign, other)
         return method(other, self)
 
     return combine
+
+
+def is_shared(query: Any) -> bool:
+    """Return whether a query has the rows that other tenants share."""
+    return bool(getattr(query, "tenantry_shared", False))
 
 
 def steps(rows: Any, scope: Scopes) -> Iterator[Any]:
@@ -176,6 +181,22 @@ class RLSQuerySet(models.QuerySet[Any]):
                     f"{name} takes querysets of one user; call for_user() with the same user on"
                     " each, or on none"
                 )
+
+    def require_alike(self, sign: str, other: Any) -> None:
+        """Raise ScopeError if `other`, which is not empty, runs in another binding or shares less.
+
+        What an operator returns is one query, which has one of each.
+        """
+        self.require_one_user(sign, other)
+        if (
+            isinstance(other, models.QuerySet)
+            and is_shared(other.query) != is_shared(self.query)
+            and not (self.query.is_empty() or other.query.is_empty())
+        ):
+            raise ScopeError(
+                f"{sign} takes querysets that both have the rows of including_shared(), or neither;"
+                " call it on each, or use union()"
+            )
 
     def unsliced(self) -> Self:
         """Return this queryset, or its rows as a queryset that can be filtered.
