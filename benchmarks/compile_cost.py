@@ -19,7 +19,7 @@ from django.conf import settings
 # Run as a script, Python would look for modules beside this file only.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import report
+from benchmarks import report, tables
 from benchmarks.facts import software
 from benchmarks.project import STOCK, TENANTRY
 from benchmarks.stats import Round, outcomes
@@ -129,7 +129,7 @@ def main() -> None:
                     f"  x {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
                 )
     result = {"machine": machine, "options": vars(options), "protected_models": found}
-    report.write("compile_cost", result, directory=options.output)
+    report.write("compile_cost", result, directory=options.output, markdown=tables.compile_markdown)
 
 
 if __name__ == "__main__":

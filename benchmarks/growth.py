@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from django.db import connections, models, transaction
 
-from benchmarks import data, plots, report
+from benchmarks import data, plots, report, tables
 from benchmarks.program import ROWS_READ, check
 from benchmarks.project import project
 from benchmarks.rounds import Candidate, measure
@@ -376,7 +376,7 @@ def main() -> None:
         data.require_isolation(TENANTRY)
         grown = {name: run(name, limits) for name in options.only or DIMENSIONS}
     result = {"machine": facts, "options": vars(options), "dimensions": grown}
-    report.write("growth", result, directory=options.output)
+    report.write("growth", result, directory=options.output, markdown=tables.growth_markdown)
     # As it was written: numbers and names.
     plots.draw_growth(json.loads((options.output / "growth.json").read_text()), options.output)
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from django.db import connections
 
-from benchmarks import report
+from benchmarks import report, tables
 from benchmarks.project import STOCK, TENANTRY, project
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +108,8 @@ def main() -> None:
     print(f"{'':24}{'stock':>12}{'tenantry':>12}{'ratio':>9}")
     for work, each in found.items():
         print(f"{work:24}{each['stock']:12,}{each['tenantry']:12,}{each['ratio']:9.3f}")
-    report.write("instructions", {"machine": facts, "works": found}, directory=options.output)
+    result = {"machine": facts, "works": found}
+    report.write("instructions", result, directory=options.output, markdown=tables.works_markdown)
 
 
 if __name__ == "__main__":

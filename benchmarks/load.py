@@ -324,8 +324,7 @@ def main() -> None:
         "titles": WORKLOADS,
         **found,
     }
-    report.write("load", result, directory=options.output)
-    (options.output / "load.md").write_text(tables.load_markdown(result))
+    report.write("load", result, directory=options.output, markdown=tables.load_markdown)
     plots.draw_load(result, options.output)
 
 

@@ -30,7 +30,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import AsyncRequestFactory
 from django.urls import path
 
-from benchmarks import data, report
+from benchmarks import data, report, tables
 from benchmarks.program import ROWS_READ
 from benchmarks.project import project
 from benchmarks.servers import servers
@@ -233,7 +233,7 @@ def main() -> None:
     with requests("raw") as (work, pid):
         found["raw-request"] = profile("raw-request", work, pid, options, "request (benchmarks/")
     result = {"machine": facts, "options": vars(options), "profiles": found}
-    report.write("profiles", result, directory=options.output)
+    report.write("profiles", result, directory=options.output, markdown=tables.shares_markdown)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import data, report
+from . import data, report, tables
 from .project import ROUTES, SHAPES, project
 from .rounds import Candidate, measure
 from .stats import outcomes
@@ -40,7 +40,8 @@ def run(name: str, description: str | None, workloads: Callable[[str], Iterable[
                 workload.name: outcome_of(route, workload, options) for workload in workloads(route)
             }
     result = {"machine": facts, "options": vars(options), "routes": results}
-    report.write(f"{name}{suffix(options.shape)}", result, directory=options.output)
+    name += suffix(options.shape)
+    report.write(name, result, directory=options.output, markdown=tables.routes_markdown)
 
 
 def suffix(shape: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,19 @@ def verdict(ratio: float, target: float | None) -> str:
     return f"   at most {target:.2f}: {'yes' if ratio <= target else 'NO'}"
 
 
-def write(name: str, result: Mapping[str, Any], *, directory: Path = RESULTS) -> None:
-    """Write `result` to ``<name>.json`` in `directory`."""
+def write(
+    name: str,
+    result: Mapping[str, Any],
+    *,
+    directory: Path = RESULTS,
+    markdown: Callable[[Any], str] | None = None,
+) -> None:
+    """Write `result` to ``<name>.json`` in `directory`, and what `markdown` makes of that."""
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2, default=as_json)
     (directory / f"{name}.json").write_text(f"{text}\n")
+    if markdown is not None:
+        (directory / f"{name}.md").write_text(markdown(json.loads(text)))
 
 
 def as_json(value: Any) -> Any:

@@ -246,8 +246,7 @@ def main() -> None:
     """Measure, and write the results."""
     options = parse_arguments()
     result = run(options)
-    report.write(options.name, result, directory=options.output)
-    (options.output / f"{options.name}.md").write_text(tables.markdown(result))
+    report.write(options.name, result, directory=options.output, markdown=tables.markdown)
     plots.draw(result, options.output, options.name)
     say(f"{options.output / options.name}.json, .md and .svg")
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
-from benchmarks import data, processors, report
+from benchmarks import data, processors, report, tables
 from benchmarks.facts import facts
 from benchmarks.project import APP, STOCK, TENANTRY, database, postgres, set_up
 from benchmarks.slow_load import PATIENCE, Sampler, burst, sampling
@@ -226,11 +226,9 @@ def main() -> None:
                 print_results(setup, results)
                 met = {name: targets(setup, results[name]) for name in ("tenantry", "native")}
                 found.append({"setup": asdict(setup), "results": results, "targets": met})
-    report.write(
-        "slow_await",
-        {"machine": machine, "options": vars(options), "setups": found},
-        directory=options.output,
-    )
+    titles = {candidate: title for candidate, (_, title) in CANDIDATES.items()}
+    result = {"machine": machine, "options": vars(options), "titles": titles, "setups": found}
+    report.write("slow_await", result, directory=options.output, markdown=tables.slow_markdown)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -169,6 +170,101 @@ def load_markdown(result: Mapping[str, Any]) -> str:
     if result["not_run"]:
         lines += ["", "### Not run", ""]
     lines += (f"- {result['candidates'][name]}: {why}" for name, why in result["not_run"].items())
+    return "\n".join(lines) + "\n"
+
+
+def routes_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table for each workload: the first candidate's microseconds, and ratios to it."""
+    lines = [machine(result)]
+    routes = result["routes"]
+    for workload, candidates in next(iter(routes.values())).items():
+        lines += ["", f"### {workload}"]
+        lines += head("Candidate", *routes)
+        floor = next(iter(candidates))
+        for name in candidates:
+            found = (each[workload][name] for each in routes.values())
+            lines.append(row(name, *(middle(each, is_floor=name == floor) for each in found)))
+    return "\n".join(lines) + "\n"
+
+
+def middle(outcome: Mapping[str, Any], *, is_floor: bool) -> str:
+    """Return a ratio with its quartiles; of the floor, the microseconds."""
+    if is_floor:
+        return f"{outcome['microseconds']['median']:.0f} µs"
+    return quartiles(outcome["ratio"])
+
+
+def quartiles(found: Mapping[str, float]) -> str:
+    """Return a median and its quartiles."""
+    return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def slow_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table for each setup of requests that await something slow."""
+    lines = [machine(result)]
+    for each in result["setups"]:
+        setup = each["setup"]
+        title = f"{setup['concurrency']} requests at once, {setup['max_size']} connections"
+        lines += ["", f"### {title}"]
+        lines += head(
+            "Candidate", "requests/s", "ratio", "errors", "connections (in use on average, at most)"
+        )
+        for name, found in each["results"].items():
+            in_use = f"{found['connections']} ({found['in_use']:g}, {found['most_in_use']})"
+            rate = f"{statistics.median(found['rps']):.1f}"
+            errors = sum(found["errors"].values())
+            lines.append(
+                row(result["titles"][name], rate, quartiles(found["ratio"]), errors, in_use)
+            )
+    return "\n".join(lines) + "\n"
+
+
+def works_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table of the instructions of each work."""
+    lines = [machine(result), *head("Work", "stock Django", "tenantry", "ratio")]
+    for work, found in result["works"].items():
+        counts = (f"{found[name]:,}" for name in ("stock", "tenantry"))
+        lines.append(row(work, *counts, f"{found['ratio']:.3f}"))
+    return "\n".join(lines) + "\n"
+
+
+def compile_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table for each query: the microseconds of stock Django, and ratios to it."""
+    lines = [machine(result)]
+    found = result["protected_models"]
+    for query, candidates in next(iter(found.values())).items():
+        lines += ["", f"### {query}"]
+        lines += head("Candidate", *(f"{count} protected models" for count in found))
+        floor = next(iter(candidates))
+        for name in candidates:
+            outcomes = (each[query][name] for each in found.values())
+            lines.append(row(name, *(middle(each, is_floor=name == floor) for each in outcomes)))
+    return "\n".join(lines) + "\n"
+
+
+def growth_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table for each dimension: its steps, and the exponents."""
+    lines = [machine(result)]
+    for dimension, found in result["dimensions"].items():
+        lines += ["", f"### {dimension}"]
+        lines += head("", *next(iter(found["steps"]))[1], "ratio")
+        for size, candidates in found["steps"]:
+            times = (f"{each['microseconds']['median']:.0f} µs" for each in candidates.values())
+            *_, ours = candidates.values()
+            lines.append(row(f"{size:,}", *times, quartiles(ours["ratio"])))
+        lines.append(row("exponent", *found["exponents"].values(), ""))
+    return "\n".join(lines) + "\n"
+
+
+def shares_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table of what each profile is made of."""
+    profiles = result["profiles"]
+    titles = (f"{name} ({found['microseconds']:.0f} µs)" for name, found in profiles.items())
+    lines = [machine(result), *head("Samples that end in", *titles)]
+    owners = dict.fromkeys(owner for found in profiles.values() for owner in found["shares"])
+    for owner in owners:
+        shares = (found["shares"].get(owner, 0) for found in profiles.values())
+        lines.append(row(owner, *(f"{share:.1%}" for share in shares)))
     return "\n".join(lines) + "\n"
 
 

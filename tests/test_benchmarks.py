@@ -228,6 +228,9 @@ def test_a_driver_is_measured_on_every_route(tmp_path: Path) -> None:
             first, *others = workload.values()
             assert first["ratio"]["median"] == 1
             assert all(other["microseconds"]["median"] > 0 for other in others)
+    table = (tmp_path / "driver_read.md").read_text()
+    assert "### server-side binding\n\n| Candidate | direct | pgbouncer | 1 ms |\n" in table
+    assert table.count("| binding and RLS | ") == 3
     # The proxy holds back for as long as it says; with Nagle's algorithm it would be 40 ms.
     assert 1000 <= result["machine"]["round_trip_us"] < 20_000
 
@@ -250,6 +253,8 @@ def test_requests_that_await_are_measured_with_few_connections_and_enough(tmp_pa
             assert 0 < result["connections"] <= most
             assert 0 <= result["in_use"] <= result["most_in_use"] <= most
             assert all(rps > 0 for rps in result["rps"])
+    table = (tmp_path / "slow_await.md").read_text()
+    assert table.count("| tenantry, arows() | ") == 2
 
 
 def test_servers_are_measured_under_load(tmp_path: Path) -> None:
@@ -350,6 +355,10 @@ def test_what_needs_no_server_is_measured(
 ) -> None:
     result = run(name, tmp_path, ["--rounds", "2"])
     assert list(result[figures]) == found
+    if name == "compile_cost":
+        table = (tmp_path / "compile_cost.md").read_text()
+        assert "| Candidate | 6 protected models | 300 protected models |" in table
+        assert table.count("| tenantry, bound | ") == 2
 
 
 def test_growth_is_measured_in_every_dimension(tmp_path: Path) -> None:
@@ -365,3 +374,5 @@ def test_growth_is_measured_in_every_dimension(tmp_path: Path) -> None:
         for size, outcome in dimension["steps"]:
             assert size > 0
             assert all(each["microseconds"]["median"] > 0 for each in outcome.values())
+    table = (tmp_path / "growth.md").read_text()
+    assert table.count("\n| exponent | ") == len(result["dimensions"])
