@@ -164,10 +164,11 @@ class ScopedSelectMixin(ScopedMixin):
         """Return the FROM clause. All aliases are final by now, and WHERE is compiled next."""
         query = self.query
         binding = self.binding()
-        if binding.is_admin:
+        if binding.is_admin or (len(query.alias_map) == 1 and self.scope_one(binding)):
             clauses, params = super().get_from_clause()  # type: ignore[misc]
             return clauses, params
         sources = query.alias_map
+        # Before Django adds the aliases of extra tables.
         active = [alias for alias in sources if query.alias_refcount[alias]]
         clauses, params = super().get_from_clause()  # type: ignore[misc]
         tables = [(alias, sources[alias].table_name) for alias in active]
@@ -191,6 +192,22 @@ class ScopedSelectMixin(ScopedMixin):
         if joins:
             params = self.scope_joins(joins, active, clauses, params, binding.tenant_id)
         return clauses, params
+
+    def scope_one(self, binding: Binding) -> bool:
+        """Scope a query of one table, as most are; return False where that is not all of it."""
+        query = self.query
+        if binding.tenant_id is None or query.extra_tables or "tenantry_shared" in query.__dict__:
+            return False
+        [(alias, source)] = query.alias_map.items()
+        protection = protections(query.model._meta.apps).get(source.table_name)
+        if (
+            protection is not None
+            and query.alias_refcount[alias]
+            and binding.bypass not in protection.flags
+        ):
+            condition = self.condition(alias, protection)
+            self.where = ScopedWhere(self.where, [condition], binding.tenant_id)
+        return True
 
     def expect_followed(
         self, found: Mapping[str, Protection], conditions: MutableMapping[str, str]
