@@ -193,7 +193,8 @@ def test_an_operator_takes_querysets_of_one_user(sign: str, tenants: Tenants) ->
 @pytest.mark.parametrize("sign", OPERATORS)
 def test_an_operator_takes_querysets_that_share_alike(sign: str, tenants: Tenants) -> None:
     combine = OPERATORS[sign]
-    own, shared, plain = Note.objects.all(), Note.objects.including_shared(), QuerySet(Note)
+    own, shared = Note.objects.all(), Note.objects.including_shared()
+    plain: Any = QuerySet(Note)
     for left, right in ((own, shared), (shared, own), (plain, shared), (shared, plain)):
         with pytest.raises(ScopeError, match=rf"^\{sign} takes querysets that both have the rows"):
             combine(left, right)
