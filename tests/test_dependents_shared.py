@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import ProgrammingError, connections, models, transaction
 from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
@@ -229,11 +230,17 @@ def test_only_what_hangs_on_shared_rows_has_policies_for_reading(
 
 
 def test_a_policy_may_call_functions_that_the_owner_table_is_yet_to_bring(
-    migrate: Migrate, settings: Any
+    migrate: Migrate, settings: Any, superuser: psycopg.Connection[Any]
 ) -> None:
     settings.RLS_TENANTS = {**FLAG, "GUC_PREFIX": "later"}
-    many(migrate, model("Tag", is_open=None), model("Doc", is_open=True, tags=tags()))
-    assert "tenantry_sharing" in policies("doc_tags")
+    try:
+        many(migrate, model("Tag", is_open=None), model("Doc", is_open=True, tags=tags()))
+        assert "tenantry_sharing" in policies("doc_tags")
+    finally:
+        # No other test may find them.
+        named = r"SELECT oid::regprocedure::text FROM pg_proc WHERE proname LIKE 'later\_%'"
+        for (function,) in superuser.execute(named).fetchall():
+            superuser.execute(f"DROP FUNCTION {function} CASCADE".encode())
 
 
 def test_check_rls_expects_these_policies(
