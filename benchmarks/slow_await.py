@@ -31,6 +31,7 @@ from benchmarks.slow_views import ROWS_READ
 from benchmarks.stats import Spread, spread
 from example_asgi.servers import Postgres
 from tenantry import aclose_pools
+from tenantry.backends.postgresql.loops import expect_requests
 
 WARM_UP = 2
 # How much faster than stock when connections are scarce.
@@ -132,6 +133,8 @@ async def one_burst(
             seconds=seconds,
         )
 
+    # As PoolLifespan says of the event loop of a server.
+    expect_requests()
     try:
         await send(0)
         await asyncio.to_thread(sampler.wait_for, alias, setup.max_size)

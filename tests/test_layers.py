@@ -153,6 +153,8 @@ def test_names_of_django() -> None:
     assert callable(compiler.SQLCompiler.get_from_clause)
     assert callable(compiler.SQLCompiler.get_related_selections)
     assert hasattr(compiler.SQLDeleteCompiler, "_as_sql")
+    for name in ("_savepoint", "_savepoint_rollback", "_savepoint_commit"):
+        assert callable(getattr(base.DatabaseWrapper, name)), name
 
 
 async def test_names_of_asyncio() -> None:

@@ -354,6 +354,41 @@ def test_a_character_that_the_database_lacks_is_undone_up_to_the_savepoint(
         superuser.execute("DROP DATABASE latin")
 
 
+def test_who_looks_at_statements_finds_those_of_savepoints(wire: Wire) -> None:
+    def nest() -> None:
+        with atomic(), suppress(ZeroDivisionError):
+            with atomic():
+                read()
+            with atomic():
+                raise ZeroDivisionError
+
+    seen: list[str] = []
+
+    def look(execute: Any, sql: str, *args: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, *args)
+
+    with connections[ALIAS].execute_wrapper(look):
+        nest()
+    with CaptureQueriesContext(connections[ALIAS]) as captured:
+        nest()
+    for found in (seen, [query["sql"] for query in captured]):
+        verbs = [sql.split()[0] for sql in found if sql not in ("BEGIN", "COMMIT")]
+        rolled_back = ["SAVEPOINT", "ROLLBACK", "RELEASE"]
+        assert verbs == ["SAVEPOINT", "SELECT", "RELEASE", *rolled_back]
+
+
+def test_no_savepoint_waits_in_a_transaction_that_is_to_be_rolled_back(wire: Wire) -> None:
+    with atomic():
+        sid = new_savepoint(using=ALIAS)
+        transaction.set_rollback(True, using=ALIAS)
+        for act in (transaction.savepoint_commit, transaction.savepoint_rollback):
+            with pytest.raises(TransactionManagementError):
+                act(sid, using=ALIAS)
+        with pytest.raises(TransactionManagementError):
+            new_savepoint(using=ALIAS)
+
+
 def stream_broken(connection: Any) -> None:
     list(connection.cursor().stream("SELEC 1"))
 

@@ -10,7 +10,7 @@ from typing import Any
 from django.contrib.gis.db.backends.postgis import base, operations, schema
 
 from ..postgresql import driver
-from ..postgresql.base import BoundConnections
+from ..postgresql.base import BoundConnections, RidingSavepoints
 from ..postgresql.client import DatabaseClient
 from ..postgresql.operations import OperationsMixin
 from ..postgresql.pool import PoolingMixin
@@ -25,7 +25,7 @@ class DatabaseSchemaEditor(SchemaEditorMixin, schema.PostGISSchemaEditor):
     """Be the schema editor of Django's PostGIS backend, for protected tables."""
 
 
-class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
+class DatabaseWrapper(PoolingMixin, RidingSavepoints, BoundConnections, base.DatabaseWrapper):
     """Be Django's PostGIS backend with bound cursors and tenant predicates in ORM SQL."""
 
     Database = driver

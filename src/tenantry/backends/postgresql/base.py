@@ -37,6 +37,7 @@ from .operations import DatabaseOperations
 from .options import take_own
 from .pool import PoolingMixin
 from .refusal import accept, is_accepted, refuse_exempt
+from .savepoints import SavepointSQL
 from .schema import DatabaseSchemaEditor
 
 if TYPE_CHECKING:
@@ -151,7 +152,36 @@ class BoundConnections(Base):  # type: ignore[misc]
         return cursor
 
 
-class DatabaseWrapper(PoolingMixin, BoundConnections, base.DatabaseWrapper):
+class RidingSavepoints(Base):  # type: ignore[misc]
+    """Make no cursor for a savepoint that waits for the next message.
+
+    That would be most of what a nested ``atomic()`` costs. Whoever looks at cursors finds one for
+    each savepoint, as with Django's backend.
+    """
+
+    def waits(self, statement: SavepointSQL) -> bool:
+        """Keep `statement` for the next message if it can wait and nobody looks at cursors."""
+        connection: BoundConnection | None = self.connection
+        return (
+            connection is not None
+            and not (self.queries_logged or self.execute_wrappers or self.needs_rollback)
+            and connection.waits(statement)
+        )
+
+    def _savepoint(self, sid: str) -> None:
+        if not self.waits(self.ops.savepoint_create_sql(sid)):
+            super()._savepoint(sid)
+
+    def _savepoint_rollback(self, sid: str) -> None:
+        if not self.waits(self.ops.savepoint_rollback_sql(sid)):
+            super()._savepoint_rollback(sid)
+
+    def _savepoint_commit(self, sid: str) -> None:
+        if not self.waits(self.ops.savepoint_commit_sql(sid)):
+            super()._savepoint_commit(sid)
+
+
+class DatabaseWrapper(PoolingMixin, RidingSavepoints, BoundConnections, base.DatabaseWrapper):
     """Be Django's PostgreSQL backend with bound cursors and tenant predicates in ORM SQL."""
 
     Database = driver

@@ -97,15 +97,19 @@ class ControlMixin(Base):  # type: ignore[misc]
 
     def defer(self, statement: SavepointSQL) -> bool:
         """Keep `statement` for the next message; return False if it must be sent now."""
+        if self.waits(statement):
+            return True
+        self.savepoints.note(statement)
+        return False
+
+    def waits(self, statement: SavepointSQL) -> bool:
+        """Keep `statement` for the next message if it can wait; return whether it does."""
         status = self.pgconn.transaction_status
         if status == TransactionStatus.IDLE:
             self.savepoints.sent.clear()
         waiting_for_begin = status == TransactionStatus.IDLE and not self.autocommit
         in_transaction = waiting_for_begin or status == TransactionStatus.INTRANS
-        if self.rides and in_transaction and self.savepoints.defer(statement):
-            return True
-        self.savepoints.note(statement)
-        return False
+        return self.rides and in_transaction and self.savepoints.defer(statement)
 
     def must_not_share(self) -> bool:
         """Return whether what is pending has to reach the server whatever becomes of a statement.
