@@ -76,7 +76,9 @@ def scope(alias: str) -> None:
 
 
 @pytest.mark.guc_shape
-@pytest.mark.parametrize(("action", "most"), [(statement, 6), (block, -103), (query, 9), (joins, 37)])
+@pytest.mark.parametrize(
+    ("action", "most"), [(statement, 6), (block, -103), (query, 9), (joins, 37)]
+)
 def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: str) -> None:
     # Python 3.11 counts comprehensions, too. A block needs fewer calls than Django's.
     theirs = calls(action, stock)
