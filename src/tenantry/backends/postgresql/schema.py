@@ -87,7 +87,6 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         if old == new or None in {old["type"], new["type"]}:
             return []
         apps, quote = model._meta.apps, self.quote_name
-        after = getattr(new_field, "model", model)._meta.apps
         columns = retyped(model, old_field, apps)
         again = []
         for each in apps.get_models(include_auto_created=True):
@@ -98,6 +97,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
                 and not self.waiting(table)
                 and speaks_of(columns, each, apps, quote)
             ):
+                after = getattr(new_field, "model", model)._meta.apps
                 rules = rules_of(after.get_model(each._meta.label), after, quote)
                 self.execute(drop(quote(table), rules), params=None)
                 again += [rule.create(quote(table)) for rule in rules]
