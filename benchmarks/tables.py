@@ -174,15 +174,25 @@ def load_markdown(result: Mapping[str, Any]) -> str:
 
 
 def routes_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table for each workload, with a column for each route."""
+    return ratio_tables(result, result["routes"])
+
+
+def compile_markdown(result: Mapping[str, Any]) -> str:
+    """Return a table for each query, with a column for each number of models."""
+    found = result["protected_models"].items()
+    return ratio_tables(result, {f"{count} protected models": each for count, each in found})
+
+
+def ratio_tables(result: Mapping[str, Any], columns: Mapping[str, Any]) -> str:
     """Return a table for each workload: the first candidate's microseconds, and ratios to it."""
     lines = [machine(result)]
-    routes = result["routes"]
-    for workload, candidates in next(iter(routes.values())).items():
+    for workload, candidates in next(iter(columns.values())).items():
         lines += ["", f"### {workload}"]
-        lines += head("Candidate", *routes)
+        lines += head("Candidate", *columns)
         floor = next(iter(candidates))
         for name in candidates:
-            found = (each[workload][name] for each in routes.values())
+            found = (each[workload][name] for each in columns.values())
             lines.append(row(name, *(middle(each, is_floor=name == floor) for each in found)))
     return "\n".join(lines) + "\n"
 
@@ -225,20 +235,6 @@ def works_markdown(result: Mapping[str, Any]) -> str:
     for work, found in result["works"].items():
         counts = (f"{found[name]:,}" for name in ("stock", "tenantry"))
         lines.append(row(work, *counts, f"{found['ratio']:.3f}"))
-    return "\n".join(lines) + "\n"
-
-
-def compile_markdown(result: Mapping[str, Any]) -> str:
-    """Return a table for each query: the microseconds of stock Django, and ratios to it."""
-    lines = [machine(result)]
-    found = result["protected_models"]
-    for query, candidates in next(iter(found.values())).items():
-        lines += ["", f"### {query}"]
-        lines += head("Candidate", *(f"{count} protected models" for count in found))
-        floor = next(iter(candidates))
-        for name in candidates:
-            outcomes = (each[query][name] for each in found.values())
-            lines.append(row(name, *(middle(each, is_floor=name == floor) for each in outcomes)))
     return "\n".join(lines) + "\n"
 
 
