@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.handlers.base import BaseHandler
 from django.db import InterfaceError, OperationalError, connections, transaction
@@ -248,6 +249,15 @@ def test_what_would_stay_on_the_session_is_refused(statement: str, pool: Any) ->
         execute(pool, statement)
 
 
+@pytest.fixture
+def temporary(superuser: psycopg.Connection[Any]) -> Iterator[None]:
+    """Let the app make temporary objects, which in the sealed shape nobody does."""
+    superuser.execute("GRANT TEMPORARY ON DATABASE tenantry TO app")
+    yield
+    superuser.execute("REVOKE TEMPORARY ON DATABASE tenantry FROM app")
+
+
+@pytest.mark.usefixtures("temporary")
 @pytest.mark.parametrize(
     "statement",
     [
