@@ -14,7 +14,7 @@ import pytest
 from django.db import connections, transaction
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from tenantry import tenant_context
+from tenantry import aconnection, tenant_context
 from tests.app.models import Note
 
 
@@ -77,7 +77,7 @@ def scope(alias: str) -> None:
 
 @pytest.mark.guc_shape
 @pytest.mark.parametrize(
-    ("action", "most"), [(statement, 6), (block, -103), (query, 9), (joins, 37)]
+    ("action", "most"), [(statement, 3), (block, -105), (query, 9), (joins, 37)]
 )
 def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: str) -> None:
     # Python 3.11 counts comprehensions, too. A block needs fewer calls than Django's.
@@ -90,3 +90,18 @@ def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: 
 def test_a_scope_takes_few_calls() -> None:
     # Two more where asgiref has left an event loop on the thread.
     assert calls(scope, "default") <= 15
+
+
+def test_a_cursor_keeps_nothing_in_a_dict(tenants: tuple[Any, Any]) -> None:
+    # In which Python would look first for each of its methods.
+    with connections["default"].cursor() as cursor, transaction.atomic():
+        cursor.execute("SELECT %s", [1])
+        cursor.executemany("SELECT %s", [[1], [2]])
+        assert vars(cursor.cursor) == {}
+
+
+async def test_an_async_cursor_keeps_nothing_in_a_dict(tenants: tuple[Any, Any]) -> None:
+    async with aconnection() as connection:
+        cursor = await connection.execute("SELECT %s", [1])
+        await cursor.executemany("SELECT %s", [[1], [2]])
+        assert vars(cursor) == {}

@@ -28,6 +28,7 @@ from .base import BoundConnections
 from .connection import ControlMixin, SyncedPipelineMixin
 from .exhaustion import async_attempts, crowded, exhausted
 from .finishing import finish
+from .lean import SLOTS, LeanMixin
 from .loops import LoopPool, running_loop
 from .named import NamedStatementMixin
 from .refusal import accept, is_accepted, refuse_exempt
@@ -117,12 +118,16 @@ class AsyncBindingMixin(StatementMixin):
             await parent.executemany(query, params_seq, **options)
 
 
-class AsyncCursor(AsyncBindingMixin, psycopg.AsyncClientCursor[Any]):
+class AsyncCursor(LeanMixin, AsyncBindingMixin, psycopg.AsyncClientCursor[Any]):
     """Merge parameters on the client, as Django's cursors do."""
 
+    __slots__ = SLOTS
 
-class AsyncServerBindingCursor(AsyncBindingMixin, psycopg.AsyncCursor[Any]):
+
+class AsyncServerBindingCursor(LeanMixin, AsyncBindingMixin, psycopg.AsyncCursor[Any]):
     """Leave parameters to the server, for ``OPTIONS["server_side_binding"]``."""
+
+    __slots__ = SLOTS
 
 
 class AsyncServerSideCursor(NamedStatementMixin, AsyncBindingMixin, psycopg.AsyncServerCursor[Any]):

@@ -23,6 +23,7 @@ from .aio import (
     AsyncServerSideCursor,
     accept_role,
 )
+from .lean import SLOTS, LeanMixin
 from .loops import orm_pools
 from .options import take_own
 
@@ -53,7 +54,8 @@ from django_async_backend.db.backends.postgresql import async_base  # noqa: E402
 @lru_cache(maxsize=64)
 def bound(cursor_class: type[Any]) -> type[Any]:
     """Return a subclass of the async `cursor_class` that sends the binding with statements."""
-    return type(cursor_class.__name__, (AsyncBindingMixin, cursor_class), {})
+    slots = {"__slots__": SLOTS}
+    return type(cursor_class.__name__, (LeanMixin, AsyncBindingMixin, cursor_class), slots)
 
 
 class AsyncDatabaseOperations(async_base.AsyncDatabaseOperations):  # type: ignore[misc]

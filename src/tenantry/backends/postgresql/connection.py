@@ -241,7 +241,7 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
             return super().cursor(name, binary=binary, row_factory=row_factory, **options)
         self._check_connection_ok()
         # Bound here, so that cursor_factory stays the class that somebody chose.
-        factory = bound(self.cursor_factory)  # type: ignore[arg-type]  # classes are hashable
+        factory = bound(self.cursor_factory, closing=self.per_transaction)  # type: ignore[arg-type]  # classes are hashable
         cursor = factory(self, row_factory=row_factory or self.row_factory)
         if binary:
             cursor.format = Format.BINARY

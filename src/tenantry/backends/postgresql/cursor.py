@@ -13,6 +13,7 @@ from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus
 
 from . import parsed
+from .lean import SLOTS, LeanMixin
 from .named import NamedStatementMixin
 from .savepoints import SavepointSQL
 from .statement import StatementMixin
@@ -21,10 +22,14 @@ from .statement import StatementMixin
 class BindingMixin(StatementMixin):
     """Run statements bound, inside and outside transactions."""
 
-    # Who wants to know when the cursor is closed.
-    closed_by: Callable[[Any], None] | None = None
-
-    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
+    def execute(
+        self,
+        query: Any,
+        params: Any = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Self:
         """Run a statement bound; see ``psycopg.Cursor.execute``.
 
         Raises UnbindableStatementError when the statement cannot carry a binding.
@@ -36,15 +41,16 @@ class BindingMixin(StatementMixin):
             return self
         self._may_not_parse = self._unparsed = False
         if self._pgconn.pipeline_status == PipelineStatus.OFF:
-            if not self.is_simple(query, params, **options):
+            merges = isinstance(self, ClientCursorMixin)
+            if not (merges or self.is_simple(query, params, prepare=prepare, binary=binary)):
                 with self._conn.pipeline():
-                    super().execute(query, params, **options)
+                    self._run(query, params, prepare, binary)
                 return self
             if self._conn.savepoints.pending and self._conn.must_not_share():
                 statement = parsed.statement(self._pgconn, query, params)
                 self._may_not_parse = not parsed.is_known(statement)
         try:
-            super().execute(query, params, **options)
+            self._run(query, params, prepare, binary)
             if self._may_not_parse:
                 parsed.remember(statement)
             return self
@@ -59,17 +65,17 @@ class BindingMixin(StatementMixin):
             # Not even BEGIN has happened. The error belongs into the transaction, and ends it.
             self._conn.begin(self._control)
         try:
-            super().execute(query, params, **options)
+            self._run(query, params, prepare, binary)
             return self
         finally:
             self._bare = False
 
-    def close(self) -> None:
-        """Close the cursor; whoever waits for that hears of it."""
-        super().close()
-        if self.closed_by is not None:
-            closed_by, self.closed_by = self.closed_by, None
-            closed_by(self)
+    def _run(self, query: Any, params: Any, prepare: bool | None, binary: bool | None) -> None:
+        # By name, because a dict of options takes longer. Named cursors know no `prepare`.
+        if prepare is None:
+            super().execute(query, params, binary=binary)
+        else:
+            super().execute(query, params, prepare=prepare, binary=binary)
 
     def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
@@ -78,17 +84,42 @@ class BindingMixin(StatementMixin):
             super().executemany(query, params_seq, **options)
 
 
-class ServerSideCursor(NamedStatementMixin, BindingMixin, CursorMixin, psycopg.ServerCursor[Any]):
+class ClosingMixin(BindingMixin):
+    """Tell when the cursor is closed, for a connection that is returned then."""
+
+    # Who wants to know.
+    closed_by: Callable[[Any], None] | None = None
+
+    def close(self) -> None:
+        """Close the cursor; whoever waits for that hears of it."""
+        super().close()
+        if self.closed_by is not None:
+            closed_by, self.closed_by = self.closed_by, None
+            closed_by(self)
+
+
+# Of psycopg's, execute() takes options that it does not name, and refuses them.
+class ServerSideCursor(  # type: ignore[misc]
+    NamedStatementMixin, ClosingMixin, CursorMixin, psycopg.ServerCursor[Any]
+):
     """Be the bound server-side cursor, for ``OPTIONS["server_side_binding"]``."""
 
 
-class MergingServerSideCursor(ServerSideCursor, ClientCursorMixin[Any, Any]):
+class MergingServerSideCursor(ServerSideCursor, ClientCursorMixin[Any, Any]):  # type: ignore[misc]
     """Be the bound server-side cursor that merges parameters on the client, as Django's does."""
 
 
 @lru_cache(maxsize=64)
-def bound(cursor_class: type[psycopg.Cursor[Any]]) -> type[psycopg.Cursor[Any]]:
-    """Return a subclass of `cursor_class` that sends the binding with every statement."""
+def bound(
+    cursor_class: type[psycopg.Cursor[Any]], *, closing: bool = False
+) -> type[psycopg.Cursor[Any]]:
+    """Return a subclass of `cursor_class` that sends the binding with every statement.
+
+    With `closing` it tells when it is closed.
+    """
     if issubclass(cursor_class, BindingMixin):
         return cursor_class
-    return type(cursor_class.__name__, (BindingMixin, cursor_class), {})
+    binding = ClosingMixin if closing else BindingMixin
+    # A dict, if `cursor_class` gives it one, is for what its own methods set.
+    slots = {"__slots__": SLOTS}
+    return type(cursor_class.__name__, (LeanMixin, binding, cursor_class), slots)

@@ -263,7 +263,7 @@ class PoolingMixin:
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor, which keeps its connection checked out until it is closed."""
         cursor = super().create_cursor(name)  # type: ignore[misc]
-        if self.per_transaction:
+        if self.connection.per_transaction:
             self.cursors.add(cursor)
             cursor.closed_by = self.forget_cursor
         return cursor

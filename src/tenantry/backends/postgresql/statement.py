@@ -46,6 +46,7 @@ UTILITIES = frozenset(
 # What was cancelled is not to be sent again.
 CANCELLED = b"57014"
 COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
+IDLE_OR_INTRANS = frozenset((TransactionStatus.IDLE, TransactionStatus.INTRANS))
 END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
@@ -137,7 +138,9 @@ class StatementMixin(FlushMixin):
         if self._conn._pipeline and not self.goes_bare():
             self._queue_binding()
         elif text_results and (client_side or not query.params) and not self.goes_bare():
-            self._send_with_binding(query)
+            current = self._binding()
+            # Only what must be first, and reads no rows, comes here with a secret.
+            self._send_with_binding(query, UNBOUND if is_secret(current) else current)
             return
         elif not (client_side or self.goes_bare()):
             raise UnbindableStatementError(
@@ -149,9 +152,8 @@ class StatementMixin(FlushMixin):
 
     def goes_straight(self, binary: bool | None) -> bool:
         """Return whether a statement goes as one simple message, whatever it says."""
-        status = self._pgconn.transaction_status
         return (
-            (status == TransactionStatus.IDLE or status == TransactionStatus.INTRANS)
+            self._pgconn.transaction_status in IDLE_OR_INTRANS
             and isinstance(self, ClientCursorMixin)
             and not (binary or self.format == Format.BINARY)
             and not (self._bare or self._may_not_parse or self._conn._pipeline)
@@ -180,7 +182,7 @@ class StatementMixin(FlushMixin):
         statement = self._convert_query(query, params)
         if self._conn.per_transaction:
             self.refuse_session_state(statement.query)
-        self._send_with_binding(statement)
+        self._send_with_binding(statement, self._binding())
         results = yield from generators.execute(self._pgconn)
         self._check_results(results)
         self._set_results(results)
@@ -244,19 +246,16 @@ class StatementMixin(FlushMixin):
         alone = asked is None or self.may_be_pipelined(asked) or b";" not in statement
         return alone and first_word(statement) != b"COPY"
 
-    def _send_with_binding(self, query: Any) -> None:
+    def _send_with_binding(self, query: Any, binding: Binding) -> None:
         self._query = query
-        self._control = self._conn.take_control()
-        version, session = self._pgconn.server_version, self._conn.session
-        current = self._binding()
-        # Only what must be first, and reads no rows, comes here with a secret.
-        binding = UNBOUND if is_secret(current) else current
-        carried = prefix(binding, query.query, version, session)
-        self._prefix = carried.text
-        if self._control:
-            self._prefix = b";".join([*self._control, carried.text])
-        self._prefix_results = len(self._control) + carried.results
-        self._pgconn.send_query(self._prefix + query.query)
+        connection, pgconn = self._conn, self._pgconn
+        self._control = control = connection.take_control()
+        text, results = prefix(binding, query.query, pgconn.server_version, connection.session)
+        if control:
+            text = b";".join([*control, text])
+            results += len(control)
+        self._prefix, self._prefix_results = text, results
+        pgconn.send_query(text + query.query)
 
     def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
         self._prefix_results = 0
