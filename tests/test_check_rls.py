@@ -162,6 +162,26 @@ BREAKS = {
         "table bill",
         "has the column customer of a tenant and no policy",
     ),
+    "E124": (
+        "CREATE FUNCTION peek() RETURNS bigint LANGUAGE sql SET rls.is_admin = 'true'"
+        " AS $$ SELECT count(*) FROM app_note $$",
+        "DROP FUNCTION peek",
+        "function peek()",
+        "runs with rls.is_admin = 'true', whoever calls it in whatever scope;"
+        " run ALTER ROUTINE peek() RESET rls.is_admin",
+    ),
+    "E124 as a tenant": (
+        "CREATE PROCEDURE fill(n int) LANGUAGE sql SET rls.current_tenant = '1' AS $$ SELECT 1 $$",
+        "DROP PROCEDURE fill",
+        "function fill(integer)",
+        "run ALTER ROUTINE fill(integer) RESET rls.current_tenant",
+    ),
+    "E124 as a role": (
+        "CREATE FUNCTION own() RETURNS int LANGUAGE sql SET role = 'owner' AS $$ SELECT 1 $$",
+        "DROP FUNCTION own",
+        "function own()",
+        "runs with role = 'owner'",
+    ),
     "W121": (
         "CREATE PUBLICATION stream FOR TABLE app_note",
         "DROP PUBLICATION stream",
@@ -388,6 +408,16 @@ HARMLESS = {
     "a default of another role": (
         "ALTER ROLE owner SET rls.is_admin = 'true'",
         "ALTER ROLE owner RESET rls.is_admin",
+    ),
+    "a function with other settings": (
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET rls.is_admin = 'false' SET rlsx.is_admin ="
+        " 'true' SET search_path = 'public' AS $$ SELECT 1 $$",
+        "DROP FUNCTION f",
+    ),
+    "a function that the role may not call": (
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET rls.is_admin = 'true' AS $$ SELECT 1 $$;"
+        " REVOKE EXECUTE ON FUNCTION f FROM PUBLIC",
+        "DROP FUNCTION f",
     ),
     "a default of another parameter": (
         "ALTER ROLE app SET rlsx.is_admin = 'true'",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..conf import rls_tenants
 from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
 
@@ -31,16 +32,27 @@ SELECT DISTINCT c.oid::regclass::text, relkind = 'm', rolname::text, {EXEMPT},
 FROM over JOIN reach USING (oid) JOIN pg_class c USING (oid) JOIN pg_roles o ON o.oid = relowner
 WHERE relkind IN ('v', 'm') ORDER BY 1"""  # noqa: S608 - a constant
 
-FUNCTIONS = f"""\
-SELECT p.oid::regprocedure::text, rolname::text
-FROM pg_proc p JOIN pg_roles o ON o.oid = proowner JOIN pg_namespace n ON n.oid = pronamespace
-WHERE prosecdef AND {EXEMPT}
-  AND nspname NOT IN ('pg_catalog', 'information_schema')
+# That somebody has made, and that the role may call.
+CALLABLE = """\
+nspname NOT IN ('pg_catalog', 'information_schema')
   AND has_function_privilege(current_user, p.oid, 'EXECUTE')
   AND has_schema_privilege(current_user, n.oid, 'USAGE')
   AND NOT EXISTS (SELECT FROM pg_depend
-    WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')
-ORDER BY 1"""  # noqa: S608 - a constant
+    WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')"""
+
+FUNCTIONS = f"""\
+SELECT p.oid::regprocedure::text, rolname::text
+FROM pg_proc p JOIN pg_roles o ON o.oid = proowner JOIN pg_namespace n ON n.oid = pronamespace
+WHERE prosecdef AND {EXEMPT} AND {CALLABLE} ORDER BY 1"""  # noqa: S608 - constants
+
+# What they run with instead of what the statement carries, unless that is nobody.
+SETTINGS = f"""\
+SELECT p.oid::regprocedure::text, split_part(setting, '=', 1) AS name, value
+FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+CROSS JOIN unnest(proconfig) setting
+CROSS JOIN substr(setting, strpos(setting, '=') + 1) value
+WHERE (setting LIKE 'role=%%' OR starts_with(setting, %(prefix)s))
+  AND value NOT IN ('', 'false', 'none') AND {CALLABLE} ORDER BY 1, 2"""  # noqa: S608 - constants
 
 PUBLICATIONS = """\
 WITH RECURSIVE mine(oid) AS (
@@ -74,7 +86,7 @@ def inspect_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
 
 
 def inspect_functions(cursor: Any) -> Iterator[Finding]:
-    """Yield functions that run as a role that no policy binds."""
+    """Yield functions that run as a role that no policy binds, or in a binding of their own."""
     cursor.execute(FUNCTIONS, {"admin": exempt_admin()})
     for function, owner in cursor.fetchall():
         yield Finding(
@@ -83,6 +95,14 @@ def inspect_functions(cursor: Any) -> Iterator[Finding]:
             f"is SECURITY DEFINER and runs as {owner}, whom no policy binds",
             f"run ALTER FUNCTION {function} SECURITY INVOKER, or REVOKE EXECUTE ON FUNCTION"
             f" {function} FROM PUBLIC and the role that serves requests",
+        )
+    cursor.execute(SETTINGS, {"prefix": f"{rls_tenants().guc_prefix}."})
+    for function, name, value in cursor.fetchall():
+        yield Finding(
+            "tenantry.E124",
+            f"function {function}",
+            f"runs with {name} = {value!r}, whoever calls it in whatever scope",
+            f"run ALTER ROUTINE {function} RESET {name}, and let its callers open the scope",
         )
 
 
