@@ -410,11 +410,11 @@ HARMLESS = {
         "ALTER ROLE owner RESET rls.is_admin",
     ),
     "a function with other settings": (
-        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET rls.is_admin = 'false' SET rlsx.is_admin ="
-        " 'true' SET search_path = 'public' AS $$ SELECT 1 $$",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET rls.is_admin = 'false'"
+        " SET rlsx.is_admin = 'true' SET search_path = 'public' AS $$ SELECT 1 $$",
         "DROP FUNCTION f",
     ),
-    "a function that the role may not call": (
+    "a function with settings that the role may not call": (
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET rls.is_admin = 'true' AS $$ SELECT 1 $$;"
         " REVOKE EXECUTE ON FUNCTION f FROM PUBLIC",
         "DROP FUNCTION f",
