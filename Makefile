@@ -14,8 +14,9 @@ BENCH_PYTHON ?= $(or $(shell for python in python3.13 python3.14 python3.12 \
 	$$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[2-9].*/bin/python 2>/dev/null | sort -rV); do \
 	$$python -c "" 2>/dev/null && echo $$python && break; done),$(PYTHON))
 BENCH_VENV ?= $(VENV)-bench
-# What does not depend on the shape of the policies.
-ANY_SHAPE = adoption benchmarks browser docs drive layers mixed plugin servers startup
+# What does not depend on the shape of the policies, and takes its time.
+ANY_SHAPE = adoption benchmarks browser celery docs drive instructions layers mixed ninja plugin \
+	run_for_all servers startup streaming_lifecycle
 
 .PHONY: demo test coverage shape lint bench bench-full docs soak django-suite clean pgbouncer browser postgis redis \
 	valgrind
