@@ -56,6 +56,7 @@ bench-full: $(BENCH_VENV)/.bench pgbouncer valgrind
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape role
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape sealed
+	$(BENCH_VENV)/bin/python benchmarks/policy_cost.py
 	$(BENCH_VENV)/bin/python benchmarks/blocks.py
 	$(BENCH_VENV)/bin/python benchmarks/blocks.py --shape role
 	$(BENCH_VENV)/bin/python benchmarks/slow_await.py

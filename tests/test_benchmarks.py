@@ -235,6 +235,15 @@ def test_a_driver_is_measured_on_every_route(tmp_path: Path) -> None:
     assert 1000 <= result["machine"]["round_trip_us"] < 20_000
 
 
+def test_what_a_policy_costs_is_measured(tmp_path: Path) -> None:
+    result = run("policy_cost", tmp_path)
+    for route in result["routes"].values():
+        assert list(route) == ["without a filter", "with a filter"]
+        for workload in route.values():
+            assert len(workload) == 7
+    assert (tmp_path / "policy_cost.md").read_text().count("| binding, selected setting | ") == 2
+
+
 @pytest.mark.parametrize("shape", ["role", "sealed"])
 def test_the_other_shapes_are_measured_too(shape: str, tmp_path: Path) -> None:
     if OLD:
