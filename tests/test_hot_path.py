@@ -100,6 +100,12 @@ def test_a_cursor_keeps_nothing_in_a_dict(tenants: tuple[Any, Any]) -> None:
         assert vars(cursor.cursor) == {}
 
 
+def test_a_cursor_of_a_pool_keeps_nothing_in_a_dict(pool: Any) -> None:
+    with pool.cursor() as cursor:
+        cursor.execute("SELECT %s", [1])
+        assert vars(cursor.cursor) == {}
+
+
 async def test_an_async_cursor_keeps_nothing_in_a_dict(tenants: tuple[Any, Any]) -> None:
     async with aconnection() as connection:
         cursor = await connection.execute("SELECT %s", [1])
