@@ -77,10 +77,11 @@ def scope(alias: str) -> None:
 
 @pytest.mark.guc_shape
 @pytest.mark.parametrize(
-    ("action", "most"), [(statement, 3), (block, -105), (query, 9), (joins, 37)]
+    ("action", "most"), [(statement, 4), (block, -104), (query, 9), (joins, 37)]
 )
 def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: str) -> None:
-    # Python 3.11 counts comprehensions, too. A block needs fewer calls than Django's.
+    # Python 3.11 counts comprehensions, too, and PostgreSQL before 18 takes one call more for each
+    # statement. A block needs fewer calls than Django's.
     theirs = calls(action, stock)
     with tenant_context(1):
         added = calls(action, "default") - theirs
