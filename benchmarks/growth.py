@@ -357,7 +357,7 @@ def run(name: str, limits: Limits) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure all dimensions, or some; write ``growth.json``."""
+    """Measure all dimensions, or some; write ``growth.json``, or what the name says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="at most")
     parser.add_argument("--tenants", type=int, default=100_000, help="at most")
@@ -366,6 +366,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=50, help="in a row, twice in a round")
     parser.add_argument("--seconds", type=float, default=5, help="at most, for each step")
     parser.add_argument("--only", action="append", choices=list(DIMENSIONS))
+    parser.add_argument("--name", default="growth", help="of the files of results")
     parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the JSON")
     options = parser.parse_args()
     limits = Limits(**{name: getattr(options, name) for name in Limits.__annotations__})
@@ -376,9 +377,10 @@ def main() -> None:
         data.require_isolation(TENANTRY)
         grown = {name: run(name, limits) for name in options.only or DIMENSIONS}
     result = {"machine": facts, "options": vars(options), "dimensions": grown}
-    report.write("growth", result, directory=options.output, markdown=tables.growth_markdown)
+    report.write(options.name, result, directory=options.output, markdown=tables.growth_markdown)
     # As it was written: numbers and names.
-    plots.draw_growth(json.loads((options.output / "growth.json").read_text()), options.output)
+    written = json.loads((options.output / f"{options.name}.json").read_text())
+    plots.draw_growth(written, options.output, options.name)
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ def draw_load(result: Mapping[str, Any], directory: Path) -> Path:
     return file
 
 
-def draw_growth(result: Mapping[str, Any], directory: Path) -> Path:
+def draw_growth(result: Mapping[str, Any], directory: Path, name: str) -> Path:
     """Write a plot of how the time of a read grows with each dimension; return the file."""
-    use_svg("growth")
+    use_svg(name)
     dimensions = result["dimensions"]
     rows = -(-len(dimensions) // 2)
     figure = Figure(figsize=(9, 2.8 * rows), layout="constrained")
@@ -84,13 +84,13 @@ def draw_growth(result: Mapping[str, Any], directory: Path) -> Path:
         unused.remove()
     for panel, (dimension, found) in zip(panels, dimensions.items(), strict=False):
         sizes = [size for size, _ in found["steps"]]
-        for name, exponent in found["exponents"].items():
-            medians = [outcome[name]["microseconds"]["median"] for _, outcome in found["steps"]]
-            panel.plot(sizes, medians, marker="o", label=f"{name}: e = {exponent:.2f}")
+        for each, exponent in found["exponents"].items():
+            medians = [outcome[each]["microseconds"]["median"] for _, outcome in found["steps"]]
+            panel.plot(sizes, medians, marker="o", label=f"{each}: e = {exponent:.2f}")
         panel.set_title(f"µs of a read, by {dimension}", loc="left")
         if max(sizes) > 10 * min(sizes):
             panel.set_xscale("log")
         panel.set_ylim(bottom=0)
         panel.legend()
-    figure.savefig(directory / "growth.svg", metadata={"Date": None})
-    return directory / "growth.svg"
+    figure.savefig(directory / f"{name}.svg", metadata={"Date": None})
+    return directory / f"{name}.svg"
