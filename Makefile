@@ -7,6 +7,7 @@ VENV ?= .venv
 PG_BINDIR ?=
 ARGS ?=
 BIN = $(VENV)/bin
+# How `make coverage` has the tests run.
 COVERAGE =
 SHAPE ?= role
 # Those that pyenv has installed are not on the path, unless they are chosen.

@@ -19,11 +19,12 @@ from benchmarks import program
 from benchmarks.program import ROWS_READ, Workload
 from benchmarks.rounds import Candidate
 from tenantry import tenant_context
+from tenantry.policies.predicates import current_tenant
 
 # A policy with a constant in it is one for a single tenant, so all read the rows of the same one.
-TENANT = 7
+TENANT = 1
 FILTERED = f"WHERE tenant_id = {TENANT}"
-SETTING = "NULLIF(current_setting('rls.current_tenant', true), '')::bigint"
+SETTING = current_tenant("rls", "bigint")
 # What tenant_id is compared with, by the name of the table.
 POLICIES = {
     "constant": str(TENANT),

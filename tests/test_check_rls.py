@@ -176,6 +176,13 @@ BREAKS = {
         "function fill(integer)",
         "run ALTER ROUTINE fill(integer) RESET rls.current_tenant",
     ),
+    "E124 as a tenant of a strange name": (
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET rls.current_tenant = 'none'"
+        " AS $$ SELECT 1 $$",
+        "DROP FUNCTION f",
+        "function f()",
+        "runs with rls.current_tenant = 'none'",
+    ),
     "E124 as a role": (
         "CREATE FUNCTION own() RETURNS int LANGUAGE sql SET role = 'owner' AS $$ SELECT 1 $$",
         "DROP FUNCTION own",
@@ -410,8 +417,9 @@ HARMLESS = {
         "ALTER ROLE owner RESET rls.is_admin",
     ),
     "a function with other settings": (
-        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET rls.is_admin = 'false'"
-        " SET rlsx.is_admin = 'true' SET search_path = 'public' AS $$ SELECT 1 $$",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql SET rls.is_admin = 'off' SET"
+        " rls.current_tenant = '' SET role = 'none' SET rlsx.is_admin = 'true'"
+        " SET search_path = 'public' AS $$ SELECT 1 $$",
         "DROP FUNCTION f",
     ),
     "a function with settings that the role may not call": (

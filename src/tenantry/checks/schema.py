@@ -45,14 +45,17 @@ SELECT p.oid::regprocedure::text, rolname::text
 FROM pg_proc p JOIN pg_roles o ON o.oid = proowner JOIN pg_namespace n ON n.oid = pronamespace
 WHERE prosecdef AND {EXEMPT} AND {CALLABLE} ORDER BY 1"""  # noqa: S608 - constants
 
-# What they run with instead of what the statement carries, unless that is nobody.
+# What they run with instead of what the statement carries, unless that is nobody. A tenant may be
+# called anything.
 SETTINGS = f"""\
 SELECT p.oid::regprocedure::text, split_part(setting, '=', 1) AS name, value
 FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
 CROSS JOIN unnest(proconfig) setting
 CROSS JOIN substr(setting, strpos(setting, '=') + 1) value
-WHERE (setting LIKE 'role=%%' OR starts_with(setting, %(prefix)s))
-  AND value NOT IN ('', 'false', 'none') AND {CALLABLE} ORDER BY 1, 2"""  # noqa: S608 - constants
+WHERE CASE WHEN setting LIKE 'role=%%' THEN value <> 'none'
+    WHEN starts_with(setting, %(prefix)s || 'is_admin=') THEN value = 'true'
+    ELSE starts_with(setting, %(prefix)s) AND value <> '' END
+  AND {CALLABLE} ORDER BY 1, 2"""  # noqa: S608 - constants
 
 PUBLICATIONS = """\
 WITH RECURSIVE mine(oid) AS (

@@ -41,6 +41,7 @@ class BindingMixin(StatementMixin):
             return self
         self._may_not_parse = self._unparsed = False
         if self._pgconn.pipeline_status == PipelineStatus.OFF:
+            # First what is usual, without a call.
             merges = isinstance(self, ClientCursorMixin)
             if not (merges or self.is_simple(query, params, prepare=prepare, binary=binary)):
                 with self._conn.pipeline():
