@@ -28,30 +28,32 @@ EXPECTED = "CASE WHEN {} THEN 1 END IS NOT NULL"
 
 
 class ScopedWhere:
-    """Be a WHERE clause and the conditions on the tenant that are added to it.
+    """Be a WHERE clause and a condition on the tenant that is added to it.
 
     The clause of the query stays what it is: it may be compiled again for another tenant.
     """
 
-    def __init__(self, where: Any, conditions: Collection[str], tenant_id: TenantId | None) -> None:
+    __slots__ = ("condition", "params", "where")
+
+    def __init__(self, where: Any, condition: str, params: list[Any]) -> None:
         self.where = where
-        self.conditions = conditions
-        self.tenant_id = tenant_id
+        self.condition = condition
+        self.params = params
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:
         """Return all conditions; an empty WHERE clause matches every row."""
-        conditions = [*self.conditions]
-        params = [self.tenant_id] * len(conditions)
         where = self.where
         if where is not None and where.children:
             try:
-                sql, values = where.as_sql(compiler, connection)
+                sql, params = where.as_sql(compiler, connection)
             except FullResultSet:
                 pass
             else:
-                conditions.insert(0, sql)
-                params[:0] = values
-        return (f"({' AND '.join(conditions)})" if conditions[1:] else conditions[0]), params
+                return f"({sql} AND {self.condition})", [*params, *self.params]
+        return self.condition, self.params
+
+    # Where Django looks first.
+    as_postgresql = as_sql
 
 
 class ScopedMixin:
@@ -122,7 +124,7 @@ class ScopedWhereMixin(ScopedMixin):
             found = self.protected(binding, [(alias, statement.alias_map[alias].table_name)])
             if found:
                 condition = self.condition(alias, found[alias])
-                scoped = ScopedWhere(node, [condition], binding.tenant_id)
+                scoped = ScopedWhere(node, condition, [binding.tenant_id])
                 return scoped.as_sql(self, self.connection)
         sql, params = super().compile(node)  # type: ignore[misc]
         return sql, params
@@ -153,20 +155,46 @@ class ScopedSelectMixin(ScopedMixin):
 
     def get_related_selections(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Add what ``select_related`` fetches; remember which joins only fetch it."""
+        # It calls itself, with more arguments, for what is related to what is related.
+        if args[2:] or kwargs:
+            return super().get_related_selections(*args, **kwargs)  # type: ignore[misc,no-any-return]
         counts = self.query.alias_refcount
         before = {alias for alias in counts if counts[alias]}
-        related: list[Any] = super().get_related_selections(*args, **kwargs)  # type: ignore[misc]
-        # It calls itself for what is related to what is related: the outermost one has all.
+        related: list[Any] = super().get_related_selections(*args)  # type: ignore[misc]
         self.followed = {alias for alias in counts if counts[alias]} - before
         return related
 
     def get_from_clause(self) -> tuple[list[str], Any]:
         """Return the FROM clause. All aliases are final by now, and WHERE is compiled next."""
         query = self.query
-        binding = self.binding()
-        if binding.is_admin or (len(query.alias_map) == 1 and self.scope_one(binding)):
-            clauses, params = super().get_from_clause()  # type: ignore[misc]
-            return clauses, params
+        options = query.__dict__
+        binding = self.binding() if "tenantry_binding" in options else current_binding()
+        if not binding.is_admin:
+            if (
+                len(query.alias_map) == 1
+                and binding.tenant_id is not None
+                and not query.extra_tables
+                and "tenantry_shared" not in options
+            ):
+                return self.scope_one(binding.tenant_id)
+            return self.scope_all(binding)
+        clauses, params = super().get_from_clause()  # type: ignore[misc]
+        return clauses, params
+
+    def scope_one(self, tenant_id: TenantId) -> tuple[list[str], list[Any]]:
+        """Scope a query of one table, as most are."""
+        query = self.query
+        [(alias, table)] = query.alias_map.items()
+        protection = protections(query.model._meta.apps).get(table.table_name)
+        if protection is not None:
+            self.where = ScopedWhere(self.where, self.condition(alias, protection), [tenant_id])
+        # compile() comes to the same: no database has a way of its own to name a table.
+        sql, params = table.as_sql(self, self.connection)
+        return [sql], params
+
+    def scope_all(self, binding: Binding) -> tuple[list[str], Any]:
+        """Scope every table of a query that has a condition of its own."""
+        query = self.query
         sources = query.alias_map
         # Before Django adds the aliases of extra tables.
         active = [alias for alias in sources if query.alias_refcount[alias]]
@@ -188,26 +216,11 @@ class ScopedSelectMixin(ScopedMixin):
             if sources[alias].join_type and alias in conditions
         }
         if conditions:
-            self.where = ScopedWhere(self.where, conditions.values(), binding.tenant_id)
+            params_of_where = [binding.tenant_id] * len(conditions)
+            self.where = ScopedWhere(self.where, " AND ".join(conditions.values()), params_of_where)
         if joins:
             params = self.scope_joins(joins, active, clauses, params, binding.tenant_id)
         return clauses, params
-
-    def scope_one(self, binding: Binding) -> bool:
-        """Scope a query of one table, as most are; return False where that is not all of it."""
-        query = self.query
-        if binding.tenant_id is None or query.extra_tables or "tenantry_shared" in query.__dict__:
-            return False
-        [(alias, source)] = query.alias_map.items()
-        protection = protections(query.model._meta.apps).get(source.table_name)
-        if (
-            protection is not None
-            and query.alias_refcount[alias]
-            and binding.bypass not in protection.flags
-        ):
-            condition = self.condition(alias, protection)
-            self.where = ScopedWhere(self.where, [condition], binding.tenant_id)
-        return True
 
     def expect_followed(
         self, found: Mapping[str, Protection], conditions: MutableMapping[str, str]
@@ -242,9 +255,11 @@ class ScopedSelectMixin(ScopedMixin):
         A row of another tenant is joined as if it did not exist, and LEFT JOIN keeps its meaning.
         """
         scoped_params = list(params)
+        is_counted = bool(scoped_params)
         position = 0
         for index, alias in enumerate(aliases):
-            position += placeholders(clauses[index])
+            if is_counted:
+                position += placeholders(clauses[index])
             if alias in joins:
                 # Django ends a join with its parenthesised ON clause.
                 clauses[index] = f"{clauses[index].removesuffix(')')} AND {joins[alias]})"
