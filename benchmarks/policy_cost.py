@@ -111,4 +111,5 @@ def check(tenant: int, notes: Sequence[object]) -> None:
 
 
 if __name__ == "__main__":
-    program.run("policy_cost", __doc__, workloads)
+    # The seal has no setting that a policy could read.
+    program.run("policy_cost", __doc__, workloads, shapes=["guc", "role"])

@@ -26,9 +26,17 @@ class Workload:
     targets: Mapping[str, float]
 
 
-def run(name: str, description: str | None, workloads: Callable[[str], Iterable[Workload]]) -> None:
-    """Measure the `workloads` of each route, print tables, and write ``<name>.json``."""
-    options = parse_arguments(description)
+def run(
+    name: str,
+    description: str | None,
+    workloads: Callable[[str], Iterable[Workload]],
+    shapes: Sequence[str] = tuple(SHAPES),
+) -> None:
+    """Measure the `workloads` of each route, print tables, and write ``<name>.json``.
+
+    `shapes` are those of the policies that may be asked for.
+    """
+    options = parse_arguments(description, shapes)
     print("starting PostgreSQL and PgBouncer", flush=True)
     with project(options.shape) as facts:
         print(f"writing {options.rows} rows of {options.tenants} tenants, twice", flush=True)
@@ -67,7 +75,7 @@ def check(tenant: int, notes: Sequence[object]) -> None:
         raise RuntimeError(f"tenant {tenant} was given the wrong notes: {notes!r}")
 
 
-def parse_arguments(description: str | None) -> argparse.Namespace:
+def parse_arguments(description: str | None, shapes: Sequence[str]) -> argparse.Namespace:
     """Return the options; exit when a tenant would have too few rows to read."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rows", type=int, default=100_000, help="in each of the two tables")
@@ -75,7 +83,7 @@ def parse_arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=100, help="for each workload")
     parser.add_argument("--batch", type=int, default=50, help="in a row, twice in a round")
     parser.add_argument("--seconds", type=float, default=15, help="at most, for each workload")
-    parser.add_argument("--shape", choices=list(SHAPES), default="guc", help="of the policies")
+    parser.add_argument("--shape", choices=list(shapes), default="guc", help="of the policies")
     parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the JSON")
     options = parser.parse_args()
     if options.tenants < 1 or options.rounds < 2:

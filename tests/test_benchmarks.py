@@ -244,6 +244,11 @@ def test_what_a_policy_costs_is_measured(tmp_path: Path) -> None:
     assert (tmp_path / "policy_cost.md").read_text().count("| binding, selected setting | ") == 2
 
 
+def test_what_a_seal_costs_is_not_asked_for_where_no_policy_reads_a_setting(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="invalid choice: 'sealed'"):
+        run("policy_cost", tmp_path, ["--shape", "sealed"])
+
+
 @pytest.mark.parametrize("shape", ["role", "sealed"])
 def test_the_other_shapes_are_measured_too(shape: str, tmp_path: Path) -> None:
     if OLD:
