@@ -8,14 +8,14 @@ import inspect
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 
 import pytest
 from django.db import connections
 
 from tenantry import admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
-from tenantry.context import Scope
+from tenantry.context import RequestScope, Scope
 from tenantry.exceptions import ScopeError, TenantIdTypeError, TenantryError
 
 MakeScope = Callable[[], Scope]
@@ -218,6 +218,24 @@ def test_leaving_in_another_context_is_refused_and_changes_nothing_there() -> No
         with pytest.raises(ValueError, match="different Context"):
             copy_context().run(scope.__exit__, None, None, None)
         assert current_binding() == ONE
+
+    copy_context().run(enter)
+
+
+def test_a_request_that_ends_in_another_context_changes_nothing_there() -> None:
+    """As where a task is collected that was never finished."""
+
+    def end(scope: RequestScope) -> None:
+        with RequestScope(TWO), tenant_context(3):
+            with pytest.raises(ValueError, match="different Context"):
+                scope.__exit__(None, None, None)
+            assert current_binding() == Binding(3)
+        assert current_binding() == UNBOUND
+
+    def enter() -> None:
+        scope = RequestScope(ONE)
+        scope.__enter__()
+        Context().run(end, scope)
 
     copy_context().run(enter)
 

@@ -12,12 +12,14 @@ import anyio.to_thread
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.core.handlers.asgi import ASGIHandler
+from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.utils.decorators import async_only_middleware
 
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
-from tenantry.context import Scope
+from tenantry.context import RequestScope, Scope
+from tests.app.models import Note, Tenant
 
 ONE, TWO, THREE = Binding(1), Binding(2), Binding(3)
 each_around = pytest.mark.parametrize(
@@ -54,14 +56,15 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
 
 
 class Work:
-    """A sync function that stays inside a scope until it may finish, and notes its binding."""
+    """A sync function that stays inside a scope until it may finish, and notes what it sees."""
 
-    def __init__(self, binding: Binding) -> None:
+    def __init__(self, binding: Binding, look: Callable[[], Any] = current_binding) -> None:
         self.binding = binding
+        self.look = look
         self.loop = asyncio.get_running_loop()
         self.interrupt: Callable[[], object] = bool
         self.may_finish, self.finished = threading.Event(), threading.Event()
-        self.seen: list[Binding] = []
+        self.seen: list[Any] = []
 
     def __enter__(self) -> Self:
         return self
@@ -72,11 +75,11 @@ class Work:
     def __call__(self) -> None:
         try:
             with Scope(self.binding):
-                self.seen.append(current_binding())
+                self.seen.append(self.look())
                 self.loop.call_soon_threadsafe(self.interrupt)
                 assert self.may_finish.wait(10)
-                self.seen.append(current_binding())
-            self.seen.append(current_binding())
+                self.seen.append(self.look())
+            self.seen.append(self.look())
         finally:
             self.finished.set()
 
@@ -230,6 +233,28 @@ def test_the_work_of_an_interrupted_hop_keeps_its_binding_when_its_loop_has_ende
     assert work.seen == [ADMIN, ADMIN, ONE]
 
 
+@each_interruption
+@each_sensitivity
+@each_inside
+@each_around
+def test_the_work_of_an_interrupted_hop_keeps_its_binding_when_its_request_has_ended(
+    around: Binding, inside: Binding, thread_sensitive: bool, interrupted: Interrupted
+) -> None:
+    async def main() -> None:
+        with Work(inside) as work:
+            # It ends without an error: the scope is the work's, and not left open by a view.
+            with RequestScope(around):
+                await interrupted(work, sync_to_async(work, thread_sensitive=thread_sensitive)())
+                with Scope(THREE):
+                    assert await bindings(False) == {THREE}
+            assert await bindings(False) == {UNBOUND}
+            await work.finish()
+            assert work.seen == [inside, inside, around]
+            assert await bindings(True, False) == {UNBOUND}
+
+    run(main())
+
+
 @each_sensitivity
 @each_around
 def test_a_hop_in_async_to_sync_in_a_hop_is_cancelled(
@@ -347,6 +372,14 @@ def as_tenant(get_response: Callable[[Any], Awaitable[HttpResponse]]) -> Any:
     return middleware
 
 
+def as_admin(request: HttpRequest) -> Binding:
+    return ADMIN
+
+
+def sync_only(get_response: Callable[[Any], HttpResponse]) -> Any:
+    return lambda request: get_response(request)
+
+
 urlpatterns = [path("view/<interruption>", view), path("sync", sync_view)]
 
 
@@ -394,6 +427,41 @@ def test_a_middleware_around_a_sync_view_that_a_client_left_runs_as_before(setti
             work.interrupt = left.set
             assert await get("/sync", left, work=work, seen=seen) == b""
             assert (seen, work.seen) == ([{ONE}, {ONE}], [ADMIN, ADMIN, ONE])
+            assert await bindings(True, False) == {UNBOUND}
+
+    run(main())
+
+
+OURS = "tenantry.middleware.RLSTenantMiddleware"
+SYNC = f"{__name__}.sync_only"
+
+
+@pytest.mark.parametrize("middleware", [[OURS], [SYNC, OURS], [OURS, SYNC], [SYNC, OURS, SYNC]])
+def test_a_sync_view_that_a_client_left_reads_what_it_read_before(
+    settings: Any, tenants: tuple[Tenant, Tenant], middleware: list[str]
+) -> None:
+    """In a request of the admin, and with rows of both tenants."""
+    settings.ROOT_URLCONF, settings.MIDDLEWARE = __name__, middleware
+    settings.RLS_TENANTS = {**settings.RLS_TENANTS, "RESOLVERS": [f"{__name__}.as_admin"]}
+
+    def titles() -> list[str]:
+        try:
+            return list(Note.objects.order_by("id").values_list("title", flat=True))
+        finally:
+            connections.close_all()
+
+    async def main() -> None:
+        left = asyncio.Event()
+        with Work(Binding(tenants[1].pk), titles) as work:
+            work.interrupt = left.set
+            asked = asyncio.create_task(get("/sync", left, work=work))
+            await left.wait()
+            # Turns of the loop, in which the cancellation reaches whatever it can.
+            for _ in range(50):
+                await asyncio.sleep(0)
+            await work.finish()
+            assert await asked == b""
+            assert work.seen == [["B 1", "B 2"]] * 2 + [["A 1", "A 2", "B 1", "B 2"]]
             assert await bindings(True, False) == {UNBOUND}
 
     run(main())

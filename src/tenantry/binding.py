@@ -109,18 +109,22 @@ def pop(frame: Frame) -> bool:
 def clear(frame: Frame) -> bool:
     """Restore what was current before :func:`push`, whatever was opened later.
 
-    Returns False when a scope that was opened later is still open: it counts no longer. Raises
-    ValueError in another context than :func:`push` was called in.
+    Returns False when a scope that was opened later, by code that ran here, is still open: it
+    counts no longer. Raises ValueError, and changes no other scope, in another context than
+    :func:`push` was called in.
     """
     frame.live = False
-    last = _frame.get()
-    top = last
+    top = _frame.get()
+    left: list[Frame] = []
     while top is not None and top is not frame:
-        # Whoever closes it later is told, and code that copied it runs as nobody.
-        top.live, top.binding = False, UNBOUND
+        # A hop that was given up may still run in its scope, and keeps it and all inside.
+        left = [*left, top] if top.counts_here() else []
         top = top.parent
     _frame.reset(frame.token)
-    return last is frame
+    for each in left:
+        # Whoever closes it later is told, and code that copied it runs as nobody.
+        each.live, each.binding = False, UNBOUND
+    return not left
 
 
 def rebind(binding: Binding) -> bool:
