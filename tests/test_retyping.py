@@ -15,7 +15,7 @@ from tenantry.checks.policies import inspect_policies
 from tenantry.dependents import is_protected
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
-from tests.test_dependents_shared import child, count, manager, path_to
+from tests.test_dependents_shared import child, count, manager, model, path_to
 from tests.test_sharing import SHARE, SHARED, base, key, paper_alter, run, tenant
 
 Tenants = tuple[Tenant, Tenant]
@@ -139,3 +139,39 @@ def test_nothing_else_is_made_again(tenants: Tenants, migrate: Migrate) -> None:
     longer: Any = models.CharField(max_length=9, default="")
     migrate(AlterField("paper", "code", longer), state)
     assert run("SELECT oid FROM pg_policy ORDER BY oid") == before
+
+
+def test_a_path_leads_to_another_table(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = tenants
+    # Of the same type, so that nothing else has the policies made again.
+    state = migrate(paper(id=models.BigAutoField(primary_key=True)), base())
+    state = migrate(model("Sale", is_open=False), state)
+    state = migrate(path_to("Paper"), state)
+    untouched = run("SELECT oid FROM pg_policy WHERE polrelid = 'migrated_paper'::regclass")
+    sale: Any = models.ForeignKey("migrated.Sale", models.CASCADE, related_name="lines")
+    state = migrate(AlterField("line", "up", sale), state)
+    check(state, {"Paper", "Sale", "Line"}, monkeypatch)
+    assert untouched == run("SELECT oid FROM pg_policy WHERE polrelid = 'migrated_paper'::regclass")
+    with tenant_context(a.pk):
+        manager(state, "Paper").create(id=1)
+    with tenant_context(b.pk):
+        manager(state, "Sale").create(id=1)
+        line = manager(state, "Line").create(up_id=1)
+        assert count("line") == 1
+    with tenant_context(a.pk):
+        assert count("line") == 0
+    with admin_context():
+        line.delete()
+
+
+def test_what_a_share_refers_to_changes(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = models.IntegerField(unique=True)
+    state = migrate(paper(number=number), base())
+    state = migrate(paper_alter(SHARED), migrate(SHARE, state))
+    by_number: Any = models.ForeignKey("migrated.Paper", models.CASCADE, to_field="number")
+    state = migrate(AlterField("share", "paper", by_number), state)
+    check(state, {"Paper", "Share"}, monkeypatch)

@@ -1,4 +1,8 @@
-"""Columns whose type changes, which PostgreSQL refuses as long as a policy speaks of them."""
+"""Columns whose change concerns policies.
+
+As long as a policy speaks of one, PostgreSQL refuses another type; and a policy does not follow a
+foreign key that refers to another table from now on.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +41,13 @@ def target(key: Any) -> Column:
     """Return the column that a foreign key refers to."""
     field = key.target_field
     return field.model._meta.db_table, field.column
+
+
+def refers_elsewhere(old: Any, new: Any) -> bool:
+    """Return whether a foreign key refers to another column than before."""
+    if not (isinstance(old, models.ForeignKey) and isinstance(new, models.ForeignKey)):
+        return False
+    return target(old) != target(new)
 
 
 def speaks_of(columns: Collection[Column], model: Any, apps: Apps, quote: Quote) -> bool:

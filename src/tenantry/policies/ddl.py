@@ -244,8 +244,12 @@ def drop(table: str, rules: Iterable[Rule]) -> str:
 
 
 def unprotect(table: str, rules: Iterable[Rule]) -> str:
-    """Return the SQL that undoes :meth:`Policy.protect`, but for functions others use."""
-    drops = "\n".join(f"DROP POLICY {rule.name} ON {table};" for rule in rules)
+    """Return the SQL that undoes :meth:`Policy.protect`, but for functions others use.
+
+    A policy is gone already where a column is that it speaks of (PostgreSQL documentation, "ALTER
+    TABLE", DROP COLUMN ... CASCADE).
+    """
+    drops = "\n".join(f"DROP POLICY IF EXISTS {rule.name} ON {table};" for rule in rules)
     return _UNPROTECT_1.format(table=table, drops=drops)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.apps import apps
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
@@ -62,7 +63,7 @@ class TenantLookup:
         tenants = apps.get_model(rls_tenants().tenant_model)._default_manager
         try:
             found = tenants.filter(**self.filter, **{self.field: name})
-        except ValueError:  # Such as letters where the field is a number.
+        except (ValueError, ValidationError):  # Such as letters where the field is a number.
             found = tenants.none()
         return found.order_by().values_list("pk", flat=True)
 

@@ -22,9 +22,9 @@ from ...dependents import (
     rules_of,
 )
 from ...expressions import CurrentTenant
-from ...policies.ddl import depend, drop, independ
+from ...policies.ddl import OF_DEPENDENTS, depend, drop, independ
 from ...policies.seal import NAMESPACE_1, verifier
-from ...retyping import retyped, speaks_of
+from ...retyping import Column, refers_elsewhere, retyped, speaks_of
 from ...samekeys import ForAllTenants, SameTenant
 from ...seal import send_seal_keys
 
@@ -76,31 +76,53 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
     def alter_field(self, model: Any, old_field: Any, new_field: Any, strict: bool = False) -> None:
         """Change a column, and create first what its default calls."""
         self.provide([new_field])
+        if old_field.column != new_field.column:
+            self.stop_waiting(model._meta.db_table)
         again = self.without_policies(model, old_field, new_field)
         super().alter_field(model, old_field, new_field, strict)
         for sql in again:
             self.execute(sql, params=None)
 
+    def alter_db_table(self, model: Any, old_db_table: str, new_db_table: str) -> None:
+        """Rename a table, after what waits to protect it under its old name."""
+        if old_db_table != new_db_table:
+            self.stop_waiting(old_db_table)
+        super().alter_db_table(model, old_db_table, new_db_table)
+
+    def stop_waiting(self, table: str) -> None:
+        """Execute what waits and names a table, before it, or a column of it, is renamed."""
+        quoted = self.quote_name(table)
+        for sql in [*self.deferred_sql]:
+            if isinstance(sql, Dependence | Later) and quoted in str(sql):
+                self.deferred_sql.remove(sql)
+                self.execute(sql, params=None)
+
     def without_policies(self, model: Any, old_field: Any, new_field: Any) -> list[str]:
-        """Drop the policies that keep a column's type from changing; return what creates them."""
-        old, new = (each.db_parameters(self.connection) for each in (old_field, new_field))
-        if old == new or None in {old["type"], new["type"]}:
-            return []
+        """Drop the policies that a column's change concerns; return what creates them.
+
+        They keep its type from changing, and follow a foreign key to what it referred to before.
+        """
         apps, quote = model._meta.apps, self.quote_name
-        columns = retyped(model, old_field, apps)
+        columns: set[Column] = set()
+        old, new = (each.db_parameters(self.connection) for each in (old_field, new_field))
+        if old != new and None not in {old["type"], new["type"]}:
+            columns = retyped(model, old_field, apps)
+        is_elsewhere = refers_elsewhere(old_field, new_field)
+        if not columns and not is_elsewhere:
+            return []
+        after = getattr(new_field, "model", model)._meta.apps
         again = []
         for each in apps.get_models(include_auto_created=True):
             table = each._meta.db_table
-            if (
-                is_protected(each, apps)
-                and self.is_here(each)
-                and not self.waiting(table)
-                and speaks_of(columns, each, apps, quote)
-            ):
-                after = getattr(new_field, "model", model)._meta.apps
+            if not is_protected(each, apps) or not self.is_here(each) or self.waiting(table):
+                continue
+            speaks = speaks_of(columns, each, apps, quote)
+            if speaks or is_elsewhere:
+                before = rules_of(each, apps, quote)
                 rules = rules_of(after.get_model(each._meta.label), after, quote)
-                self.execute(drop(quote(table), rules), params=None)
-                again += [rule.create(quote(table)) for rule in rules]
+                if speaks or rules != before:
+                    self.execute(drop(quote(table), before), params=None)
+                    again += [rule.create(quote(table)) for rule in rules]
         return again
 
     def __exit__(self, exc_type: Any, *others: Any) -> None:
@@ -120,8 +142,9 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
     def add_constraint(self, model: Any, constraint: Any) -> None:
         """Add a constraint; one that protects `model` protects what depends on it."""
         protects = isinstance(constraint, RLSConstraint)
-        if protects and links(model):
-            # Its rows name their tenant now, and depend on nothing else.
+        if protects and (links(model) or self.has_policies(model)):
+            # Its rows name their tenant now, and depend on nothing else. What was the table of a
+            # many-to-many relation, and is a model's now, has still the policies of that.
             self.forget(model)
             self.execute(independ(self.quote_name(model._meta.db_table)), params=None)
         super().add_constraint(model, constraint)
@@ -135,6 +158,15 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             if sql := self.dependence(model, model._meta.apps):
                 self.execute_in_turn(sql)
             self.follow(model)
+
+    def has_policies(self, model: Any) -> bool:
+        """Return whether the table of `model` has policies of tenantry's already."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT FROM pg_policy WHERE polrelid = to_regclass(%s) AND polname = ANY(%s)",
+                [self.quote_name(model._meta.db_table), list(OF_DEPENDENTS)],
+            )
+            return cursor.fetchone() is not None
 
     def follow(self, model: Any) -> None:
         """Protect what depends on `model` by what it refers to that is protected now."""
