@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from http.cookies import SimpleCookie
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
@@ -22,7 +25,7 @@ from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, OperationalError, connections
 from django.http import HttpRequest, JsonResponse
 from django.test import Client, override_settings
 from django.urls import path
@@ -406,6 +409,51 @@ async def test_without_sessions_and_users_it_is_said_what_is_missing(settings: A
     ]
     with pytest.raises(ImproperlyConfigured, match=r"scope\['user'\]"):
         await get(TenantMiddleware(Echo()), await sync_to_async(scope_of)(None))
+
+
+async def test_a_connection_that_was_lost_is_not_asked_again(
+    users: dict[str, User | None], superuser: psycopg.Connection[Any]
+) -> None:
+    application = TenantMiddleware(Echo())
+    scope = await sync_to_async(scope_of)(users["a"])
+    assert (await get(application, scope))[1] == A
+    superuser.execute(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'app'"
+    )
+    # Nothing but the middleware asks Django's connection here.
+    application = TenantMiddleware(Echo(raw_titles))
+    with suppress(OperationalError):
+        await get(application, scope)
+    assert (await get(application, scope))[1] == A
+
+
+WITHOUT_USERS = """
+import asyncio
+from django.conf import settings
+settings.configure(
+    INSTALLED_APPS=["django.contrib.contenttypes"],
+    RLS_TENANTS={"TENANT_MODEL": "contenttypes.ContentType", "RESOLVERS": ["__main__.nobody"]},
+)
+import django
+django.setup()
+from tenantry.asgi import TenantMiddleware
+from tenantry.binding import current_binding
+
+def nobody(request):
+    return None
+
+async def application(scope, receive, send):
+    print(current_binding().tenant_id)
+
+scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
+asyncio.run(TenantMiddleware(application)(scope, None, None))
+"""
+
+
+def test_a_project_without_users_is_served() -> None:
+    command = [sys.executable, "-c", WITHOUT_USERS]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (result.stdout, result.stderr) == ("None\n", "")
 
 
 # Starlette and FastAPI.

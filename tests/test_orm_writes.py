@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
-from django.db import DatabaseError, ProgrammingError
+from django.core.management.color import no_style
+from django.db import DatabaseError, ProgrammingError, connections
 from django.db.models import F, OuterRef, Q, Subquery, Value
 from django.db.models.functions import Concat
 
-from tenantry import tenant_context
-from tests.app.models import Author, Book, Comment, Contract, Invoice, Item, Note, Tag, Tagging
+from tenantry import admin_context, tenant_context
+from tests.app.models import (
+    Author,
+    Book,
+    Comment,
+    Contract,
+    Invoice,
+    Item,
+    Note,
+    Shared,
+    Tag,
+    Tagging,
+)
 from tests.scoping import COMPARED, Tenants, atomically, bindings, sent, unscoped
 from tests.test_orm_shapes import OFF
 
@@ -335,3 +348,29 @@ def test_the_table_of_a_child_is_scoped_by_its_policy(
         (sql,) = sent(lambda: Book.objects.update(pages=5))
         assert sql == 'UPDATE "app_book" SET "pages" = 5'
     assert {row for row in content() if row[1] == "book"} == {(1, "book", "5"), (2, "book", "20")}
+
+
+def test_sequences_are_not_moved_back_to_the_rows_that_are_seen(tenants: Tenants) -> None:
+    a, b = tenants
+    with tenant_context(a.pk):
+        Author.objects.create(name="first")
+    with tenant_context(b.pk):
+        last = Author.objects.create(name="last").pk
+    for scope in (nullcontext(), tenant_context(a.pk), admin_context()):
+        with scope, connections["owner"].cursor() as cursor:
+            for sql in connections["owner"].ops.sequence_reset_sql(no_style(), [Author, Shared]):
+                cursor.execute(sql)
+        with tenant_context(a.pk):
+            last, before = Author.objects.create(name="next").pk, last
+            assert last == before + 1
+
+
+def test_sequences_are_moved_up_to_the_rows_that_are_seen(tenants: Tenants) -> None:
+    a, _ = tenants
+    with tenant_context(a.pk):
+        last = Author.objects.create(name="first").pk
+        Author.objects.create(id=last + 10, name="loaded")
+        with connections["owner"].cursor() as cursor:
+            for sql in connections["owner"].ops.sequence_reset_sql(no_style(), [Author]):
+                cursor.execute(sql)
+        assert Author.objects.create(name="next").pk == last + 11

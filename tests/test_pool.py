@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
@@ -36,6 +37,11 @@ pytestmark = pytest.mark.usefixtures("pool")
 
 def titles() -> list[str]:
     return [note.title for note in Note.objects.using(ALIAS).order_by("id")]
+
+
+def backend(cursor: Any) -> int:
+    cursor.execute("SELECT pg_backend_pid()")
+    return int(cursor.fetchone()[0])
 
 
 def free(connection: Any) -> int:
@@ -313,6 +319,38 @@ def test_a_pool_for_whole_sessions_is_djangos(health: bool, tenants: Tenants) ->
         assert connection.connection is None
     finally:
         connection.close_pool()
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+@pytest.mark.parametrize("way", ["by hand", "nested"])
+def test_a_savepoint_that_waits_stays_with_who_began_it(mode: str, way: str, alias: Add) -> None:
+    using = alias(options={"pool": {"min_size": 1, "max_size": 1}, "pool_mode": mode})
+    connection = connections[using]
+    if way == "by hand":
+        transaction.set_autocommit(False, using=using)
+        # Django 6.1 renamed it.
+        getattr(transaction, "savepoint_create", transaction.savepoint)(using=using)
+        close_old_connections()
+    else:
+        with transaction.atomic(using=using), transaction.atomic(using=using):
+            connection.close()
+    connection.close()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+
+
+def test_a_pipeline_on_a_lost_connection_does_not_keep_it(
+    pool: Any, superuser: psycopg.Connection[Any]
+) -> None:
+    with pool.cursor() as cursor:
+        superuser.execute("SELECT pg_terminate_backend(%s, 10000)", [backend(cursor)])
+        for _ in range(2):
+            with pytest.raises(OperationalError):
+                cursor.executemany("SELECT %s", [[1], [2]])
+    assert pool.connection is None
+    with pool.cursor() as cursor:
+        assert backend(cursor)
 
 
 def test_without_a_pool_there_are_no_statistics() -> None:

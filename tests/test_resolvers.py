@@ -285,6 +285,9 @@ def test_a_path_is_for_its_members(users: dict[str, Any], tenants: Tenants) -> N
         assert seen(users["both"], f"/t/{tenants[1].pk}/") == B
         assert seen(users["both"], "/t/B/") == 403
         assert seen(users["both"], f"/t/{10**30}/") == 403
+    # Of a UUID, and of a date, Django says otherwise that the text is none.
+    with configured({"NAME": "path", "OPTIONS": {"field": "user__date_joined"}}, "user"):
+        assert seen(users["both"], "/t/B/") == 403
 
 
 def test_a_tenant_that_is_left_out_is_unknown(users: dict[str, Any]) -> None:

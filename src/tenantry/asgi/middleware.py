@@ -12,6 +12,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.apps import apps
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
+from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 
@@ -76,7 +77,12 @@ class TenantMiddleware:
     async def resolved(self, scope: Any) -> Resolved:
         """Return the binding of a connection, and the headers that it was taken from."""
         if self.resolve is None:
-            found = await aresolve(request_of(scope))
+            try:
+                found = await aresolve(request_of(scope))
+            finally:
+                # Sessions, users and tenants are asked for in Django's thread, where no request of
+                # Django's ends and closes what is too old or broken.
+                await sync_to_async(close_old_connections)()
         else:
             found = Resolved(believed(await self.resolve(scope)), ())
         if scope["type"] == "http":
@@ -98,10 +104,6 @@ def believed(found: Any) -> Binding:
 
 def request_of(scope: Any) -> ASGIRequest:
     """Return Django's request to a scope, which resolvers read; it has no body."""
-    # They import models, and asgi.py imports this before the models are there.
-    from django.contrib.auth.middleware import AuthenticationMiddleware  # noqa: PLC0415
-    from django.contrib.sessions.middleware import SessionMiddleware  # noqa: PLC0415
-
     secure = scope.get("scheme") in ("https", "wss")
     asked = {"method": "GET", **scope, "scheme": "https" if secure else "http"}
     request: Any = ASGIRequest(asked, io.BytesIO())
@@ -109,6 +111,9 @@ def request_of(scope: Any) -> ASGIRequest:
     if hasattr(scope.get("session"), "aget"):
         request.session = scope["session"]
     elif apps.is_installed("django.contrib.sessions"):
+        # It imports models, which are there only where the application is installed.
+        from django.contrib.sessions.middleware import SessionMiddleware  # noqa: PLC0415
+
         SessionMiddleware(unused).process_request(request)
     if "user" in scope:
 
@@ -117,6 +122,8 @@ def request_of(scope: Any) -> ASGIRequest:
 
         request.user, request.auser = scope["user"], auser
     elif hasattr(request, "session") and apps.is_installed("django.contrib.auth"):
+        from django.contrib.auth.middleware import AuthenticationMiddleware  # noqa: PLC0415
+
         AuthenticationMiddleware(unused).process_request(request)
     return request  # type: ignore[no-any-return]
 

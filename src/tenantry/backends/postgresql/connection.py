@@ -229,9 +229,10 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
     def is_between_transactions(self) -> bool:
         """Return whether neither SQL nor psycopg's own blocks have left something open."""
         status = self.pgconn.transaction_status
-        # A broken one is for its pool to replace.
-        idle = status == TransactionStatus.IDLE or status == TransactionStatus.UNKNOWN
-        return idle and self._pipeline is None
+        # A broken one is for its pool to replace, whatever it has left open.
+        return status == TransactionStatus.UNKNOWN or (
+            status == TransactionStatus.IDLE and self._pipeline is None
+        )
 
     def cursor(
         self, name: str = "", *, binary: bool = False, row_factory: Any = None, **options: Any

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import models
 from django.db.backends.postgresql import operations
 
+from ...protected import protections
 from .savepoints import SavepointSQL
 
 
@@ -25,10 +27,35 @@ class SavepointMixin:
         return SavepointSQL(super().savepoint_rollback_sql(sid))  # type: ignore[misc]
 
 
+# Django sets a sequence to the greatest key that is seen, which need not be the greatest.
+RESET = (
+    "SELECT setval(sequence, top) FROM ("
+    "SELECT pg_get_serial_sequence('{table}', '{name}')::regclass AS sequence,"
+    " max({column}) AS top FROM {table}"
+    ") AS seen WHERE top > coalesce(pg_sequence_last_value(sequence), 0);"
+)
+
+
 class OperationsMixin(SavepointMixin):
     """Compile ORM queries with tenant predicates."""
 
     compiler_module = "tenantry.backends.postgresql.compiler"
+
+    def sequence_reset_sql(self, style: Any, model_list: Any) -> list[str]:
+        """Return SQL that moves sequences up to the keys; those of protected tables never back."""
+        statements: list[str] = []
+        for model in model_list:
+            table = model._meta.db_table
+            if protections(model._meta.apps).flags(table) is None:
+                statements += super().sequence_reset_sql(style, [model])  # type: ignore[misc]
+            else:
+                quote = self.quote_name  # type: ignore[attr-defined]
+                statements += [
+                    RESET.format(table=quote(table), name=key.column, column=quote(key.column))
+                    for key in model._meta.local_fields
+                    if isinstance(key, models.AutoField)
+                ]
+        return statements
 
     def execute_sql_flush(self, sql_list: Any) -> None:
         """Empty tables; in a test database, as its owner, because TRUNCATE is no app role's."""

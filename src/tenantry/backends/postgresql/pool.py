@@ -271,6 +271,9 @@ class PoolingMixin:
     def _close(self) -> None:
         # Whoever still holds a cursor of this connection keeps no other one checked out.
         self.cursors.clear()
+        if self.connection is not None:
+            # The pool rolls back only what the server has heard of.
+            self.connection.savepoints.clear()
         super()._close()  # type: ignore[misc]
 
     def forget_cursor(self, cursor: Any) -> None:
