@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.db import IntegrityError, ProgrammingError, connections, models
-from django.db.migrations import AddConstraint, AddField, AlterField, CreateModel, RemoveConstraint
+from django.db.migrations import (
+    AddConstraint,
+    AddField,
+    AlterField,
+    AlterModelTable,
+    CreateModel,
+    RemoveConstraint,
+    SeparateDatabaseAndState,
+)
 from django.db.migrations.migration import Migration
 from django.db.migrations.state import ProjectState
 
@@ -287,6 +295,64 @@ def test_what_one_migration_protects_later_counts(migrate: Migrate) -> None:
     second = RLSConstraint(field="owner", name="right_rls")
     migrate([right(), left(constraints=[first]), AddConstraint("right", second)])
     both_ends(THROUGH)
+
+
+def test_what_waits_to_protect_a_table_is_done_before_it_is_renamed(migrate: Migrate) -> None:
+    """As in one migration that was squashed from several."""
+    migrate([right(), left(constraints=[RLS]), AlterModelTable("left", "dependent_elsewhere")])
+    assert protection("dependent_elsewhere")[:2] == (True, True)
+    assert protection("dependent_elsewhere_rights")[:2] == (True, True)
+
+
+def test_what_waits_to_protect_a_table_is_done_before_its_column_is_renamed(
+    migrate: Migrate,
+) -> None:
+    holder: Any = models.BigIntegerField(db_column="holder")
+    migrate([right(), left(constraints=[RLS]), AlterField("left", "owner", holder)])
+    enabled, forced, policy = protection("dependent_left")
+    assert (enabled, forced) == (True, True)
+    assert "holder" in policy
+
+
+def test_what_waits_for_another_table_goes_on_waiting(migrate: Migrate) -> None:
+    """A table that is renamed has nothing to do with one whose policies call for a third."""
+    shares = [RawPredicate("EXISTS (SELECT FROM dependent_other)")]
+    first = RLSConstraint(field="owner", name="left_rls", extra_predicates=shares)
+    migrate(
+        [
+            right(),
+            left(constraints=[first]),
+            AlterModelTable("right", "dependent_wrong"),
+            CreateModel("Other", fields()),
+        ]
+    )
+    assert protection("dependent_left")[:2] == (True, True)
+
+
+def test_a_table_of_a_relation_becomes_a_models_own(migrate: Migrate) -> None:
+    """As Django's documentation has it for a relation that is to get a through model."""
+    right_rls = RLSConstraint(field="owner", name="right_rls")
+    state = migrate(right(constraints=[right_rls]), left(constraints=[RLS]))
+    both_ends(THROUGH)
+    ends = [
+        ("id", models.BigAutoField(primary_key=True)),
+        ("left", models.ForeignKey("dependent.Left", models.CASCADE)),
+        ("right", models.ForeignKey("dependent.Right", models.CASCADE)),
+    ]
+    through = models.ManyToManyField("dependent.Right", through="dependent.Link")
+    migrate(
+        SeparateDatabaseAndState(
+            state_operations=[
+                CreateModel("Link", ends, {"db_table": THROUGH}),
+                AlterField("left", "rights", through),
+            ]
+        ),
+        AddConstraint("link", RLSConstraint(path="left__owner", name="link_rls")),
+        state=state,
+    )
+    enabled, forced, policy = protection(THROUGH)
+    assert (enabled, forced) == (True, True)
+    assert policy.count("EXISTS") == 1
 
 
 # Databases that have only some of the tables.

@@ -315,6 +315,14 @@ class Later(Statement):
     def __str__(self) -> str:
         return self.constraint.protection_sql(self.model, self.schema_editor)
 
+    def speaks_of(self, table: str) -> bool:
+        """Return whether the SQL names a table; it need not be possible to execute it yet."""
+        quote = self.schema_editor.quote_name
+        rules = self.constraint.rules(self.model, quote)
+        return self.references_table(table) or any(
+            quote(table) in f"{rule.using} {rule.check}" for rule in rules
+        )
+
 
 def _statement(
     sql: str, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor

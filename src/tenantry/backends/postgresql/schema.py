@@ -38,6 +38,10 @@ else:
 class Dependence(Statement):
     """Be SQL that Django forgets when its table is deleted in the same migration."""
 
+    def speaks_of(self, table: str) -> bool:
+        """Return whether the SQL names a table."""
+        return self.parts["table"].quote_name(table) in str(self)
+
 
 class SchemaEditorMixin(Base):  # type: ignore[misc]
     """Protect the tables of many-to-many relations, and of children in inheritance."""
@@ -91,9 +95,8 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
 
     def stop_waiting(self, table: str) -> None:
         """Execute what waits and names a table, before it, or a column of it, is renamed."""
-        quoted = self.quote_name(table)
         for sql in [*self.deferred_sql]:
-            if isinstance(sql, Dependence | Later) and quoted in str(sql):
+            if isinstance(sql, Dependence | Later) and sql.speaks_of(table):
                 self.deferred_sql.remove(sql)
                 self.execute(sql, params=None)
 
