@@ -124,6 +124,15 @@ def test_what_runs_as_the_admin_role_is_found(
 
 
 @pytest.mark.sealed_shape
+def test_the_function_that_reads_the_keys_may_be_of_a_superuser(
+    tenants: Tenants, postgres: Any
+) -> None:
+    how = "ALTER FUNCTION tenantry.rls_sealed(text) OWNER TO {}"
+    with broken(postgres, how.format("postgres"), how.format("owner")):
+        assert "tenantry.E123" not in found()
+
+
+@pytest.mark.sealed_shape
 def test_what_runs_as_the_admin_role_without_a_seal_is_not_found(
     tenants: Tenants, postgres: Any
 ) -> None:

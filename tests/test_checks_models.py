@@ -176,6 +176,35 @@ def test_a_model_that_names_the_tenant_without_a_policy_is_found() -> None:
     assert found(model({}, managed=False)) == []
 
 
+@isolate_apps("tests.app")
+def test_a_relation_to_the_tenant_has_the_advice_that_it_can_take() -> None:
+    thing = model(
+        {"tenant": models.TextField(), "tenants": models.ManyToManyField(Tenant, related_name="+")}
+    )
+    assert found(thing) == []
+    through = thing.tenants.through
+    ((identifier, text),) = found(through)
+    assert identifier == "tenantry.W154"
+    assert "write a model for the relation, with an RLSConstraint, as its through" in text
+    shared = {"TENANT_MODEL": TENANT, "SHARED_MODELS": ["app.Thing"]}
+    with override_settings(RLS_TENANTS=shared):
+        assert found(through) == []
+    # Of the user model, which need not be named.
+    with override_settings(AUTH_USER_MODEL="app.Thing"):
+        assert found(through) == []
+
+
+@isolate_apps("tests.app")
+def test_a_model_that_names_a_proxy_of_the_tenant_is_found() -> None:
+    class Customer(Tenant):
+        class Meta:
+            app_label = "app"
+            proxy = True
+
+    thing = model({"tenant": models.ForeignKey(Customer, models.CASCADE, related_name="+")})
+    assert [each for each, _ in found(thing)] == ["tenantry.W154"]
+
+
 @override_settings(AUTH_USER_MODEL="auth.User")
 def test_the_user_model_is_shared() -> None:
     assert [each for each, _ in found(User)] == ["tenantry.W154"]

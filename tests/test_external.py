@@ -23,6 +23,7 @@ from tenantry.exceptions import RLSConfigurationError
 from tenantry.external import current
 from tenantry.middleware import RLSTenantMiddleware
 from tenantry.operations import AddRLSPolicy, AlterRLSPolicy
+from tenantry.policy_tests import protected_tables
 from tests import settings as test_settings
 from tests.app.models import Tag, Tenant, User
 from tests.fix_migrations import Migrate
@@ -75,6 +76,9 @@ def test_a_model_of_another_package_is_isolated(groups: Tenants, wire: Wire) -> 
         assert User.objects.filter(groups__name="of A").count() == 1
         assert User.objects.filter(groups__name="of B").count() == 0
     assert list(inspect_database(connections["default"])) == []
+    tested = {each.name: each for each in protected_tables(connections["default"])}
+    assert tested["auth_group"].columns == ['"id"', '"name"', '"owner_id"']
+    assert tested["auth_group"].own("tenant_a") == '"owner_id" = :tenant_a'
 
 
 def test_the_operation_is_undone(groups: Tenants) -> None:

@@ -169,8 +169,17 @@ def test_a_file_of_another_command_is_refused(tenants: Tenants, tmp_path: Path) 
     state.write_text("[]")
     with pytest.raises(CommandError, match="which is no file of run_for_all_tenants"):
         run("--resume", state, "probe")
-    with pytest.raises(FileNotFoundError):
-        run("--resume", tmp_path / "no folder" / "state.json", "probe")
+
+
+@pytest.mark.parametrize("option", ["--resume", "--json"])
+def test_a_file_that_cannot_be_written_is_said_before_anything_runs(
+    option: str, tenants: Tenants, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
+    ran.mkdir()
+    with pytest.raises(CommandError, match=r"cannot write '.*no folder/x.json': No such file"):
+        run(option, tmp_path / "no folder" / "x.json", "probe", "--touch-in", ran)
+    assert list(ran.iterdir()) == []
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:

@@ -167,10 +167,14 @@ def require_engine() -> None:
 
 
 def is_shared(model: Any) -> bool:
-    """Return whether a model without a policy is so on purpose; the user model always is."""
+    """Return whether a model without a policy is so on purpose; the user model always is.
+
+    So is the table of a many-to-many relation that such a model declares.
+    """
     shared = {label.lower() for label in rls_tenants().shared_models}
     shared.add(django_settings.AUTH_USER_MODEL.lower())
-    return model._meta.label_lower in shared
+    declaring = model._meta.auto_created or model
+    return not shared.isdisjoint({model._meta.label_lower, declaring._meta.label_lower})
 
 
 def is_debug() -> bool:

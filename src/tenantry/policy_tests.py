@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.apps import apps
-from django.db import router
 
 from .binding import ADMIN, Binding
+from .checks.inspection import protected_models
 from .conf import rls_tenants, tenant_key
 from .constraints import RLSConstraint
-from .dependents import is_protected, references_of
+from .dependents import references_of
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
 from .policies.ddl import Reference, all_exist
+from .policies.owners import Owner
+from .protected import column_of, external_models
 from .seal import token
 
 # The program writes the name of a role without quotes, and splits connection strings at spaces.
@@ -110,20 +112,19 @@ def policy_tests(connection: Any, tenants: Sequence[object]) -> str:
 def protected_tables(connection: Any) -> Iterator[Subject]:
     """Yield the protected tables that the models say a database has."""
     quote = connection.ops.quote_name
-    for model in apps.get_models(include_auto_created=True):
+    external = {model: column_of(model, column) for model, column in external_models()}
+    for model in protected_models(connection):
         options = model._meta
-        if (
-            options.proxy
-            or not is_protected(model, apps)
-            or not router.allow_migrate_model(connection.alias, model)
-        ):
-            continue
         table = quote(options.db_table)
         columns = [
             quote(field.column) for field in options.local_concrete_fields if not field.generated
         ]
         own = [each for each in options.constraints if isinstance(each, RLSConstraint)]
         owner = own[0].owner(model) if own else None
+        if model in external:
+            owner = Owner(external[model])
+            # It need not be a field's.
+            columns = list(dict.fromkeys([*columns, quote(owner.column)]))
         if owner is not None and not owner.hops:
             yield Subject(options.db_table, table, quote(owner.column), columns, None)
         else:

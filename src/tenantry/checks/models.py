@@ -12,6 +12,7 @@ from ..conf import is_shared, rls_tenants
 from ..constraints import RLSConstraint
 from ..dependents import is_protected
 from ..keys import key_type_of
+from ..targets import is_tenant_model
 from .findings import Finding
 from .unique import inspect_unique
 
@@ -112,8 +113,7 @@ def fix_of_key(constraint: RLSConstraint, field: Any) -> str:
 
 def refers_to_tenant(field: Any) -> bool:
     """Return whether `field` is a foreign key to the tenant."""
-    other = field.is_relation and field.remote_field.model
-    return bool(other) and other._meta.label_lower == rls_tenants().tenant_model.lower()
+    return bool(field.is_relation) and is_tenant_model(field.remote_field.model)
 
 
 def has_other_key(model: Model) -> bool:
@@ -125,10 +125,12 @@ def inspect_unprotected(model: Model) -> Iterator[Finding]:
     """Yield whether a model without a policy refers to the tenant."""
     for field in model._meta.local_concrete_fields:
         if refers_to_tenant(field):
+            add = f"add RLSConstraint(field={field.name!r}) to its Meta.constraints"
+            if model._meta.auto_created:
+                add = "write a model for the relation, with an RLSConstraint, as its through"
             yield Finding(
                 "tenantry.W154",
                 f"model {model._meta.label}",
                 f"refers to the tenant by {field.name}, and has no policy",
-                f"add RLSConstraint(field={field.name!r}) to its Meta.constraints, or name it in"
-                " RLS_TENANTS['SHARED_MODELS']",
+                f"{add}, or name it in RLS_TENANTS['SHARED_MODELS']",
             )

@@ -11,6 +11,7 @@ from ..conf import is_shared, rls_tenants
 from ..constraints import RLSConstraint
 from ..dependents import is_protected
 from ..protected import column_of, external_models
+from ..targets import is_tenant_model
 from .findings import Finding
 
 # Those that the role may use. A partition is looked at with its parent.
@@ -77,11 +78,9 @@ def tenant_columns() -> set[str]:
         protected = any(isinstance(each, RLSConstraint) for each in model._meta.constraints)
         if protected or not model._meta.managed:
             fields: Any = model._meta.local_concrete_fields
-            columns |= {field.column for field in fields if is_key(field)}
+            columns |= {
+                field.column
+                for field in fields
+                if field.is_relation and is_tenant_model(field.remote_field.model)
+            }
     return columns
-
-
-def is_key(field: Any) -> bool:
-    """Return whether `field` is a foreign key to the tenant."""
-    other = field.is_relation and field.remote_field.model
-    return bool(other and other._meta.label_lower == rls_tenants().tenant_model.lower())

@@ -46,10 +46,10 @@ class Removal:
         """The tables, and what refers to what."""
         with self.connection.cursor() as cursor:
             found = holdings(self.connection, cursor)
-            named = list(self.named(found)) if self.also else []
+            named = list(self.named(found, cursor)) if self.also else []
             return holdings(self.connection, cursor, named) if named else found
 
-    def named(self, found: Holdings) -> Iterator[Owned]:
+    def named(self, found: Holdings, cursor: Any) -> Iterator[Owned]:
         """Yield the tables of `also`, with the SQL that a row refers to one of the tenant.
 
         Raises CommandError for one that is protected, or refers to nothing of a tenant.
@@ -60,10 +60,13 @@ class Removal:
             except (LookupError, ValueError) as error:
                 raise CommandError(f"--also names {label!r}, which is no model: {error}") from error
             name = model._meta.db_table
+            # As the references have it: with a schema, and in quotes, where it needs that.
+            cursor.execute("SELECT to_regclass(%s)::text", [self.quote(name)])
+            [known] = cursor.fetchone()
             conditions = [
                 referring(each, found.tables[each.target], self.quote)
                 for each in found.inward()
-                if each.table in (name, self.quote(name))
+                if each.table == known
             ]
             if not conditions:
                 raise CommandError(

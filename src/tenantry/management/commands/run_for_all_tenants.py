@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management import get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ...runs.files import write_json
+from ...runs.files import require_writable, write_json
 from ...runs.fleet import Fleet
 from ...runs.ledger import Ledger
 from ...runs.progress import progress
@@ -68,6 +68,8 @@ class Command(BaseCommand):
         fleet = Fleet(command, [str(key) for key in tenants.values_list("pk", flat=True)], ledger)
         # Before anything runs, so that a path that cannot be written stops nothing half-way.
         ledger.save()
+        if options["json"]:
+            require_writable(options["json"])
         try:
             with progress(self.stdout, self.stderr, len(fleet.outcomes)) as lines:
                 fleet.run(lines, jobs=options["jobs"], fail_fast=options["fail_fast"])
