@@ -237,6 +237,29 @@ async def test_settings_that_cannot_be_meant(entry: Any, said: str, alias: Add) 
             pass
 
 
+async def test_a_procedure_that_commits_is_refused(
+    tenants: Tenants, superuser: psycopg.Connection[Any]
+) -> None:
+    superuser.execute(
+        "CREATE OR REPLACE PROCEDURE commits(number bigint) LANGUAGE plpgsql"
+        " AS $$ BEGIN COMMIT; END $$"
+    )
+    ended = psycopg.errors.InvalidTransactionTermination
+    refused = pytest.raises(ended, match="leave COMMIT and ROLLBACK")
+    for using in ("wire", "wire_server_side"):
+        async with tenant_context(tenants[0].pk), aconnection(using) as connection:
+            await connection.set_autocommit(True)
+            with refused:
+                await connection.execute("CALL commits(%s)", [0])
+            with refused:
+                await connection.cursor().executemany("CALL commits(%s)", [[0]])
+            with refused:
+                async with connection.pipeline():
+                    await connection.execute("CALL commits(%s)", [0])
+            rows = await connection.execute("SELECT count(*) FROM app_note")
+            assert await rows.fetchall() == [(2,)]
+
+
 async def test_the_next_block_gets_the_connection_as_the_settings_want_it(alias: Add) -> None:
     level = psycopg.IsolationLevel.REPEATABLE_READ
     using = alias(options={"isolation_level": level})

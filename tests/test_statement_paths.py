@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from django.db import connections, transaction
 from django.db.utils import IntegrityError, InternalError, ProgrammingError
+from psycopg import errors
+from psycopg.pq import TransactionStatus
 
 from tenantry import admin_context, tenant_context
 from tenantry.exceptions import UnbindableStatementError
@@ -390,18 +392,32 @@ def test_a_refusal_that_is_not_a_utility_is_not_sent_again_unbound(
     assert wire.round_trips == 1
 
 
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("statement", ["CALL commits(0)", "CALL commits(%s)"])
 def test_a_procedure_that_commits_is_refused_with_the_reason(
-    superuser: psycopg.Connection[Any], tenants: tuple[Tenant, Tenant]
+    statement: str,
+    many: bool,
+    alias: str,
+    superuser: psycopg.Connection[Any],
+    tenants: tuple[Tenant, Tenant],
 ) -> None:
     superuser.execute(
-        "CREATE OR REPLACE PROCEDURE commits() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$"
+        "CREATE OR REPLACE PROCEDURE commits(number bigint) LANGUAGE plpgsql"
+        " AS $$ BEGIN COMMIT; RAISE 'went on as %', current_setting('rls.current_tenant'); END $$"
     )
-    with (
-        tenant_context(tenants[0].pk),
-        connections["default"].cursor() as cursor,
-        pytest.raises(InternalError, match="leave COMMIT and ROLLBACK to its caller"),
-    ):
-        cursor.execute("CALL commits()")
+    params = [0] if "%s" in statement else None
+    with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
+        with pytest.raises(InternalError, match="leave COMMIT and ROLLBACK to its caller"):
+            if many:
+                cursor.executemany(statement, [params or []])
+            else:
+                cursor.execute(statement, params)
+        connection: Any = connections[alias].connection
+        with pytest.raises(errors.InvalidTransactionTermination), connection.pipeline():
+            connection.execute(statement, params)
+        assert connection.info.transaction_status == TransactionStatus.IDLE
+        with pytest.raises((errors.InvalidTransactionTermination, UnbindableStatementError)):
+            list(connection.cursor().stream(statement, params))
 
 
 NUMBERS = "SELECT i, title FROM app_note, generate_series(1, %s) i ORDER BY i"

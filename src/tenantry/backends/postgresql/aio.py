@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from operator import attrgetter
 from typing import Any, Self
 
@@ -93,10 +93,12 @@ class AsyncBindingMixin(StatementMixin):
     async def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """Run a statement bound; see ``psycopg.AsyncCursor.execute``."""
         parent: Any = super()
-        if self._pgconn.pipeline_status == PipelineStatus.OFF and not self.is_simple(
-            query, params, **options
-        ):
-            async with self._conn.pipeline():
+        if self._pgconn.pipeline_status != PipelineStatus.OFF:
+            async with self.block_around(query):
+                await parent.execute(query, params, **options)
+            return self
+        if not self.is_simple(query, params, **options):
+            async with self.block_around(query), self._conn.pipeline():
                 await parent.execute(query, params, **options)
             return self
         self._unparsed = False
@@ -114,8 +116,12 @@ class AsyncBindingMixin(StatementMixin):
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
         self._many_bound = False
         parent: Any = super()
-        async with self._conn.pipeline():
+        async with self.block_around(query), self._conn.pipeline():
             await parent.executemany(query, params_seq, **options)
+
+    def block_around(self, query: Any) -> AbstractAsyncContextManager[Any]:
+        """Return a transaction block for what could commit without one."""
+        return self._conn.transaction() if self.may_commit(query) else nullcontext()
 
 
 class AsyncCursor(LeanMixin, AsyncBindingMixin, psycopg.AsyncClientCursor[Any]):

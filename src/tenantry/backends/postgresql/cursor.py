@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, Self
 
@@ -40,16 +41,18 @@ class BindingMixin(StatementMixin):
             self._query.convert(query, None)
             return self
         self._may_not_parse = self._unparsed = False
-        if self._pgconn.pipeline_status == PipelineStatus.OFF:
-            # First what is usual, without a call.
-            merges = isinstance(self, ClientCursorMixin)
-            if not (merges or self.is_simple(query, params, prepare=prepare, binary=binary)):
-                with self._conn.pipeline():
-                    self._run(query, params, prepare, binary)
-                return self
-            if self._conn.savepoints.pending and self._conn.must_not_share():
-                statement = parsed.statement(self._pgconn, query, params)
-                self._may_not_parse = not parsed.is_known(statement)
+        if self._pgconn.pipeline_status != PipelineStatus.OFF:
+            with self.block_around(query):
+                self._run(query, params, prepare, binary)
+            return self
+        # First what is usual, without a call.
+        merges = isinstance(self, ClientCursorMixin)
+        if not (merges or self.is_simple(query, params, prepare=prepare, binary=binary)):
+            with self.block_around(query), self._conn.pipeline():
+                self._run(query, params, prepare, binary)
+            return self
+        if self._conn.savepoints.pending:
+            statement = self._after_savepoint(query, params)
         try:
             self._run(query, params, prepare, binary)
             if self._may_not_parse:
@@ -71,6 +74,14 @@ class BindingMixin(StatementMixin):
         finally:
             self._bare = False
 
+    def _after_savepoint(self, query: Any, params: Any) -> Any:
+        """Note whether a statement must not share a message with a savepoint; return its key."""
+        if not self._conn.must_not_share():
+            return None
+        statement = parsed.statement(self._pgconn, query, params)
+        self._may_not_parse = not parsed.is_known(statement)
+        return statement
+
     def _run(self, query: Any, params: Any, prepare: bool | None, binary: bool | None) -> None:
         # By name, because a dict of options takes longer. Named cursors know no `prepare`.
         if prepare is None:
@@ -81,8 +92,12 @@ class BindingMixin(StatementMixin):
     def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
         self._many_bound = False
-        with self._conn.pipeline():
+        with self.block_around(query), self._conn.pipeline():
             super().executemany(query, params_seq, **options)
+
+    def block_around(self, query: Any) -> AbstractContextManager[Any]:
+        """Return a transaction block for what could commit without one."""
+        return self._conn.transaction() if self.may_commit(query) else nullcontext()
 
 
 class ClosingMixin(BindingMixin):

@@ -15,6 +15,7 @@ from psycopg import generators
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus
 
+from ...exceptions import UnbindableStatementError
 from .apply import parameters
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class FlushMixin(Base):  # type: ignore[misc]
         statement = self._convert_query(query, params)
         if self._conn.per_transaction:
             self.refuse_session_state(statement.query)
+        if self.may_commit(statement.query):
+            raise UnbindableStatementError(
+                "stream() cannot carry the tenant with a procedure outside a transaction; use"
+                " execute(), or open atomic()"
+            )
         wanted = self.format if binary is None else Format(binary)
         ahead = self._send_flush(statement, wanted)
         yield from self._fetch_ahead(ahead)

@@ -43,6 +43,10 @@ UTILITIES = frozenset(
     {b"ALTER", b"CLUSTER", b"COMMIT", b"CREATE", b"DISCARD", b"DROP", b"REINDEX", b"REPACK"}
     | {b"ROLLBACK", b"VACUUM"}
 )
+# What may commit, and go on after that, as somebody else.
+PROCEDURES = frozenset({b"CALL", b"DO"})
+# From this version on PostgreSQL refuses that in a pipeline, too.
+PIPELINE_IS_BLOCK = 180000
 # What was cancelled is not to be sent again.
 CANCELLED = b"57014"
 COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
@@ -109,6 +113,23 @@ class StatementMixin(FlushMixin):
         """Return whether `query` is surely one statement, as the extended protocol demands."""
         text = query.decode() if isinstance(query, bytes) else query
         return isinstance(text, str) and ";" not in text.rstrip("; \n")
+
+    def may_commit(self, query: Any) -> bool:
+        """Return whether a procedure in `query` could commit in a pipeline, and end the binding.
+
+        In a simple message, and in a transaction block, PostgreSQL refuses that.
+        """
+        if self._pgconn.server_version >= PIPELINE_IS_BLOCK or not self._conn.autocommit:
+            return False
+        if isinstance(query, psycopg.sql.Composable):
+            query = query.as_bytes(self)
+        elif isinstance(query, str):
+            query = query.encode(errors="replace")
+        return (
+            isinstance(query, bytes)
+            and first_word(query) in PROCEDURES
+            and self._pgconn.transaction_status != TransactionStatus.INTRANS
+        )
 
     def is_outside(self) -> bool:
         """Return whether a statement now is a transaction of its own."""
@@ -233,8 +254,9 @@ class StatementMixin(FlushMixin):
         if self.is_outside() or self._conn.single:
             shown = statement.decode(errors="replace")[:60]
             raise UnbindableStatementError(
-                f"{shown!r} cannot carry a sealed tenant outside a transaction, because it is COPY"
-                " or seems to be several statements; send them one by one, or open atomic()"
+                f"{shown!r} cannot carry a sealed tenant outside a transaction, because it is COPY,"
+                " or seems to be several statements, or may commit; send them one by one, or open"
+                " atomic()"
             )
         yield from self._conn.send_control(self._conn.take_control())
         yield from self._conn.apply(binding)
@@ -244,7 +266,7 @@ class StatementMixin(FlushMixin):
         """Return whether libpq's pipeline mode takes `statement`."""
         asked = self._asked
         alone = asked is None or self.may_be_pipelined(asked) or b";" not in statement
-        return alone and first_word(statement) != b"COPY"
+        return alone and first_word(statement) != b"COPY" and not self.may_commit(statement)
 
     def _send_with_binding(self, query: Any, binding: Binding) -> None:
         self._query = query
@@ -294,7 +316,7 @@ class StatementMixin(FlushMixin):
         try:
             super()._raise_for_result(result)
         except errors.InvalidTransactionTermination as error:
-            if not self._is_bound():
+            if self._bare:
                 raise
             raise type(error)(
                 f"{error}\nThe statement ends its transaction, but the tenant is bound to the"
