@@ -10,6 +10,7 @@ from asgiref.sync import sync_to_async
 from django.db import models
 from django.db.models import Count, F, FilteredRelation, Q, Value, Window
 from django.db.models.functions import RowNumber, Upper
+from django.db.transaction import TransactionManagementError
 from django.test.utils import isolate_apps
 from psycopg.rows import dict_row
 
@@ -144,3 +145,17 @@ async def test_the_row_factory_of_the_connection_does_not_matter(tenants: Tenant
     async with tenant_context(tenants[0].pk), aconnection() as connection:
         connection.row_factory = dict_row
         assert await arows(Note.objects.values_list("title"), connection) == [("A 1",), ("A 2",)]
+
+
+async def test_rows_are_locked_in_the_transaction_of_a_connection(tenants: Tenants) -> None:
+    locked = Note.objects.select_for_update()
+    async with tenant_context(tenants[0].pk):
+        async with aconnection() as connection, aconnection() as other:
+            assert len(await arows(locked.order_by("id"), connection)) == 2
+            assert await arows(locked.select_for_update(skip_locked=True), other) == []
+        async with aconnection() as connection:
+            await connection.set_autocommit(True)
+            with pytest.raises(TransactionManagementError, match="outside of a transaction"):
+                await arows(locked, connection)
+        with pytest.raises(TransactionManagementError, match="outside of a transaction"):
+            await arows(locked)

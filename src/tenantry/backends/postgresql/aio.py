@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from copy import copy
 from operator import attrgetter
 from typing import Any, Self
 
@@ -154,7 +155,8 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
     statements are psycopg's, not Django's.
 
     What the block sets on the connection (autocommit, isolation level, row factory) is undone when
-    it ends.
+    it ends. What PostgreSQL refuses in a transaction block, such as VACUUM, is refused here in
+    autocommit too; run it on a cursor of Django's.
 
     Raises OperationalError when no connection becomes free in time or too many wait for one,
     UnsupportedServerError for a server before PostgreSQL 15, ImproperlyConfigured for settings that
@@ -206,6 +208,9 @@ async def arows(
     one round trip. The SQL is compiled now, so its predicates are those of the current binding. No
     related objects are selected or prefetched, and no instances made; fields that the queryset
     defers are left out.
+
+    Raises TransactionManagementError for ``select_for_update()`` without a `connection` in a
+    transaction.
     """
     wanted = getattr(queryset.query, "tenantry_binding", None)
     if wanted is not None and wanted != current_binding():
@@ -219,6 +224,8 @@ async def arows(
             return await arows(queryset, own)
     wrapper = know_server(queryset.db, connection)
     query = queryset.query.clone()
+    if query.select_for_update:
+        wrapper = in_transaction_of(connection, wrapper)
     query.select_related = False
     compiler: Any = query.get_compiler(connection=wrapper)
     try:
@@ -253,6 +260,17 @@ def know_server(using: str, connection: psycopg.AsyncConnection[Any]) -> Any:
     # Django would ask the server, which it cannot do in an event loop.
     wrapper.pg_version = connection.info.server_version
     wrapper.check_database_version_supported()
+    return wrapper
+
+
+def in_transaction_of(connection: Any, wrapper: Any) -> Any:
+    """Return a wrapper that knows whether `connection` is in a transaction.
+
+    Django asks before it locks rows; the wrapper itself would connect to find out.
+    """
+    wrapper = copy(wrapper)
+    wrapper.connection, wrapper.prepared = None, True
+    wrapper.autocommit = connection.autocommit or connection.single
     return wrapper
 
 
