@@ -53,6 +53,9 @@ def pool(tenants: Tenants, settings: Any) -> Iterator[Any]:
     settings.ROOT_URLCONF = __name__
     connection: Any = connections[ALIAS]
     connection.pool.open(wait=True)
+    # A connection that is being added counts as one in use.
+    connection.pool.resize(2)
+    connection.pool.wait()
     yield connection
     connection.close()
     connection.close_pool()
