@@ -157,5 +157,7 @@ async def test_rows_are_locked_in_the_transaction_of_a_connection(tenants: Tenan
             await connection.set_autocommit(True)
             with pytest.raises(TransactionManagementError, match="outside of a transaction"):
                 await arows(locked, connection)
+            async with connection.transaction():
+                assert len(await arows(locked, connection)) == 2
         with pytest.raises(TransactionManagementError, match="outside of a transaction"):
             await arows(locked)

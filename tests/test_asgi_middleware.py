@@ -427,6 +427,24 @@ async def test_a_connection_that_was_lost_is_not_asked_again(
     assert (await get(application, scope))[1] == A
 
 
+async def test_a_connection_that_others_read_from_is_left_to_them(
+    users: dict[str, User | None],
+) -> None:
+    application = TenantMiddleware(Echo(raw_titles))
+    scope = await sync_to_async(scope_of)(users["a"])
+
+    async def read() -> list[str]:
+        found = []
+        async for note in Note.objects.order_by("id").aiterator(chunk_size=1):
+            found.append(note.title)
+            # Another request, which asks for its user in the same thread.
+            assert (await get(application, scope))[1] == A
+        return found
+
+    async with tenant_context(users["b"].tenant_id):  # type: ignore[union-attr]
+        assert await read() == B
+
+
 WITHOUT_USERS = """
 import asyncio
 from django.conf import settings

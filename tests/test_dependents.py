@@ -355,6 +355,29 @@ def test_a_table_of_a_relation_becomes_a_models_own(migrate: Migrate) -> None:
     assert policy.count("EXISTS") == 1
 
 
+def test_a_relation_leads_to_another_table(migrate: Migrate) -> None:
+    right_rls = RLSConstraint(field="owner", name="right_rls")
+    other = CreateModel("Other", fields(), {"constraints": [right_rls]})
+    elsewhere = models.ManyToManyField("dependent.Other")
+    migrate(
+        other,
+        right(constraints=[RLSConstraint(field="owner", name="more_rls")]),
+        left(constraints=[RLS]),
+        AlterField("left", "rights", elsewhere),
+    )
+    both_ends(THROUGH)
+    assert "dependent_other" in protection(THROUGH)[2]
+    assert "dependent_right " not in protection(THROUGH)[2]
+
+
+def test_a_constraint_that_is_added_before_another_is_removed_is_refused(migrate: Migrate) -> None:
+    state = migrate(right(), left(constraints=[RLS]))
+    added = AddConstraint("left", RLSConstraint(field="owner", name="other_rls"))
+    with pytest.raises(ProgrammingError, match="already exists"):
+        migrate([added, RemoveConstraint("left", "left_rls")], state=state)
+    assert protection("dependent_left")[:2] == (True, True)
+
+
 # Databases that have only some of the tables.
 
 

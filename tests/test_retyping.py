@@ -11,6 +11,8 @@ from django.db.migrations import (
     AlterField,
     CreateModel,
     RemoveConstraint,
+    RenameField,
+    SeparateDatabaseAndState,
 )
 from django.db.migrations.state import ProjectState
 
@@ -192,3 +194,27 @@ def test_a_policy_that_went_with_a_column_is_not_missed(
     constraint = RLSConstraint(field="tenant", name="paper_rls")
     state = migrate(AddConstraint("paper", constraint), state)
     check(state, {"Paper", "Share"}, monkeypatch)
+
+
+def test_a_path_leads_to_another_table_in_the_migration_that_made_it(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = migrate(paper(id=models.BigAutoField(primary_key=True)), base())
+    state = migrate(model("Sale", is_open=False), state)
+    sale: Any = models.ForeignKey("migrated.Sale", models.CASCADE, related_name="lines")
+    both = [path_to("Paper"), AlterField("line", "up", sale)]
+    state = migrate(SeparateDatabaseAndState(both, both), state)
+    check(state, {"Paper", "Sale", "Line"}, monkeypatch)
+
+
+def test_a_key_leads_to_another_table_while_a_path_waits_to_be_changed(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    state = migrate(path_to("Paper"), migrate(paper(), base()))
+    state = migrate(label(), state)
+    up: Any = models.ForeignKey("migrated.Label", models.CASCADE)
+    state = migrate(CreateModel("Slip", [("id", small()), ("up", up)]), state)
+    state = migrate(RenameField("paper", "tenant", "owner"), state)
+    to_paper: Any = models.ForeignKey("migrated.Paper", models.CASCADE)
+    migrate(AlterField("slip", "up", to_paper), state)
+    assert count("line") == 0

@@ -50,6 +50,16 @@ def refers_elsewhere(old: Any, new: Any) -> bool:
     return target(old) != target(new)
 
 
+def relates_elsewhere(old: Any, new: Any) -> bool:
+    """Return whether a many-to-many relation without a model of its own leads to another table."""
+    if not (isinstance(old, models.ManyToManyField) and isinstance(new, models.ManyToManyField)):
+        return False
+    relations: list[Any] = [old.remote_field, new.remote_field]
+    if not all(each.through._meta.auto_created for each in relations):
+        return False
+    return len({each.model._meta.concrete_model._meta.db_table for each in relations}) == 2
+
+
 def speaks_of(columns: Collection[Column], model: Any, apps: Apps, quote: Quote) -> bool:
     """Return whether the policies of `model` name one of `columns`, and its table or their own."""
     text = " ".join(f"{rule.using} {rule.check}" for rule in rules_of(model, apps, quote))

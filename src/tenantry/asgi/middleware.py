@@ -12,7 +12,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.apps import apps
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
-from django.db import close_old_connections
+from django.db import DatabaseError, connections
 from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 
@@ -79,15 +79,26 @@ class TenantMiddleware:
         if self.resolve is None:
             try:
                 found = await aresolve(request_of(scope))
-            finally:
+            except DatabaseError:
                 # Sessions, users and tenants are asked for in Django's thread, where no request of
-                # Django's ends and closes what is too old or broken.
-                await sync_to_async(close_old_connections)()
+                # Django's ends and closes what is broken.
+                await sync_to_async(close_broken_connections)()
+                raise
         else:
             found = Resolved(believed(await self.resolve(scope)), ())
         if scope["type"] == "http":
             return found._replace(binding=binding_for(scope["method"], found.binding))
         return found
+
+
+def close_broken_connections() -> None:
+    """Close connections that no longer answer; others in this thread may be using the rest."""
+    for connection in connections.all(initialized_only=True):
+        if connection.errors_occurred and not connection.in_atomic_block:
+            if connection.is_usable():
+                connection.errors_occurred = False
+            else:
+                connection.close()
 
 
 def believed(found: Any) -> Binding:

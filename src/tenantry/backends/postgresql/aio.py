@@ -18,7 +18,7 @@ from django.core.exceptions import EmptyResultSet, ImproperlyConfigured
 from django.db import OperationalError, connections
 from django.db.models import QuerySet
 from psycopg.client_cursor import ClientCursorMixin
-from psycopg.pq import PipelineStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
@@ -94,11 +94,9 @@ class AsyncBindingMixin(StatementMixin):
     async def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """Run a statement bound; see ``psycopg.AsyncCursor.execute``."""
         parent: Any = super()
-        if self._pgconn.pipeline_status != PipelineStatus.OFF:
-            async with self.block_around(query):
-                await parent.execute(query, params, **options)
-            return self
-        if not self.is_simple(query, params, **options):
+        if self._pgconn.pipeline_status == PipelineStatus.OFF and not self.is_simple(
+            query, params, **options
+        ):
             async with self.block_around(query), self._conn.pipeline():
                 await parent.execute(query, params, **options)
             return self
@@ -270,7 +268,8 @@ def in_transaction_of(connection: Any, wrapper: Any) -> Any:
     """
     wrapper = copy(wrapper)
     wrapper.connection, wrapper.prepared = None, True
-    wrapper.autocommit = connection.autocommit or connection.single
+    idle = connection.info.transaction_status == TransactionStatus.IDLE
+    wrapper.autocommit = connection.single or (connection.autocommit and idle)
     return wrapper
 
 

@@ -41,18 +41,15 @@ class BindingMixin(StatementMixin):
             self._query.convert(query, None)
             return self
         self._may_not_parse = self._unparsed = False
-        if self._pgconn.pipeline_status != PipelineStatus.OFF:
-            with self.block_around(query):
-                self._run(query, params, prepare, binary)
-            return self
-        # First what is usual, without a call.
-        merges = isinstance(self, ClientCursorMixin)
-        if not (merges or self.is_simple(query, params, prepare=prepare, binary=binary)):
-            with self.block_around(query), self._conn.pipeline():
-                self._run(query, params, prepare, binary)
-            return self
-        if self._conn.savepoints.pending:
-            statement = self._after_savepoint(query, params)
+        if self._pgconn.pipeline_status == PipelineStatus.OFF:
+            # First what is usual, without a call.
+            merges = isinstance(self, ClientCursorMixin)
+            if not (merges or self.is_simple(query, params, prepare=prepare, binary=binary)):
+                with self.block_around(query), self._conn.pipeline():
+                    self._run(query, params, prepare, binary)
+                return self
+            if self._conn.savepoints.pending:
+                statement = self._after_savepoint(query, params)
         try:
             self._run(query, params, prepare, binary)
             if self._may_not_parse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import FieldDoesNotExist
 from django.db import router
 from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
@@ -24,7 +25,7 @@ from ...dependents import (
 from ...expressions import CurrentTenant
 from ...policies.ddl import OF_DEPENDENTS, depend, drop, independ
 from ...policies.seal import NAMESPACE_1, verifier
-from ...retyping import Column, refers_elsewhere, retyped, speaks_of
+from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of
 from ...samekeys import ForAllTenants, SameTenant
 from ...seal import send_seal_keys
 
@@ -86,6 +87,8 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         super().alter_field(model, old_field, new_field, strict)
         for sql in again:
             self.execute(sql, params=None)
+        if relates_elsewhere(old_field, new_field):
+            self.depend_anew(new_field.remote_field.through)
 
     def alter_db_table(self, model: Any, old_db_table: str, new_db_table: str) -> None:
         """Rename a table, after what waits to protect it under its old name."""
@@ -113,20 +116,38 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         is_elsewhere = refers_elsewhere(old_field, new_field)
         if not columns and not is_elsewhere:
             return []
+        if is_elsewhere:
+            # It would speak of what the key refers to now.
+            self.stop_waiting(model._meta.db_table)
         after = getattr(new_field, "model", model)._meta.apps
         again = []
         for each in apps.get_models(include_auto_created=True):
             table = each._meta.db_table
             if not is_protected(each, apps) or not self.is_here(each) or self.waiting(table):
                 continue
-            speaks = speaks_of(columns, each, apps, quote)
-            if speaks or is_elsewhere:
+            speaks = bool(columns) and speaks_of(columns, each, apps, quote)
+            if not (speaks or is_elsewhere):
+                continue
+            try:
                 before = rules_of(each, apps, quote)
                 rules = rules_of(after.get_model(each._meta.label), after, quote)
-                if speaks or rules != before:
-                    self.execute(drop(quote(table), before), params=None)
-                    again += [rule.create(quote(table)) for rule in rules]
+            except FieldDoesNotExist:
+                if speaks:
+                    raise
+                # Its constraint is changed later in the migration, and follows the key then.
+                continue
+            if speaks or rules != before:
+                self.execute(drop(quote(table), before), params=None)
+                again += [rule.create(quote(table)) for rule in rules]
         return again
+
+    def depend_anew(self, through: Any) -> None:
+        """Protect the table of a relation by what it refers to now."""
+        self.forget(through)
+        if self.is_here(through) and not has_constraint(through):
+            self.execute(independ(self.quote_name(through._meta.db_table)), params=None)
+            if sql := self.dependence(through, through._meta.apps):
+                self.execute_in_turn(sql)
 
     def __exit__(self, exc_type: Any, *others: Any) -> None:
         """Run what waits; a new table of seal keys gets those of the settings."""
@@ -145,9 +166,11 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
     def add_constraint(self, model: Any, constraint: Any) -> None:
         """Add a constraint; one that protects `model` protects what depends on it."""
         protects = isinstance(constraint, RLSConstraint)
-        if protects and (links(model) or self.has_policies(model)):
-            # Its rows name their tenant now, and depend on nothing else. What was the table of a
-            # many-to-many relation, and is a model's now, has still the policies of that.
+        # The table of a many-to-many relation that is a model's now still has the policies of that.
+        # Those of another constraint are that one's to drop.
+        protectors = [each for each in model._meta.constraints if isinstance(each, RLSConstraint)]
+        if protects and (links(model) or (len(protectors) < 2 and self.has_policies(model))):
+            # Its rows name their tenant now, and depend on nothing else.
             self.forget(model)
             self.execute(independ(self.quote_name(model._meta.db_table)), params=None)
         super().add_constraint(model, constraint)

@@ -157,7 +157,7 @@ class StatementMixin(FlushMixin):
         text_results = self.format == Format.TEXT if binary is None else not binary
         client_side = isinstance(self, ClientCursorMixin)
         if self._conn._pipeline and not self.goes_bare():
-            self._queue_binding()
+            self._queue_binding(query.query)
         elif text_results and (client_side or not query.params) and not self.goes_bare():
             current = self._binding()
             # Only what must be first, and reads no rows, comes here with a secret.
@@ -282,14 +282,20 @@ class StatementMixin(FlushMixin):
     def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
         self._prefix_results = 0
         if not self.goes_bare():
-            self._queue_binding()
+            self._queue_binding(pgq.query)
         super()._send_query_prepared(name, pgq, binary=binary)
 
-    def _queue_binding(self) -> None:
+    def _queue_binding(self, query: bytes) -> None:
         if self._execmany_returning is not None:
             if self._many_bound:
                 return
             self._many_bound = True
+        if self.may_commit(query):
+            raise UnbindableStatementError(
+                f"{query.decode(errors='replace')[:60]!r} cannot carry the tenant in a pipeline"
+                " outside a transaction, because a procedure could end the binding there; open"
+                " atomic() around the pipeline"
+            )
         self._conn.queue(self._conn.take_control())
         statement, values = parameters(self._binding(), self._conn.session)
         self._conn.queue([statement], values)
