@@ -11,6 +11,7 @@ import pytest
 from celery import Celery, chain, chord, group, signals, signature
 from celery.exceptions import SoftTimeLimitExceeded
 from django.core import signing
+from django.db import transaction
 
 from example_asgi.servers import Child
 from tenantry import admin_context, tenant_context
@@ -132,6 +133,22 @@ class TestWorker:
             with scope:
                 results = [jobs.again.delay(), jobs.again_by_itself.delay()]
             assert [get(result) for result in results] == [[1, rows], [1, rows]]
+
+    def test_a_retry_with_other_headers_keeps_the_binding(self, tenants: Two) -> None:
+        for scope, rows in as_each(tenants):
+            with scope:
+                result = jobs.again_with_headers.delay()
+            assert get(result) == [1, rows]
+
+    def test_a_task_at_commit_runs_as_who_asked_for_it(self, tenants: Two) -> None:
+        a, b = (tenant.pk for tenant in tenants)
+        with tenant_context(a), transaction.atomic(), tenant_context(b):
+            jobs.write.delay_on_commit("late")
+            jobs.write.apply_async_on_commit(["later"])
+        with admin_context():
+            late = Note.objects.filter(title__startswith="late").order_by("title")
+            wait_for(lambda: late.count() == 2)
+            assert list(late.values_list("title", "tenant_id")) == [("late", b), ("later", b)]
 
     def test_a_function_call_stays_in_the_callers_scope(self, tenants: Two) -> None:
         with tenant_context(tenants[0].pk):

@@ -18,10 +18,12 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import path
 
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
+from tenantry.conf import rls_tenants
 from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
 from tenantry.middleware import RLSTenantMiddleware
 from tenantry.resolution import resolve
 from tenantry.resolvers import Resolver, resolvers
+from tenantry.selection import switch_tenant
 from tests import settings as project
 from tests.app.models import Note, Tenant, User
 
@@ -504,7 +506,10 @@ def test_a_resolver_has_to_resolve() -> None:
         ([f"{__name__}.KEY"], r"must be a function of a request"),
         ([f"{__name__}.Tenant"], r"must be a function of a request"),
         ([{"NAME": f"{__name__}.by_query", "OPTIONS": {"a": 1}}], r"without OPTIONS"),
-        ([{"NAME": "header", "OPTIONS": {"name": "X"}}], r"gives 'header' the options"),
+        (
+            [{"NAME": "header", "OPTIONS": {"name": "X"}}],
+            r"'header' the options \['name'\]: ",
+        ),
         (["subdomain"], r"needs the domain that tenants are below"),
         (["jwt"], r"needs a key and the algorithms"),
         ([{"NAME": "jwt", "OPTIONS": {"key": "k", "algorithms": ["none"]}}], r"needs a key"),
@@ -564,3 +569,30 @@ def test_nobody_has_no_tenants() -> None:
 def whole() -> Iterator[None]:
     yield
     assert current_binding() == UNBOUND
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [{"NAME": "jwt", "OPTIONS": {"key": "s3cret", "algorithm": ["HS256"]}}],
+        [{"NAME": "jwt", "OPTIONS": {"key": "s3cret", "algorithms": ["HS256"]}}, 1],
+        [{"NAME": "jwt", "OPTION": {"key": "s3cret", "algorithms": ["HS256"]}}],
+        [{"NAME": f"{__name__}.by_query", "OPTIONS": {"key": "s3cret"}}],
+        {"NAME": "jwt", "OPTIONS": {"key": "s3cret"}},
+    ],
+)
+def test_no_error_shows_a_key(entries: Any, settings: Any) -> None:
+    settings.RLS_TENANTS = {**project.RLS_TENANTS, "RESOLVERS": entries}
+    with pytest.raises(RLSConfigurationError) as raised:
+        resolvers()
+    assert "s3cret" not in str(raised.value)
+    assert "s3cret" not in repr(raised.value.__cause__)
+
+
+def test_the_settings_do_not_show_a_key(settings: Any) -> None:
+    jwt = {"NAME": "jwt", "OPTIONS": {"key": "s3cret", "algorithms": ["HS256"]}}
+    settings.RLS_TENANTS = {**project.RLS_TENANTS, "RESOLVERS": [jwt]}
+    assert "s3cret" not in repr(rls_tenants())
+    with pytest.raises(RLSConfigurationError, match=r"no 'session'.*'NAME': 'jwt'") as raised:
+        switch_tenant(RequestFactory().get("/"), 1)
+    assert "s3cret" not in str(raised.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pytest
@@ -57,6 +58,13 @@ def test_arguments_pass_through_untouched(tenants: Tenants) -> None:
 def test_what_is_wrong_is_named(arguments: list[str], message: str, tenants: Tenants) -> None:
     with pytest.raises(CommandError, match=message):
         run(*arguments)
+
+
+def test_a_command_writes_what_it_writes_by_itself(tenants: Tenants) -> None:
+    a, _ = tenants
+    written = run(a.pk, "dumpdata", "app.Note", "--format", "jsonl")
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert [line["fields"]["title"] for line in lines] == ["A 1", "A 2"]
 
 
 def test_a_process_exits_as_the_command_does(tenants: Tenants, processes: dict[str, str]) -> None:

@@ -56,6 +56,21 @@ def test_each_tenant_has_files_of_its_own(storage: Any) -> None:
             assert len(storage.listdir("logos")[1]) == 2
 
 
+class Signing(InMemoryStorage):
+    """A storage whose URLs have options, as those of other packages."""
+
+    def url(self, name: str | None, expire: int = 0) -> str:
+        return f"{name}?expire={expire}"
+
+
+def test_options_of_a_url_are_passed_on(tmp_path: Path) -> None:
+    class TenantSigning(TenantStorageMixin, Signing):
+        pass
+
+    with tenant_context(1):
+        assert TenantSigning().url("logo.png", expire=5) == "tenants/1/logo.png?expire=5"
+
+
 ASKED = {
     "open": lambda storage, name: storage.open(name),
     "save": lambda storage, name: storage.save(name, ContentFile(b"")),

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -148,6 +149,21 @@ def test_an_envelope_is_for_its_task_and_arguments(tenants: Two) -> None:
     # As PostgreSQL's jsonb gives it back.
     same = {"b": [2.5, {"c": 10000000000000000}], ARGUMENT: result.kwargs[ARGUMENT]}
     assert titles.call(1, **same) == ["A 1", "A 2"]
+
+
+@pytest.mark.parametrize(
+    "argument", [{2: 1, 10: 1}, {1: 2, "a": 3}, float(2**63), 1e23, 1.7644216185656013e18]
+)
+def test_arguments_may_be_stored_otherwise_than_they_were_given(
+    argument: Any, tenants: Two
+) -> None:
+    with tenant_context(tenants[0].pk):
+        result = stored(titles, argument)
+    # PostgreSQL's jsonb keeps numbers by their digits, and has no exponents.
+    [back] = json.loads(json.dumps([argument]))
+    if isinstance(back, float):
+        back = int(Decimal(repr(back)))
+    assert titles.call(back, **result.kwargs) == ["A 1", "A 2"]
 
 
 def test_arguments_that_are_enqueued_again_get_a_new_envelope(tenants: Two) -> None:

@@ -88,7 +88,8 @@ class RLSTenants:
     shared_models: Sequence[str] = ()
     refuse_exempt_role: bool = False
     user_param_name: str = "as_user"
-    resolvers: Sequence[str | Mapping[str, Any]] = ("user",)
+    # Options may hold the keys of tokens.
+    resolvers: Sequence[str | Mapping[str, Any]] = field(default=("user",), repr=False)
     audit_log: bool = False
     trace: bool = False
 
@@ -103,7 +104,8 @@ def rls_tenants() -> RLSTenants:
     if not isinstance(given, Mapping):
         raise RLSConfigurationError(
             f"{SETTING} must be a dict with at least TENANT_MODEL, such as"
-            f" {SETTING} = {{'TENANT_MODEL': 'accounts.Tenant'}}; got {given!r}"
+            f" {SETTING} = {{'TENANT_MODEL': 'accounts.Tenant'}}; got"
+            f" {'None' if given is None else f'a {type(given).__name__}'}"
         )
     known = {name.upper(): name for name in RLSTenants.__slots__}
     for key in given:
@@ -216,6 +218,18 @@ def forget(*, setting: str, **kwargs: Any) -> None:
 
 
 setting_changed.connect(forget, dispatch_uid="tenantry.conf.forget")
+
+
+def shown(resolvers: object) -> object:
+    """Return RESOLVERS, or a part of it, as errors show it: the values of options may be secret."""
+    if isinstance(resolvers, list | tuple):
+        return [shown(each) for each in resolvers]
+    if not isinstance(resolvers, Mapping):
+        return resolvers
+    options = resolvers.get("OPTIONS")
+    names = dict.fromkeys(options, "***") if isinstance(options, Mapping) else "***"
+    hidden = {key: "***" for key in resolvers if key != "NAME"}
+    return {**resolvers, **hidden, **({"OPTIONS": names} if "OPTIONS" in resolvers else {})}
 
 
 def _refuse(key: str, value: object, allowed: str) -> RLSConfigurationError:
@@ -354,7 +368,7 @@ def _validate_resolvers(value: object) -> None:
     if not isinstance(value, list | tuple) or not value or not all(map(_is_resolver, value)):
         raise _refuse(
             "RESOLVERS",
-            value,
+            shown(value),
             "a list of names, of dotted paths, or of dicts with NAME and OPTIONS: ['session',"
             " {'NAME': 'subdomain', 'OPTIONS': {'domain': 'example.com'}}, 'user']",
         )

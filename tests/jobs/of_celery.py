@@ -44,6 +44,14 @@ def again(self: Any) -> list[Any]:
     return [self.request.retries, read()]
 
 
+@app.task(bind=True, default_retry_delay=0)
+def again_with_headers(self: Any) -> list[Any]:
+    if self.request.retries == 0:
+        with admin_context():
+            raise self.retry(headers={"attempt": "2"})
+    return [self.request.retries, read()]
+
+
 @app.task(autoretry_for=(KeyError,), retry_backoff=False, default_retry_delay=0, bind=True)
 def again_by_itself(self: Any) -> list[Any]:
     if self.request.retries == 0:

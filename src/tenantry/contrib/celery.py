@@ -8,11 +8,16 @@ published in it, too. A signal's receiver cannot refuse a task, so the task does
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from celery import Task, signals
+from celery import current_task, signals
+from celery.contrib.django.task import DjangoTask
+from django.db import transaction
 
-from tenantry.binding import UNBOUND, current_binding
+from tenantry.binding import UNBOUND, Binding, current_binding
+from tenantry.context import Scope
 from tenantry.exceptions import InvalidEnvelopeError
 
 from .envelope import enclose, travelling
@@ -43,7 +48,7 @@ class Job:
 _jobs: dict[Any, Job] = {}
 
 
-class TenantTask(Task):  # type: ignore[misc]
+class TenantTask(DjangoTask):  # type: ignore[misc]
     """Be the class of an app's tasks: ``Celery("project", task_cls=TenantTask)``.
 
     A task runs as the tenant, the admin or nobody that was current where it was published, and so
@@ -65,13 +70,38 @@ class TenantTask(Task):  # type: ignore[misc]
         # Not super(): outside of a worker it puts another request before that of the message.
         return self.run(*args, **kwargs)
 
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """Publish the task in the current binding when the transaction is committed."""
+        transaction.on_commit(partial(publish, current_binding(), self.delay, *args, **kwargs))
+
+    def apply_async_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """Do what :meth:`delay_on_commit` does, with the options of ``apply_async()``."""
+        transaction.on_commit(
+            partial(publish, current_binding(), self.apply_async, *args, **kwargs)
+        )
+
+
+def publish(binding: Binding, how: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Publish a task as whoever asked for it, and not as who leaves the transaction."""
+    with Scope(binding):
+        how(*args, **kwargs)
+
 
 def enclose_binding(headers: Any = None, **kwargs: Any) -> None:
     """Put an envelope into the headers of a message that is about to be published."""
     # Messages of Celery's first protocol have no such headers. A retry brings those of the first
-    # try, whose binding it keeps wherever retry() is called.
-    if headers and "id" in headers and not headers.get("retries"):
-        headers[HEADER] = enclose(current_binding(), "celery", headers["task"], headers["id"])
+    # try, unless it was given others.
+    if headers and "id" in headers and not (headers.get("retries") and HEADER in headers):
+        headers[HEADER] = enclose(binding_of(headers), "celery", headers["task"], headers["id"])
+
+
+def binding_of(headers: Any) -> Binding:
+    """Return the binding of a message; that of a retry, called anywhere, is the first try's."""
+    request: Any = current_task.request_stack.top if current_task else None
+    job = _jobs.get(request)
+    if job is not None and headers.get("retries") and headers["id"] == str(request.id):
+        return job.scope.binding
+    return current_binding()
 
 
 def open_scope(task: Any = None, **kwargs: Any) -> None:

@@ -92,9 +92,10 @@ class TenantStorageMixin:
         """Return the size of a file in bytes."""
         return super().size(self.resolve(name))  # type: ignore[misc]
 
-    def url(self, name: str | None) -> Any:
-        """Return the URL of a file."""
-        return super().url(name if name is None else self.resolve(name))  # type: ignore[misc]
+    def url(self, name: str | None, *args: Any, **kwargs: Any) -> Any:
+        """Return the URL of a file; storages of other packages take more than its name."""
+        resolved = name if name is None else self.resolve(name)
+        return super().url(resolved, *args, **kwargs)  # type: ignore[misc]
 
     def get_accessed_time(self, name: str) -> datetime:
         """Return when a file was last read."""

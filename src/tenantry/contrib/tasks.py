@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from django import VERSION
@@ -71,7 +72,9 @@ class TenantTask(Task):  # type: ignore[misc]
     def _address(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
         # Its arguments too: a table of tasks is shared, and what one tenant enqueued could be
         # copied by whoever can write there.
-        given = _canonical(normalize_json([list(args), _without_envelope(kwargs)]))
+        given = normalize_json([list(args), _without_envelope(kwargs)])
+        # As a backend stores it: the keys of dicts are strings.
+        given = _canonical(json.loads(json.dumps(given)))
         digest = hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
         return "django.tasks", self.module_path, digest
 
@@ -103,7 +106,8 @@ def _without_envelope(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def _canonical(value: Any) -> Any:
     """Return JSON's `value` as it is after a database, which may store 1e16 as an integer."""
     if isinstance(value, float) and value.is_integer():
-        return int(value)
+        # By its digits, as a database does.
+        return int(Decimal(repr(value)))
     if isinstance(value, list):
         return [_canonical(each) for each in value]
     if isinstance(value, dict):

@@ -39,7 +39,7 @@ class Restore:
             raise reader.problem(
                 f"is of a {given['model']}, and the tenant's model is {tenant_model()._meta.label}"
             )
-        self.key = parse_key(given["key"])
+        self.key = parse_key(given["key"], "the file is of a project whose tenants have other keys")
         self.columns = {each["table"]: each["columns"] for each in reader.header["tables"]}
         self.counts = dict.fromkeys(self.columns, 0)
 

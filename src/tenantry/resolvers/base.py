@@ -12,7 +12,7 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
-from ..conf import SETTING, rls_tenants
+from ..conf import SETTING, rls_tenants, shown
 from ..exceptions import RLSConfigurationError
 
 # What a resolver returns for a name that no tenant has.
@@ -103,12 +103,12 @@ def _made(entry: str | Mapping[str, Any]) -> Resolver:
             return found(**options)
         except TypeError as error:
             raise RLSConfigurationError(
-                f"{SETTING}['RESOLVERS'] gives {name!r} the options {options!r}: {error}"
+                f"{SETTING}['RESOLVERS'] gives {name!r} the options {sorted(options)}: {error}"
             ) from error
     if not callable(found) or inspect.isclass(found) or options:
         raise RLSConfigurationError(
-            f"{SETTING}['RESOLVERS'] has {entry!r}; it must be a function of a request, without"
-            " OPTIONS, or a subclass of tenantry.resolvers.Resolver"
+            f"{SETTING}['RESOLVERS'] has {shown(entry)!r}; it must be a function of a request,"
+            " without OPTIONS, or a subclass of tenantry.resolvers.Resolver"
         )
     return FunctionResolver(found)
 

@@ -18,6 +18,7 @@ LIST_THEM = (
     "list the tenants with: python manage.py run_for_all_tenants --list (its first column is the"
     " primary key)"
 )
+BY_FIELD = f"name a tenant by another field with --by FIELD, or {LIST_THEM}"
 
 
 def tenant_model() -> Any:
@@ -32,17 +33,15 @@ def all_tenants(database: str | None = None) -> Any:
     return model._base_manager.using(alias).order_by("pk")
 
 
-def parse_key(value: object) -> TenantId:
+def parse_key(value: object, advice: str = BY_FIELD) -> TenantId:
     """Return a primary key, as the binding has it, from what stands on a command line.
 
-    Raises CommandError for what cannot be one.
+    Raises CommandError, with `advice`, for what cannot be one.
     """
     try:
         return tenant_key().parse(value)
     except InvalidTenantIdError as error:
-        raise CommandError(
-            f"{error}; name a tenant by another field with --by FIELD, or {LIST_THEM}"
-        ) from error
+        raise CommandError(f"{error}; {advice}") from error
 
 
 def find_tenant(value: str, by: str = "pk", database: str | None = None) -> Any:

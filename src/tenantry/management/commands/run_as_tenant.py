@@ -44,9 +44,11 @@ class Command(BaseCommand):
             raise CommandError(
                 f"there is no command {name!r}; the order is: run_as_tenant TENANT COMMAND"
             )
+        # Not our own, which would end each piece of a line with another newline.
+        streams = {key: options[key] for key in ("stdout", "stderr") if options.get(key)}
         try:
             with scope:
-                call_command(name, *arguments, stdout=self.stdout, stderr=self.stderr)
+                call_command(name, *arguments, **streams)
         except TenantryError as error:
             raise CommandError(str(error)) from error
 

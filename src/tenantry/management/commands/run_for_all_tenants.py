@@ -18,6 +18,8 @@ from ...runs.progress import progress
 from ...runs.tenants import all_tenants, filtered, parse_key
 from .run_as_tenant import without_dashes
 
+CHOOSE = "choose tenants by another field with --filter FIELD=VALUE, or list them with --list"
+
 
 class Command(BaseCommand):
     """Run a command for all tenants, or for some, in a process for each."""
@@ -86,7 +88,7 @@ class Command(BaseCommand):
         chosen = filtered(all_tenants(), options["filter"])
         chosen = filtered(chosen, options["exclude"], exclude=True)
         if options["only"]:
-            keys = {parse_key(key) for key in options["only"]}
+            keys = {parse_key(key, CHOOSE) for key in options["only"]}
             chosen = chosen.filter(pk__in=keys)
             missing = keys - set(chosen.values_list("pk", flat=True))
             if missing:
