@@ -110,7 +110,7 @@ def clear(frame: Frame) -> bool:
     """Restore what was current before :func:`push`, whatever was opened later.
 
     Returns False when a scope that was opened later, by code that ran here, is still open: it
-    counts no longer. Raises ValueError, and changes no other scope, in another context than
+    counts no longer. One that a hop has opened goes on where the hop, or what it started, does. Raises ValueError, and changes no other scope, in another context than
     :func:`push` was called in.
     """
     frame.live = False
