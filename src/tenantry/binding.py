@@ -110,8 +110,9 @@ def clear(frame: Frame) -> bool:
     """Restore what was current before :func:`push`, whatever was opened later.
 
     Returns False when a scope that was opened later, by code that ran here, is still open: it
-    counts no longer. One that a hop has opened goes on where the hop, or what it started, does. Raises ValueError, and changes no other scope, in another context than
-    :func:`push` was called in.
+    counts no longer. One that a hop has opened goes on where the hop does, or what that started.
+    Raises ValueError, and changes no other scope, in another context than :func:`push` was called
+    in.
     """
     frame.live = False
     top = _frame.get()
