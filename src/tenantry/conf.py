@@ -47,6 +47,7 @@ from django.db import models
 
 from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES, TenantKey, key_type_of
+from .masking import masked
 
 SETTING = "RLS_TENANTS"
 ENGINES = ("tenantry.backends.postgresql", "tenantry.backends.postgis")
@@ -220,18 +221,6 @@ def forget(*, setting: str, **kwargs: Any) -> None:
 setting_changed.connect(forget, dispatch_uid="tenantry.conf.forget")
 
 
-def shown(resolvers: object) -> object:
-    """Return RESOLVERS, or a part of it, as errors show it: the values of options may be secret."""
-    if isinstance(resolvers, list | tuple):
-        return [shown(each) for each in resolvers]
-    if not isinstance(resolvers, Mapping):
-        return resolvers
-    options = resolvers.get("OPTIONS")
-    names = dict.fromkeys(options, "***") if isinstance(options, Mapping) else "***"
-    hidden = {key: "***" for key in resolvers if key != "NAME"}
-    return {**resolvers, **hidden, **({"OPTIONS": names} if "OPTIONS" in resolvers else {})}
-
-
 def _refuse(key: str, value: object, allowed: str) -> RLSConfigurationError:
     return RLSConfigurationError(f"{SETTING}[{key!r}] is {value!r}; it must be {allowed}")
 
@@ -368,7 +357,7 @@ def _validate_resolvers(value: object) -> None:
     if not isinstance(value, list | tuple) or not value or not all(map(_is_resolver, value)):
         raise _refuse(
             "RESOLVERS",
-            shown(value),
+            masked(value),
             "a list of names, of dotted paths, or of dicts with NAME and OPTIONS: ['session',"
             " {'NAME': 'subdomain', 'OPTIONS': {'domain': 'example.com'}}, 'user']",
         )

@@ -7,8 +7,9 @@ from functools import partial
 from django.apps import apps
 from django.http import HttpRequest
 
-from .conf import SETTING, rls_tenants, shown, tenant_key
+from .conf import SETTING, rls_tenants, tenant_key
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
+from .masking import masked
 from .resolution import Step, Steps, atake, denied, may_act_for, take
 from .resolvers.base import resolvers
 from .resolvers.places import SessionResolver
@@ -46,7 +47,7 @@ def _switch(request: HttpRequest, tenant_id: object) -> Steps[None]:
     if not any(isinstance(resolver, SessionResolver) for resolver in resolvers()):
         raise RLSConfigurationError(
             f"{SETTING}['RESOLVERS'] has no 'session', so nothing would read the selection; put it"
-            f" before 'user' (now: {shown(rls_tenants().resolvers)!r})"
+            f" before 'user' (now: {masked(rls_tenants().resolvers)!r})"
         )
     user = yield Step(user_of, auser_of, request)
     try:

@@ -12,8 +12,9 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
-from ..conf import SETTING, rls_tenants, shown
+from ..conf import SETTING, rls_tenants
 from ..exceptions import RLSConfigurationError
+from ..masking import masked
 
 # What a resolver returns for a name that no tenant has.
 UNKNOWN = object()
@@ -107,7 +108,7 @@ def _made(entry: str | Mapping[str, Any]) -> Resolver:
             ) from error
     if not callable(found) or inspect.isclass(found) or options:
         raise RLSConfigurationError(
-            f"{SETTING}['RESOLVERS'] has {shown(entry)!r}; it must be a function of a request,"
+            f"{SETTING}['RESOLVERS'] has {masked(entry)!r}; it must be a function of a request,"
             " without OPTIONS, or a subclass of tenantry.resolvers.Resolver"
         )
     return FunctionResolver(found)

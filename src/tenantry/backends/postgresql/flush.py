@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import generators
 from psycopg.client_cursor import ClientCursorMixin
-from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus
+from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus, TransactionStatus
 
 from ...exceptions import UnbindableStatementError
-from .apply import parameters
+from .apply import first_word, parameters
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -27,12 +27,34 @@ if TYPE_CHECKING:
 else:
     Base = object
 
+# What may commit, and go on after that, as somebody else.
+PROCEDURES = frozenset({b"CALL", b"DO"})
+# From this version on PostgreSQL refuses that in a pipeline, too.
+PIPELINE_IS_BLOCK = 180000
+
 
 class FlushMixin(Base):  # type: ignore[misc]
     """Send BEGIN, the binding and a statement in one flush, and read their results."""
 
     # Whether the last statement went that way.
     _together = False
+
+    def may_commit(self, query: Any) -> bool:
+        """Return whether a procedure in `query` could commit in a pipeline, and end the binding.
+
+        In a simple message, and in a transaction block, PostgreSQL refuses that.
+        """
+        if self._pgconn.server_version >= PIPELINE_IS_BLOCK or not self._conn.autocommit:
+            return False
+        if isinstance(query, psycopg.sql.Composable):
+            query = query.as_bytes(self)
+        elif isinstance(query, str):
+            query = query.encode(errors="replace")
+        return (
+            isinstance(query, bytes)
+            and first_word(query) in PROCEDURES
+            and self._pgconn.transaction_status != TransactionStatus.INTRANS
+        )
 
     def _execute_together(self, pgq: Any, binary: bool | None) -> PQGen[None]:
         """Run a statement and a secret binding in one flush."""

@@ -43,10 +43,6 @@ UTILITIES = frozenset(
     {b"ALTER", b"CLUSTER", b"COMMIT", b"CREATE", b"DISCARD", b"DROP", b"REINDEX", b"REPACK"}
     | {b"ROLLBACK", b"VACUUM"}
 )
-# What may commit, and go on after that, as somebody else.
-PROCEDURES = frozenset({b"CALL", b"DO"})
-# From this version on PostgreSQL refuses that in a pipeline, too.
-PIPELINE_IS_BLOCK = 180000
 # What was cancelled is not to be sent again.
 CANCELLED = b"57014"
 COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
@@ -113,23 +109,6 @@ class StatementMixin(FlushMixin):
         """Return whether `query` is surely one statement, as the extended protocol demands."""
         text = query.decode() if isinstance(query, bytes) else query
         return isinstance(text, str) and ";" not in text.rstrip("; \n")
-
-    def may_commit(self, query: Any) -> bool:
-        """Return whether a procedure in `query` could commit in a pipeline, and end the binding.
-
-        In a simple message, and in a transaction block, PostgreSQL refuses that.
-        """
-        if self._pgconn.server_version >= PIPELINE_IS_BLOCK or not self._conn.autocommit:
-            return False
-        if isinstance(query, psycopg.sql.Composable):
-            query = query.as_bytes(self)
-        elif isinstance(query, str):
-            query = query.encode(errors="replace")
-        return (
-            isinstance(query, bytes)
-            and first_word(query) in PROCEDURES
-            and self._pgconn.transaction_status != TransactionStatus.INTRANS
-        )
 
     def is_outside(self) -> bool:
         """Return whether a statement now is a transaction of its own."""
