@@ -127,7 +127,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             speaks = bool(columns) and speaks_of(columns, each, apps, quote)
             if not (speaks or is_elsewhere):
                 continue
-            # Of a field that belongs to no model, as tests make them, this is asked for nothing.
+            # Not before: a field that was made by hand belongs to no model.
             after = getattr(new_field, "model", model)._meta.apps
             try:
                 before = rules_of(each, apps, quote)
