@@ -428,7 +428,7 @@ async def test_a_connection_that_was_lost_is_not_asked_again(
 
 
 async def test_a_connection_that_others_read_from_is_left_to_them(
-    users: dict[str, User | None],
+    users: dict[str, User | None], tenants: Tenants
 ) -> None:
     application = TenantMiddleware(Echo(raw_titles))
     scope = await sync_to_async(scope_of)(users["a"])
@@ -441,7 +441,7 @@ async def test_a_connection_that_others_read_from_is_left_to_them(
             assert (await get(application, scope))[1] == A
         return found
 
-    async with tenant_context(users["b"].tenant_id):  # type: ignore[union-attr]
+    async with tenant_context(tenants[1].pk):
         assert await read() == B
 
 

@@ -122,7 +122,7 @@ def request_of(scope: Any) -> ASGIRequest:
     if hasattr(scope.get("session"), "aget"):
         request.session = scope["session"]
     elif apps.is_installed("django.contrib.sessions"):
-        # It imports models, which are there only where the application is installed.
+        # Here, as below: it imports models, which are there only with their application.
         from django.contrib.sessions.middleware import SessionMiddleware  # noqa: PLC0415
 
         SessionMiddleware(unused).process_request(request)

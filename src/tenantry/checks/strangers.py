@@ -11,8 +11,8 @@ from ..conf import is_shared, rls_tenants
 from ..constraints import RLSConstraint
 from ..dependents import is_protected
 from ..protected import column_of, external_models
-from ..targets import is_tenant_model
 from .findings import Finding
+from .models import refers_to_tenant
 
 # Those that the role may use. A partition is looked at with its parent.
 STRANGERS = """\
@@ -78,9 +78,5 @@ def tenant_columns() -> set[str]:
         protected = any(isinstance(each, RLSConstraint) for each in model._meta.constraints)
         if protected or not model._meta.managed:
             fields: Any = model._meta.local_concrete_fields
-            columns |= {
-                field.column
-                for field in fields
-                if field.is_relation and is_tenant_model(field.remote_field.model)
-            }
+            columns |= {field.column for field in fields if refers_to_tenant(field)}
     return columns

@@ -18,11 +18,7 @@ def written(path: Path) -> Iterator[IO[bytes]]:
 
     Only its owner can read it. Raises CommandError where it cannot be written.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        opened = open(part, "wb", opener=private)  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    part, opened = part_of(path)
     try:
         with opened as file:
             yield file
@@ -35,20 +31,21 @@ def written(path: Path) -> Iterator[IO[bytes]]:
 
 def require_writable(path: Path) -> None:
     """Raise CommandError where :func:`written` could write nothing in place of `path`."""
+    part, opened = part_of(path)
+    opened.close()
+    part.unlink()
+
+
+def part_of(path: Path) -> tuple[Path, IO[bytes]]:
+    """Open the file beside `path` that is to take its place; raise CommandError if that fails."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        open(part, "wb", opener=private).close()
-        part.unlink()
+        return part, open(part, "wb", opener=private)
     except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> CommandError:
-    """Return the error that says so."""
-    return CommandError(
-        f"cannot write {str(path)!r}: {error.strerror}; name a file in a folder that is there and"
-        " that you may write to"
-    )
+        raise CommandError(
+            f"cannot write {str(path)!r}: {error.strerror}; name a file in a folder that is there"
+            " and that you may write to"
+        ) from error
 
 
 def private(path: str, flags: int) -> int:

@@ -156,12 +156,12 @@ class ScopedSelectMixin(ScopedMixin):
     def get_related_selections(self, *args: Any, **kwargs: Any) -> list[Any]:
         """Add what ``select_related`` fetches; remember which joins only fetch it."""
         # It calls itself, with more arguments, for what is related to what is related.
-        if args[2:] or kwargs:
-            return super().get_related_selections(*args, **kwargs)  # type: ignore[misc,no-any-return]
+        is_outermost = not (args[2:] or kwargs)
         counts = self.query.alias_refcount
-        before = {alias for alias in counts if counts[alias]}
-        related: list[Any] = super().get_related_selections(*args)  # type: ignore[misc]
-        self.followed = {alias for alias in counts if counts[alias]} - before
+        before = {alias for alias in counts if counts[alias]} if is_outermost else set()
+        related: list[Any] = super().get_related_selections(*args, **kwargs)  # type: ignore[misc]
+        if is_outermost:
+            self.followed = {alias for alias in counts if counts[alias]} - before
         return related
 
     def get_from_clause(self) -> tuple[list[str], Any]:
