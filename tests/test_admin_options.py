@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django import forms
 from django.contrib.admin import AdminSite
@@ -16,9 +18,11 @@ from tenantry import RLSConstraint, admin_context, tenant_context
 from tenantry.binding import current_binding
 from tenantry.contrib.admin import RLSTenantModelAdmin, RLSTenantTabularInline
 from tenantry.contrib.admin.fields import is_protected, tenant_field
+from tenantry.contrib.admin.forms import belongs_to
 from tests import settings as project
 from tests.app.models import Book, Item, Label, NewestFirst, Note, Shared, Tag, Tenant, User
-from tests.desk.models import Firm, Folder, Remark
+from tests.desk.models import Firm, Folder, Offer, Remark, Slip
+from tests.fix_admin import Desk
 
 pytestmark = pytest.mark.usefixtures("admin_site")
 
@@ -122,6 +126,73 @@ def test_a_choice_of_a_shared_row_is_of_every_tenant(tenants: tuple[Tenant, Tena
         sent = made.get_form(request())({**data, "content_type": kind.pk})
         assert sent.is_valid(), sent.errors
         assert sent.save().customer == tenants[1]
+
+
+def slips(desks: tuple[Desk, Desk]) -> Iterator[Slip]:
+    for desk in desks:
+        with admin_context():
+            slip = Slip.objects.create(offer=desk.offers[0])
+        yield slip
+
+
+@pytest.mark.parametrize("name", ["supplier", "after"])
+def test_an_admin_does_not_mix_tenants_where_a_path_leads_to_them(
+    name: str, desks: tuple[Desk, Desk]
+) -> None:
+    made = RLSTenantModelAdmin(Slip, AdminSite()).get_form(request())
+    own, foreign = (desk.firm for desk in desks) if name == "supplier" else slips(desks)
+    offer = desks[0].offers[1].pk
+    with admin_context():
+        for row in None, Slip.objects.create(offer_id=offer):
+            assert made({"offer": offer, name: own.pk}, instance=row).is_valid()
+            sent = made({"offer": offer, name: foreign.pk}, instance=row)
+            assert list(sent.errors) == [name]
+        assert list(made({}).errors) == ["offer"]
+
+
+def test_an_admin_does_not_mix_tenants_in_an_inline_of_a_relation(
+    desks: tuple[Desk, Desk],
+) -> None:
+    a, b = desks
+    through: Any = Offer.others.through
+    inline = type("Inline", (RLSTenantTabularInline,), {"model": through})(Offer, AdminSite())
+    for firm, valid in (a.firm, True), (b.firm, False):
+        with admin_context():
+            formset = inline.get_formset(request())
+            data = {"TOTAL_FORMS": 1, "INITIAL_FORMS": 0, "0-firm": firm.pk}
+            data = {f"{formset.get_default_prefix()}-{key}": value for key, value in data.items()}
+            assert formset(data, instance=a.offers[1]).is_valid() is valid
+
+
+def test_an_inline_by_a_path_is_of_its_parents_tenant(desks: tuple[Desk, Desk]) -> None:
+    inline = type("Inline", (RLSTenantTabularInline,), {"model": Slip})(Firm, AdminSite())
+    for desk, valid in zip(desks, (True, False), strict=True):
+        with admin_context():
+            formset = inline.get_formset(request())
+            data = {"TOTAL_FORMS": 1, "INITIAL_FORMS": 0, "0-offer": desk.offers[0].pk}
+            data = {f"{formset.get_default_prefix()}-{key}": value for key, value in data.items()}
+            assert formset(data, instance=desks[0].firm).is_valid() is valid
+
+
+def test_what_an_external_model_has_no_field_for_is_asked(
+    desks: tuple[Desk, Desk], superuser: psycopg.Connection[Any]
+) -> None:
+    a, _ = desks
+    superuser.execute("ALTER TABLE desk_folder ADD COLUMN whose bigint")
+    folder = Folder.objects.get()
+    try:
+        superuser.execute("UPDATE desk_folder SET whose = %s", [a.tenant.pk])
+        external = {**project.RLS_TENANTS, "EXTERNAL_MODELS": {"desk.Folder": "whose"}}
+        with override_settings(RLS_TENANTS=external), admin_context():
+            rows = [folder, Folder.objects.all()]
+            assert [belongs_to(desk.tenant.pk, row) for desk in desks for row in rows] == [
+                True,
+                True,
+                False,
+                False,
+            ]
+    finally:
+        superuser.execute("ALTER TABLE desk_folder DROP COLUMN whose")
 
 
 def test_a_title_without_fields_is_left_out(tenants: tuple[Tenant, Tenant]) -> None:

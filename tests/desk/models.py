@@ -54,6 +54,21 @@ class Line(RLSProtectedModel):
         return self.text
 
 
+class Slip(models.Model):
+    """A part of an offer, which is all that says whose it is."""
+
+    offer = models.ForeignKey(Offer, on_delete=models.CASCADE)
+    supplier = models.ForeignKey(Firm, null=True, blank=True, on_delete=models.CASCADE)
+    after = models.ForeignKey("self", null=True, blank=True, on_delete=models.CASCADE)
+
+    class Meta:
+        app_label = "desk"
+        constraints = [RLSConstraint(path="offer__tenant")]
+
+    def __str__(self) -> str:
+        return f"Slip of {self.offer}"
+
+
 class Remark(models.Model):
     """About an object of any model; the database does not stamp it."""
 

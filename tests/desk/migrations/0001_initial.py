@@ -80,6 +80,18 @@ class Migration(migrations.Migration):
                 'abstract': False,
             },
         ),
+        migrations.CreateModel(
+            name='Slip',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('after', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, to='desk.slip')),
+                ('offer', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='desk.offer')),
+                ('supplier', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, to='desk.firm')),
+            ],
+            options={
+                'constraints': [tenantry.RLSConstraint(guc_prefix='rls', key_type='bigint', name='desk_slip_rls', path='offer__tenant', version=1)],
+            },
+        ),
         migrations.AddConstraint(
             model_name='firm',
             constraint=models.UniqueConstraint(fields=('tenant', 'name'), name='firm_name'),

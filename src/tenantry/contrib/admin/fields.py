@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from django.core.exceptions import ObjectDoesNotExist
 from django.db import models
 
 from ...constraints import RLSConstraint
-from ...protected import external_models, protections
+from ...protected import Protection, external_models, protections
+from ...samekeys import tenant_of
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def is_protected(model: Any) -> bool:
     """Return whether a row of `model`, or what it inherits, needs a tenant, however it names it."""
-    options = model._meta
-    tables = {options.db_table, *(parent._meta.db_table for parent in options.get_parent_list())}
-    return not tables.isdisjoint(protections(options.apps))
+    known = protections(model._meta.apps)
+    return any(known.flags(owner._meta.db_table) is not None for owner in with_parents(model))
 
 
 def tenant_field(model: Any) -> Any:
@@ -33,3 +38,46 @@ def tenant_field(model: Any) -> Any:
             if names & {field.name, field.column}:
                 return model._meta.get_field(field.name)
     return None
+
+
+def tenant_of_row(row: Any, chosen: Mapping[str, Any] = NOTHING) -> Any:
+    """Return the tenant of a row, whose relations may be `chosen`; None where it is not known.
+
+    One that is found by a path costs a query for each row on it.
+    """
+    field = tenant_field(type(row))
+    if field is not None:
+        return tenant_of(row, field.attname)
+    first = first_step(type(row))
+    if first is None:
+        return None
+    try:
+        owner = chosen.get(first) or getattr(row, first)
+    except ObjectDoesNotExist:
+        return None
+    return owner and tenant_of_row(owner)
+
+
+def first_step(model: Any) -> str | None:
+    """Return the foreign key that the path to the tenant begins with, if a path protects rows."""
+    paths = [
+        each.path
+        for owner in with_parents(model)
+        for each in owner._meta.constraints
+        if isinstance(each, RLSConstraint) and each.path
+    ]
+    return paths[0].partition("__")[0] if paths else None
+
+
+def protection_of(model: Any) -> tuple[Any, Protection] | None:
+    """Return how rows of `model` name their tenant, and the model, it or a parent, that does."""
+    known = protections(model._meta.apps)
+    for owner in with_parents(model):
+        if owner._meta.db_table in known:
+            return owner, known[owner._meta.db_table]
+    return None
+
+
+def with_parents(model: Any) -> list[Any]:
+    """Return a model and those that it inherits."""
+    return [model, *model._meta.get_parent_list()]

@@ -7,18 +7,18 @@ from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import connections, models
 
 from ...binding import current_binding
-from ...samekeys import tenant_of
-from .fields import tenant_field
+from .fields import protection_of, tenant_field, tenant_of_row
 
 
 class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Be a form of a row that names its tenant.
+    """Be a form of a row that belongs to a tenant.
 
     The tenant is a field of the form for an admin who adds a row, and never changes after. Other
-    forms take it from `parent`, the row that an inline belongs to, or from the binding.
+    forms take it from `parent`, the row that an inline belongs to, from the row that a path leads
+    to, or from the binding.
     """
 
     def __init__(self, *args: Any, parent: Any = None, **kwargs: Any) -> None:
@@ -26,6 +26,8 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
         self.parent = parent
         self.checks_keys = False
         self.tenant_field = tenant_field(self._meta.model)
+        if self.tenant_field is None:
+            return
         name = self.tenant_field.name
         if not current_binding().is_admin:
             self.fields.pop(name, None)
@@ -46,7 +48,7 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
         binding = current_binding()
         if not binding.is_admin and tenant != binding.tenant_id:
             raise invalid_choice(tenant)
-        if self.tenant_field.name not in self.fields:
+        if self.tenant_field is not None and self.tenant_field.name not in self.fields:
             setattr(self.instance, self.tenant_field.attname, tenant)
         if binding.is_admin:
             for name in [*self.cleaned_data]:
@@ -56,15 +58,16 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def tenant(self) -> Any:
         """Return the key of the tenant that the row is for; None where it is not known."""
-        attname = self.tenant_field.attname
-        if self.tenant_field.name in self.fields:
-            chosen = self.cleaned_data.get(self.tenant_field.name)
+        field = self.tenant_field
+        if field is not None and field.name in self.fields:
+            chosen = self.cleaned_data.get(field.name)
             return chosen.pk if isinstance(chosen, models.Model) else chosen
-        if not self.instance._state.adding:
-            return getattr(self.instance, attname)
-        field = None if self.parent is None else tenant_field(type(self.parent))
-        if field is not None:
-            return tenant_of(self.parent, field.attname)
+        if field is not None and not self.instance._state.adding:
+            return getattr(self.instance, field.attname)
+        if self.parent is not None and (tenant := tenant_of_row(self.parent)) is not None:
+            return tenant
+        if field is None:
+            return tenant_of_row(self.instance, self.cleaned_data)
         return current_binding().tenant_id
 
     def validate_unique(self) -> None:
@@ -77,7 +80,7 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
         # The first time it is about fields alone, and would ask the database for the tenant; but in
         # older Djangos about constraints too.
         if self.checks_keys or not hasattr(forms.ModelForm, "validate_constraints"):
-            exclude.discard(self.tenant_field.name)
+            exclude.discard(self.tenant_field and self.tenant_field.name)
         return exclude
 
 
@@ -93,8 +96,8 @@ class TenantFormSet(forms.BaseModelFormSet):  # type: ignore[type-arg]
 
 
 @cache
-def tenant_form(base: Any, name: str) -> Any:
-    """Return a subclass of a form of a project that has `name` only as the options of it say."""
+def tenant_form(base: Any, name: str | None) -> Any:
+    """Return a subclass of a form of a project that has the tenant's field as its options say."""
     excluded = getattr(getattr(base, "_meta", None), "exclude", None) or ()
     meta = {"exclude": [each for each in excluded if each != name]}
     attributes = {"Meta": type("Meta", (base.Meta,), meta)} if name in excluded else {}
@@ -108,11 +111,24 @@ def tenant_formset(base: Any) -> Any:
 
 
 def belongs_to(tenant: Any, value: Any) -> bool:
-    """Return whether what a field chose, a row or several, is of the tenant or of none."""
-    several = isinstance(value, models.QuerySet)
-    field = tenant_field(value.model if several else type(value))
-    rows = value if several else [value]
-    return field is None or all(getattr(row, field.attname) == tenant for row in rows)
+    """Return whether what a field chose, a row or several, is of the tenant or of none.
+
+    Rows that do not say so in a field cost a query.
+    """
+    rows = value if isinstance(value, models.QuerySet) else [value]
+    model: Any = value.model if isinstance(value, models.QuerySet) else type(value)
+    field = tenant_field(model)
+    if field is not None:
+        return all(getattr(row, field.attname) == tenant for row in rows)
+    found = protection_of(model) if issubclass(model, models.Model) else None
+    if found is None:
+        return True
+    owner, protection = found
+    chosen = owner._base_manager.filter(pk__in=[row.pk for row in rows])
+    quote = connections[chosen.db].ops.quote_name
+    condition = protection.condition(quote(owner._meta.db_table), quote)
+    strangers = chosen.extra(where=[f"NOT ({condition})"], params=[tenant])  # noqa: S610 - quoted
+    return not strangers.exists()
 
 
 def invalid_choice(value: Any) -> ValidationError:

@@ -30,6 +30,12 @@ class TenantOptions(BaseModelAdmin):  # type: ignore[type-arg]
         """The field that names the tenant of a row; None where the model has none."""
         return tenant_field(self.model)
 
+    @property
+    def tenant_name(self) -> str | None:
+        """The name of that field."""
+        field = self.tenant_field
+        return None if field is None else field.name
+
     def shows_tenant(self, request: HttpRequest) -> bool:
         """Return whether the request shows the tenant of rows: that of an admin over all."""
         return current_binding().is_admin
@@ -108,8 +114,8 @@ class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type
 
     def __init__(self, model: Any, admin_site: Any) -> None:
         super().__init__(model, admin_site)
-        if self.tenant_field:
-            self.form = tenant_form(self.form, self.tenant_field.name)
+        if is_protected(model):
+            self.form = tenant_form(self.form, self.tenant_name)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields that are not inputs: the tenant of a row that is there."""
@@ -141,8 +147,8 @@ class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type
 
     def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
         """Return the form of a row of the list, whose columns may be inputs."""
-        if self.tenant_field:
-            kwargs.setdefault("form", tenant_form(forms.ModelForm, self.tenant_field.name))
+        if is_protected(self.model):
+            kwargs.setdefault("form", tenant_form(forms.ModelForm, self.tenant_name))
         return super().get_changelist_form(request, **kwargs)
 
 
@@ -155,8 +161,8 @@ class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[typ
 
     def __init__(self, parent_model: Any, admin_site: Any) -> None:
         super().__init__(parent_model, admin_site)
-        if self.tenant_field:
-            self.form = tenant_form(self.form, self.tenant_field.name)
+        if is_protected(self.model):
+            self.form = tenant_form(self.form, self.tenant_name)
             self.formset = tenant_formset(self.formset)
 
     def shows_tenant(self, request: HttpRequest) -> bool:
