@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,9 @@ def database(server: Postgres, proxy: Wire, django_db_blocker: DjangoDbBlocker) 
         "postgis": {"OPTIONS": plain},
         "postgis_server_side": {"OPTIONS": plain | {"server_side_binding": True}},
         "postgis_pool": {"OPTIONS": plain | pool},
+        "postgis_scarce": {
+            "OPTIONS": plain | pool | {"pool": {"min_size": 1, "max_size": 1, "timeout": 2}}
+        },
     }
     for alias, entry in entries.items():
         entry = {"ENGINE": ENGINE, "NAME": "places", "USER": "app"} | entry
@@ -201,6 +205,29 @@ def test_a_checkout_of_the_pool_sends_nothing_of_its_own(proxy: Wire, tenants: T
     with tenant_context(tenants[0].pk):
         assert names(nearby.all()) == ["A 0"]
     assert (proxy.kinds, proxy.round_trips) == ("Q", 1)
+
+
+def test_a_connection_that_comes_late_knows_the_types(tenants: Tenants) -> None:
+    holding, late = ([connections.create_connection("postgis_scarce")] for _ in range(2))
+    holding[0].set_autocommit(False)
+    holding[0].cursor().close()
+
+    def let_go(*_: Any) -> None:
+        holding.clear()
+
+    # The pool has nothing until what nobody refers to is collected, and then a new connection.
+    gc.disable()
+    gc.callbacks.append(let_go)
+    try:
+        with late[0].cursor() as cursor:
+            assert not holding
+            near = wrapper("postgis_scarce").ops.Adapter(NEAR)
+            cursor.execute("SELECT ST_AsText(%s)", [near])
+            assert cursor.fetchone() == ("POINT(0 0)",)
+    finally:
+        gc.callbacks.remove(let_go)
+        gc.enable()
+        late[0].close()
 
 
 def test_server_side_cursors_are_bound(tenants: Tenants) -> None:

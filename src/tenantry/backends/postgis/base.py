@@ -42,6 +42,12 @@ class DatabaseWrapper(PoolingMixin, RidingSavepoints, BoundConnections, base.Dat
         self.register_geometry_adapters(connection)
         return connection
 
+    def recovered(self, error: Any) -> Any:
+        """Return a connection that knows the types of PostGIS, though it came late."""
+        connection = super().recovered(error)
+        self.register_geometry_adapters(connection)
+        return connection
+
     async def aprepare_connection(self, connection: Any) -> None:
         """Register the types of PostGIS with an async connection."""
         await super().aprepare_connection(connection)
