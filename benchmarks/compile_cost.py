@@ -6,12 +6,8 @@ It needs no server. ``benchmarks/README.md`` says how to read the result.
 from __future__ import annotations
 
 import argparse
-import gc
-import multiprocessing
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,7 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import report, tables
 from benchmarks.facts import software
+from benchmarks.forks import forked
 from benchmarks.project import STOCK, TENANTRY
+from benchmarks.rounds import WARM_UP, no_collection
 from benchmarks.stats import Round, outcomes
 
 settings.configure(
@@ -94,48 +92,27 @@ def timed(compile_it: Compile) -> float:
     return (perf_counter() - start) / CALLS * 1e6
 
 
-def serve(pipe: Connection, compile_it: Compile, scope: Any) -> None:
-    """Answer each message with the microseconds of one call."""
-    gc.disable()
-    with scope():
-        while pipe.recv():
-            pipe.send(timed(compile_it))
+def serving(compile_it: Compile, scope: Any) -> Callable[[bool], float]:
+    """Return a function that returns the microseconds of one call in a scope."""
 
+    def serve(_: bool) -> float:
+        with no_collection(), scope():
+            return timed(compile_it)
 
-@contextmanager
-def processes(contenders: Mapping[str, tuple[Compile, Any]]) -> Iterator[dict[str, Connection]]:
-    """Run each contender in a process of its own.
-
-    CPython fits Django's code to the classes that it meets, and only a benchmark has compilers of
-    two backends in one process.
-    """
-    forked = multiprocessing.get_context("fork")
-    pipes, children = {}, []
-    try:
-        for name, (compile_it, scope) in contenders.items():
-            pipes[name], end = forked.Pipe()
-            child = forked.Process(target=serve, args=(end, compile_it, scope), daemon=True)
-            child.start()
-            children.append(child)
-        yield pipes
-    finally:
-        for child in children:
-            child.kill()
-            child.join()
+    return serve
 
 
 def measure(contenders: Mapping[str, tuple[Compile, Any]], rounds: int) -> list[Round]:
     """Return what each contender took, round by round, forwards and backwards in turn."""
     results = []
-    with processes(contenders) as pipes:
-        for number in range(rounds + 3):
-            names = list(pipes)
+    with forked({name: serving(*each) for name, each in contenders.items()}) as asking:
+        for number in range(rounds + WARM_UP):
+            names = list(asking)
             result: Round = dict.fromkeys(names, 0.0)
             for name in names if number % 2 else reversed(names):
-                pipes[name].send(True)
-                result[name] = pipes[name].recv()
+                result[name] = asking[name](True)
             results.append(result)
-    return results[3:]
+    return results[WARM_UP:]
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from .rounds import Candidate, measure
 from .stats import outcomes
 
 ROWS_READ = 20
-WARM_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +58,6 @@ def suffix(shape: str) -> str:
 def outcome_of(route: str, workload: Workload, options: argparse.Namespace) -> object:
     """Measure one workload, and print its table."""
     every = {"tenants": options.tenants, "batch": options.batch, "seconds": options.seconds}
-    list(measure(workload.candidates, rounds=WARM_UP, **every))
-    gc.freeze()
     title = f"{route}: {workload.name}"
     rounds = measure(workload.candidates, rounds=options.rounds, **every)
     found = outcomes(list(report.with_progress(title, rounds, options.rounds)))

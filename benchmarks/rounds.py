@@ -1,4 +1,7 @@
-"""Candidates that take turns, so that a noisy machine disturbs all of them alike."""
+"""Candidates that take turns, so that a noisy machine disturbs all of them alike.
+
+Each has a process, and so connections, of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from .forks import forked
 from .stats import Round
+
+# Rounds before those that count.
+WARM_UP = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +42,21 @@ def measure(
     """
     chance = random.Random(1)
     everyone = range(1, tenants + 1)
-    deadline = time.monotonic() + seconds
-    order = list(candidates)
-    for number in range(rounds):
-        # Two is what it takes to have a spread.
-        if number >= 2 and time.monotonic() > deadline:
-            return
-        times: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
-        for candidate in (*order, *reversed(order)):
-            times[candidate.name] += time_reads(candidate, chance.choices(everyone, k=batch))
-        yield {name: statistics.median(taken) for name, taken in times.items()}
-        order.reverse()
+    deadline = 0.0
+    with forked({each.name: partial(time_reads, each) for each in candidates}) as timed:
+        order = list(timed)
+        for number in range(-WARM_UP, rounds):
+            if number == 0:
+                deadline = time.monotonic() + seconds
+            # Two is what it takes to have a spread.
+            if number >= 2 and time.monotonic() > deadline:
+                return
+            times: dict[str, list[float]] = {name: [] for name in order}
+            for name in (*order, *reversed(order)):
+                times[name] += timed[name](chance.choices(everyone, k=batch))
+            if number >= 0:
+                yield {each.name: statistics.median(times[each.name]) for each in candidates}
+            order.reverse()
 
 
 def time_reads(candidate: Candidate, tenants: Sequence[int]) -> list[float]:
