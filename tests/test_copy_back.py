@@ -287,7 +287,10 @@ def test_a_hop_in_async_to_sync_in_a_hop_is_cancelled(
 def test_a_hop_in_async_to_sync_in_a_hop_is_interrupted_until_the_caller_goes_on(
     around: Binding, thread_sensitive: bool
 ) -> None:
-    """Not for thread-sensitive hops of the caller: asgiref refuses them from here on."""
+    """asgiref refuses thread-sensitive hops of the caller from here on, which may run as nobody.
+
+    It cannot be told from what the hop's async_to_sync() runs.
+    """
 
     async def main() -> None:
         with Work(TWO) as work:
@@ -299,9 +302,10 @@ def test_a_hop_in_async_to_sync_in_a_hop_is_interrupted_until_the_caller_goes_on
             async with Scope(around):
                 outer = sync_to_async(hop, thread_sensitive=thread_sensitive)
                 await in_cancel_scope(work, outer())
-                assert await bindings(False) == {around}
-                await work.finish()
-                assert await bindings(False) == {around}
+                for _ in range(2):
+                    assert await bindings(False) <= {around, UNBOUND}
+                    if not work.finished.is_set():
+                        await work.finish()
             assert await bindings(False) == {UNBOUND}
             assert work.seen == [TWO, TWO, ADMIN]
 

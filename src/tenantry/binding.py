@@ -3,9 +3,9 @@
 The ContextVar holds a *frame*: a binding, the frame around it, and where it may be seen. asgiref
 copies ContextVars from a ``sync_to_async`` hop back into the caller, also when the hop is cancelled
 or times out while its thread is still inside a scope. So a frame that is entered inside a hop
-counts on that thread only, and only until its scope has ended; whoever else finds it looks at the
-frame around it. All other frames count wherever the context is copied: hops, tasks,
-``async_to_sync``, threads.
+counts on that thread only, and only until its scope has ended. The caller, who finds it too, looks
+at the frame around it; what the hop itself runs elsewhere is nobody. All other frames count
+wherever the context is copied: hops, tasks, ``async_to_sync``, threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from threading import get_ident
 from typing import NamedTuple
 from uuid import UUID
 
-from asgiref.sync import SyncToAsync
+from asgiref.sync import AsyncToSync, SyncToAsync
 
 TenantId = int | str | UUID
 
@@ -46,13 +46,24 @@ ADMIN = Binding(is_admin=True)
 class Frame:
     """Hold a binding for the length of a scope, and the thread where it was entered."""
 
-    __slots__ = ("binding", "in_hop", "live", "of_request", "parent", "thread", "token")
+    __slots__ = (
+        "binding",
+        "callees",
+        "in_hop",
+        "live",
+        "of_request",
+        "parent",
+        "thread",
+        "token",
+        "waiting",
+    )
 
     def __init__(self, binding: Binding, parent: Frame | None, *, of_request: bool) -> None:
         self.binding = binding
         self.parent = parent
         self.thread = get_ident()
         self.in_hop = in_sync_hop()
+        self.waiting, self.callees = waiting_for_async() if self.in_hop else (None, None)
         self.live = True
         self.of_request = of_request
         self.token: Token[Frame | None]
@@ -60,6 +71,14 @@ class Frame:
     def counts_here(self) -> bool:
         """Return whether code on this thread that finds the frame runs in its binding."""
         return not self.in_hop or (self.live and self.thread == get_ident())
+
+    def in_async_to_sync(self) -> bool:
+        """Return whether code that finds the frame was run by an async_to_sync() in its scope.
+
+        The context shows it, but not to all threads that have a copy of it; so the hop's own list
+        counts too, which asgiref fills until another hop comes back to the thread.
+        """
+        return self.waiting is not waiting_for_async()[0] or bool(self.callees)
 
 
 _frame: ContextVar[Frame | None] = ContextVar("tenantry_frame", default=None)
@@ -157,6 +176,16 @@ def in_sync_hop() -> bool:
     return loop is not None and loop.is_running() and hop["main_event_loop_pid"] == os.getpid()
 
 
+def waiting_for_async() -> tuple[object, object]:
+    """Return what stands for the ``async_to_sync`` around this code, and the tasks of those inside.
+
+    The first is None where there is none; asgiref fills the second, which is of this hop. It has no
+    public way to ask.
+    """
+    executor = getattr(AsyncToSync.executors, "current", None)
+    return executor, vars(SyncToAsync.threadlocal).get("task_context")
+
+
 def in_event_loop() -> bool:
     """Return whether this is code that an event loop runs on this thread."""
     # get_running_loop() raises where there is none, which costs more than the scope.
@@ -164,13 +193,21 @@ def in_event_loop() -> bool:
 
 
 def _visible(frame: Frame | None) -> Frame | None:
-    """Return the first frame up the chain that counts here."""
-    hidden = False
+    """Return the first frame up the chain that counts here, or one of nobody."""
+    hidden = None
     while frame is not None and not frame.counts_here():
-        hidden = True
+        if frame.in_async_to_sync():
+            # What that runs is not the caller, and must not run as the caller does.
+            return _nobody(frame)
+        hidden = frame
         frame = frame.parent
     if hidden and frame is not None and frame.thread != get_ident():
         # Either the caller of a cancelled hop, who was in the frame around it, or a thread that
         # was started inside the hop's scope, who was not and must not run in it.
-        return frame if in_event_loop() or in_sync_hop() else None
+        return frame if in_event_loop() or in_sync_hop() else _nobody(hidden)
     return frame
+
+
+def _nobody(hidden: Frame) -> Frame:
+    """Return a frame of nobody, who may not write either where `hidden` may not."""
+    return Frame(Binding(read_only=hidden.binding.read_only), None, of_request=False)
