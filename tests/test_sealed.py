@@ -186,6 +186,27 @@ def test_only_what_is_signed_for_here_and_now_is_a_tenant(tenants: Tenants, post
 
 
 @sealed_shape
+def test_a_statement_may_take_longer_than_its_token_is_good_for(
+    tenants: Tenants, postgres: Any
+) -> None:
+    """And a later one of the transaction may not begin with it."""
+    expiry = int(time()) + 2
+    count = f"""
+        DO $$ BEGIN
+          WHILE extract(epoch FROM clock_timestamp()) <= {expiry} LOOP
+            PERFORM pg_sleep(0.1);
+          END LOOP;
+          IF (SELECT count(*) FROM app_note) <> 2 THEN RAISE 'other rows'; END IF;
+        END $$"""
+    with client(postgres) as attacker, attacker.transaction(force_rollback=True):
+        token = sign(Binding(tenants[0].pk), "tenantry", expiry)
+        attacker.execute("SELECT set_config('rls.current_tenant', %s, true)", [token])
+        attacker.execute(count)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="has expired"):
+            attacker.execute(TITLES)
+
+
+@sealed_shape
 def test_a_token_of_another_database_is_refused(
     tenants: Tenants, postgres: Any, superuser: psycopg.Connection[Any]
 ) -> None:

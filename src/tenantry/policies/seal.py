@@ -38,7 +38,8 @@ END $tenantry$"""
 
 # A value that is wrong is an error and not no rows: somebody has tried something, or a clock or a
 # key is wrong. No regular expression looks at the form of a token, which would cost ten times what
-# the signature does; all that is used of it is signed.
+# the signature does; all that is used of it is signed. A statement that began in time may take
+# longer than the token is good for.
 _VERIFIER_1 = """\
 CREATE TABLE IF NOT EXISTS {keys} (
   id text PRIMARY KEY, inside bytea NOT NULL, outside bytea NOT NULL
@@ -80,7 +81,7 @@ BEGIN
       HINT = 'It was forged, or made for another database than ' || quote_ident(current_database())
         || '; a pooler that renames the database needs OPTIONS[''sealed_database''].';
   END IF;
-  IF part[3]::bigint < extract(epoch FROM clock_timestamp()) THEN
+  IF part[3]::bigint < extract(epoch FROM statement_timestamp()) THEN
     RAISE EXCEPTION 'the seal of the tenant has expired' USING ERRCODE = 'insufficient_privilege',
       HINT = 'Compare the clocks of the application and of the database, and see'
         ' RLS_TENANTS[''SEAL_LIFETIME''].';
