@@ -594,6 +594,35 @@ def everywhere() -> list[Any]:
     return [Free, Pointer, Early, Late, Target, Through, Proxy, Unmanaged, automatic]
 
 
+def test_nothing_is_added_from_or_to_a_model_that_is_protected_by_a_path() -> None:
+    with isolate_apps("tests.app"), override_settings(RLS_TENANTS=EVERYWHERE):
+
+        class Tenant(models.Model):
+            class Meta:
+                app_label = "app"
+
+        class Order(RLSProtectedModel):
+            class Meta:
+                app_label = "app"
+
+        class Line(models.Model):
+            order = models.ForeignKey(Order, models.CASCADE)
+
+            class Meta:
+                app_label = "app"
+                constraints = [RLSConstraint(path="order__tenant")]
+
+        class Comment(RLSProtectedModel):
+            line = models.ForeignKey(Line, models.CASCADE)
+
+            class Meta:
+                app_label = "app"
+
+        for model in (Order, Line, Comment):
+            assert [type(each) for each in model._meta.constraints] == [RLSConstraint]
+            assert model.check(databases=["default"]) == []
+
+
 def test_nothing_is_added_unless_the_settings_say_so() -> None:
     with isolate_apps("tests.app"):
         found = [

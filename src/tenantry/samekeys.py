@@ -17,7 +17,6 @@ from django.db.models.fields.related import lazy_related_operation
 from .binding import current_binding
 from .conf import rls_tenants
 from .constraints import RLSConstraint
-from .dependents import has_constraint
 from .dependents import target as referred
 from .exceptions import RLSConfigurationError
 from .expressions import CurrentTenant
@@ -285,8 +284,8 @@ class SameTenant(models.BaseConstraint):
                 found.append(
                     error(
                         f"{name} cannot be kept in its tenant: {end._meta.label} has no tenant.",
-                        hint="Protect it with RLSProtectedModel or RLSConstraint, or remove"
-                        " SameTenant.",
+                        hint="Protect it with RLSProtectedModel or RLSConstraint(field=...), or"
+                        " remove SameTenant.",
                         id=id_,
                     )
                 )
@@ -367,10 +366,13 @@ def settle(sender: Any, **kwargs: Any) -> None:
 
 
 def relate(model: Any, to: Any, name: str) -> None:
-    """Keep a foreign key between two protected models in its tenant, if the settings want it."""
+    """Keep a foreign key between two protected models in its tenant, if the settings want it.
+
+    Both have a field that names the tenant; a model that is protected by a path has none.
+    """
     options, to = model._meta, to._meta.concrete_model
     if (
-        not (has_constraint(model) and has_constraint(to))
+        None in {tenant_field(model), tenant_field(to)}
         or not rls_tenants().same_tenant_foreign_keys
         or name == tenant_field(model)
         or not (options.managed and to._meta.managed)
