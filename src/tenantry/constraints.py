@@ -15,10 +15,10 @@ from django.db.backends.ddl_references import Statement, Table
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError
 from .keys import key_type_of
-from .policies.ddl import LATEST, Policy, Rule, unprotect
+from .policies.ddl import LATEST, Policy, Rule, close, unprotect
 from .policies.owners import Hop, Owner, Quote
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
-from .targets import is_tenant_model, names_tenant, not_the_tenant
+from .targets import LET_DEPEND, field_of, is_tenant_model, names_tenant, not_the_tenant
 
 # What Django's migrations and clone() need, beside the name.
 SETTINGS = ("guc_prefix", "key_type", "version", "admin_role", "app_role", "sealed")
@@ -130,11 +130,11 @@ class RLSConstraint(models.BaseConstraint):
         *steps, last = (self.field or self.path or "").split("__")
         hops = []
         for step in steps:
-            key = model._meta.get_field(step)
+            key = field_of(model, step)
             target = key.remote_field.model
             hops.append(Hop(key.column, target._meta.db_table, key.target_field.column))
             model = target
-        return Owner(model._meta.get_field(last).column, tuple(hops))
+        return Owner(field_of(model, last).column, tuple(hops))
 
     def rules(self, model: Any, quote: Quote, table: str | None = None) -> list[Rule]:
         """Return the policies of the table of `model`, or of another quoted one of its columns."""
@@ -153,9 +153,18 @@ class RLSConstraint(models.BaseConstraint):
     def create_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that protects the table of `model`.
 
-        Django asks before the table is there if a column has a default with parameters.
+        Django asks before the table is there if a column has a default with parameters. Where an
+        operation of the same migration is yet to add a field, the table shows nothing until then.
         """
-        return Later(self, model, schema_editor)
+        later = Later(self, model, schema_editor)
+        try:
+            self.rules(model, schema_editor.quote_name)
+        except FieldDoesNotExist:
+            schema_editor.deferred_sql.append(later)
+            return _statement(
+                close(schema_editor.quote_name(model._meta.db_table)), model, schema_editor
+            )
+        return later
 
     def protection_sql(self, model: Any, schema_editor: Any) -> str:
         """Return the same as text, once the table is there.
@@ -169,13 +178,10 @@ class RLSConstraint(models.BaseConstraint):
         return self.policy.protect(quote(model._meta.db_table), self.rules(model, quote))
 
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
-        """Return the SQL that ends the protection, or None, and forget what was to begin it."""
-        waiting = [each for each in schema_editor.deferred_sql if self.is_of(each, model)]
-        if waiting:
-            schema_editor.deferred_sql[:] = [
-                each for each in schema_editor.deferred_sql if each not in waiting
-            ]
-            return None
+        """Return the SQL that ends the protection, and forget what was to begin it."""
+        schema_editor.deferred_sql[:] = [
+            each for each in schema_editor.deferred_sql if not self.is_of(each, model)
+        ]
         quote = schema_editor.quote_name
         # Only their names count, and those no other model changes.
         shared = "true" if self.extra_predicates else None
@@ -313,12 +319,33 @@ class Later(Statement):
         self.schema_editor = schema_editor
 
     def __str__(self) -> str:
-        return self.constraint.protection_sql(self.model, self.schema_editor)
+        try:
+            return self.constraint.protection_sql(self.model, self.schema_editor)
+        except FieldDoesNotExist:
+            return self.newest()
+
+    def newest(self) -> str:
+        """Return the SQL for the models as the migration's operations have left them so far.
+
+        Raises RLSConfigurationError when they still lack a field.
+        """
+        options = self.model._meta
+        try:
+            model = options.apps.get_model(options.label)
+            return self.constraint.protection_sql(model, self.schema_editor)
+        except FieldDoesNotExist as error:
+            raise RLSConfigurationError(
+                f"{options.label} cannot be protected by its constraint {self.constraint.name}:"
+                f" {error}; {LET_DEPEND}"
+            ) from error
 
     def speaks_of(self, table: str) -> bool:
         """Return whether the SQL names a table; it need not be possible to execute it yet."""
         quote = self.schema_editor.quote_name
-        rules = self.constraint.rules(self.model, quote)
+        try:
+            rules = self.constraint.rules(self.model, quote)
+        except FieldDoesNotExist:
+            return False  # It is made of what there is when it is executed.
         return self.references_table(table) or any(
             quote(table) in f"{rule.using} {rule.check}" for rule in rules
         )

@@ -22,6 +22,7 @@ from .exceptions import RLSConfigurationError
 from .expressions import CurrentTenant
 from .policies import samekeys
 from .policies.ddl import Policy
+from .targets import LET_DEPEND, field_of
 
 # PostgreSQL documentation, "Identifiers and Key Words".
 MAX_NAME = 63
@@ -60,8 +61,7 @@ class Later(ForAllTenants):
             return str(self.constraint.statement(model, self.schema_editor))
         except FieldDoesNotExist as error:
             raise RLSConfigurationError(
-                f"{self.constraint.name} on {options.label} cannot be made: {error}; let its"
-                " migration depend on the one that adds the field"
+                f"{self.constraint.name} on {options.label} cannot be made: {error}; {LET_DEPEND}"
             ) from error
 
 
@@ -170,11 +170,11 @@ class SameTenant(models.BaseConstraint):
         """
         quote = schema_editor.quote_name
         options = model._meta
-        key = options.get_field(self.field)
+        key = field_of(model, self.field)
         to = referred(key, options.apps)._meta.concrete_model
         tenant, to_tenant = self.tenants(model, to)
-        columns = [options.get_field(tenant).column, key.column]
-        keys = [to._meta.get_field(to_tenant).column, key.target_field.column]
+        columns = [field_of(model, tenant).column, key.column]
+        keys = [field_of(to, to_tenant).column, key.target_field.column]
         table = to._meta.db_table
         unique = schema_editor._create_index_name(table, keys, suffix=samekeys.SUFFIX)
         return ForAllTenants(

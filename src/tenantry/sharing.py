@@ -14,7 +14,7 @@ from .conf import rls_tenants
 from .exceptions import RLSConfigurationError
 from .policies.expressions import unbalanced
 from .policies.owners import Quote
-from .targets import names_tenant, not_the_tenant, same_table
+from .targets import field_of, names_tenant, not_the_tenant, same_table
 
 
 class ExtraPredicate:
@@ -61,7 +61,7 @@ class TenantField(ExtraPredicate):
 
     def sql(self, model: Any, table: str, tenant: str, quote: Quote) -> str:
         """Return a comparison of the column."""
-        return f"{quote(model._meta.get_field(self.field).column)} = {tenant}"
+        return f"{quote(field_of(model, self.field).column)} = {tenant}"
 
     def problem(self, model: Any) -> str | None:
         """Return that there is no such foreign key to the tenant, if so."""
@@ -147,15 +147,20 @@ class SharedWith(ExtraPredicate):
 
     def sql(self, model: Any, table: str, tenant: str, quote: Quote) -> str:
         """Return that a share of the row's own tenant names the tenant."""
-        shares = model._meta.apps.get_model(self.model)._meta
-        row = shares.get_field(self.row)
-        owner = model._meta.get_field(constraint_of(model).field).column
-        shared_owner = shares.get_field(self.owner).column
+        try:
+            shares = model._meta.apps.get_model(self.model)
+        except LookupError as error:
+            # Of one that a migration is yet to make, Django says that its app is not installed.
+            raise FieldDoesNotExist(
+                f"there is no model {self.model}, with a field named {self.row!r}"
+            ) from error
+        row, owner = field_of(shares, self.row), field_of(model, constraint_of(model).field)
+        shared_owner = field_of(shares, self.owner).column
         return (
-            f"EXISTS (SELECT FROM {quote(shares.db_table)} AS share"
+            f"EXISTS (SELECT FROM {quote(shares._meta.db_table)} AS share"
             f" WHERE share.{quote(row.column)} = {table}.{quote(row.target_field.column)}"
-            f" AND share.{quote(shared_owner)} = {table}.{quote(owner)}"
-            f" AND share.{quote(shares.get_field(self.tenant).column)} = {tenant})"
+            f" AND share.{quote(shared_owner)} = {table}.{quote(owner.column)}"
+            f" AND share.{quote(field_of(shares, self.tenant).column)} = {tenant})"
         )
 
     def problem(self, model: Any) -> str | None:

@@ -1,12 +1,35 @@
-"""What the foreign keys of policies have to refer to."""
+"""The fields that policies are made of, and what they have to refer to."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 
 from .conf import rls_tenants
+
+# What to do where a migration lacks a field of another one.
+LET_DEPEND = (
+    "let its migration depend on the one that adds the field, or if that one depends on it, move"
+    " the constraint to a migration that depends on both; let one that renames or removes the field"
+    " depend on it"
+)
+
+
+def field_of(model: Any, name: str) -> Any:
+    """Return a field of `model` that has a column.
+
+    Raises FieldDoesNotExist, with the label of the model, when there is none of that name.
+    """
+    try:
+        field = model._meta.get_field(name)
+    except FieldDoesNotExist as error:
+        raise FieldDoesNotExist(f"{model._meta.label} has no field named {name!r}") from error
+    if field not in model._meta.concrete_fields:
+        # A foreign key may be called like the many-to-many relation that it replaces.
+        raise FieldDoesNotExist(f"{model._meta.label}.{name} has no column of its own")
+    return field
 
 
 def is_tenant_model(model: Any) -> bool:

@@ -238,6 +238,11 @@ class Policy:
         )
 
 
+def close(table: str) -> str:
+    """Return the SQL after which a table shows nothing that no policy of it shows."""
+    return _ENABLE_1.format(table=table)
+
+
 def drop(table: str, rules: Iterable[Rule]) -> str:
     """Return the SQL that drops policies of a table, which shows nothing from then on."""
     return ";\n".join(f"DROP POLICY IF EXISTS {rule.name} ON {table}" for rule in rules)

@@ -1,0 +1,206 @@
+"""Constraints that need a field that is yet to come, or that never comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.db import connections, models
+from django.db.migrations import (
+    AddConstraint,
+    AddField,
+    AlterField,
+    CreateModel,
+    RemoveConstraint,
+    RemoveField,
+    RunPython,
+)
+from django.db.migrations.migration import Migration
+from django.db.migrations.state import ProjectState
+
+from tenantry import RLSConstraint, SameTenant, TenantField, admin_context, tenant_context
+from tenantry.exceptions import RLSConfigurationError
+from tests.app.models import Tenant
+from tests.fix_migrations import is_protected
+from tests.test_dependents_shared import manager
+from tests.test_retyping import check
+from tests.test_sharing import ORDER, SHARE, SHARED, base, key, paper, run, tenant
+
+Tenants = tuple[Tenant, Tenant]
+Migrate = Callable[..., ProjectState]
+
+
+@pytest.fixture
+def migrate(project: None) -> Iterator[Migrate]:
+    """Return a function that applies operations, each list as one migration."""
+
+    def forwards(*operations: Any, state: ProjectState | None = None) -> ProjectState:
+        state = state or base()
+        for operation in operations:
+            migration: Any = Migration("test", "migrated")
+            migration.operations = operation if isinstance(operation, list) else [operation]
+            try:
+                with connections["owner"].schema_editor() as editor:
+                    state = migration.apply(state, editor)
+            except Exception:
+                # Django leaves its transaction open if what was deferred fails.
+                connections["owner"].connection.close()
+                del connections["owner"]
+                raise
+        return state
+
+    yield forwards
+    tables = run(
+        "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r'"
+        " AND relname LIKE 'migrated%%'",
+        [],
+        alias="owner",
+    )
+    run(f"DROP TABLE {', '.join(name for (name,) in tables)}", alias="owner")
+
+
+def bare(name: str, **fields: Any) -> CreateModel:
+    columns = {"id": models.BigAutoField(primary_key=True), **fields}
+    return CreateModel(name, list(columns.items()))
+
+
+def to(name: str) -> Any:
+    return models.ForeignKey(f"migrated.{name}", models.CASCADE, null=True, related_name="+")
+
+
+def many_to(name: str) -> Any:
+    return models.ManyToManyField(f"migrated.{name}", related_name="+")
+
+
+def rls(**options: Any) -> RLSConstraint:
+    return RLSConstraint(name="line_rls", **options)
+
+
+def isolated(state: ProjectState, tenants: Tenants, names: set[str], patch: Any) -> None:
+    """Check that every line is of the tenant of its order, and that the policies are all there."""
+    check(state, names, patch)
+    for each in tenants:
+        with tenant_context(each.pk):
+            order = manager(state, "Order").create()
+            manager(state, "Line").create(up=order)
+    for each in tenants:
+        with tenant_context(each.pk):
+            assert run("SELECT count(*) FROM migrated_line") == [(1,)]
+    assert run("SELECT count(*) FROM migrated_line") == [(0,)]
+    with admin_context():
+        assert run("DELETE FROM migrated_line") == 2
+
+
+PATH = AddConstraint("line", rls(path="up__tenant"))
+
+
+@pytest.mark.parametrize("line", [bare("Line"), bare("Line", up=many_to("Order"))])
+def test_a_path_waits_for_its_foreign_key(
+    line: Any, tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = [RemoveField("line", "up")] if len(line.fields) == 2 else []
+    state = migrate(ORDER, line, [PATH, *fields, AddField("line", "up", to("Order"))])
+    isolated(state, tenants, {"Order", "Line"}, monkeypatch)
+
+
+def test_a_path_of_a_new_table_waits(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = bare("Line")
+    line.options["constraints"] = [rls(path="up__tenant")]
+    state = migrate([line, ORDER, AddField("line", "up", to("Order"))])
+    isolated(state, tenants, {"Order", "Line"}, monkeypatch)
+
+
+def test_a_table_that_waits_is_closed(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    probe = RunPython(
+        lambda apps, editor: found.append(is_protected("migrated_line")), RunPython.noop
+    )
+    line = bare("Line", tenant=tenant())
+    line.options["constraints"] = [rls(field="tenant")]
+    state = migrate(
+        ORDER,
+        line,
+        [RemoveConstraint("line", "line_rls"), PATH, probe, AddField("line", "up", to("Order"))],
+    )
+    assert found == [(True, True, 0)]
+    isolated(state, tenants, {"Order", "Line"}, monkeypatch)
+
+
+def test_what_waits_speaks_of_columns_that_were_renamed(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renamed = AlterField("order", "tenant", key(db_column="customer_no", null=True))
+    state = migrate(ORDER, bare("Line"), [PATH, renamed, AddField("line", "up", to("Order"))])
+    check(state, {"Order", "Line"}, monkeypatch)
+
+
+def test_sharing_waits_for_the_model_of_the_shares(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the model nor its fields are there; one that it shows itself to comes last."""
+    constraint = RLSConstraint(field="tenant", extra_predicates=[SHARED], name="paper_rls")
+    change = [RemoveConstraint("paper", "paper_rls"), AddConstraint("paper", constraint)]
+    fields = [(name, field) for name, field in SHARE.fields if name != "recipient"]
+    share = CreateModel("Share", fields, SHARE.options)
+    state = migrate(paper(), [*change, share, AddField("share", "recipient", key())])
+    check(state, {"Paper", "Share"}, monkeypatch)
+
+
+def test_what_waits_and_is_removed_leaves_nothing(migrate: Migrate) -> None:
+    line = bare("Line")
+    migrate(
+        ORDER,
+        line,
+        [PATH, AddField("line", "up", to("Order")), RemoveConstraint("line", "line_rls")],
+    )
+    assert is_protected("migrated_line") == (False, False, 0)
+
+
+def test_a_foreign_key_of_the_tenant_waits_for_a_relation_to_become_a_foreign_key(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    line = bare("Line", tenant=tenant(), up=many_to("Order"))
+    line.options["constraints"] = [rls(field="tenant")]
+    same = SameTenant(
+        field="up", name="same", tenant="tenant", target=("migrated.order", "tenant", "id")
+    )
+    change = [RemoveField("line", "up"), AddField("line", "up", to("Order"))]
+    migrate(ORDER, line, [AddConstraint("line", same), *change])
+    assert run("SELECT contype::text FROM pg_constraint WHERE conname = 'same'") == [("f",)]
+
+
+@pytest.mark.parametrize(
+    ("constraint", "missing"),
+    [
+        (rls(path="up__tenant"), "migrated.Line has no field named 'up'"),
+        (rls(path="order__owner"), "migrated.Order has no field named 'owner'"),
+        (rls(path="orders__tenant"), "migrated.Line.orders has no column of its own"),
+        (rls(field="tenant"), "migrated.Line has no field named 'tenant'"),
+        (
+            rls(field="id", extra_predicates=[TenantField("partner")]),
+            "migrated.Line has no field named 'partner'",
+        ),
+        (
+            rls(field="id", extra_predicates=[SHARED]),
+            "there is no model migrated.Share, with a field named 'paper'",
+        ),
+    ],
+    ids=repr,
+)
+def test_what_never_comes_is_named(
+    constraint: RLSConstraint, missing: str, migrate: Migrate
+) -> None:
+    state = migrate(ORDER, bare("Line", order=to("Order"), orders=many_to("Order")))
+    with pytest.raises(RLSConfigurationError) as caught:
+        migrate(AddConstraint("line", constraint), state=state)
+    assert str(caught.value) == (
+        f"migrated.Line cannot be protected by its constraint line_rls: {missing}; let its"
+        " migration depend on the one that adds the field, or if that one depends on it, move the"
+        " constraint to a migration that depends on both; let one that renames or removes the field"
+        " depend on it"
+    )
