@@ -8,9 +8,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from django import VERSION
 from django.core.management import call_command
 from django.db import ProgrammingError, connections, models, transaction
-from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
+from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint, RenameField
+from django.db.migrations.autodetector import MigrationAutodetector
+from django.db.migrations.graph import MigrationGraph
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.questioner import MigrationQuestioner
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, admin_context, tenant_context
@@ -251,6 +256,34 @@ def test_a_changed_setting_makes_a_migration(project: None, settings: Any) -> No
         call_command("makemigrations", check=True, dry_run=True, stdout=output)
     assert "Remove constraint app_note_rls from model note" in output.getvalue()
     assert "Create constraint app_note_rls on model note" in output.getvalue()
+
+
+def test_a_tenant_field_with_a_column_of_its_own_is_renamed(project: None) -> None:
+    """Django 6.1 looks for the fields of any constraint that keeps its name: see the limits."""
+
+    def state(field: str, name: str) -> ProjectState:
+        fields: Fields = [
+            ("id", models.BigAutoField(primary_key=True)),
+            (field, models.BigIntegerField(db_column="customer_no")),
+        ]
+        options = {"constraints": [RLSConstraint(field=field, name=name)]}
+        made = ProjectState()
+        CreateModel("Renamed", fields, options).state_forwards("migrated", made)
+        return made
+
+    def operations(after: ProjectState) -> list[type[Operation]]:
+        renamed = MigrationQuestioner({"ask_initial": True, "ask_rename": True})
+        detector = MigrationAutodetector(state("customer", "a"), after, renamed)
+        [migration] = detector.changes(MigrationGraph())["migrated"]
+        return [type(each) for each in migration.operations]
+
+    wanted = [RemoveConstraint, RenameField, AddConstraint]
+    assert operations(state("client", "b")) == wanted
+    if VERSION >= (6, 1):
+        with pytest.raises(KeyError, match="fields"):
+            operations(state("client", "a"))
+    else:
+        assert operations(state("client", "a")) == wanted
 
 
 PREDICATE_1 = (
