@@ -686,6 +686,42 @@ def test_a_path_that_leads_nowhere_is_found_by_a_check(tenants: Tenants) -> None
         assert part in found.msg
 
 
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"field": "nobody"}, "Name the foreign key to the tenant in RLSConstraint(field=...)."),
+        ({"path": "author__nobody"}, "at the end, in RLSConstraint(path='order__tenant')."),
+        ({"path": "author.tenant"}, "at the end, in RLSConstraint(path='author__tenant')."),
+    ],
+)
+def test_a_check_says_how_a_way_to_the_tenant_is_named(given: Any, hint: str) -> None:
+    [found] = RLSConstraint(**given, name="n")._check(Note, connections["default"])
+    assert found.id == "tenantry.E001"
+    assert found.hint is not None
+    assert found.hint.endswith(hint)
+
+
+@pytest.mark.parametrize("label", ["nope", "app.Note.Share", "", None, Note])
+def test_the_model_of_shares_is_named_by_its_label(label: Any) -> None:
+    problem = SharedWith(label, row="note", tenant="recipient").problem(Note)
+    assert problem == f"{label!r} is not the label of a model, such as 'app_label.Model'"
+
+
+@pytest.mark.parametrize(
+    ("option", "one", "wanted"),
+    [
+        ("extra_predicates", "is_public", "[RawPredicate('is_public')]"),
+        ("extra_predicates", TenantField("partner"), "[TenantField(...)]"),
+        ("extra_bypass_flags", "login", "['login']"),
+    ],
+)
+def test_one_in_place_of_a_list_is_refused(option: str, one: Any, wanted: str) -> None:
+    given: Any = {option: one}
+    with pytest.raises(RLSConfigurationError, match="takes a list of") as caught:
+        RLSConstraint(field="tenant", **given)
+    assert str(caught.value).endswith(f"; write {option}={wanted}")
+
+
 @pytest.mark.parametrize("given", [{}, {"field": "tenant", "path": "a__tenant"}])
 def test_a_constraint_has_a_field_or_a_path(given: Any) -> None:
     with pytest.raises(RLSConfigurationError, match="takes a field or a path to the tenant"):

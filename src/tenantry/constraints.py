@@ -70,6 +70,7 @@ class RLSConstraint(models.BaseConstraint):
                 f"RLSConstraint takes a field or a path to the tenant, and one of them; got"
                 f" field={field!r} and path={path!r}"
             )
+        require_lists(extra_predicates, extra_bypass_flags)
         super().__init__(name=name)
         self.field = field
         self.path = path
@@ -227,8 +228,7 @@ class RLSConstraint(models.BaseConstraint):
                 field = at._meta.get_field(step)
             except FieldDoesNotExist:
                 message = f"{at._meta.label} has no field {step!r} to protect its rows by."
-                hint = "Name the foreign key to the tenant in RLSConstraint(field=...)."
-                return [checks.Error(message, hint, model, "tenantry.E001")]
+                return [checks.Error(message, self.hint_of_names(), model, "tenantry.E001")]
             if field not in at._meta.local_concrete_fields:
                 message = f"{at._meta.label}.{step} is not a column of the model's own table."
                 hint = "Declare a foreign key to the tenant on this model."
@@ -245,6 +245,13 @@ class RLSConstraint(models.BaseConstraint):
             if number < len(steps):
                 at = field.remote_field.model
         return self.check_end(model, at, field)
+
+    def hint_of_names(self) -> str:
+        """Return how to name what leads to the tenant."""
+        if self.path is None:
+            return "Name the foreign key to the tenant in RLSConstraint(field=...)."
+        path = self.path.replace(".", "__") if "." in self.path else "order__tenant"
+        return f"Name foreign keys, and the tenant at the end, in RLSConstraint(path={path!r})."
 
     def check_end(self, model: Any, at: Any, field: Any) -> list[checks.CheckMessage]:
         """Return an error if `field` of `at`, where the way ends, does not name the tenant."""
@@ -284,6 +291,21 @@ class RLSConstraint(models.BaseConstraint):
                 f" {wanted}"
             )
         return None
+
+
+def require_lists(predicates: object, flags: object) -> None:
+    """Raise RLSConfigurationError for one of what there may be several of.
+
+    The letters of a string would be taken for them.
+    """
+    for name, given in (("extra_predicates", predicates), ("extra_bypass_flags", flags)):
+        if isinstance(given, str | ExtraPredicate):
+            wanted = f"{type(given).__name__}(...)"
+            if isinstance(given, str):
+                wanted = f"RawPredicate({given!r})" if given is predicates else repr(given)
+            raise RLSConfigurationError(
+                f"RLSConstraint takes a list of {name}, and not {given!r}; write {name}=[{wanted}]"
+            )
 
 
 def check_installed(model: type[models.Model]) -> list[checks.CheckMessage]:

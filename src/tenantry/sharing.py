@@ -166,9 +166,11 @@ class SharedWith(ExtraPredicate):
     def problem(self, model: Any) -> str | None:
         """Return what the other model lacks, if so."""
         apps: Apps = model._meta.apps
+        if not (isinstance(self.model, str) and self.model.count(".") == 1):
+            return f"{self.model!r} is not the label of a model, such as 'app_label.Model'"
         try:
             shares = apps.get_model(self.model)
-        except (LookupError, ValueError) as error:
+        except LookupError as error:
             return f"{self.model!r} is no model: {error}"
         found = missing(shares, self.row) or missing(shares, self.tenant)
         found = found or stray(shares, self.tenant) or self.misfit(model, shares)
