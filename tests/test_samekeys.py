@@ -227,12 +227,22 @@ def test_it_is_checked_at_commit_or_when_somebody_asks(migrate: Migrate) -> None
 def test_without_it_a_tenant_points_to_another_tenants_row(migrate: Migrate) -> None:
     state = migrate(author(), note())
     authors, notes = managers(state, "Author", "Note")
-    foreign = authors_of_two_tenants(authors)[1]
+    mine, foreign = authors_of_two_tenants(authors)
     with tenant_context(1):
-        assert notes.create(owner=1, author=foreign).author_id == foreign.pk
+        bad = notes.create(owner=1, author=foreign)
+        assert bad.author_id == foreign.pk
+        notes.create(owner=1, author=mine)
+        notes.create(owner=1)
     with pytest.raises(IntegrityError, match=REFUSED):
         migrate(AddConstraint("note", same()), state=state)
     assert constraints_of("keys_%") == []
+    # As the guide says.
+    with admin_context():
+        found = notes.exclude(author=None).exclude(author__owner=models.F("owner"))
+        assert list(found) == [bad]
+        found.update(author=None)
+    migrate(AddConstraint("note", same()), state=state)
+    assert constraints_of("keys_note") == [FOREIGN_KEY]
 
 
 def test_deleting_stays_what_django_does(migrate: Migrate) -> None:
