@@ -399,6 +399,18 @@ def test_what_the_target_gets_later_in_the_migration_is_waited_for(migrate: Migr
     run("DROP TABLE keys_note, keys_author", "owner")
 
 
+def test_a_new_table_with_a_default_of_the_database_waits_too(migrate: Migrate) -> None:
+    """Of such a table Django asks for its constraints one by one, and defers what it gets."""
+    bare = CreateModel("Author", [("id", models.BigAutoField(primary_key=True))])
+    waiting = same(tenant="owner", target=("keys.author", "owner", "id"))
+    field = AddField("author", "owner", owner(null=True))
+    kind = models.TextField(db_default="draft")
+    operations = [bare, note(waiting, kind=kind), field, AddConstraint("author", rls("author"))]
+    migrate(operations, reverse=False)
+    assert constraints_of("keys_note") == [FOREIGN_KEY]
+    run("DROP TABLE keys_note, keys_author", "owner")
+
+
 def test_what_the_target_never_gets_is_an_error(migrate: Migrate) -> None:
     bare = CreateModel("Author", [("id", models.BigAutoField(primary_key=True))])
     state = migrate(bare)

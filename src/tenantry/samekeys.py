@@ -32,6 +32,7 @@ MAX_NAME = 63
 # because it counts it twice. It promises no order; releases 15 to 18 have that of the names, by
 # which pg_constraint is indexed. In another one only estimates would be worse.
 FIRST = "0_"
+LATER = "-- A foreign key is made at the end of the migration"
 
 
 class ForAllTenants(Statement):
@@ -143,16 +144,16 @@ class SameTenant(models.BaseConstraint):
 
     def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
         """Make the foreign key of a table that is being created, once all tables are there."""
-        if sql := self.create_sql(model, schema_editor):
-            schema_editor.deferred_sql.append(sql)
+        schema_editor.deferred_sql.append(self.create_sql(model, schema_editor))
 
     def create_sql(self, model: Any, schema_editor: Any) -> Any:
-        """Return the SQL that makes the foreign key, or None, and make it later."""
+        """Return the SQL that makes the foreign key, or a comment, and make it later."""
         try:
             return self.statement(model, schema_editor)
         except FieldDoesNotExist:
             schema_editor.deferred_sql.append(Later(self, model, schema_editor))
-            return None
+            # Not None, which Django would defer, and execute as text, for some new tables.
+            return Statement(LATER)
 
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that drops the foreign key, and the unique one that nothing else needs."""
