@@ -14,6 +14,7 @@ from django.db.migrations import (
     CreateModel,
     RemoveConstraint,
     RemoveField,
+    RenameField,
     RunPython,
 )
 from django.db.migrations.migration import Migration
@@ -172,6 +173,22 @@ def test_a_foreign_key_of_the_tenant_waits_for_a_relation_to_become_a_foreign_ke
     change = [RemoveField("line", "up"), AddField("line", "up", to("Order"))]
     migrate(ORDER, line, [AddConstraint("line", same), *change])
     assert run("SELECT contype::text FROM pg_constraint WHERE conname = 'same'") == [("f",)]
+
+
+def test_queries_do_without_a_path_that_is_yet_to_follow_a_renamed_field(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    """As in a data migration after the one of another app that has renamed it."""
+    state = migrate(ORDER, bare("Line", up=to("Order")), PATH)
+    state = migrate(RenameField("order", "tenant", "customer"), state=state)
+    orders, lines = manager(state, "Order"), manager(state, "Line")
+    for each in tenants:
+        with tenant_context(each.pk):
+            lines.create(up=orders.create(customer_id=each.pk))
+    for each in tenants:
+        with tenant_context(each.pk):
+            assert (orders.count(), lines.count()) == (1, 1)
+    assert (orders.count(), lines.count()) == (0, 0)
 
 
 @pytest.mark.parametrize(
