@@ -25,8 +25,9 @@ SET_IS_NORMALIZED = 180000
 NO_ROLE = "none"
 READS = frozenset({b"SEL", b"INS", b"UPD", b"DEL", b"WIT"})
 MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START"})
-# Possessive, so that a text that begins with much white space and no word does not take long.
-FIRST_WORD = re.compile(rb"(?:\s|--[^\n]*+(?:\n|\Z)|/\*.*?\*/)*+([A-Za-z]+)", re.DOTALL)
+# White space and comments. Possessive: much of it with no word after it does not take long.
+GAP = rb"(?:\s|--[^\n\r]*+(?:[\n\r]|\Z)|/\*(?s:.*?)\*/)*+"
+FIRST_WORD = re.compile(GAP + rb"([A-Za-z]+)")
 
 
 class Session(NamedTuple):

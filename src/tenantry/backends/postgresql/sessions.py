@@ -9,7 +9,7 @@ from ...exceptions import UnbindableStatementError
 # Possessive quantifiers keep the time proportional to the length, whatever there is before a word.
 SESSION_STATE = re.compile(
     rb"""
-    (?: \A | ; ) (?: \s | --[^\n]*+(?:\n|\Z) | /\*.*?\*/ )*+
+    (?: \A | ; ) (?: \s | --[^\n\r]*+(?:[\n\r]|\Z) | /\*.*?\*/ )*+
     (?:
         (?: LISTEN | DISCARD | RESET )\b
       | SET\s++(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)

@@ -28,6 +28,7 @@ from .apply import first_word, is_secret, must_be_first, parameters, prefix
 from .flush import FlushMixin
 from .positions import without_prefix
 from .sessions import refuse_session_state
+from .several import refuse_undoing
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -131,6 +132,7 @@ class StatementMixin(FlushMixin):
     ) -> None:
         if self._conn.per_transaction:
             self.refuse_session_state(query.query)
+        refuse_undoing(query.query, self._pgconn)
         self._prefix_results = 0
         self._control = []
         text_results = self.format == Format.TEXT if binary is None else not binary
@@ -182,6 +184,8 @@ class StatementMixin(FlushMixin):
         statement = self._convert_query(query, params)
         if self._conn.per_transaction:
             self.refuse_session_state(statement.query)
+        if b";" in statement.query:
+            refuse_undoing(statement.query, self._pgconn)
         self._send_with_binding(statement, self._binding())
         results = yield from generators.execute(self._pgconn)
         self._check_results(results)
@@ -230,6 +234,7 @@ class StatementMixin(FlushMixin):
 
         Raises UnbindableStatementError outside a transaction, whose end it would not outlive.
         """
+        refuse_undoing(statement, self._pgconn)
         if self.is_outside() or self._conn.single:
             shown = statement.decode(errors="replace")[:60]
             raise UnbindableStatementError(

@@ -1,0 +1,118 @@
+"""Strings of several statements: none may undo the binding that those after it rely on.
+
+The binding is in front of the whole string, and set until the end of the transaction. ``ROLLBACK TO
+SAVEPOINT`` undoes it, so that what follows would run as whoever was bound when the savepoint was
+made; after ``COMMIT`` or ``ROLLBACK`` it would run as whatever the server session was left with.
+
+The text is cut as PostgreSQL cuts it (documentation, "Lexical Structure"). Where that cannot be
+known here, the words themselves are refused, wherever they stand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ...exceptions import UnbindableStatementError
+from .apply import GAP, first_word
+
+# What ends a transaction, or a part of one.
+ENDS = frozenset({b"ABORT", b"COMMIT", b"END", b"ROLLBACK"})
+# What may follow that: it reads no rows, and runs nothing that does.
+CONTROL = ENDS | {b"BEGIN", b"RELEASE", b"SAVEPOINT", b"START"}
+PREPARED = re.compile(GAP + rb"PREPARE" + GAP + rb"TRANSACTION\b", re.IGNORECASE)
+END_WORDS = re.compile(rb"\b(?:ABORT|COMMIT|END|ROLLBACK|PREPARE)\b", re.IGNORECASE)
+BLANK = re.compile(GAP + rb"\Z")
+# The body of a function in SQL, whose statements are its own, and which ends with END.
+BODY = re.compile(rb"\bBEGIN" + GAP + rb"ATOMIC\b", re.IGNORECASE)
+
+# All up to what separates statements, or needs a closer look. A string whose backslashes count may
+# go on after a line break. A word is taken whole, as it may hold a dollar sign and not be an E; a
+# number may hold letters, but no dollar sign. All are possessive: this takes time by the length.
+WITHIN = re.compile(
+    rb"""
+    (?: [^;'"$/\-0-9A-Za-z_\x80-\xff]++
+      | [eE]' (?: [^'\\]++ | \\. | '' | '(?:\s|--[^\n\r]*+(?:[\n\r]|\Z))*+' )*+ (?:'|\Z)
+      | [A-Za-z_\x80-\xff][0-9A-Za-z_$\x80-\xff]*+
+      | [0-9][0-9A-Za-z_\x80-\xff]*+
+      | '[^']*+(?:'|\Z)
+      | "[^"]*+(?:"|\Z)
+      | --[^\n\r]*+
+      | /\* (?: [^*/]++ | \*(?!/) | /(?!\*) )*+ \*/
+      | -(?!-)
+      | /(?!\*)
+    )*+
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+DOLLAR = re.compile(rb"\$(?:[A-Za-z_\x80-\xff][0-9A-Za-z_\x80-\xff]*+)?\$")
+
+
+def refuse_undoing(statement: bytes, pgconn: Any) -> None:
+    """Raise UnbindableStatementError if a part of `statement` undoes the binding of the next."""
+    if b";" not in statement:
+        return
+    if is_cut_alike(pgconn):
+        refused = undoes_binding(statement)
+    else:
+        refused = END_WORDS.search(statement) is not None
+    if refused:
+        shown = statement.decode(errors="replace")[:60]
+        raise UnbindableStatementError(
+            f"{shown!r} ends its transaction, or rolls back to a savepoint, and goes on after that,"
+            " where the tenant is no longer bound; send its statements one by one"
+        )
+
+
+def is_cut_alike(pgconn: Any) -> bool:
+    """Return whether the server takes quotes for what they are here.
+
+    In some encodings of a client a backslash may be part of a character.
+    """
+    return bool(
+        pgconn.parameter_status(b"standard_conforming_strings") == b"on"
+        and pgconn.parameter_status(b"client_encoding") == b"UTF8"
+    )
+
+
+def undoes_binding(text: bytes) -> bool:
+    """Return whether a statement in `text` ends a transaction, and anything but control follows."""
+    ended = body = False
+    for statement in statements(text):
+        if statement is None:
+            return END_WORDS.search(text) is not None
+        word = first_word(statement)
+        if ended and word not in CONTROL and not BLANK.match(statement):
+            return True
+        if word == b"END" and body:
+            body = False
+        elif word in ENDS or PREPARED.match(statement):
+            ended = True
+        elif word == b"CREATE" and BODY.search(statement):
+            body = True
+    return False
+
+
+def statements(text: bytes) -> Iterator[bytes | None]:
+    """Yield the parts of `text` that semicolons separate; None, at last, for what is not clear."""
+    start = position = 0
+    while True:
+        position = WITHIN.match(text, position).end()  # type: ignore[union-attr]  # always matches
+        found = text[position : position + 1]
+        if found in (b";", b""):
+            yield text[start:position]
+            if not found:
+                return
+            start = position = position + 1
+        elif found == b"$":
+            # A parameter has one, a quote two.
+            quote = DOLLAR.match(text, position)
+            closed = text.find(quote[0], quote.end()) if quote else position
+            if closed < 0:
+                closed = len(text)
+            position = closed + (len(quote[0]) if quote else 1)
+        else:
+            # A comment in a comment, or one that does not end.
+            yield None
+            return
