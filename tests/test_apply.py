@@ -7,7 +7,13 @@ from uuid import UUID
 
 import pytest
 
-from tenantry.backends.postgresql.apply import Session, first_word, parameters, prefix
+from tenantry.backends.postgresql.apply import (
+    Session,
+    first_word,
+    must_be_first,
+    parameters,
+    prefix,
+)
 from tenantry.binding import ADMIN, UNBOUND, Binding
 
 OLD, NEW = 170005, 180000
@@ -54,6 +60,33 @@ def test_both_values_are_always_sent(binding: Binding, tenant: str, admin: str) 
 def test_what_wants_to_be_first_goes_behind_no_query_and_unbound(statement: bytes) -> None:
     assert prefix(Binding(42), statement, OLD) == prefix(UNBOUND, statement, NEW)
     assert b"42" in prefix(Binding(42), statement, NEW).text
+
+
+@pytest.mark.parametrize(
+    ("statement", "first"),
+    [
+        (b"LOCK TABLE t", True),
+        (b"/* a */ lock t;\n", True),
+        # What follows reads rows, for which the tenant has to be bound.
+        (b"LOCK TABLE t; SELECT max(n) FROM t", False),
+        # It runs the triggers that were deferred.
+        (b"SET CONSTRAINTS ALL IMMEDIATE", False),
+        (b"set /* a */\n constraints c deferred", False),
+        (b"SET constraints.x = 1", True),
+        (b"SELECT 1", False),
+    ],
+)
+def test_what_wants_to_be_first_reads_no_rows(statement: bytes, first: bool) -> None:
+    assert must_be_first(statement) == first
+
+
+def test_the_admin_locks_as_its_role(settings: Any) -> None:
+    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "ADMIN_ROLE": "boss"}
+    statement = b"LOCK TABLE t"
+    for version in (OLD, NEW):
+        assert b"SET LOCAL role='boss'" in prefix(ADMIN, statement, version).text
+    assert b"SET LOCAL role='none'" in prefix(Binding(42), statement, OLD).text
+    assert b"42" not in prefix(Binding(42), statement, OLD).text
 
 
 @pytest.mark.parametrize(

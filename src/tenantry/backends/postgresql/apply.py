@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from django.core.signals import setting_changed
 
-from ...binding import UNBOUND, Binding
+from ...binding import ADMIN, UNBOUND, Binding
 from ...conf import rls_tenants
 from ...seal import token
 
@@ -24,10 +24,12 @@ SET_IS_NORMALIZED = 180000
 # What PostgreSQL calls the role that logged in (PostgreSQL documentation, "SET ROLE").
 NO_ROLE = "none"
 READS = frozenset({b"SEL", b"INS", b"UPD", b"DEL", b"WIT"})
-MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START"})
+MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START", b"LOCK"})
 # White space and comments. Possessive: much of it with no word after it does not take long.
 GAP = rb"(?:\s|--[^\n\r]*+(?:[\n\r]|\Z)|/\*(?s:.*?)\*/)*+"
 FIRST_WORD = re.compile(GAP + rb"([A-Za-z]+)")
+# It runs what was deferred, which reads rows.
+SET_CONSTRAINTS = re.compile(GAP + rb"SET" + GAP + rb"CONSTRAINTS\b(?!\.)", re.IGNORECASE)
 
 
 class Session(NamedTuple):
@@ -64,13 +66,14 @@ def prefix(
 
     The text ends with a newline, so that the statement starts on a line of its own. Before
     PostgreSQL 18 it is a SELECT, which must not precede a statement that wants to be the first of
-    its transaction (``SET TRANSACTION``, ``BEGIN ISOLATION LEVEL``). These go unbound: they read
-    no rows, and what follows them in the same string sees none.
+    its transaction (``SET TRANSACTION``, ``BEGIN ISOLATION LEVEL``, and ``LOCK``, after which a
+    snapshot is to be taken). These go without a tenant: they read no rows, and what follows them
+    in the same string sees none.
     """
     if server_version >= SET_IS_NORMALIZED:
         return _set_local(binding, session.role)
     if must_be_first(statement):
-        return _set_local(UNBOUND, session.role)
+        return _set_local(without_tenant(binding), session.role)
     return _select(binding, session.role)
 
 
@@ -98,9 +101,19 @@ def startup_options(binding: Binding) -> str:
     return " ".join(f"-c {name}={value}" for name, value in escaped)
 
 
+def without_tenant(binding: Binding) -> Binding:
+    """Return what of `binding` is neither secret nor another text for each tenant: the admin."""
+    return ADMIN if binding.is_admin else UNBOUND
+
+
 def must_be_first(statement: bytes) -> bool:
     """Return whether `statement` may want to be the first query of its transaction."""
-    return statement[:3].upper() not in READS and first_word(statement) in MUST_BE_FIRST
+    if statement[:3].upper() in READS or (word := first_word(statement)) not in MUST_BE_FIRST:
+        return False
+    if word == b"LOCK":
+        # Alone it reads no rows.
+        return b";" not in statement.rstrip(b"; \n")
+    return not SET_CONSTRAINTS.match(statement)
 
 
 def first_word(statement: bytes) -> bytes:

@@ -20,11 +20,11 @@ from psycopg.pq import (
 )
 
 from ... import audit
-from ...binding import UNBOUND, Binding, current_binding
+from ...binding import Binding, current_binding
 from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
 from .advice import advised, is_refused_row
-from .apply import first_word, is_secret, must_be_first, parameters, prefix
+from .apply import first_word, is_secret, must_be_first, parameters, prefix, without_tenant
 from .flush import FlushMixin
 from .positions import without_prefix
 from .sessions import refuse_session_state
@@ -142,7 +142,9 @@ class StatementMixin(FlushMixin):
         elif text_results and (client_side or not query.params) and not self.goes_bare():
             current = self._binding()
             # Only what must be first, and reads no rows, comes here with a secret.
-            self._send_with_binding(query, UNBOUND if is_secret(current) else current)
+            self._send_with_binding(
+                query, without_tenant(current) if is_secret(current) else current
+            )
             return
         elif not (client_side or self.goes_bare()):
             raise UnbindableStatementError(

@@ -1,0 +1,109 @@
+"""What wants to be the first statement of its transaction, and what only begins like that."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connections, transaction
+from psycopg import IsolationLevel
+
+from tenantry import admin_context, tenant_context
+from tests import settings
+from tests.app.models import Note, Shared, Tenant
+from tests.fix_aliases import Add
+from tests.fix_faults import wait_for
+
+Tenants = tuple[Tenant, Tenant]
+LOCK = "LOCK TABLE app_shared IN SHARE ROW EXCLUSIVE MODE"
+
+
+@pytest.fixture
+def server(tenants: Tenants, postgres: Any) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(postgres.dsn("postgres", "tenantry"), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("like", ["default", "wire_server_side"])
+@pytest.mark.parametrize("rides", [True, False])
+def test_what_is_read_after_a_lock_is_what_the_other_has_written(
+    like: str, rides: bool, alias: Add, server: psycopg.Connection[Any], tenants: Tenants
+) -> None:
+    """Also in REPEATABLE READ: the lock takes no snapshot, so that the one after it is new."""
+    using = alias(like, {"isolation_level": IsolationLevel.REPEATABLE_READ, "ride_along": rides})
+    Shared.objects.create(text="old")
+    read: list[str] = []
+
+    def work() -> None:
+        try:
+            with tenant_context(tenants[0].pk), transaction.atomic(using=using):
+                with connections[using].cursor() as cursor:
+                    cursor.execute(LOCK)
+                read.extend(Shared.objects.using(using).values_list("text", flat=True))
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=work)
+    with server.transaction():
+        server.execute(LOCK)
+        server.execute("UPDATE app_shared SET text = 'new'")
+        thread.start()
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        wait_for(lambda: server.execute(waits).fetchone() == (1,))
+    thread.join(10)
+    assert read == ["new"]
+
+
+def test_the_admin_locks_with_the_privileges_of_its_role(
+    server: psycopg.Connection[Any], tenants: Tenants
+) -> None:
+    if settings.SHAPE != "guc":
+        server.execute("REVOKE UPDATE, DELETE ON app_shared FROM app")
+    try:
+        with admin_context(), transaction.atomic(), connections["default"].cursor() as cursor:
+            cursor.execute(LOCK)
+    finally:
+        server.execute("GRANT UPDATE, DELETE ON app_shared TO app")
+
+
+@pytest.mark.parametrize("who", ["tenant", "admin"])
+def test_what_follows_a_lock_in_its_string_is_bound(who: str, tenants: Tenants) -> None:
+    scope: AbstractContextManager[Any] = (
+        tenant_context(tenants[0].pk) if who == "tenant" else admin_context()
+    )
+    with scope, transaction.atomic(), connections["default"].cursor() as cursor:
+        cursor.execute("LOCK TABLE app_shared IN SHARE MODE; SELECT count(*) FROM app_note")
+        assert cursor.nextset()
+        assert cursor.fetchone() == ({"tenant": 2, "admin": 4}[who],)
+
+
+@pytest.fixture
+def deferred(server: psycopg.Connection[Any]) -> Iterator[None]:
+    """Let a deferred trigger look for the row that was written."""
+    server.execute(
+        """
+        CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          IF NOT EXISTS (SELECT FROM public.app_note WHERE id = NEW.id) THEN
+            RAISE 'the trigger does not see its row';
+          END IF;
+          RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER look AFTER INSERT ON app_note DEFERRABLE INITIALLY DEFERRED
+          FOR EACH ROW EXECUTE FUNCTION look();
+        """
+    )
+    yield
+    server.execute("DROP TRIGGER look ON app_note; DROP FUNCTION look()")
+
+
+@pytest.mark.parametrize("alias", ["default", "wire_server_side"])
+def test_triggers_run_in_the_binding_of_the_statement_that_ends_their_waiting(
+    alias: str, tenants: Tenants, deferred: None
+) -> None:
+    with tenant_context(tenants[0].pk), transaction.atomic(using=alias):
+        Note.objects.using(alias).create(title="A 3", tenant=tenants[0])
+        connections[alias].check_constraints()
