@@ -241,6 +241,14 @@ def test_a_receiver_that_fails_keeps_no_connection(pool: Any) -> None:
         "WITH n AS (SELECT 1) SELECT * INTO TEMPORARY TABLE t FROM n",
         "EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1",
         "CREATE OR REPLACE TEMP VIEW v AS SELECT 1",
+        "CREATE TABLE pg_temp.leak AS SELECT * FROM app_note",
+        'create unlogged table if not exists "pg_temp" . leak as select 1',
+        "CREATE TABLE pg_temp.leak ON COMMIT PRESERVE ROWS AS SELECT 1",
+        "EXPLAIN ANALYZE CREATE TABLE pg_temp_3.leak AS SELECT 1",
+        "CREATE VIEW pg_temp.v AS SELECT 1",
+        "SELECT title INTO pg_temp.leak FROM app_note",
+        "SELECT title INTO TABLE pg_temp.leak FROM app_note",
+        "WITH n AS (SELECT 1) SELECT * INTO UNLOGGED TABLE pg_temp.leak FROM n",
         'SELECT pg_catalog."pg_advisory_lock"(4)',
     ],
 )
@@ -262,6 +270,9 @@ def temporary(superuser: psycopg.Connection[Any]) -> Iterator[None]:
     "statement",
     [
         "CREATE TEMP TABLE t (n int) ON COMMIT DROP",
+        "CREATE TABLE pg_temp.t (n int) ON COMMIT DROP",
+        "CREATE TEMP TABLE t (n int) ON COMMIT DROP; WITH n AS (SELECT 1)"
+        " INSERT INTO pg_temp.t SELECT * FROM n; SELECT * FROM pg_temp.t",
         "SET  LOCAL work_mem = '1MB'",
         "INSERT INTO app_shared (text) VALUES ('x')",
     ],

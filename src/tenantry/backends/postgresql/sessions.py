@@ -16,10 +16,17 @@ SESSION_STATE = re.compile(
       | PREPARE\s++(?!TRANSACTION\b)
       | DECLARE\b[^;]*\bWITH\s++HOLD\b
       | (?: EXPLAIN\b[^;]*\b )?
-        CREATE\s++(?:OR\s++REPLACE\s++)?(?:(?:GLOBAL|LOCAL)\s++)?TEMP(?:ORARY)?\b
+        CREATE\s++
+        (?: (?:OR\s++REPLACE\s++)?(?:(?:GLOBAL|LOCAL)\s++)?TEMP(?:ORARY)?\b
+            # What is made ON a table is gone with it.
+          | (?:(?!ON\b|pg_temp)\w++\s++)++ "?pg_temp(?:_\d++)?"?\s*+\.
+        )
         (?![^;]*\bON\s++COMMIT\s++DROP\b)
       | (?: EXPLAIN\b[^;]*\b )?
-        (?:SELECT|WITH)\b[^;]*\bINTO\s++(?:(?:GLOBAL|LOCAL)\s++)?TEMP(?:ORARY)?\s
+        (?:SELECT|WITH)\b[^;]*(?<!INSERT\s)(?<!MERGE\s)\bINTO\s++
+        (?: (?:(?:GLOBAL|LOCAL)\s++)?TEMP(?:ORARY)?\s
+          | (?:UNLOGGED\s++)?(?:TABLE\s++)?"?pg_temp(?:_\d++)?"?\s*+\.
+        )
     )
   | \bpg_(?:try_)?advisory_lock(?:_shared)?"?\s*+\(
     """,
