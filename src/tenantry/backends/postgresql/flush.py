@@ -46,15 +46,18 @@ class FlushMixin(Base):  # type: ignore[misc]
         """
         if self._pgconn.server_version >= PIPELINE_IS_BLOCK or not self._conn.autocommit:
             return False
-        if isinstance(query, psycopg.sql.Composable):
-            query = query.as_bytes(self)
-        elif isinstance(query, str):
-            query = query.encode(errors="replace")
         return (
-            isinstance(query, bytes)
-            and first_word(query) in PROCEDURES
+            first_word(self.text_of(query)) in PROCEDURES
             and self._pgconn.transaction_status != TransactionStatus.INTRANS
         )
+
+    def text_of(self, query: Any) -> bytes:
+        """Return what a statement says, or nothing for one that tells only psycopg."""
+        if isinstance(query, psycopg.sql.Composable):
+            return query.as_bytes(self)
+        if isinstance(query, str):
+            return query.encode(errors="replace")
+        return query if isinstance(query, bytes) else b""
 
     def _execute_together(self, pgq: Any, binary: bool | None) -> PQGen[None]:
         """Run a statement and a secret binding in one flush."""

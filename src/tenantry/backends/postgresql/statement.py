@@ -25,6 +25,7 @@ from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
 from .advice import advised, is_refused_row
 from .apply import first_word, is_secret, must_be_first, parameters, prefix, without_tenant
+from .copying import CopyMixin
 from .flush import FlushMixin
 from .positions import without_prefix
 from .sessions import refuse_session_state
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
 
-    # The mixins stand over sync and async classes alike, whose methods no one type has.
-    Base = Any
-else:
-    Base = object
-
 # What PostgreSQL refuses in a transaction block begins with one of these, and reads no rows.
 UTILITIES = frozenset(
     {b"ALTER", b"CLUSTER", b"COMMIT", b"CREATE", b"DISCARD", b"DROP", b"REINDEX", b"REPACK"}
@@ -46,12 +42,11 @@ UTILITIES = frozenset(
 )
 # What was cancelled is not to be sent again.
 CANCELLED = b"57014"
-COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
 IDLE_OR_INTRANS = frozenset((TransactionStatus.IDLE, TransactionStatus.INTRANS))
 END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
-class StatementMixin(FlushMixin):
+class StatementMixin(CopyMixin, FlushMixin):
     """Send the binding in the same message as the statement, and hide that from the user."""
 
     _conn: Any
@@ -94,17 +89,22 @@ class StatementMixin(FlushMixin):
         prepare: bool | None = None,
         binary: bool | None = None,
     ) -> bool:
-        """Return whether psycopg sends this as one simple Query message."""
+        """Return whether this goes as one simple Query message."""
         if isinstance(self, ClientCursorMixin):
             return True
-        return not (
+        if (
             params
             or binary
             or (binary is None and self.format == Format.BINARY)
             or prepare
-            or (prepare is None and self._conn.prepare_threshold is not None)
             or not isinstance(query, str | bytes | psycopg.sql.Composable)
-        )
+        ):
+            return False
+        if prepare is None and self._conn.prepare_threshold is not None:
+            # It is counted, until it is prepared, but for what cannot be.
+            text = self.text_of(query)
+            return b";" in text.rstrip(b"; \n") or must_be_first(text)
+        return True
 
     def may_be_pipelined(self, query: Any) -> bool:
         """Return whether `query` is surely one statement, as the extended protocol demands."""
@@ -208,6 +208,9 @@ class StatementMixin(FlushMixin):
     ) -> PQGen[None]:
         self._together = False
         rides = self.may_ride(pgq.query)
+        if not self._conn._pipeline:
+            # However often it is sent: the binding of a prepared statement needs a pipeline.
+            prepare = prepare or False
         if prepare or self._conn._pipeline or (rides and not self._may_not_parse):
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         elif self.goes_together(pgq.query):
@@ -359,39 +362,3 @@ class StatementMixin(FlushMixin):
         severity: bytes | None = result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED)
         cancelled = result.error_field(DiagnosticField.SQLSTATE) == CANCELLED
         return severity == b"ERROR" and not cancelled
-
-    def _start_copy_gen(self, statement: Any, params: Any = None) -> PQGen[None]:
-        # psycopg insists on exactly one result; here the binding's come first.
-        if self._conn._pipeline:
-            raise psycopg.NotSupportedError("COPY cannot be used in pipeline mode")
-        yield from self._conn.settle()
-        yield from self._start_query()
-        binding = self._binding()
-        if is_secret(binding) and not self.goes_bare():
-            yield from self._bind_first(binding, b"COPY")
-        if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
-            # COPY takes no parameters on the server; psycopg merges them in too.
-            merged = psycopg.ClientCursor(self._conn).mogrify(statement, params)
-            query = self._convert_query(merged.encode(self._encoding))
-        else:
-            query = self._convert_query(statement)
-        try:
-            self._execute_send(query, binary=False)
-        finally:
-            self._bare = False
-        results = yield from generators.execute(self._pgconn)
-        if self._is_unparsed(results[0], self._prefix_results):
-            yield from self._conn.send_control(self._control)
-            yield from self._start_copy_gen(statement, params)
-            return
-        if results[-1].status == ExecStatus.FATAL_ERROR:
-            self._raise_for_result(results[-1])
-        del results[: self._prefix_results]
-        if len(results) != 1:
-            raise psycopg.ProgrammingError("COPY cannot be mixed with other operations")
-        if results[0].status not in COPY_STARTED:
-            raise psycopg.ProgrammingError(
-                "copy() takes a COPY ... TO STDOUT or COPY ... FROM STDIN statement, not one that"
-                f" returns {ExecStatus(results[0].status).name}"
-            )
-        self._set_results(results)

@@ -1,0 +1,61 @@
+"""COPY, with the binding in front of it in the same message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import generators
+from psycopg.pq import ExecStatus
+
+from .apply import is_secret
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+
+    # The mixins stand over sync and async classes alike, whose methods no one type has.
+    Base = Any
+else:
+    Base = object
+
+COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
+
+
+class CopyMixin(Base):  # type: ignore[misc]
+    """Start a COPY bound."""
+
+    def _start_copy_gen(self, statement: Any, params: Any = None) -> PQGen[None]:
+        # psycopg insists on exactly one result; here the binding's come first.
+        if self._conn._pipeline:
+            raise psycopg.NotSupportedError("COPY cannot be used in pipeline mode")
+        yield from self._conn.settle()
+        yield from self._start_query()
+        binding = self._binding()
+        if is_secret(binding) and not self.goes_bare():
+            yield from self._bind_first(binding, b"COPY")
+        if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
+            # COPY takes no parameters on the server; psycopg merges them in too.
+            merged = psycopg.ClientCursor(self._conn).mogrify(statement, params)
+            query = self._convert_query(merged.encode(self._encoding))
+        else:
+            query = self._convert_query(statement)
+        try:
+            self._execute_send(query, binary=False)
+        finally:
+            self._bare = False
+        results = yield from generators.execute(self._pgconn)
+        if self._is_unparsed(results[0], self._prefix_results):
+            yield from self._conn.send_control(self._control)
+            yield from self._start_copy_gen(statement, params)
+            return
+        if results[-1].status == ExecStatus.FATAL_ERROR:
+            self._raise_for_result(results[-1])
+        del results[: self._prefix_results]
+        if len(results) != 1:
+            raise psycopg.ProgrammingError("COPY cannot be mixed with other operations")
+        if results[0].status not in COPY_STARTED:
+            raise psycopg.ProgrammingError(
+                "copy() takes a COPY ... TO STDOUT or COPY ... FROM STDIN statement, not one that"
+                f" returns {ExecStatus(results[0].status).name}"
+            )
+        self._set_results(results)

@@ -1,0 +1,89 @@
+"""``prepare_threshold``: what cannot be prepared goes as it goes without it."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connections, models, transaction
+from django.test.utils import isolate_apps
+
+from tenantry import RLSConstraint, aclose_pools, aconnection, tenant_context
+from tests.app.models import Tenant
+from tests.fix_aliases import Add
+
+Tenants = tuple[Tenant, Tenant]
+TITLES = "SELECT title FROM app_note ORDER BY id"
+OPTIONS = {"server_side_binding": True, "prepare_threshold": 1}
+
+
+@pytest.fixture
+def preparing(alias: Add, tenants: Tenants) -> str:
+    """Return a database whose statements are prepared the second time."""
+    return alias("default", OPTIONS)
+
+
+@pytest.mark.parametrize("statement", [f"SELECT 1; {TITLES}", f"SELECT 1;\n{TITLES};\n"])
+def test_several_statements(statement: str, preparing: str, tenants: Tenants) -> None:
+    with tenant_context(tenants[0].pk), transaction.atomic(using=preparing):
+        for _ in range(4):
+            with connections[preparing].cursor() as cursor:
+                cursor.execute(statement)
+                assert cursor.nextset()
+                assert cursor.fetchall() == [("A 1",), ("A 2",)]
+
+
+@pytest.mark.parametrize(
+    "statement", ["SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "LOCK TABLE app_shared"]
+)
+def test_what_must_be_first(statement: str, preparing: str, tenants: Tenants) -> None:
+    for _ in range(4):
+        with (
+            tenant_context(tenants[0].pk),
+            transaction.atomic(using=preparing),
+            connections[preparing].cursor() as cursor,
+        ):
+            cursor.execute(statement)
+            cursor.execute(TITLES)
+            assert cursor.fetchall() == [("A 1",), ("A 2",)]
+
+
+def test_migrations(alias: Add, tenants: Tenants) -> None:
+    with isolate_apps("tests.app"):
+
+        class Spare(models.Model):
+            tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE)
+
+            class Meta:
+                app_label = "app"
+                constraints = [RLSConstraint(field="tenant")]
+
+    connection = connections[alias("owner", OPTIONS)]
+    try:
+        for _ in range(4):
+            with connection.schema_editor() as editor:
+                editor.create_model(Spare)
+            with connection.schema_editor() as editor:
+                editor.delete_model(Spare)
+    finally:
+        connection.close()
+
+
+async def test_several_statements_without_threads(preparing: str, tenants: Tenants) -> None:
+    async with aconnection(preparing) as connection, tenant_context(tenants[0].pk):
+        for _ in range(4):
+            cursor = await connection.execute(f"SELECT 1; {TITLES}")
+            assert cursor.nextset()
+            assert await cursor.fetchall() == [("A 1",), ("A 2",)]
+    await aclose_pools()
+
+
+def test_the_others_are_prepared(preparing: str, tenants: Tenants) -> None:
+    with (
+        tenant_context(tenants[0].pk),
+        transaction.atomic(using=preparing),
+        connections[preparing].cursor() as cursor,
+    ):
+        for _ in range(4):
+            cursor.execute(TITLES)
+            assert cursor.fetchall() == [("A 1",), ("A 2",)]
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        assert (TITLES,) in cursor.fetchall()
