@@ -139,6 +139,8 @@ def test_names_of_psycopg() -> None:
     assert {"_conn", "_pgconn", "_query", "_tx", "_execmany_returning"} <= set(slots)
     for name in ("_declare_gen", "_describe_gen", "_fetch_gen", "_scroll_gen"):
         assert hasattr(psycopg.ServerCursor, name), name
+    for name in ("_enter_gen", "_exit_gen", "_exit", "_enqueue_sync", "_process_results"):
+        assert callable(getattr(psycopg.Pipeline, name)), name
     assert callable(psycopg.Connection._check_connection_ok)
     assert callable(psycopg.generators.execute)
     assert callable(psycopg.generators.fetch)

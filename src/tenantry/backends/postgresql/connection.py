@@ -8,6 +8,7 @@ followed is never sent, nor is a transaction without a statement.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors, generators
-from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
@@ -33,6 +34,18 @@ else:
     Base = object
 
 
+def refuse_interrupted(pgconn: Any) -> None:
+    """Close a connection that is in a flush nobody waits for: the next results would be its own.
+
+    Raises OperationalError if it was.
+    """
+    if pgconn.pipeline_status != PipelineStatus.OFF:
+        pgconn.finish()
+        raise psycopg.OperationalError(
+            "the connection is closed, because an exception had interrupted a statement of it"
+        )
+
+
 # Stands for a Sync among the results that are waited for.
 SYNC: Any = object()
 
@@ -44,12 +57,27 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
     then lends out another one for the Flush, which answers nothing, and so never comes back.
     """
 
+    # Whether all results have been waited for.
+    ended = False
+
+    def _enter_gen(self) -> PQGen[None]:
+        if self.level == 0:
+            refuse_interrupted(self.pgconn)
+        yield from super()._enter_gen()
+
     def _exit_gen(self) -> PQGen[None]:
+        self.ended = False
         try:
             self._enqueue_sync()
             yield from self._communicate_gen()
         finally:
             yield from self._fetch_gen(flush=False)
+        self.ended = True
+
+    def _exit(self, exc: BaseException | None) -> None:
+        # psycopg knows of what has ended the block, but not of a signal's handler that raises while
+        # it waits for results, and would raise that the connection is busy instead.
+        super()._exit(exc if exc or self.ended else sys.exception())
 
     def _enqueue_sync(self) -> None:
         self.command_queue.append(self.pgconn.pipeline_sync)
@@ -172,6 +200,8 @@ class ControlMixin(Base):  # type: ignore[misc]
     # What follows overrides psycopg's internals.
 
     def _start_query(self) -> PQGen[None]:
+        if not self._pipeline:
+            refuse_interrupted(self.pgconn)
         if not (self.carried and self.rides):
             yield from super()._start_query()
         if self.carried:
