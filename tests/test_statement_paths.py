@@ -14,6 +14,7 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from tenantry import admin_context, tenant_context
+from tenantry.backends.postgresql.cursor import ClosingMixin, bound
 from tenantry.exceptions import UnbindableStatementError
 from tests import settings
 from tests.app.models import Note, Tenant
@@ -602,6 +603,22 @@ def test_a_cursor_factory_in_options_keeps_working_bound(tenants: tuple[Tenant, 
         cursor.execute("SELECT lower(title) FROM app_note ORDER BY id")
         assert cursor.fetchall() == [("A 1",), ("A 2",)]
     connection.close()
+
+
+def test_a_connection_keeps_the_class_of_its_cursors(tenants: tuple[Tenant, Tenant]) -> None:
+    """However many there are, as where an instrumentation makes one for each connection."""
+    connections["default"].ensure_connection()
+    connection = connections["default"].connection
+    with connection.cursor() as cursor:
+        kept = type(cursor)
+    for number in range(100):
+        bound(type(f"Traced{number}", (psycopg.ClientCursor,), {}))
+    assert type(connection.cursor()) is kept
+    connection.cursor_factory = type("Traced", (psycopg.ClientCursor,), {})
+    assert issubclass(type(connection.cursor()), connection.cursor_factory)
+    connection.per_transaction = True
+    assert issubclass(type(connection.cursor()), ClosingMixin)
+    connections["default"].close()
 
 
 @pytest.mark.parametrize("path", ["execute", "stream", "executemany", "pipeline"])

@@ -255,6 +255,8 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
 
     # Whether receivers of Django's connection_created have seen it.
     announced = False
+    # The class of cursors that was chosen, whether they tell that they are closed, and what binds.
+    cursor_class: tuple[Any, bool, Any] = (None, False, None)
 
     def is_between_transactions(self) -> bool:
         """Return whether neither SQL nor psycopg's own blocks have left something open."""
@@ -271,8 +273,13 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
         if name:
             return super().cursor(name, binary=binary, row_factory=row_factory, **options)
         self._check_connection_ok()
-        # Bound here, so that cursor_factory stays the class that somebody chose.
-        factory = bound(self.cursor_factory, closing=self.per_transaction)  # type: ignore[arg-type]  # classes are hashable
+        # Bound here, so that cursor_factory stays the class that somebody chose, and kept here: an
+        # instrumentation may choose one for each connection.
+        chosen, closing, factory = self.cursor_class
+        if chosen is not self.cursor_factory or closing is not self.per_transaction:
+            chosen, closing = self.cursor_factory, self.per_transaction
+            factory = bound(chosen, closing=closing)
+            self.cursor_class = chosen, closing, factory
         cursor = factory(self, row_factory=row_factory or self.row_factory)
         if binary:
             cursor.format = Format.BINARY
