@@ -8,11 +8,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import connections
+from django.db import ProgrammingError, connections
 
+from tenantry import admin_context
 from tenantry.checks.admin import inspect_admin
 from tenantry.checks.inspection import inspect_database
 from tenantry.checks.models import inspect_models
+from tenantry.seal import seal_keys
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 
@@ -226,6 +228,45 @@ def test_sealing_without_a_table_of_keys_is_found(tenants: Tenants, settings: An
     settings.RLS_TENANTS = test_settings.RLS_TENANTS | test_settings.SHAPES["sealed"]
     assert "does not exist, so that nothing that is sealed" in found()["tenantry.E107"]
     assert list(found()) == ["tenantry.E107", "tenantry.E134"]
+
+
+@pytest.mark.sealed_shape
+def test_a_key_that_migrate_has_not_written_is_found(tenants: Tenants, settings: Any) -> None:
+    keys = ["a secret that no migrate has written yet"]
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "SEAL_KEYS": keys}
+    with pytest.raises(ProgrammingError, match="unknown to this database"), admin_context():
+        Note.objects.count()
+    connections["default"].close()
+    assert list(found()) == ["tenantry.E138"]
+    assert found()["tenantry.E138"] == (
+        "function tenantry.rls_sealed(text) refuses what is sealed with these settings, so that"
+        " every statement of a tenant or of the admin fails: the tenant is sealed with the key"
+        f" {seal_keys()[0].name}, unknown to this database; run migrate with the"
+        " RLS_TENANTS['SEAL_KEYS'] of whoever sent this"
+    )
+
+
+@pytest.mark.sealed_shape
+def test_a_seal_for_another_database_is_found(tenants: Tenants) -> None:
+    connection = connections["default"]
+    connection.close()
+    connection.settings_dict["OPTIONS"]["sealed_database"] = "another"
+    try:
+        assert "the seal of the tenant is not valid; it was forged, or" in found()["tenantry.E138"]
+    finally:
+        del connection.settings_dict["OPTIONS"]["sealed_database"]
+        connection.close()
+
+
+@pytest.mark.sealed_shape
+def test_that_a_seal_cannot_be_verified_is_found(tenants: Tenants, postgres: Any) -> None:
+    how = "REVOKE EXECUTE ON FUNCTION tenantry.rls_sealed(text) FROM PUBLIC"
+    back = "GRANT EXECUTE ON FUNCTION tenantry.rls_sealed(text) TO PUBLIC"
+    with broken(postgres, how, back):
+        seal = next(each for each in findings() if each.subject == "seal keys")
+        assert seal.id == "tenantry.E190"
+        assert seal.message.startswith("could not be checked: permission denied for function")
+    assert findings() == []
 
 
 @pytest.mark.guc_shape

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from django.db import Error
+
+from ..binding import Binding, pop, push
 from ..conf import rls_tenants
+from ..policies.predicates import sealed_function
 from ..policies.seal import KEYS
 from ..seal import seal_keys
 from .findings import Finding
@@ -13,6 +17,8 @@ from .migrations import Migrations
 
 # From here on a membership that may SET is another than one that inherits (release notes of 16).
 FIRST_WITH_SET = 160000
+# insufficient_privilege, which the function raises that verifies seals.
+REFUSED = "42501"
 
 ADMIN = """\
 SELECT pg_has_role(session_user, oid, 'SET'),
@@ -102,7 +108,7 @@ def inspect_app(cursor: Any) -> Iterator[Finding]:
 
 
 def inspect_seal(cursor: Any, migrations: Migrations) -> Iterator[Finding]:
-    """Yield who may read or change the keys of seals, and whether they are those that sign."""
+    """Yield who may read or change the keys of seals, and whether those that sign are known."""
     if not rls_tenants().sealed:
         return
     cursor.execute(READERS, {"keys": KEYS})
@@ -123,3 +129,29 @@ def inspect_seal(cursor: Any, migrations: Migrations) -> Iterator[Finding]:
             "run makemigrations and migrate",
             migrations.pending(),
         )
+    else:
+        yield from inspect_opening(cursor)
+
+
+def inspect_opening(cursor: Any) -> Iterator[Finding]:
+    """Yield whether the database refuses a seal that is made with the settings."""
+    function = sealed_function(rls_tenants().guc_prefix)
+    # Nothing is compared with it, so that any tenant will do.
+    frame = push(Binding("0"))
+    try:
+        cursor.execute(f"SELECT {function}('tenant')")
+    except Error as error:
+        refusal = getattr(error.__cause__, "diag", None)
+        # What the function raises has a hint; it may be missing, or not to be called, too.
+        hint = refusal and refusal.sqlstate == REFUSED and refusal.message_hint
+        if not refusal or not hint:
+            raise
+        yield Finding(
+            "tenantry.E138",
+            f"function {function}(text)",
+            "refuses what is sealed with these settings, so that every statement of a tenant or of"
+            f" the admin fails: {refusal.message_primary}",
+            hint[0].lower() + hint[1:].rstrip("."),
+        )
+    finally:
+        pop(frame)
