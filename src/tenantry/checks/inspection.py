@@ -86,7 +86,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
     return checks | {
         "strangers": partial(inspect_strangers, connection),
         "powers": inspect_powers,
-        "traps": inspect_traps,
+        "traps": partial(inspect_traps, tables=tables),
         "views": partial(inspect_views, tables=tables),
         "functions": inspect_functions,
         "publications": partial(inspect_publications, tables=tables),

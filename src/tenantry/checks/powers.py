@@ -19,6 +19,11 @@ SELECT rolname::text, rolreplication, ARRAY(
   ORDER BY 1
 ) FROM pg_roles mine WHERE rolname = session_user AND NOT rolsuper"""
 
+# Whoever can become the owner of all of them can switch Row-Level Security off, which is told.
+OTHERS = """\
+SELECT FROM unnest(%s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+WHERE NOT pg_has_role(session_user, relowner, 'MEMBER') LIMIT 1"""
+
 # Of every role that the session can become. In a database that nobody has changed PUBLIC may make
 # what is temporary.
 TEMPORARY = """\
@@ -68,9 +73,15 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
             )
 
 
-def inspect_traps(cursor: Any) -> Iterator[Finding]:
-    """Yield by what an injection could read the seal of whoever uses the server session next."""
+def inspect_traps(cursor: Any, tables: list[str]) -> Iterator[Finding]:
+    """Yield by what an injection could read the seal of whoever uses the server session next.
+
+    Not of the owner of the protected tables, who has to make others.
+    """
     if not rls_tenants().sealed:
+        return
+    cursor.execute(OTHERS, [tables])
+    if cursor.fetchone() is None:
         return
     cursor.execute(TEMPORARY)
     for database, is_public, roles in cursor.fetchall():
