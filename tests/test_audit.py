@@ -30,9 +30,10 @@ from tenantry import (
     bind_request,
     switch_tenant,
     tenant_context,
+    validators,
 )
-from tenantry import conf as tenantry_conf
 from tenantry.binding import UNBOUND, Binding, current_binding
+from tenantry.conf import rls_tenants
 from tenantry.context import RequestScope
 from tenantry.contrib.opentelemetry import TenantSpanProcessor
 from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
@@ -450,12 +451,12 @@ def test_without_the_setting_requests_are_not_traced(
 def test_tracing_without_opentelemetry_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tenantry_conf, "find_spec", lambda name: None)
+    monkeypatch.setattr(validators, "find_spec", lambda name: None)
     with (
         configured(TRACE=True),
         pytest.raises(RLSConfigurationError, match=r"pip install django-tenantry\[opentelemetry\]"),
     ):
-        tenantry_conf.rls_tenants()
+        rls_tenants()
 
 
 def test_a_denial_is_still_djangos() -> None:

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from tenantry import admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding
-from tenantry.conf import FLAG
 from tenantry.context import Scope
 from tenantry.contrib.cache import make_key, namespace, shared
 from tenantry.naming import name_of
+from tenantry.validators import FLAG
 from tests.app.models import Note, Tenant, User
 
 Tenants = tuple[Tenant, Tenant]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import psycopg
 import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -140,7 +143,12 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
                 "x" * 32,
                 1,
             ],
-            "at most 31 lower-case letters, digits or underscores",
+            "at most 31 lower-case letters, digits or underscores, and not begin with a digit",
+        ),
+        (
+            "GUC_PREFIX",
+            ["user", "order", "all", "left"],
+            "a name of your own, such as 'rls': this one is a reserved word of SQL",
         ),
         (
             "TENANT_FK_FIELD",
@@ -179,6 +187,20 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(
     for value in values:
         with tenants(**{key: value}):
             assert refusal() == f"RLS_TENANTS[{key!r}] is {value!r}; it must be {allowed}"
+
+
+def test_no_word_that_a_server_reserves_may_be_the_prefix(
+    superuser: psycopg.Connection[Any],
+) -> None:
+    for word, is_reserved in superuser.execute(
+        "SELECT word, catcode IN ('R', 'T') FROM pg_get_keywords()"
+    ).fetchall():
+        if is_reserved:
+            with tenants(GUC_PREFIX=word):
+                assert "a reserved word of SQL" in refusal()
+        else:
+            superuser.execute(f"SET {word}.current_tenant = ''".encode())
+    superuser.execute("RESET ALL")
 
 
 def test_a_value_that_cannot_be_hashed_is_refused() -> None:

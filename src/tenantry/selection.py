@@ -7,13 +7,14 @@ from functools import partial
 from django.apps import apps
 from django.http import HttpRequest
 
-from .conf import SETTING, rls_tenants, tenant_key
+from .conf import rls_tenants, tenant_key
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
 from .masking import masked
 from .resolution import Step, Steps, atake, denied, may_act_for, take
 from .resolvers.base import resolvers
 from .resolvers.places import SessionResolver
 from .users import auser_of, user_of
+from .validators import SETTING
 
 
 def switch_tenant(request: HttpRequest, tenant_id: object) -> None:

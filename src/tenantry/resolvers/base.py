@@ -12,9 +12,10 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
-from ..conf import SETTING, rls_tenants
+from ..conf import rls_tenants
 from ..exceptions import RLSConfigurationError
 from ..masking import masked
+from ..validators import SETTING
 
 # What a resolver returns for a name that no tenant has.
 UNKNOWN = object()

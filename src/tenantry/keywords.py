@@ -1,0 +1,19 @@
+"""Words that PostgreSQL takes for a name only in quotes."""
+
+from __future__ import annotations
+
+# Those of pg_get_keywords() whose categories are R and T, of all supported servers: they begin no
+# name of a parameter either, as in SET LOCAL rls.current_tenant (PostgreSQL documentation, "SQL Key
+# Words").
+_WORDS = """
+all analyse analyze and any array as asc asymmetric authorization binary both case cast check
+collate collation column concurrently constraint create cross current_catalog current_date
+current_role current_schema current_time current_timestamp current_user default deferrable desc
+distinct do else end except false fetch for foreign freeze from full grant group having ilike in
+initially inner intersect into is isnull join lateral leading left like limit localtime
+localtimestamp natural not notnull null offset on only or order outer overlaps placing primary
+references returning right select session_user similar some symmetric system_user table
+tablesample then to trailing true union unique user using variadic verbose when where window
+with
+"""
+RESERVED = frozenset(_WORDS.split())

@@ -1,0 +1,216 @@
+"""What each key of ``RLS_TENANTS`` may be, as far as its value alone says."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
+
+from django.db import models
+
+from .exceptions import RLSConfigurationError
+from .keys import KEY_TYPES
+from .keywords import RESERVED
+from .masking import masked
+
+SETTING = "RLS_TENANTS"
+MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
+APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
+FLAG = re.compile(r"[a-z][a-z0-9_]{0,30}")
+GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
+# PostgreSQL refuses parameters of a prefix that a loaded library has for its own.
+RESERVED_PREFIX = re.compile(r"pg_.*|pgaudit|pl(pgsql|perl|pythonu?|tcl|v8)|auto_explain|citus")
+SEAL_KEYS_ARE = (
+    "a list of secrets of at least 32 characters, such as"
+    " [os.environ['TENANTRY_SEAL_KEY']]; make one with: python -c 'import secrets;"
+    " print(secrets.token_urlsafe(48))'"
+)
+# Longer names PostgreSQL cuts off; of the others, it keeps those that begin with pg_ to itself.
+ROLE = re.compile(r"(?!pg_|(none|public)\Z)[A-Za-z_][A-Za-z0-9_-]{0,62}")
+
+
+def refuse(key: str, value: object, allowed: str) -> RLSConfigurationError:
+    """Return the error that says what a key may be instead of `value`."""
+    return RLSConfigurationError(f"{SETTING}[{key!r}] is {value!r}; it must be {allowed}")
+
+
+def _validate_model(value: object) -> None:
+    if not isinstance(value, str) or not MODEL_LABEL.fullmatch(value):
+        raise refuse("TENANT_MODEL", value, "a model label such as 'accounts.Tenant'")
+
+
+def _validate_identifier(key: str, example: str, value: object) -> None:
+    if not isinstance(value, str) or not value.isidentifier() or keyword.iskeyword(value):
+        raise refuse(key, value, f"an identifier such as {example!r}")
+
+
+def _validate_field_name(value: object) -> None:
+    _validate_identifier("TENANT_FK_FIELD", "tenant", value)
+    # "objects" is what the manager is called; the rest would hide what Django's models are made of.
+    if value in ("objects", "Meta") or hasattr(models.Model, str(value)):
+        taken = "a name such as 'tenant' that models have not got for something else"
+        raise refuse("TENANT_FK_FIELD", value, taken)
+
+
+def _validate_prefix(value: object) -> None:
+    if not isinstance(value, str) or not GUC_PREFIX.fullmatch(value):
+        allowed = "at most 31 lower-case letters, digits or underscores, and not begin with a digit"
+        raise refuse("GUC_PREFIX", value, allowed)
+    if value in RESERVED:
+        allowed = "a name of your own, such as 'rls': this one is a reserved word of SQL"
+        raise refuse("GUC_PREFIX", value, allowed)
+    if RESERVED_PREFIX.fullmatch(value):
+        allowed = (
+            "a name of your own, such as 'rls': PostgreSQL or an extension has reserved this one"
+        )
+        raise refuse("GUC_PREFIX", value, allowed)
+
+
+def _validate_pk_type(value: object) -> None:
+    if value not in KEY_TYPES:
+        raise refuse("TENANT_PK_TYPE", value, f"one of {', '.join(KEY_TYPES)}")
+
+
+def _validate_local_set(value: object) -> None:
+    if value is not True:
+        raise refuse(
+            "USE_LOCAL_SET",
+            value,
+            "True or left out: bindings are always transaction-local, because a session-level one"
+            " would reach other tenants behind a transaction pooler",
+        )
+
+
+def _validate_switch(key: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise refuse(key, value, "True or False")
+
+
+def _validate_trace(value: object) -> None:
+    _validate_switch("TRACE", value)
+    if value and find_spec("opentelemetry") is None:
+        raise RLSConfigurationError(
+            f"{SETTING}['TRACE'] needs OpenTelemetry: pip install django-tenantry[opentelemetry]"
+        )
+
+
+def _validate_exclude(value: object) -> None:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(label, str) and APP_OR_MODEL.fullmatch(label) for label in value
+    ):
+        raise refuse(
+            "STRICT_MODE_EXCLUDE",
+            value,
+            "a list of model labels such as 'accounts.Invite', or of app labels such as 'accounts'",
+        )
+
+
+def _role_validator(key: str) -> Callable[[object], None]:
+    def validate(value: object) -> None:
+        if value is not None and not (isinstance(value, str) and ROLE.fullmatch(value)):
+            raise refuse(
+                key,
+                value,
+                "the name of a PostgreSQL role: at most 63 letters, digits, hyphens and"
+                " underscores, of which the first is a letter or an underscore, not 'none',"
+                " 'public' or 'pg_...'",
+            )
+
+    return validate
+
+
+def _validate_flags(value: object) -> None:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(flag, str) and FLAG.fullmatch(flag) and flag != "admin" for flag in value
+    ):
+        raise refuse(
+            "BYPASS_FLAGS",
+            value,
+            "a list of names such as 'login': a lower-case letter, and behind it at most 30"
+            " lower-case letters, digits or underscores, not 'admin'",
+        )
+
+
+def _validate_external(value: object) -> None:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(label, str) and MODEL_LABEL.fullmatch(label) and isinstance(column, str)
+        for label, column in value.items()
+    ):
+        raise refuse(
+            "EXTERNAL_MODELS",
+            value,
+            "a dict of model labels and tenant columns: {'taggit.Tag': 'tenant_id'}",
+        )
+
+
+def _validate_keys(value: object) -> None:
+    # The message must not show a secret.
+    if not isinstance(value, list | tuple):
+        raise refuse("SEAL_KEYS", f"<{type(value).__name__}>", SEAL_KEYS_ARE)
+    for number, key in enumerate(value):
+        if not isinstance(key, str) or len(key) < 32:
+            shown = f"<{len(key)} characters>" if isinstance(key, str) else "<no str>"
+            raise RLSConfigurationError(
+                f"{SETTING}['SEAL_KEYS'][{number}] is {shown}; SEAL_KEYS must be {SEAL_KEYS_ARE}"
+            )
+
+
+def _validate_lifetime(value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 10 <= value <= 86400:
+        raise refuse("SEAL_LIFETIME", value, "a number of seconds from 10 to 86400")
+
+
+def _validate_shared(value: object) -> None:
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(label, str) and MODEL_LABEL.fullmatch(label) for label in value
+    ):
+        raise refuse("SHARED_MODELS", value, "a list of model labels such as 'accounts.Invite'")
+
+
+def _validate_resolvers(value: object) -> None:
+    if not isinstance(value, list | tuple) or not value or not all(map(_is_resolver, value)):
+        raise refuse(
+            "RESOLVERS",
+            masked(value),
+            "a list of names, of dotted paths, or of dicts with NAME and OPTIONS: ['session',"
+            " {'NAME': 'subdomain', 'OPTIONS': {'domain': 'example.com'}}, 'user']",
+        )
+
+
+def _is_resolver(entry: object) -> bool:
+    if not isinstance(entry, Mapping):
+        return isinstance(entry, str)
+    options = entry.get("OPTIONS", {})
+    return (
+        isinstance(entry.get("NAME"), str)
+        and isinstance(options, Mapping)
+        and set(entry) <= {"NAME", "OPTIONS"}
+    )
+
+
+VALIDATORS: dict[str, Callable[[object], None]] = {
+    "TENANT_MODEL": _validate_model,
+    "TENANT_FK_FIELD": _validate_field_name,
+    "GUC_PREFIX": _validate_prefix,
+    "TENANT_PK_TYPE": _validate_pk_type,
+    "USE_LOCAL_SET": _validate_local_set,
+    "STRICT_MODE": partial(_validate_switch, "STRICT_MODE"),
+    "STRICT_MODE_EXCLUDE": _validate_exclude,
+    "SAME_TENANT_FOREIGN_KEYS": partial(_validate_switch, "SAME_TENANT_FOREIGN_KEYS"),
+    "ADMIN_ROLE": _role_validator("ADMIN_ROLE"),
+    "APP_ROLE": _role_validator("APP_ROLE"),
+    "SEALED": partial(_validate_switch, "SEALED"),
+    "SEAL_KEYS": _validate_keys,
+    "SEAL_LIFETIME": _validate_lifetime,
+    "BYPASS_FLAGS": _validate_flags,
+    "EXTERNAL_MODELS": _validate_external,
+    "READ_ONLY_REQUESTS": partial(_validate_switch, "READ_ONLY_REQUESTS"),
+    "AUDIT_LOG": partial(_validate_switch, "AUDIT_LOG"),
+    "TRACE": _validate_trace,
+    "SHARED_MODELS": _validate_shared,
+    "USER_PARAM_NAME": partial(_validate_identifier, "USER_PARAM_NAME", "as_user"),
+    "RESOLVERS": _validate_resolvers,
+    "REFUSE_EXEMPT_ROLE": partial(_validate_switch, "REFUSE_EXEMPT_ROLE"),
+}
