@@ -9,6 +9,7 @@ from typing import Any
 
 import jwt
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import connections, transaction
@@ -21,7 +22,7 @@ from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.conf import rls_tenants
 from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
 from tenantry.middleware import RLSTenantMiddleware
-from tenantry.resolution import resolve
+from tenantry.resolution import aresolve, resolve
 from tenantry.resolvers import Resolver, resolvers
 from tenantry.selection import switch_tenant
 from tests import settings as project
@@ -236,6 +237,29 @@ def test_a_user_without_the_protocol_is_an_error_all_the_same() -> None:
     request.user = Stranger()
     with configured("header"), pytest.raises(ImproperlyConfigured, match="has no is_tenant_admin"):
         resolve(request)
+
+
+@pytest.mark.parametrize("keys", ["12", b"12"])
+def test_tenants_that_are_one_text_are_not_read_by_the_letter(keys: Any) -> None:
+    class OfText:
+        is_authenticated = True
+        is_tenant_admin = False
+        rls_tenant_id = 1
+        rls_tenant_ids = keys
+
+    class AsyncOfText(OfText):
+        async def arls_tenant_ids(self) -> Any:
+            return keys
+
+    said = rf"has the rls_tenant_ids b?'12', a {type(keys).__name__}; it must be a collection of"
+    request: Any = RequestFactory().get("/", **header(2))
+    for user in (OfText(), AsyncOfText()):
+        request.user = user
+        with configured("header"):
+            with pytest.raises(ImproperlyConfigured, match=said):
+                resolve(request)
+            with pytest.raises(ImproperlyConfigured, match=said):
+                async_to_sync(aresolve)(request)
 
 
 # The host name and the path: tenants are called A and B.

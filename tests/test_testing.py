@@ -153,6 +153,17 @@ def test_a_user_without_a_tenant_is_refused_by_the_functions_name(tenants: Tenan
         seen("", as_user=odd)
 
 
+def test_what_is_no_user_is_refused(tenants: Tenants) -> None:
+    said = "is no user, because it has no is_authenticated; pass a user, or None for nobody"
+    odd: Any
+    for odd in ("ada", 1, [], SimpleNamespace(rls_tenant_id=1)):
+        with pytest.raises(TypeError) as raised:
+            seen("", as_user=odd)
+        assert str(raised.value) == f"seen(): a {type(odd).__name__} {said}"
+        with pytest.raises(TypeError, match="has no is_authenticated"):
+            Note.objects.for_user(odd)
+
+
 def test_a_function_without_a_user_is_refused() -> None:
     with pytest.raises(TypeError, match=r"f\(\) has no argument 'as_user' for the user that it"):
 

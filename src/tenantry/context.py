@@ -246,7 +246,7 @@ def with_rls_context(function: F | None = None, *, user_param: str | None = None
         user = bound.arguments[name]
         try:
             return Scope(UNBOUND if user is None else binding_of(user))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise type(error)(f"{function.__qualname__}(): {error}") from error
 
     if iscoroutinefunction(function):

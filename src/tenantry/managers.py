@@ -101,9 +101,9 @@ class RLSQuerySet(models.QuerySet[Any]):
         are its writes and prefetches. What its instances load later runs in the binding that is
         current by then. An anonymous user, or None, sees nothing.
 
-        Raises ImproperlyConfigured when the user has no ``rls_tenant_id``, and ValueError when a
-        user that is no admin has no tenant. Not for subqueries, and not to combine with
-        another user's: a statement has one binding.
+        Raises ImproperlyConfigured when the user has no ``rls_tenant_id``, ValueError when a user
+        that is no admin has no tenant, and TypeError for what is no user. Not for subqueries, and
+        not to combine with another user's: a statement has one binding.
         """
         queryset = self._chain()  # type: ignore[attr-defined]
         # On the query, which subqueries and SQL are made of.

@@ -45,10 +45,16 @@ def binding_of(user: object) -> Binding:
     """Return the binding of a user: its tenant, the admin, or unbound when not logged in.
 
     A user of several tenants, of which none is its own, is unbound too. Raises ImproperlyConfigured
-    when the user model lacks the protocol :class:`TenantUser`, and ValueError when a user that is
-    no admin has no tenant.
+    when the user model lacks the protocol :class:`TenantUser`, ValueError when a user that is no
+    admin has no tenant, and TypeError for what is no user.
     """
     if not is_logged_in(user):
+        if user is not None and not hasattr(user, "is_authenticated"):
+            # Not its repr(), which may be a token.
+            raise TypeError(
+                f"a {type(user).__qualname__} is no user, because it has no is_authenticated; pass"
+                " a user, or None for nobody"
+            )
         return UNBOUND
     if missing := missing_of(user):
         raise ImproperlyConfigured(
@@ -107,18 +113,26 @@ async def auser_of(request: HttpRequest) -> Any:
 
 
 def tenants_of(user: Any) -> frozenset[TenantId]:
-    """Return the tenants that a user of several may act for."""
-    return _keys(user.rls_tenant_ids)
+    """Return the tenants that a user of several may act for.
+
+    Raises ImproperlyConfigured when they are one text, whose letters are no keys.
+    """
+    return _keys(user, user.rls_tenant_ids)
 
 
 async def atenants_of(user: Any) -> frozenset[TenantId]:
     """Return what :func:`tenants_of` does."""
     if hasattr(user, "arls_tenant_ids"):
-        return _keys(await user.arls_tenant_ids())
+        return _keys(user, await user.arls_tenant_ids())
     return await sync_to_async(tenants_of)(user)
 
 
-def _keys(tenant_ids: Collection[Any]) -> frozenset[TenantId]:
+def _keys(user: object, tenant_ids: Collection[Any]) -> frozenset[TenantId]:
+    if isinstance(tenant_ids, str | bytes):
+        raise ImproperlyConfigured(
+            f"the user {user!r} has the rls_tenant_ids {tenant_ids!r}, a"
+            f" {type(tenant_ids).__name__}; it must be a collection of keys, such as a list"
+        )
     parse = tenant_key().parse
     return frozenset(parse(tenant_id) for tenant_id in tenant_ids)
 
