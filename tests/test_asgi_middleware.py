@@ -359,7 +359,7 @@ async def test_a_request_that_django_calls_bad_is_bad_here(
     kind: str, users: dict[str, User | None], caplog: pytest.LogCaptureFixture
 ) -> None:
     echo = Echo()
-    entry = {"NAME": "subdomain", "OPTIONS": {"domain": "example.com"}}
+    entry = {"NAME": "subdomain", "OPTIONS": {"domain": "example.com", "field": "name"}}
     scope = await sync_to_async(scope_of)(users["a"], kind, host="evil.org")
     with configured(entry, "user"):
         answer = await refused(TenantMiddleware(echo), scope)

@@ -17,6 +17,7 @@ from django.test.utils import isolate_apps
 
 from tenantry import RLSConstraint, RLSProtectedModel, constraints
 from tenantry.checks.models import inspect_models
+from tenantry.checks.registry import check_labels
 from tenantry.constraints import check_installed
 from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Note, Tenant, User
@@ -367,3 +368,23 @@ def test_an_unmanaged_model_with_a_policy_is_looked_at() -> None:
     fields = {"code": models.TextField(unique=True)}
     ((identifier, _),) = found(model(fields, managed=False, constraints=[policy()]))
     assert identifier == "tenantry.W155"
+
+
+def test_labels_that_name_nothing_are_found() -> None:
+    given = {
+        "TENANT_MODEL": TENANT,
+        "SHARED_MODELS": ["APP.shared", "app.Shard", "app.Note_tags", "zzz.Qqq"],
+        "STRICT_MODE_EXCLUDE": ["app.Note", "app.note", "app", "App", "zzz"],
+    }
+    with override_settings(RLS_TENANTS=given):
+        said = [(each.id, f"{each.msg} {each.hint}") for each in check_labels()]
+    assert [identifier for identifier, _ in said] == ["tenantry.W157"] * len(said)
+    shared, excluded = "RLS_TENANTS['SHARED_MODELS']", "RLS_TENANTS['STRICT_MODE_EXCLUDE']"
+    assert [text for _, text in said] == [
+        f"{shared} names 'app.Shard', which is not installed. write 'app.Shared'.",
+        f"{shared} names 'app.Note_tags', which is not installed. write 'app.Note'.",
+        f"{shared} names 'zzz.Qqq', which is not installed. correct it, or remove it.",
+        f"{excluded} names 'app.note', which is not installed. write 'app.Note'.",
+        f"{excluded} names 'App', which is not installed. write 'app'.",
+        f"{excluded} names 'zzz', which is not installed. correct it, or remove it.",
+    ]

@@ -17,6 +17,7 @@ from django.test.utils import isolate_apps
 
 from tenantry import RLSConstraint, users
 from tenantry.checks import requests
+from tenantry.checks.registry import check_requests
 from tenantry.checks.requests import DJANGOS, OURS, inspect_requests
 from tenantry.middleware import RLSTenantMiddleware
 from tenantry.resolvers import HeaderResolver
@@ -137,14 +138,36 @@ def test_a_middleware_that_asks_for_the_user_too_early_is_found(
     }
 
 
-@pytest.mark.parametrize(
-    "resolver", [f"{__name__}.by_function", f"{__name__}.Trusted", f"{__name__}.nothing"]
-)
+@pytest.mark.parametrize("resolver", [f"{__name__}.by_function", f"{__name__}.Trusted"])
 def test_a_middleware_that_asks_for_no_user_may_be_anywhere(resolver: str, settings: Any) -> None:
     settings.MIDDLEWARE = [OURS, SESSIONS, DJANGOS]
     settings.RLS_TENANTS = {**TENANTS, "RESOLVERS": [resolver]}
     settings.AUTH_USER_MODEL = "app.Shared"
     assert found() == {}
+
+
+@pytest.mark.parametrize("installed", [[OURS, SESSIONS, DJANGOS], []])
+@pytest.mark.parametrize(
+    ("resolver", "message"),
+    [
+        (f"{__name__}.nothing", f"has '{__name__}.nothing', which cannot be imported: "),
+        ("usr", "has 'usr', which cannot be imported: "),
+        ("subdomain", "the resolver 'subdomain' needs the domain that tenants are below: "),
+        (
+            {"NAME": "path", "OPTIONS": {"field": "nonsense"}},
+            "gives 'path' the options ['field']: app.Tenant has no field 'nonsense', or does not",
+        ),
+    ],
+)
+def test_a_resolver_that_cannot_be_made_is_found(
+    resolver: object, message: str, installed: list[str], settings: Any
+) -> None:
+    settings.MIDDLEWARE = installed
+    settings.RLS_TENANTS = {**TENANTS, "RESOLVERS": [resolver, "user"]}
+    assert message in found()["tenantry.E184"]
+    assert found()["tenantry.E184"].startswith("RLS_TENANTS['RESOLVERS'] cannot be made, so that")
+    (of_django,) = [each for each in check_requests() if each.id == "tenantry.E184"]
+    assert of_django.level == checks.ERROR
 
 
 def test_a_project_without_users_has_its_own(

@@ -104,7 +104,9 @@ def test_a_model_that_is_not_installed_is_refused(tenants: Tenants, settings: An
         list(Tag.objects.all())
 
 
-@pytest.mark.parametrize("value", [[], {"Tag": "tenant_id"}, {"taggit.Tag": None}])
+@pytest.mark.parametrize(
+    "value", [[], {"Tag": "tenant_id"}, {"taggit.Tag": None}, {"taggit.Tag": ""}]
+)
 def test_a_bad_setting_is_refused(value: object, settings: Any) -> None:
     settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "EXTERNAL_MODELS": value}
     with pytest.raises(RLSConfigurationError, match="a dict of model labels and tenant columns"):

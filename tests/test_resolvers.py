@@ -521,6 +521,66 @@ def test_a_resolver_has_to_resolve() -> None:
 
 # What is said of settings that cannot be
 
+# The resolver, what it needs, its option, values that it does not take, and what is said of them.
+OF_HS256 = {"key": "k", "algorithms": ["HS256"]}
+BELOW = {"domain": "example.com", "field": "name"}
+A_HEADER = r": header is .*; it must be the name of a header, such as"
+WRONG_OPTIONS: list[tuple[str, dict[str, Any], str, list[Any], str]] = [
+    ("header", {}, "header", [1, None, "", "X Tenant", "X-Tenant:"], A_HEADER),
+    ("path", {"field": "name"}, "prefix", [1, None], r"prefix is .*; it must be a text such as"),
+    ("path", {}, "field", [1, None, ""], r": field is .*; it must be a text such as 'slug'"),
+    ("path", {}, "field", ["slug", "name__nonsense"], r"app.Tenant has no field '(slug|name__n)"),
+    (
+        "path",
+        {"field": "name"},
+        "filter",
+        ["name", ["name"], {1: 2}],
+        r"filter is .*; it must be a dict such as",
+    ),
+    (
+        "path",
+        {"field": "name"},
+        "filter",
+        [{"is_active": True}, {"id": "x"}, {"name__in": 1}],
+        r"does not take the filter \{.*\}: ",
+    ),
+    ("path", {"field": "name"}, "anonymous", [1, None, "yes"], r"must be True or False"),
+    (
+        "path",
+        {"field": "name"},
+        "seconds",
+        ["x", None, True, -1, float("inf"), float("nan")],
+        r"'path' the options \['field', 'seconds'\]: seconds is .*; it must be a number of seconds",
+    ),
+    (
+        "subdomain",
+        BELOW,
+        "domain",
+        [None, 1, ".", "https://localhost:8000/", "localhost:8000", "example.com/x", "*.example"],
+        r"'subdomain' the options .*: domain is .*; it must be a host name without a scheme",
+    ),
+    (
+        "subdomain",
+        BELOW,
+        "exclude",
+        ["www", b"www", None, [1]],
+        r"exclude is .*; it must be a list such as \['www'\]",
+    ),
+    (
+        "jwt",
+        OF_HS256,
+        "algorithms",
+        [["HS255"], ["HS256", 1]],
+        r"algorithms is \[.*\]; it must be some of .*HS256",
+    ),
+    ("jwt", OF_HS256, "algorithms", [1, None, "HS256", {}], r"needs a key and the algorithms"),
+    ("jwt", OF_HS256, "claim", [1, None, ""], r"claim is .*; it must be a text such as"),
+    ("jwt", OF_HS256, "audience", [1, [1]], r"audience is .*; it must be a list such as"),
+    ("jwt", OF_HS256, "issuer", [1, ""], r"issuer is .*; it must be a text such as"),
+    ("jwt", OF_HS256, "header", [1, None, ""], A_HEADER),
+    ("jwt", OF_HS256, "scheme", [1, None, ""], r"scheme is .*; it must be a text such as"),
+]
+
 
 @pytest.mark.parametrize(
     ("entries", "message"),
@@ -538,6 +598,11 @@ def test_a_resolver_has_to_resolve() -> None:
         (["jwt"], r"needs a key and the algorithms"),
         ([{"NAME": "jwt", "OPTIONS": {"key": "k", "algorithms": ["none"]}}], r"needs a key"),
         ([{"NAME": "jwt", "OPTIONS": {"key": "k", "algorithms": "HS256"}}], r"needs a key"),
+        *[
+            ([{"NAME": name, "OPTIONS": {**needed, option: value}}], said)
+            for name, needed, option, values, said in WRONG_OPTIONS
+            for value in values
+        ],
         ([], r"\['RESOLVERS'\] is \[\]; it must be a list of names"),
         ([1], r"\['RESOLVERS'\] is \[1\]; it must be a list of names"),
         ([{"OPTIONS": {}}], r"it must be a list of names"),

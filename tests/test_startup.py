@@ -188,8 +188,12 @@ def test_a_project_without_our_engine_does_not_start(server: Server) -> None:
             {"TENANT_MODEL": "auth.Group", "TENANT_PK_TYPE": "serial"},
             "RLS_TENANTS['TENANT_PK_TYPE'] is 'serial'; it must be one of int, bigint, uuid, text",
         ),
+        (
+            {"TENANT_MODEL": "auth.Group", "EXTERNAL_MODELS": {"auth.Grup": "tenant_id"}},
+            "RLS_TENANTS['EXTERNAL_MODELS'] names 'auth.Grup', which is not installed",
+        ),
     ],
-    ids=["unknown", "empty", "none", "session-level", "no-model", "no-type"],
+    ids=["unknown", "empty", "none", "session-level", "no-model", "no-type", "no-external"],
 )
 def test_a_project_with_wrong_settings_does_not_start(
     server: Server, rls_tenants: object, message: str

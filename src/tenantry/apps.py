@@ -22,7 +22,10 @@ class TenantryConfig(AppConfig):
         tenant_key()
         register()
         from .grants import keep_up  # noqa: PLC0415 - it needs the registry of apps
+        from .protected import external_models  # noqa: PLC0415 - so does it
 
+        # One that is not installed is an error.
+        list(external_models())
         # Before, because a migration may write rows, and after, for the new tables.
         for signal in (pre_migrate, post_migrate):
             signal.connect(keep_up, sender=self, dispatch_uid="tenantry.grants.keep_up")

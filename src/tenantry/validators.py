@@ -135,7 +135,10 @@ def _validate_flags(value: object) -> None:
 
 def _validate_external(value: object) -> None:
     if not isinstance(value, Mapping) or not all(
-        isinstance(label, str) and MODEL_LABEL.fullmatch(label) and isinstance(column, str)
+        isinstance(label, str)
+        and MODEL_LABEL.fullmatch(label)
+        and isinstance(column, str)
+        and column != ""
         for label, column in value.items()
     ):
         raise refuse(

@@ -12,6 +12,7 @@ from django.db import connections
 from ..conf import ENGINES, is_debug
 from .caches import inspect_caches
 from .inspection import inspect_database, inspect_login
+from .labels import inspect_labels
 from .models import inspect_models
 from .options import inspect_options
 from .requests import inspect_requests
@@ -36,6 +37,11 @@ def check_models(
     configs = apps.get_app_configs() if app_configs is None else app_configs
     models = [model for config in configs for model in config.get_models(include_auto_created=True)]
     return [each.message_for_django(as_error=True) for each in inspect_models(models)]
+
+
+def check_labels(**kwargs: Any) -> list[checks.CheckMessage]:
+    """Find labels of models in the settings that name none."""
+    return [each.message_for_django(as_error=True) for each in inspect_labels()]
 
 
 def check_options(
@@ -98,6 +104,7 @@ def check_database(
 def register() -> None:
     """Tell Django of the checks."""
     checks.register(check_models, checks.Tags.models)
+    checks.register(check_labels, checks.Tags.models)
     checks.register(check_options, checks.Tags.security)
     checks.register(check_views, checks.Tags.urls)
     checks.register(check_requests, checks.Tags.security)

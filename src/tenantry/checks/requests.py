@@ -32,6 +32,15 @@ DJANGOS = "django.contrib.auth.middleware.AuthenticationMiddleware"
 
 def inspect_requests() -> Iterator[Finding]:
     """Yield why requests are bound to nobody, or fail."""
+    try:
+        resolvers()
+    except RLSConfigurationError as error:
+        yield Finding(
+            "tenantry.E184",
+            "RLS_TENANTS['RESOLVERS']",
+            f"cannot be made, so that no server starts: {error}",
+            "correct what the message names",
+        )
     installed = [imported(path) for path in installed_middleware()]
     ours = first(installed, RLSTenantMiddleware)
     if ours is None:
@@ -97,5 +106,5 @@ def user_is_asked_for() -> bool:
     try:
         found = resolvers()
     except RLSConfigurationError:
-        return False  # The middleware says it when the server starts.
+        return False  # Which is told, and by the middleware when the server starts.
     return any(isinstance(each, ASK_FOR_USER) and not each.authenticates for each in found)

@@ -103,7 +103,7 @@ def _made(entry: str | Mapping[str, Any]) -> Resolver:
     if inspect.isclass(found) and issubclass(found, Resolver):
         try:
             return found(**options)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise RLSConfigurationError(
                 f"{SETTING}['RESOLVERS'] gives {name!r} the options {sorted(options)}: {error}"
             ) from error

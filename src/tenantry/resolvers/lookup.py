@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.apps import apps
-from django.core.exceptions import ValidationError
+from django.core.exceptions import FieldError, ValidationError
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
@@ -24,7 +24,8 @@ NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|.{256}", re.DOTALL)
 class TenantLookup:
     """Find the key of the tenant that has a value in a field, and keep the answer for a while.
 
-    Saving or deleting a tenant in this process forgets all answers.
+    Saving or deleting a tenant in this process forgets all answers. Raises ValueError for a field
+    or a filter that the tenant's model does not take.
     """
 
     def __init__(self, field: str, filter: Mapping[str, Any], seconds: float) -> None:  # noqa: A002
@@ -32,8 +33,22 @@ class TenantLookup:
         self.filter = filter
         self.seconds = seconds
         self.answers: dict[str, tuple[float, Any]] = {}
+        self.try_out()
         post_save.connect(self.forget, sender=rls_tenants().tenant_model)
         post_delete.connect(self.forget, sender=rls_tenants().tenant_model)
+
+    def try_out(self) -> None:
+        """Raise ValueError where no name could be found, or looking for one would fail."""
+        try:
+            # It is made, and not evaluated; what is no value of the field is no fault of it.
+            self.tenants().filter(**self.filter)
+            self.query("")
+        except (FieldError, TypeError, ValueError, ValidationError) as error:
+            model = rls_tenants().tenant_model
+            raise ValueError(
+                f"{model} has no field {self.field!r}, or does not take the filter"
+                f" {self.filter!r}: {error}"
+            ) from error
 
     def find(self, name: str) -> Any:
         """Return the key of the tenant called `name`, or ``UNKNOWN``."""
@@ -58,9 +73,13 @@ class TenantLookup:
         until, found = self.answers.get(name, (0.0, None))
         return found if time.monotonic() < until else None
 
+    def tenants(self) -> Any:
+        """Return the manager of the tenants."""
+        return apps.get_model(rls_tenants().tenant_model)._default_manager
+
     def query(self, name: str) -> Any:
         """Return the queryset of the key."""
-        tenants = apps.get_model(rls_tenants().tenant_model)._default_manager
+        tenants = self.tenants()
         try:
             found = tenants.filter(**self.filter, **{self.field: name})
         except (ValueError, ValidationError):  # Such as letters where the field is a number.

@@ -12,6 +12,15 @@ from ..binding import TenantId
 from ..exceptions import RLSConfigurationError
 from .base import Resolver
 from .lookup import TenantLookup
+from .options import (
+    require_domain,
+    require_filter,
+    require_header,
+    require_seconds,
+    require_switch,
+    require_text,
+    require_texts,
+)
 
 SESSION_KEY = "tenantry.tenant"
 
@@ -20,6 +29,7 @@ class HeaderResolver(Resolver):
     """Take the tenant's key from a header, ``X-Tenant`` by default."""
 
     def __init__(self, header: str = "X-Tenant") -> None:
+        require_header("header", header, "X-Tenant")
         self.header = header
         self.vary = (header,)
 
@@ -70,6 +80,8 @@ class NamedResolver(Resolver):
     are suspended, `anonymous` binds those who have not logged in too, and `seconds` is how long an
     answer of the database is kept: a tenant that is saved in this process counts at once, in
     others after that time.
+
+    Raises ValueError for options that are not so, and for what the tenant's model does not have.
     """
 
     def __init__(
@@ -80,8 +92,13 @@ class NamedResolver(Resolver):
         anonymous: bool = False,
         seconds: float = 30,
     ) -> None:
+        filter = {} if filter is None else filter  # noqa: A001
+        require_text("field", field, "slug")
+        require_filter("filter", filter)
+        require_switch("anonymous", anonymous)
+        require_seconds("seconds", seconds)
         self.anonymous = anonymous
-        self.lookup = TenantLookup(field, filter or {}, seconds)
+        self.lookup = TenantLookup(field, filter, seconds)
 
     def name_in(self, request: HttpRequest) -> str | None:
         """Return the name that the request has; None for none."""
@@ -113,11 +130,13 @@ class SubdomainResolver(NamedResolver):
         field: str = "slug",
         **options: Any,
     ) -> None:
-        if not domain.strip("."):
+        if domain == "":
             raise RLSConfigurationError(
                 "the resolver 'subdomain' needs the domain that tenants are below:"
                 " {'NAME': 'subdomain', 'OPTIONS': {'domain': 'example.com'}}"
             )
+        require_domain("domain", domain)
+        require_texts("exclude", exclude, ["www"])
         super().__init__(field=field, **options)
         self.suffix = "." + domain.strip(".").lower()
         self.exclude = frozenset(exclude)
@@ -142,6 +161,7 @@ class PathResolver(NamedResolver):
     """
 
     def __init__(self, *, prefix: str = "t", field: str = "slug", **options: Any) -> None:
+        require_text("prefix", prefix, "t", empty=True)
         super().__init__(field=field, **options)
         self.prefix = f"/{prefix.strip('/')}/".replace("//", "/")
 

@@ -10,6 +10,7 @@ from django.http import HttpRequest
 from ..audit import denial
 from ..exceptions import RLSConfigurationError
 from .base import Resolver
+from .options import require, require_header, require_text, require_texts
 
 
 class JWTResolver(Resolver):
@@ -35,7 +36,8 @@ class JWTResolver(Resolver):
         header: str = "Authorization",
         scheme: str = "Bearer",
     ) -> None:
-        if not key or not algorithms or isinstance(algorithms, str) or "none" in algorithms:
+        is_list = isinstance(algorithms, list | tuple | set | frozenset)
+        if not key or not algorithms or not is_list or "none" in algorithms:
             raise RLSConfigurationError(
                 "the resolver 'jwt' needs a key and the algorithms that are good for it: {'NAME':"
                 " 'jwt', 'OPTIONS': {'key': os.environ['JWT_KEY'], 'algorithms': ['HS256']}}"
@@ -46,6 +48,17 @@ class JWTResolver(Resolver):
             raise RLSConfigurationError(
                 "the resolver 'jwt' needs PyJWT: pip install django-tenantry[jwt]"
             ) from error
+        known = sorted(jwt.PyJWS().get_algorithms())
+        fits = all(algorithm in known for algorithm in algorithms)
+        allowed = f"some of {', '.join(known)}; those of RSA and of curves need PyJWT[crypto]"
+        require(fits, "algorithms", algorithms, allowed)
+        require_text("claim", claim, "tenant_id")
+        if audience is not None and not isinstance(audience, str):
+            require_texts("audience", audience, ["notes"])
+        if issuer is not None:
+            require_text("issuer", issuer, "https://login.example.com")
+        require_header("header", header, "Authorization")
+        require_text("scheme", scheme, "Bearer")
         self.jwt = jwt
         self.claim = claim
         self.verified: dict[str, Any] = {
