@@ -185,6 +185,39 @@ def test_it(sql):
     assert "2 passed" in run_pytest(tested, test)
 
 
+SEQUENCES = """\
+from django.contrib.sites.models import Site
+from django.core.management import call_command
+from django.test import TransactionTestCase
+
+
+class SharedRowTests(TransactionTestCase):
+    reset_sequences = True
+
+    def test_a(self):
+        assert Tenant.objects.create(name="first").pk == 1
+        call_command("dumpdata", "sites", output="sites.json")
+
+    test_b = test_a
+
+
+class FixtureTests(TransactionTestCase):
+    fixtures = ["sites.json"]
+
+    def test_it(self):
+        known = Site.objects.get()
+        assert Site.objects.create(domain="example.org", name="another").pk == known.pk + 1
+"""
+
+
+def test_sequences_can_be_set_in_a_test_database(tested: Reader) -> None:
+    configure(
+        tested,
+        'INSTALLED_APPS += ["django.contrib.sites"]\nSITE_ID = 1\nFIXTURE_DIRS = [BASE_DIR]\n',
+    )
+    assert "3 passed" in run_pytest(tested, SEQUENCES)
+
+
 def test_an_owner_that_is_no_login_is_refused(settings: Any) -> None:
     connection = connections["default"]
     for owner in ("notebook_owner", {"PASSWORD": "x"}, {"USER": "x", "HOST": "y"}):

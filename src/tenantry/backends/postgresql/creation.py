@@ -13,9 +13,10 @@ from ...conf import rls_tenants
 from ...exceptions import RLSConfigurationError
 
 LOGIN = frozenset({"USER", "PASSWORD"})
+# Fixtures, django.contrib.sites and reset_sequences set sequences, which takes UPDATE.
 GRANTS = """\
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};
-GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"""
+GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"""
 
 
 class DatabaseCreation(creation.DatabaseCreation):
