@@ -27,8 +27,8 @@ def alias(project: None) -> Iterator[Add]:
     yield add
     for name in added:
         connection: Any = connections[name]
+        connection.close()
         if isinstance(connection.settings_dict["OPTIONS"].get("pool"), dict):
-            connection.close()
             getattr(connection, "close_pool", bool)()
         del connections[name]
         del connections.settings[name]

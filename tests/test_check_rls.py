@@ -14,6 +14,7 @@ from django.db import connections
 
 from tenantry.checks import policies as inspecting
 from tests.app.models import Tenant
+from tests.fix_aliases import Add
 from tests.fix_checks import broken, check, findings
 from tests.fix_migrations import Migrate
 from tests.settings import SHAPE
@@ -545,13 +546,18 @@ def test_warnings_are_counted(arrange: psycopg.Connection[Any]) -> None:
     assert status == 0
 
 
-def test_a_database_of_another_engine_is_refused(tenants: Tenants) -> None:
-    connections["default"].settings_dict["ENGINE"] = "django.db.backends.postgresql"
-    try:
-        with pytest.raises(CommandError, match="not tenantry's; name another one with --database"):
-            check()
-    finally:
-        connections["default"].settings_dict["ENGINE"] = "tenantry.backends.postgresql"
+def test_a_database_of_another_engine_is_refused(tenants: Tenants, alias: Add) -> None:
+    name = alias("default", ENGINE="django.db.backends.postgresql")
+    with pytest.raises(CommandError, match="not inherit from tenantry's; name another one with"):
+        check("--database", name)
+
+
+def test_a_database_of_an_engine_that_inherits_from_ours_is_checked(
+    tenants: Tenants, alias: Add
+) -> None:
+    output, status = check("--database", alias("default", ENGINE="tests.heir"))
+    assert " 0 wrong" in output
+    assert status == 0
 
 
 @pytest.mark.parametrize("name", ["E111", "E112", "E114", "E115", "E115 of the check", "E116"])

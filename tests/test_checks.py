@@ -17,6 +17,7 @@ from django.test.utils import isolate_apps
 from tenantry.checks.options import inspect_options
 from tenantry.checks.server import FIXED, inspect_version
 from tests.app.models import Tenant
+from tests.fix_aliases import Add
 from tests.fix_checks import broken
 
 Tenants = tuple[Tenant, Tenant]
@@ -31,9 +32,9 @@ EXEMPT = {
 }
 
 
-def run(*tags: str) -> list[checks.CheckMessage]:
-    """Return what our checks with one of `tags` find in the database "default"."""
-    found = checks.run_checks(tags=tags, databases=ALIASES)
+def run(*tags: str, databases: list[str] = ALIASES) -> list[checks.CheckMessage]:
+    """Return what our checks with one of `tags` find in the database "default", or in others."""
+    found = checks.run_checks(tags=tags, databases=databases)
     return [each for each in found if str(each.id).startswith("tenantry.")]
 
 
@@ -114,12 +115,16 @@ def test_a_database_that_cannot_be_reached_is_a_warning(arrange: Any) -> None:
     assert (found.id, found.level) == ("tenantry.E190", checks.WARNING)
 
 
-def test_databases_of_other_engines_are_left_alone(tenants: Tenants) -> None:
-    connections["default"].settings_dict["ENGINE"] = "django.db.backends.postgresql"
-    try:
-        assert run("security", "database") == []
-    finally:
-        connections["default"].settings_dict["ENGINE"] = "tenantry.backends.postgresql"
+def test_databases_of_other_engines_are_left_alone(tenants: Tenants, alias: Add) -> None:
+    others = alias("default", ENGINE="django.db.backends.postgresql", USER="postgres")
+    assert run("security", "database", databases=[others]) == []
+
+
+def test_databases_of_an_engine_that_inherits_from_ours_are_looked_at(
+    tenants: Tenants, alias: Add
+) -> None:
+    heir = alias("default", ENGINE="tests.heir", USER="postgres")
+    assert [each.id for each in run("security", databases=[heir])] == ["tenantry.E101"]
 
 
 # Poolers and versions.

@@ -16,7 +16,8 @@ from psycopg.pq import Conninfo
 from tenantry import tenant_context
 from tenantry.backends.postgresql.options import take_own
 from tenantry.binding import Binding
-from tenantry.conf import RLSTenants, require_engine, rls_tenants, tenant_key
+from tenantry.conf import RLSTenants, rls_tenants, tenant_key
+from tenantry.engine import require_engine
 from tenantry.exceptions import InvalidTenantIdError, RLSConfigurationError, TenantryError
 from tenantry.keys import TenantKey
 
@@ -335,7 +336,14 @@ DJANGOS = "django.db.backends.postgresql"
 
 
 @pytest.mark.parametrize(
-    "engines", [{"default": ENGINE}, {"default": DJANGOS, "tenants": ENGINE}], ids=["one", "two"]
+    "engines",
+    [
+        {"default": ENGINE},
+        {"default": DJANGOS, "tenants": ENGINE},
+        {"default": "nowhere", "tenants": ENGINE},
+        {"default": DJANGOS, "tenants": "tests.heir"},
+        {"default": "nowhere", "tenants": "tests.heir"},
+    ],
 )
 def test_one_database_with_our_engine_is_enough(
     monkeypatch: pytest.MonkeyPatch, engines: dict[str, str]
@@ -365,6 +373,15 @@ def test_no_database_with_our_engine_is_refused(
     assert str(raised.value).startswith("tenantry is in INSTALLED_APPS, but no database uses its")
     assert f"set DATABASES['default']['ENGINE'] = {ENGINE!r}" in str(raised.value)
     assert str(raised.value).endswith(f"(now: {engines!r})")
+
+
+def test_the_error_of_an_engine_that_cannot_be_imported_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "DATABASES", {"default": {"ENGINE": "nowhere"}})
+    with pytest.raises(ImproperlyConfigured) as raised:
+        require_engine()
+    assert "'nowhere' isn't an available database backend" in str(raised.value.__cause__)
 
 
 # OPTIONS.

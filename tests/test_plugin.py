@@ -92,6 +92,16 @@ class Case(TestCase):
     assert output.count("prove nothing: the role postgres is a superuser") >= 3
 
 
+def test_a_superuser_of_an_engine_that_inherits_from_ours_is_refused(tested: Reader) -> None:
+    heir = tested.folder / "heir"
+    heir.mkdir()
+    (heir / "base.py").write_text("from tenantry.backends.postgresql.base import DatabaseWrapper\n")
+    configure(tested, 'DATABASES["default"]["ENGINE"] = "heir"\n')
+    assert "1 passed" in run_pytest(tested, USES_DATABASE)
+    output = run_pytest(tested, USES_DATABASE, NOTEBOOK_DB_USER="postgres")
+    assert "prove nothing: the role postgres is a superuser" in output
+
+
 def test_a_database_that_is_there_already_is_asked_too(tested: Reader) -> None:
     conftest = """\
 import pytest

@@ -17,6 +17,7 @@ from django.db.migrations.state import ProjectState
 from tenantry import RLSConstraint, aconnection, admin_context, tenant_context
 from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Note, Shared, Tag, Tenant
+from tests.fix_aliases import Add
 from tests.fix_migrations import Migrate, is_protected
 from tests.fix_wire import Wire
 
@@ -166,12 +167,16 @@ def test_the_admin_role_writes_every_table_with_its_sequences(tenants: Tenants) 
 
 
 @pytest.mark.role_shape
-def test_migrate_keeps_the_grants_up(tenants: Tenants, postgres: Any) -> None:
+@pytest.mark.parametrize("engine", ["tenantry.backends.postgresql", "tests.heir"])
+def test_migrate_keeps_the_grants_up(
+    engine: str, tenants: Tenants, postgres: Any, alias: Add
+) -> None:
+    owner = alias("owner", ENGINE=engine)
     may = "SELECT has_table_privilege('app_admin', 'app_tag', 'SELECT, INSERT, UPDATE, DELETE')"
     with arranged(postgres, "REVOKE ALL ON app_tag FROM app_admin", back="SELECT 1"):
         with admin_context(), pytest.raises(ProgrammingError, match="permission denied"):
             list(Tag.objects.all())
-        call_command("migrate", database="owner", verbosity=0, run_syncdb=True)
+        call_command("migrate", database=owner, verbosity=0, run_syncdb=True)
         assert run(may) == [(True,)]
         with admin_context():
             assert list(Tag.objects.all()) == []

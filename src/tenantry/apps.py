@@ -6,7 +6,8 @@ from django.apps import AppConfig
 from django.db.models.signals import class_prepared, post_migrate, pre_migrate
 
 from .checks.registry import register
-from .conf import require_engine, tenant_key
+from .conf import tenant_key
+from .engine import require_engine
 from .samekeys import settle
 
 

@@ -38,14 +38,12 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings as django_settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
 from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES, TenantKey, key_type_of
 from .validators import SEAL_KEYS_ARE, SETTING, VALIDATORS, refuse
 
-ENGINES = ("tenantry.backends.postgresql", "tenantry.backends.postgis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +136,9 @@ def tenant_key() -> TenantKey:
     return TenantKey(key_type)
 
 
-def require_engine() -> None:
-    """Raise ImproperlyConfigured unless a database in ``DATABASES`` uses tenantry's ENGINE."""
-    engines = {
-        alias: database.get("ENGINE") for alias, database in django_settings.DATABASES.items()
-    }
-    if not any(engine in ENGINES for engine in engines.values()):
-        raise ImproperlyConfigured(
-            "tenantry is in INSTALLED_APPS, but no database uses its ENGINE, so nothing would tell"
-            f" PostgreSQL the tenant; set DATABASES['default']['ENGINE'] = {ENGINES[0]!r}"
-            f" (now: {engines!r})"
-        )
+def engines() -> dict[str, Any]:
+    """Return the ENGINE of each alias in ``settings.DATABASES``; None where it has none."""
+    return {alias: database.get("ENGINE") for alias, database in django_settings.DATABASES.items()}
 
 
 def is_shared(model: Any) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 from django.apps import apps
 from django.db import connections, router
 
-from .conf import ENGINES, rls_tenants
+from .conf import rls_tenants
+from .engine import is_bound
 from .seal import send_seal_keys
 
 # Only what whoever migrates may grant, and what is not granted yet.
@@ -43,7 +44,7 @@ SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', n.nspname, %(role)s)
 def keep_up(sender: Any, using: str, **kwargs: Any) -> None:
     """Bring the keys and the privileges of a database up to date; ``migrate`` calls it."""
     connection = connections[using]
-    if connection.settings_dict["ENGINE"] in ENGINES:
+    if is_bound(connection):
         settings = rls_tenants()
         if settings.sealed:
             send_seal_keys(connection)

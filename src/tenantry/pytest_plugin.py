@@ -61,10 +61,10 @@ def _aliases_of_tests() -> list[str]:
     """Return the databases that were made for the tests; without one, the default."""
     from django.db import DEFAULT_DB_ALIAS, connections  # noqa: PLC0415
 
-    from .conf import ENGINES  # noqa: PLC0415
+    from .engine import is_bound  # noqa: PLC0415
 
     every: Iterable[Any] = connections.all()
-    ours = [each for each in every if each.settings_dict["ENGINE"] in ENGINES]
+    ours = [each for each in every if is_bound(each)]
     # Of the others, tests may use none, and no server need be there.
     made = [each.alias for each in ours if each.creation.is_test_database()]
     # A project may have a django_db_setup of its own, which uses a database that is there.

@@ -9,7 +9,8 @@ from django.apps import AppConfig, apps
 from django.core import checks
 from django.db import connections
 
-from ..conf import ENGINES, is_debug
+from ..conf import is_debug
+from ..engine import is_bound
 from .caches import inspect_caches
 from .inspection import inspect_database, inspect_login
 from .labels import inspect_labels
@@ -23,10 +24,10 @@ OF_LOGIN = ("tenantry.E101", "tenantry.E102", "tenantry.E103")
 
 
 def our_databases(aliases: Sequence[str] | None) -> Iterator[Any]:
-    """Yield the connections of tenantry's ENGINE among `aliases`, or among all."""
+    """Yield the connections that are bound among `aliases`, or among all."""
     for alias in connections if aliases is None else aliases:
         connection: Any = connections[alias]
-        if connection.settings_dict["ENGINE"] in ENGINES:
+        if is_bound(connection):
             yield connection
 
 

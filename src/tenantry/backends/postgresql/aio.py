@@ -24,8 +24,8 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from ...binding import current_binding, pop, push
 from ...checks.role import ROLE
+from ...engine import is_bound
 from ...exceptions import RLSConfigurationError
-from .base import BoundConnections
 from .connection import ControlMixin, SyncedPipelineMixin
 from .exhaustion import async_attempts, crowded, exhausted
 from .finishing import finish
@@ -296,7 +296,7 @@ async def _open_pool(using: str) -> LoopPool:
 def _make_pool(using: str, *, ahead: bool) -> LoopPool:
     wrapper: Any = connections[using]
     settings = wrapper.settings_dict
-    if not isinstance(wrapper, BoundConnections):
+    if not is_bound(wrapper):
         raise RLSConfigurationError(
             f"the database {using!r} has the ENGINE {settings['ENGINE']!r}, which sends no tenant;"
             " set it to 'tenantry.backends.postgresql', or name another database"

@@ -16,7 +16,7 @@ from ...checks.inspection import inspect_database, login, protected_models
 from ...checks.models import inspect_models
 from ...checks.options import inspect_options
 from ...checks.policies import mend
-from ...conf import ENGINES
+from ...engine import is_bound
 from ...exceptions import TenantryError
 from ...policy_tests import policy_tests
 
@@ -66,11 +66,11 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what was found."""
         connection: Any = connections[options["database"]]
-        if connection.settings_dict["ENGINE"] not in ENGINES:
+        if not is_bound(connection):
             raise CommandError(
                 f"the database {options['database']!r} has the ENGINE"
-                f" {connection.settings_dict['ENGINE']!r}, not tenantry's; name another one with"
-                " --database"
+                f" {connection.settings_dict['ENGINE']!r}, which does not inherit from tenantry's;"
+                " name another one with --database"
             )
         if options["policy_tests"]:
             try:
