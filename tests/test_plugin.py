@@ -17,7 +17,7 @@ from django.db import connections, transaction
 from tenantry import aclose_pools, aconnection, admin_context, tenant_context
 from tenantry.backends.postgresql.trace import statements
 from tenantry.exceptions import RLSConfigurationError
-from tenantry.testing import assert_role_is_bound, assert_sql
+from tenantry.testing import as_owner, assert_role_is_bound, assert_sql
 from tests.app.models import Note, Tenant
 from tests.fix_docs import OWNER, SOURCE, Reader
 
@@ -38,7 +38,7 @@ def tested(reader: Reader, superuser: psycopg.Connection[Any]) -> Any:
 
 def test_the_guide_does_what_it_says(tested: Reader) -> None:
     done = tested.follow("how-to/test-your-project.md")
-    assert done.count("console") == 4
+    assert done.count("console") == 5
 
 
 def configure(reader: Reader, more: str = "") -> None:
@@ -193,6 +193,79 @@ def test_it(sql):
         cursor.execute(sql)
 """
     assert "2 passed" in run_pytest(tested, test)
+
+
+MIGRATIONS = """\
+from django.core.management import call_command
+from django.db import ProgrammingError, connection
+from django.db.transaction import TransactionManagementError
+from tenantry.testing import as_owner, assert_rls_enabled, rls_as_tenant
+
+
+def role():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_user")
+        return cursor.fetchone()[0]
+
+
+def use_the_tables():
+    assert role() == "notebook_app"
+    assert_rls_enabled(Note)
+    with rls_as_tenant(Tenant.objects.create(name="one")):
+        assert Note.objects.create(title="ours").tenant_id
+
+
+def migrate_away_and_back():
+    call_command("migrate", "notes", "zero", verbosity=0)
+    call_command("migrate", verbosity=0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_tables_are_made_again():
+    with pytest.raises(ProgrammingError, match="must be owner"):
+        migrate_away_and_back()
+    with as_owner():
+        assert role() == "notebook_owner"
+        migrate_away_and_back()
+    use_the_tables()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_tables_can_be_used_though_the_block_has_failed():
+    with pytest.raises(ZeroDivisionError), as_owner():
+        migrate_away_and_back()
+        1 / 0
+    use_the_tables()
+
+
+@pytest.mark.django_db
+def test_a_transaction_is_not_ended():
+    with pytest.raises(TransactionManagementError, match="use a TransactionTestCase"), as_owner():
+        pass
+    assert role() == "notebook_app"
+"""
+
+
+def test_migrations_are_tested_as_the_owner(tested: Reader) -> None:
+    configure(tested)
+    assert "3 passed" in run_pytest(tested, MIGRATIONS)
+
+
+def test_without_an_owner_the_tests_are_it(tested: Reader) -> None:
+    test = """\
+from tenantry.testing import as_owner
+
+@pytest.mark.django_db(transaction=True)
+def test_it():
+    with as_owner():
+        assert Tenant.objects.count() == 0
+"""
+    assert "1 passed" in run_pytest(tested, test, NOTEBOOK_DB_USER=OWNER)
+
+
+def test_only_a_test_database_has_an_owner_that_tests_may_be(tenants: Tenants) -> None:
+    with pytest.raises(RLSConfigurationError, match="nothing says that 'tenantry' is one"):
+        as_owner().__enter__()
 
 
 SEQUENCES = """\

@@ -13,13 +13,14 @@ from .assertions import (
     rls_bypass,
 )
 from .cases import TenantTestCase, TenantTransactionTestCase, create_tenant
-from .roles import assert_role_is_bound
+from .roles import as_owner, assert_role_is_bound
 from .wire import Wire, assert_sql
 
 __all__ = [
     "TenantTestCase",
     "TenantTransactionTestCase",
     "Wire",
+    "as_owner",
     "assert_rls_blocks_without_context",
     "assert_rls_enabled",
     "assert_rls_policy_exists",

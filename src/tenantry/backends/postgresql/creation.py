@@ -67,7 +67,9 @@ class DatabaseCreation(creation.DatabaseCreation):
         self.connection.settings_dict.update(login)
 
     def grant_to(self, role: str) -> None:
-        """Let the role of the tests, and that of the admin, use the tables."""
+        """Let the role of the tests, and that of the admin, use what another role owns."""
+        if self.owner() is None:
+            return
         quote = self.connection.ops.quote_name
         with self.connection.cursor() as cursor:
             cursor.execute("SELECT current_schema()")
@@ -89,8 +91,7 @@ class OwnedDatabaseCreation(DatabaseCreation):
         role = self.connection.settings_dict["USER"]
         with self.as_owner():
             name: str = super().create_test_db(*args, **kwargs)
-            if self.owner() is not None:
-                self.grant_to(role)
+            self.grant_to(role)
         return name
 
     def destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
