@@ -55,6 +55,7 @@ def test_the_tutorial_does_what_it_says(tutorial: tuple[Reader, list[str]]) -> N
 GUIDES = [
     "protect-a-model",
     "refuse-foreign-keys",
+    "protect-users",
     "find-the-tenant",
     "serve-other-asgi-apps",
     "use-rest-framework",

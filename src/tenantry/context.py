@@ -189,7 +189,8 @@ class bypass_flag(Scope):
     """Run as nobody who may read every row of the tables that name a bypass flag.
 
     For what has to find a row before a tenant is known, such as an authentication backend that
-    looks for a user in a protected table. `name` is one of ``RLS_TENANTS["BYPASS_FLAGS"]``, and of
+    looks for a user in a protected table; what a login writes needs the user's scope, as the guide
+    to the user model shows. `name` is one of ``RLS_TENANTS["BYPASS_FLAGS"]``, and of
     ``RLSConstraint(extra_bypass_flags=[...])`` of each such table. It reads, and writes nothing.
 
     Raises RLSConfigurationError for another name. Not for looking at tenants' data: open a
