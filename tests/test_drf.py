@@ -7,6 +7,7 @@ import json
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -33,9 +34,9 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.validators import UniqueValidator
 from rest_framework.views import APIView
 
-from tenantry import admin_context
+from tenantry import admin_context, tenant_context
 from tenantry.binding import UNBOUND, Binding, current_binding
-from tenantry.contrib.drf import RLSAPIView, api_view
+from tenantry.contrib.drf import CurrentTenantDefault, RLSAPIView, api_view
 from tenantry.exceptions import ScopeError
 from tests import settings as project
 from tests.app.models import Author, Note, Tenant, User
@@ -102,6 +103,21 @@ class NoteSerializer(serializers.ModelSerializer[Note]):
     class Meta:
         model = Note
         fields = ["id", "title", "author", "written_by"]
+
+
+class TitleSerializer(serializers.ModelSerializer[Note]):
+    """Checks what is unique in a tenant."""
+
+    tenant = serializers.HiddenField(default=CurrentTenantDefault())
+
+    class Meta:
+        model = Note
+        fields = ["tenant", "title"]
+
+
+class Titles(Base, drf_viewsets.ModelViewSet[Note]):
+    queryset = Note.objects.order_by("id")
+    serializer_class = TitleSerializer
 
 
 class Pages(pagination.PageNumberPagination):
@@ -220,6 +236,7 @@ class ForgottenView(APIView):
 
 router = DefaultRouter()
 router.register("notes", Notes, "notes")
+router.register("titles", Titles, "titles")
 router.register("paged", PagedNotes, "paged")
 router.register("cursors", CursorNotes, "cursors")
 router.register("other_way_round", NotesTheOtherWayRound, "other_way_round")
@@ -553,3 +570,43 @@ def test_without_the_framework_the_extra_is_named(monkeypatch: Any) -> None:
     monkeypatch.delitem(sys.modules, "tenantry.contrib.drf")
     with pytest.raises(ImportError, match=r"pip install django-tenantry\[drf\]"):
         import_module("tenantry.contrib.drf")
+
+
+# What is unique in a tenant.
+
+
+def test_a_serializer_finds_what_its_tenant_has_already(tenants: Tenants) -> None:
+    client = APIClient(headers=basic("a"))
+    taken = client.post("/titles/", {"title": "A 1"})
+    assert (taken.status_code, taken.json()) == (
+        400,
+        {"non_field_errors": ["The fields tenant, title must make a unique set."]},
+    )
+    made = client.post("/titles/", {"title": "B 1"})
+    assert (made.status_code, made.json()) == (201, {"title": "B 1"})
+    with tenant_context(tenants[0].pk):
+        mine = Note.objects.get(title="B 1").pk
+    for method in (client.put, client.patch):
+        assert method(f"/titles/{mine}/", {"title": "B 1"}).status_code == 200
+        assert method(f"/titles/{mine}/", {"title": "A 2"}).status_code == 400
+    with tenant_context(tenants[0].pk):
+        assert titles() == ["A 1", "A 2", "B 1"]
+
+
+def test_the_current_tenant_is_loaded_when_it_is_looked_at(tenants: Tenants) -> None:
+    with CaptureQueriesContext(connections["default"]) as captured:
+        with tenant_context(tenants[0].pk):
+            tenant = CurrentTenantDefault()()
+        assert tenant == tenants[0]
+        assert len(captured) == 0
+        assert tenant.name == "A"
+    assert len(captured) == 1
+    assert repr(CurrentTenantDefault()) == "CurrentTenantDefault()"
+
+
+@pytest.mark.parametrize("scope", [admin_context, nullcontext])
+def test_where_no_tenant_is_current_a_serializer_says_so(scope: Any) -> None:
+    serializer = TitleSerializer(data={"title": "A 1"})
+    with scope():
+        assert not serializer.is_valid()
+    assert serializer.errors == {"tenant": ["No tenant is current."]}

@@ -1,12 +1,15 @@
-"""Views of Django REST framework, which find out themselves who asks."""
+"""Django REST framework: its views find out themselves who asks, its serializers have no tenant."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from django.apps import apps
+from django.db import router
+
 try:
-    from rest_framework import decorators
+    from rest_framework import decorators, serializers
     from rest_framework.request import Request
     from rest_framework.views import APIView
 except ImportError as error:
@@ -14,9 +17,33 @@ except ImportError as error:
         "tenantry.contrib.drf needs Django REST framework: pip install django-tenantry[drf]"
     ) from error
 
+from ..binding import current_binding
+from ..conf import rls_tenants
 from ..rebinding import bind_request, unbind_request
 
-__all__ = ["RLSAPIView", "api_view"]
+__all__ = ["CurrentTenantDefault", "RLSAPIView", "api_view"]
+
+
+class CurrentTenantDefault:
+    """Be the tenant that a request is bound to, for a field that no client fills in::
+
+        tenant = serializers.HiddenField(default=CurrentTenantDefault())
+
+    With it, a serializer checks what is unique in a tenant. It is read when data is validated, and
+    asks the database for nothing: the other fields of the tenant are loaded when they are read.
+
+    Raises rest_framework's ValidationError where no tenant is current: an admin has to name one.
+    """
+
+    def __call__(self) -> Any:
+        tenant_id = current_binding().tenant_id
+        if tenant_id is None:
+            raise serializers.ValidationError("No tenant is current.", code="required")
+        model: Any = apps.get_model(rls_tenants().tenant_model)
+        return model.from_db(router.db_for_read(model), [model._meta.pk.attname], [tenant_id])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 class RLSAPIView(APIView):
