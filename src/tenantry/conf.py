@@ -45,7 +45,6 @@ from .keys import KEY_TYPES, TenantKey, key_type_of
 from .validators import SEAL_KEYS_ARE, SETTING, VALIDATORS, refuse
 
 
-
 @dataclass(frozen=True, slots=True)
 class RLSTenants:
     """Hold the values of ``RLS_TENANTS``, validated; ``tenant_pk_type`` is None when left out."""
