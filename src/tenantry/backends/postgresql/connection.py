@@ -278,7 +278,7 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
         chosen, closing, factory = self.cursor_class
         if chosen is not self.cursor_factory or closing is not self.per_transaction:
             chosen, closing = self.cursor_factory, self.per_transaction
-            factory = bound(chosen, closing=closing)
+            factory = bound(chosen, closing=closing)  # type: ignore[arg-type]  # classes are hashable
             self.cursor_class = chosen, closing, factory
         cursor = factory(self, row_factory=row_factory or self.row_factory)
         if binary:
