@@ -1,0 +1,65 @@
+"""Tables that show their owner all rows, for as long as a change of the schema looks at them.
+
+Django fills the NULLs of a column with an UPDATE, and PostgreSQL checks a new foreign key with a
+query, both as the owner, whom FORCE ROW LEVEL SECURITY binds. They would find no rows: NULLs stay,
+and a foreign key holds for none, or for all where only the table that it refers to is hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from django.db import models, transaction
+
+from ...retyping import target
+
+# Only if the first one has rows to look at; the size is of all rows. Nothing else is worth a lock.
+_FORCED = """\
+SELECT name FROM unnest(%(tables)s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+WHERE relrowsecurity AND relforcerowsecurity AND pg_relation_size(to_regclass(%(first)s)) > 0"""
+
+
+@contextmanager
+def released(editor: Any, *tables: str) -> Iterator[None]:
+    """Let the owner see all rows of `tables`, if what is asked of the first one needs them.
+
+    Nobody else does meanwhile: it is one transaction, which locks the tables.
+    """
+    if not tables:
+        yield
+        return
+    quoted = [*dict.fromkeys(map(editor.quote_name, tables))]
+    with editor.connection.cursor() as cursor:
+        cursor.execute(_FORCED, {"tables": quoted, "first": quoted[0]})
+        forced = [name for (name,) in cursor.fetchall()]
+    if not forced:
+        yield
+        return
+    block: AbstractContextManager[Any] = nullcontext()
+    if not editor.collect_sql:
+        block = transaction.atomic(using=editor.connection.alias)
+    with block:
+        # PostgreSQL alters no table with checks that are still to come.
+        editor.execute("SET CONSTRAINTS ALL IMMEDIATE", params=None)
+        for table in forced:
+            editor.execute(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY", params=None)
+        yield
+        for table in forced:
+            editor.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY", params=None)
+
+
+def filled(model: Any, old: Any, new: Any) -> list[str]:
+    """Return the table of `model` if Django fills the NULLs of a column that becomes NOT NULL."""
+    becomes = old.null and not new.null and (new.has_default() or new.has_db_default())
+    return [model._meta.db_table] if becomes else []
+
+
+def looked_at(model: Any, field: Any) -> list[str]:
+    """Return the tables in which PostgreSQL looks whether the rows may refer to a default."""
+    is_key = isinstance(field, models.ForeignKey)
+    has_default = field.has_default() or field.has_db_default()
+    if is_key and has_default and field.db_constraint:
+        return [model._meta.db_table, target(field)[0]]
+    return []
