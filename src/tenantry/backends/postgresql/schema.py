@@ -23,6 +23,7 @@ from ...dependents import (
     rules_of,
 )
 from ...expressions import CurrentTenant
+from ...policies.columns import let_go
 from ...policies.ddl import OF_DEPENDENTS, depend, drop, independ
 from ...policies.seal import NAMESPACE_1, verifier
 from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of
@@ -83,6 +84,18 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         self.provide([field])
         with released(self, *looked_at(model, field)):
             super().add_field(model, field)
+
+    def remove_field(self, model: Any, field: Any) -> None:
+        """Drop a column, and first let go of it what other tables are protected by.
+
+        Those show nothing until a migration says anew how they are protected. The policies of the
+        table itself are in the way as long as the model asks for them.
+        """
+        if field.db_parameters(self.connection)["type"] is not None:
+            table = self.quote_name(model._meta.db_table)
+            sql = let_go(table, field.column, of_others=has_constraint(model))
+            self.execute(sql, params=None)
+        super().remove_field(model, field)
 
     def alter_field(self, model: Any, old_field: Any, new_field: Any, strict: bool = False) -> None:
         """Change a column, and create first what its default calls."""

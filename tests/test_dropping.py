@@ -1,0 +1,118 @@
+"""Columns that are dropped, and what policies and keys of other tables say of them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import InternalError, connections, models
+from django.db.backends.postgresql.schema import DatabaseSchemaEditor
+from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint, RemoveField
+from django.db.migrations.state import ProjectState
+
+from tenantry import RawPredicate, RLSConstraint, SameTenant, tenant_context
+from tests.app.models import Tenant
+from tests.fix_migrations import Migrate, is_protected, migration_of
+from tests.test_dependents_shared import child, count, manager, model
+from tests.test_sharing import base, run
+
+Tenants = tuple[Tenant, Tenant]
+Superuser = psycopg.Connection[Any]
+
+
+def in_the_way(policy: str) -> AbstractContextManager[Any]:
+    """Return a block in which a column cannot be dropped, but on Django 5.2, which cascades."""
+    if "CASCADE" in DatabaseSchemaEditor.sql_delete_column:
+        return nullcontext()
+    return pytest.raises(InternalError, match=policy)
+
+
+def many(migrate: Migrate, *operations: Any) -> ProjectState:
+    state = base()
+    for operation in operations:
+        state = migrate(operation, state)
+    return state
+
+
+def shows_nothing(table: str, tenant: Tenant) -> None:
+    assert is_protected(f"migrated_{table}")[:2] == (True, True)
+    assert count(table) == 0
+    with tenant_context(tenant.pk):
+        assert count(table) == 0
+
+
+def line(*, app_role: str | None = None) -> CreateModel:
+    rls = RLSConstraint(path="up__tenant", name="line_rls", app_role=app_role)
+    up = models.ForeignKey("migrated.Doc", models.CASCADE, related_name="lines")
+    fields: list[tuple[str, Any]] = [("id", models.AutoField(primary_key=True)), ("up", up)]
+    return CreateModel("Line", fields, {"constraints": [rls]})
+
+
+def test_the_link_of_a_child(tenants: Tenants, migrate: Migrate, superuser: Superuser) -> None:
+    state = many(migrate, model("Doc", is_open=False), child("Report", "Doc"))
+    with tenant_context(tenants[0].pk):
+        manager(state, "Report").create()
+        assert count("report") == 1
+    state = migrate(RemoveField("report", "doc_ptr"), state)
+    shows_nothing("report", tenants[0])
+    superuser.execute("TRUNCATE migrated_report, migrated_doc")
+
+
+@pytest.mark.parametrize("app_role", [None, "app"])
+def test_what_a_path_leads_to(
+    app_role: str | None, tenants: Tenants, migrate: Migrate, superuser: Superuser
+) -> None:
+    state = many(migrate, model("Doc", is_open=False), line(app_role=app_role))
+    with tenant_context(tenants[0].pk):
+        manager(state, "Line").create(up=manager(state, "Doc").create())
+        assert count("line") == 1
+    if app_role:
+        # What holds for the role of the application holds on.
+        superuser.execute("CREATE POLICY stray ON migrated_line USING (true)")
+    state = migrate(RemoveConstraint("doc", "doc_rls"), state)
+    state = migrate(RemoveField("doc", "tenant"), state)
+    shows_nothing("line", tenants[0])
+    with connections["owner"].schema_editor() as editor:
+        migration_of(RemoveConstraint("line", "line_rls")).apply(state, editor)
+    assert is_protected("migrated_line") == (False, False, 1 if app_role else 0)
+    superuser.execute("TRUNCATE migrated_line, migrated_doc")
+
+
+def test_what_a_key_of_the_same_tenant_refers_to(tenants: Tenants, migrate: Migrate) -> None:
+    same = SameTenant(field="up", name="same")
+    up = models.ForeignKey("migrated.Doc", models.CASCADE)
+    book = model("Book", is_open=False, up=up)
+    state = many(migrate, model("Doc", is_open=False), book, AddConstraint("book", same))
+    keys = "SELECT conname FROM pg_constraint WHERE contype = 'f' AND conname = 'same'"
+    assert len(run(keys)) == 1
+    state = migrate(RemoveConstraint("doc", "doc_rls"), state)
+    state = migrate(RemoveField("doc", "tenant"), state)
+    assert run(keys) == []
+    assert is_protected("migrated_book")[:2] == (True, True)
+    with connections["owner"].schema_editor() as editor:
+        migration_of(RemoveConstraint("book", "same")).apply(state, editor)
+
+
+def test_what_the_model_itself_asks_for_is_in_the_way(tenants: Tenants, migrate: Migrate) -> None:
+    state = many(migrate, model("Doc", is_open=False, code=models.IntegerField(default=1)))
+    raw = RLSConstraint(field="tenant", name="raw_rls", extra_predicates=[RawPredicate("code = 2")])
+    state = migrate(RemoveConstraint("doc", "doc_rls"), state)
+    state = migrate(AddConstraint("doc", raw), state)
+    with in_the_way("tenantry_sharing"):
+        migrate(RemoveField("doc", "code"), state)
+
+
+def test_so_is_a_policy_of_somebody_else(tenants: Tenants, migrate: Migrate) -> None:
+    state = many(migrate, model("Doc", is_open=None, code=models.IntegerField(default=1)))
+    run("CREATE POLICY mine ON migrated_doc USING (code = 1)", alias="owner")
+    with in_the_way("policy mine"):
+        migrate(RemoveField("doc", "code"), state)
+
+
+def test_the_sql_says_so(tenants: Tenants, migrate: Migrate) -> None:
+    state = many(migrate, model("Doc", is_open=False), line())
+    with connections["owner"].schema_editor(collect_sql=True) as editor:
+        migration_of(RemoveField("doc", "partner")).apply(state, editor)
+    assert "ALTER POLICY" in "".join(editor.collected_sql)
