@@ -19,6 +19,7 @@ from django.db.migrations.state import ProjectState
 from tenantry import RawPredicate, RLSConstraint, TenantField, admin_context, tenant_context
 from tenantry.checks import policies as inspecting
 from tenantry.checks.policies import inspect_policies
+from tenantry.constraints import Later
 from tenantry.dependents import is_protected
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
@@ -218,3 +219,54 @@ def test_a_key_leads_to_another_table_while_a_path_waits_to_be_changed(
     to_paper: Any = models.ForeignKey("migrated.Paper", models.CASCADE)
     migrate(AlterField("slip", "up", to_paper), state)
     assert count("line") == 0
+
+
+def test_a_column_changes_while_a_path_waits_to_be_changed(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    state = migrate(path_to("Paper"), migrate(paper(), base()))
+    state = migrate(RenameField("paper", "tenant", "owner"), state)
+    longer: Any = models.CharField(max_length=9, default="")
+    state = migrate(AlterField("paper", "code", longer), state)
+    # Its policy names the key nevertheless.
+    state = migrate(AlterField("paper", "id", models.BigAutoField(primary_key=True)), state)
+    assert types("up_id") == {"bigint"}
+    assert count("line") == 0
+
+
+def test_a_table_is_renamed_while_a_path_waits_for_its_field(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    state = migrate(path_to("Paper"), migrate(paper(), base()))
+    line = state.apps.get_model("migrated", "Line")
+    connection: Any = connections["owner"]
+    with connection.schema_editor() as editor:
+        waiting = Later(RLSConstraint(path="up__owner", name="line_rls"), line, editor)
+        editor.deferred_sql.append(waiting)
+        editor.stop_waiting("migrated_paper")
+        assert editor.deferred_sql == [waiting]
+        editor.deferred_sql.clear()
+
+
+@pytest.mark.parametrize("app_role", [None, "app"])
+def test_tables_of_apps_that_the_state_lacks(
+    app_role: str | None, tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = tenants
+    labels = models.ManyToManyField("migrated.Label")
+    before = migrate(paper(labels=labels), migrate(label(), base()))
+    state = migrate(child("Report", "Paper"), before)
+    path = RLSConstraint(path="up__tenant", name="line_rls", app_role=app_role)
+    up = models.ForeignKey("migrated.Paper", models.CASCADE, related_name="lines")
+    line = CreateModel("Line", [("id", small()), ("up", up)], {"constraints": [path]})
+    state = migrate(line, state)
+    with tenant_context(a.pk):
+        report = manager(state, "Report").create()
+        manager(state, "Line").create(up_id=report.pk)
+    migrate(AlterField("paper", "id", models.BigAutoField(primary_key=True)), before)
+    check(state, {"Paper", "Paper_labels", "Report", "Line"}, monkeypatch)
+    for table in ("report", "line"):
+        assert count(table) == 0
+        with tenant_context(a.pk):
+            assert count(table) == 1
+    run("TRUNCATE migrated_line, migrated_report, migrated_paper CASCADE", alias="owner")

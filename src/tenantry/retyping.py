@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any
 
 from django.apps.registry import Apps
+from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 
 from .dependents import rules_of
@@ -61,8 +62,15 @@ def relates_elsewhere(old: Any, new: Any) -> bool:
 
 
 def speaks_of(columns: Collection[Column], model: Any, apps: Apps, quote: Quote) -> bool:
-    """Return whether the policies of `model` name one of `columns`, and its table or their own."""
-    text = " ".join(f"{rule.using} {rule.check}" for rule in rules_of(model, apps, quote))
+    """Return whether the policies of `model` name one of `columns`, and its table or their own.
+
+    Those that cannot be made, because a field of them is gone, name none.
+    """
+    try:
+        rules = rules_of(model, apps, quote)
+    except FieldDoesNotExist:
+        return False
+    text = " ".join(f"{rule.using} {rule.check}" for rule in rules)
     return any(
         # A RawPredicate need not quote it.
         re.search(rf"(?<!\w){re.escape(column)}(?!\w)", text)

@@ -1,4 +1,4 @@
-"""SQL that lets go of a column which is about to be dropped, as pure text."""
+"""SQL about the policies that speak of a column which is to change, or to go, as pure text."""
 
 from __future__ import annotations
 
@@ -38,6 +38,29 @@ BEGIN
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', found.relation, found.conname);
   END LOOP;
 END $tenantry$"""
+
+# How to drop the policies that name one of the columns, and how to make each again. Those of
+# tables that the migration knows are not among them.
+SPEAKING = """\
+SELECT format('DROP POLICY %%I ON %%s', polname, polrelid::regclass),
+  format('CREATE POLICY %%I ON %%s AS %%s FOR %%s TO %%s', polname, polrelid::regclass,
+    CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+    CASE polcmd WHEN '*' THEN 'ALL' WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT'
+      WHEN 'w' THEN 'UPDATE' ELSE 'DELETE' END,
+    (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC'
+      ELSE quote_ident(pg_get_userbyid(role)) END, ', ') FROM unnest(polroles) role))
+  || coalesce(' USING (' || pg_get_expr(polqual, polrelid) || ')', '')
+  || coalesce(' WITH CHECK (' || pg_get_expr(polwithcheck, polrelid) || ')', '')
+FROM pg_policy p
+WHERE starts_with(polname, 'tenantry_')
+  AND NOT EXISTS (SELECT FROM unnest(%(known)s::text[]) name WHERE to_regclass(name) = polrelid)
+  AND EXISTS (SELECT FROM pg_depend d
+    JOIN pg_attribute a ON attrelid = d.refobjid AND attnum = d.refobjsubid
+    JOIN unnest(%(tables)s::text[], %(columns)s::text[]) AS change(name, field)
+      ON to_regclass(name) = attrelid AND field = attname
+    WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+      AND d.refclassid = 'pg_class'::regclass)
+ORDER BY 1"""
 
 
 def let_go(table: str, column: str, *, of_others: bool) -> str:

@@ -23,7 +23,7 @@ from ...dependents import (
     rules_of,
 )
 from ...expressions import CurrentTenant
-from ...policies.columns import let_go
+from ...policies.columns import SPEAKING, let_go
 from ...policies.ddl import OF_DEPENDENTS, depend, drop, independ
 from ...policies.seal import NAMESPACE_1, verifier
 from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of
@@ -119,9 +119,16 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
     def stop_waiting(self, table: str) -> None:
         """Execute what waits and names a table, before it, or a column of it, is renamed."""
         for sql in [*self.deferred_sql]:
-            if isinstance(sql, Dependence | Later) and sql.speaks_of(table):
+            if isinstance(sql, Dependence | Later) and self.can_speak_of(sql, table):
                 self.deferred_sql.remove(sql)
                 self.execute(sql, params=None)
+
+    def can_speak_of(self, sql: Dependence | Later, table: str) -> bool:
+        """Return whether SQL names a table; what names a field that is yet to come does not."""
+        try:
+            return sql.speaks_of(table)
+        except FieldDoesNotExist:
+            return False
 
     def without_policies(self, model: Any, old_field: Any, new_field: Any) -> list[str]:
         """Drop the policies that a column's change concerns; return what creates them.
@@ -139,7 +146,8 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         if is_elsewhere:
             # It would speak of what the key refers to now.
             self.stop_waiting(model._meta.db_table)
-        again = []
+        again: list[str] = []
+        known = []
         for each in apps.get_models(include_auto_created=True):
             table = each._meta.db_table
             if not is_protected(each, apps) or not self.is_here(each) or self.waiting(table):
@@ -158,9 +166,26 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
                 # Its constraint is changed later in the migration, and follows the key then.
                 continue
             if speaks or rules != before:
+                known.append(quote(table))
                 self.execute(drop(quote(table), before), params=None)
                 again += [rule.create(quote(table)) for rule in rules]
-        return again
+        return again + self.without_policies_of_others(columns, known)
+
+    def without_policies_of_others(self, columns: Iterable[Column], known: list[str]) -> list[str]:
+        """Drop the policies that name columns, of tables that are not `known`, in the same way.
+
+        Where a migration is undone, its apps lack those that came later, and their tables.
+        """
+        if not columns:
+            return []
+        tables, names = zip(*columns, strict=True)
+        quoted = [self.quote_name(table) for table in tables]
+        with self.connection.cursor() as cursor:
+            cursor.execute(SPEAKING, {"tables": quoted, "columns": [*names], "known": known})
+            found = cursor.fetchall()
+        for sql, _ in found:
+            self.execute(sql, params=None)
+        return [sql for _, sql in found]
 
     def depend_anew(self, through: Any) -> None:
         """Protect the table of a relation by what it refers to now."""
