@@ -16,6 +16,7 @@ from django.apps.registry import Apps
 
 from .constraints import RLSConstraint
 from .policies.ddl import Policy, Reference, Rule, all_exist, dependent_rules
+from .policies.predicates import unlike
 
 Model = type[Any]
 
@@ -48,10 +49,11 @@ def owners(model: Model, apps: Apps) -> list[Any]:
 
 
 def references_of(
-    model: Model, apps: Apps, quote: Callable[[str], str], alias: str = "owner"
+    model: Model, apps: Apps, quote: Callable[[str], str], alias: str | None = None
 ) -> list[Reference]:
     """Return what :func:`owners` are in the database, its names quoted."""
     found = []
+    alias = alias or unlike("owner", quote(model._meta.db_table))
     decisive = writers(model, apps)
     for key in owners(model, apps):
         to = owner_of(key, apps)

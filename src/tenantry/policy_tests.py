@@ -22,7 +22,8 @@ from .constraints import RLSConstraint
 from .dependents import references_of
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
 from .policies.ddl import Reference, all_exist
-from .policies.owners import Owner
+from .policies.owners import Owner, Quote
+from .policies.predicates import unlike
 from .protected import column_of, external_models
 from .seal import token
 
@@ -129,12 +130,19 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
             yield Subject(options.db_table, table, quote(owner.column), columns, None)
         else:
             references = (
-                [Reference(*map(quote, (hop.column, hop.table, hop.key))) for hop in owner.hops[:1]]
+                [reference_of(owner, table, quote)]
                 if owner is not None
                 else references_of(model, apps, quote)
             )
             visible = all_exist(table, references)
             yield Subject(options.db_table, table, references[0].column, columns, visible)
+
+
+def reference_of(owner: Owner, table: str, quote: Quote) -> Reference:
+    """Return the first step of the path from the quoted `table` to the tenant."""
+    hop = owner.hops[0]
+    column, to, key = map(quote, (hop.column, hop.table, hop.key))
+    return Reference(column, to, key, alias=unlike("owner", table))
 
 
 def identities(connection: Any, tenants: Sequence[Binding]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from .conf import rls_tenants
 from .exceptions import RLSConfigurationError
 from .policies.expressions import unbalanced
 from .policies.owners import Quote
+from .policies.predicates import unlike
 from .targets import field_of, names_tenant, not_the_tenant, same_table
 
 
@@ -156,11 +157,12 @@ class SharedWith(ExtraPredicate):
             ) from error
         row, owner = field_of(shares, self.row), field_of(model, constraint_of(model).field)
         shared_owner = field_of(shares, self.owner).column
+        share = unlike("share", table)
         return (
-            f"EXISTS (SELECT FROM {quote(shares._meta.db_table)} AS share"
-            f" WHERE share.{quote(row.column)} = {table}.{quote(row.target_field.column)}"
-            f" AND share.{quote(shared_owner)} = {table}.{quote(owner.column)}"
-            f" AND share.{quote(field_of(shares, self.tenant).column)} = {tenant})"
+            f"EXISTS (SELECT FROM {quote(shares._meta.db_table)} AS {share}"
+            f" WHERE {share}.{quote(row.column)} = {table}.{quote(row.target_field.column)}"
+            f" AND {share}.{quote(shared_owner)} = {table}.{quote(owner.column)}"
+            f" AND {share}.{quote(field_of(shares, self.tenant).column)} = {tenant})"
         )
 
     def problem(self, model: Any) -> str | None:

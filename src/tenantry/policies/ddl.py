@@ -264,6 +264,7 @@ class Reference:
 
     `own` says of the row that it refers to, as `alias`, that it is the tenant's. It is there where
     a row may be visible that is not, and where only the tenant may write rows that refer to it.
+    `alias` is not what the table is called whose rows refer to it.
     """
 
     column: str

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from .predicates import unlike
 
 Quote = Callable[[str], str]
 
@@ -33,10 +35,11 @@ class Owner:
         if not self.hops:
             return f"{quote(self.column)} = {tenant}"
         first = self.hops[0]
+        aliases = [unlike(each, table) for each in self._aliases]
         return (
-            f"EXISTS (SELECT FROM {self._joined(quote)}"
-            f" WHERE o1.{quote(first.key)} = {table}.{quote(first.column)}"
-            f" AND {self._tenant(quote)} = {tenant})"
+            f"EXISTS (SELECT FROM {self._joined(quote, aliases)}"
+            f" WHERE {aliases[0]}.{quote(first.key)} = {table}.{quote(first.column)}"
+            f" AND {aliases[-1]}.{quote(self.column)} = {tenant})"
         )
 
     def equals(self, alias: str, quote: Quote) -> str:
@@ -46,18 +49,22 @@ class Owner:
         """
         if not self.hops:
             return f"{alias}.{quote(self.column)} = %s"
-        first = self.hops[0]
-        rows = f"SELECT o1.{quote(first.key)} FROM {self._joined(quote)}"  # noqa: S608 - quoted
-        return f"{alias}.{quote(first.column)} IN ({rows} WHERE {self._tenant(quote)} = %s)"
+        first, aliases = self.hops[0], self._aliases
+        joined = self._joined(quote, aliases)
+        rows = f"SELECT {aliases[0]}.{quote(first.key)} FROM {joined}"  # noqa: S608 - quoted
+        tenant = f"{aliases[-1]}.{quote(self.column)}"
+        # The column of `alias` stands outside of the subquery, where nothing hides it.
+        return f"{alias}.{quote(first.column)} IN ({rows} WHERE {tenant} = %s)"
 
-    def _joined(self, quote: Quote) -> str:
-        tables = [f"{quote(self.hops[0].table)} AS o1"]
-        for number, hop in enumerate(self.hops[1:], 1):
+    @property
+    def _aliases(self) -> list[str]:
+        return [f"o{number}" for number, _ in enumerate(self.hops, 1)]
+
+    def _joined(self, quote: Quote, aliases: Sequence[str]) -> str:
+        tables = [f"{quote(self.hops[0].table)} AS {aliases[0]}"]
+        for hop, before, alias in zip(self.hops[1:], aliases, aliases[1:], strict=False):
             tables.append(
-                f"JOIN {quote(hop.table)} AS o{number + 1}"
-                f" ON o{number + 1}.{quote(hop.key)} = o{number}.{quote(hop.column)}"
+                f"JOIN {quote(hop.table)} AS {alias}"
+                f" ON {alias}.{quote(hop.key)} = {before}.{quote(hop.column)}"
             )
         return " ".join(tables)
-
-    def _tenant(self, quote: Quote) -> str:
-        return f"o{len(self.hops)}.{quote(self.column)}"

@@ -51,6 +51,14 @@ def identifier(name: str) -> str:
     return f'"{escaped}"'
 
 
+def unlike(name: str, table: str) -> str:
+    """Return an alias, `name` or a longer one, for a subquery that speaks of a row of `table`.
+
+    An alias hides the quoted `table` around the subquery if that is called the same.
+    """
+    return f"{name}_" if table == identifier(name) else name
+
+
 def literal(text: str) -> str:
     """Return `text` quoted as a string."""
     escaped = text.replace("'", "''")
