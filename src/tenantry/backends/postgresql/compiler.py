@@ -12,6 +12,7 @@ from typing import Any
 
 from django.core.exceptions import FullResultSet
 from django.db.backends.postgresql import compiler
+from django.db.models.sql.constants import LOUTER
 
 from ...binding import Binding, TenantId, current_binding
 from ...conf import rls_tenants
@@ -205,7 +206,13 @@ class ScopedSelectMixin(ScopedMixin):
         found = self.protected(binding, tables)
         if not found:
             return clauses, params
-        conditions = {alias: self.condition(alias, found[alias]) for alias in found}
+        conditions: dict[str, str] = {}
+        # The columns, by alias, that are the tenant wherever there is a row.
+        known: set[tuple[str, str]] = set()
+        for alias, protection in found.items():
+            conditions[alias] = self.condition(alias, protection)
+            if not protection.owner.hops:
+                known.add((alias, protection.owner.column))
         if self.followed:
             self.expect_followed(found, conditions)
         # Where Django trims joins from the start of a subquery, the first alias has no reference
@@ -218,8 +225,8 @@ class ScopedSelectMixin(ScopedMixin):
         if conditions:
             params_of_where = [binding.tenant_id] * len(conditions)
             self.where = ScopedWhere(self.where, " AND ".join(conditions.values()), params_of_where)
-        if joins:
-            params = self.scope_joins(joins, active, clauses, params, binding.tenant_id)
+        if joins or len(active) > 2:
+            params = self.scope_joins(joins, active, clauses, params, binding.tenant_id, known)
         return clauses, params
 
     def expect_followed(
@@ -249,11 +256,13 @@ class ScopedSelectMixin(ScopedMixin):
         clauses: list[str],
         params: Iterable[Any],
         tenant_id: TenantId | None,
+        known: set[tuple[str, str]],
     ) -> list[Any]:
         """Put conditions into the ON clauses of joins, and return the parameters of all clauses.
 
         A row of another tenant is joined as if it did not exist, and LEFT JOIN keeps its meaning.
         """
+        sources = self.query.alias_map
         scoped_params = list(params)
         is_counted = bool(scoped_params)
         position = 0
@@ -265,7 +274,25 @@ class ScopedSelectMixin(ScopedMixin):
                 clauses[index] = f"{clauses[index].removesuffix(')')} AND {joins[alias]})"
                 scoped_params.insert(position, tenant_id)
                 position += 1
+            join = sources[alias]
+            for column, other in getattr(join, "join_cols", ()):
+                parent = join.parent_alias
+                if (parent, column) in known:
+                    known.add((alias, other))
+                    if join.join_type == sources[parent].join_type == LOUTER:
+                        there = self.is_there(parent, column)
+                        clauses[index] = f"{clauses[index].removesuffix(')')} AND {there})"
         return scoped_params
+
+    def is_there(self, alias: str, column: str) -> str:
+        """Return the SQL condition that LEFT JOIN has found a row of `alias`.
+
+        It adds nothing to a comparison with the column. But from 16 on, where ON clauses before say
+        what the column equals, PostgreSQL may leave that comparison out, and then joins the
+        tenant's rows to what is missing.
+        """
+        quote = getattr(self, QUOTE_NAME)
+        return f"{quote(alias)}.{quote(column)} IS NOT NULL"
 
 
 class SQLCompiler(ScopedSelectMixin, compiler.SQLCompiler):
