@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.core.exceptions import FieldDoesNotExist
 from django.db import connections, models
 from django.db.migrations import (
     AddConstraint,
@@ -19,10 +20,12 @@ from django.db.migrations import (
 )
 from django.db.migrations.migration import Migration
 from django.db.migrations.state import ProjectState
+from django.test import override_settings
 
 from tenantry import RLSConstraint, SameTenant, TenantField, admin_context, tenant_context
 from tenantry.exceptions import RLSConfigurationError
-from tests.app.models import Tenant
+from tests import settings as test_settings
+from tests.app.models import Note, Tenant
 from tests.fix_migrations import is_protected
 from tests.test_dependents_shared import manager
 from tests.test_retyping import check
@@ -189,6 +192,19 @@ def test_queries_do_without_a_path_that_is_yet_to_follow_a_renamed_field(
         with tenant_context(each.pk):
             assert (orders.count(), lines.count()) == (1, 1)
     assert (orders.count(), lines.count()) == (0, 0)
+
+
+def test_a_model_of_the_project_has_to_name_what_there_is(
+    project: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = RLSConstraint(path="author__nobody", name="wrong")
+    monkeypatch.setattr(Note._meta, "constraints", [wrong])
+    # What was found out about the models is forgotten, before and after.
+    with (
+        override_settings(RLS_TENANTS=test_settings.RLS_TENANTS),
+        pytest.raises(FieldDoesNotExist, match=r"app\.Author has no field named 'nobody'"),
+    ):
+        Note.objects.count()
 
 
 @pytest.mark.parametrize(
