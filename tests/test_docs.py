@@ -56,6 +56,7 @@ GUIDES = [
     "protect-a-model",
     "refuse-foreign-keys",
     "protect-users",
+    "protect-other-packages",
     "find-the-tenant",
     "serve-other-asgi-apps",
     "use-rest-framework",
