@@ -14,7 +14,7 @@ try:
     from rest_framework.views import APIView
 except ImportError as error:
     raise ImportError(
-        "tenantry.contrib.drf needs Django REST framework: pip install django-tenantry[drf]"
+        "tenantry.contrib.drf needs Django REST framework: pip install 'django-tenantry[drf]'"
     ) from error
 
 from ..binding import current_binding

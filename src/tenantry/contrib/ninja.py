@@ -13,7 +13,7 @@ try:
     from ninja.security.base import AuthBase
 except ImportError as error:
     raise ImportError(
-        "tenantry.contrib.ninja needs Django Ninja: pip install django-tenantry[ninja]"
+        "tenantry.contrib.ninja needs Django Ninja: pip install 'django-tenantry[ninja]'"
     ) from error
 
 from ..exceptions import TenantDeniedError

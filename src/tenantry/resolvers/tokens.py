@@ -16,7 +16,7 @@ from .options import require, require_header, require_text, require_texts
 class JWTResolver(Resolver):
     """Take the tenant from a claim of the bearer's token, whose signature is proof enough.
 
-    Needs PyJWT: ``pip install django-tenantry[jwt]``. `key` verifies the signature, with one of
+    Needs PyJWT: ``pip install 'django-tenantry[jwt]'``. `key` verifies the signature, with one of
     `algorithms`; `claim` is the tenant's key. `audience` and `issuer` are verified where they are
     given, an expiry always. A token that does not verify, or has no such claim, is denied; a
     request without a token goes on to the next resolver. Not for tokens of an issuer who would sign
@@ -46,7 +46,7 @@ class JWTResolver(Resolver):
             import jwt  # noqa: PLC0415 - it is optional
         except ImportError as error:
             raise RLSConfigurationError(
-                "the resolver 'jwt' needs PyJWT: pip install django-tenantry[jwt]"
+                "the resolver 'jwt' needs PyJWT: pip install 'django-tenantry[jwt]'"
             ) from error
         known = sorted(jwt.PyJWS().get_algorithms())
         fits = all(algorithm in known for algorithm in algorithms)
