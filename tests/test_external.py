@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -206,6 +207,36 @@ def test_an_operation_says_all_of_what_it_does() -> None:
     assert f"write AlterRLSPolicy('taggit.Tag', 'tenant_id', {rest}, before=" in str(caught.value)
     with pytest.raises(RLSConfigurationError, match="does not say all of what"):
         AlterRLSPolicy("taggit.Tag", before={}, **BEFORE)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "error", "message"),
+    [
+        (
+            "a.B",
+            {"guc": "rls"},
+            TypeError,
+            "unknown argument 'guc'; a policy is made of guc_prefix",
+        ),
+        ("LogEntry", {}, RLSConfigurationError, "('LogEntry') needs the label of a model"),
+        (Group, {}, RLSConfigurationError, "needs the label of a model, such as 'taggit.Tag'"),
+        ("a.B", {"key_type": "integer"}, RLSConfigurationError, "one of int, bigint, uuid, text"),
+        ("a.B", {"guc_prefix": "a.b"}, RLSConfigurationError, "guc_prefix='a.b'; it must be at"),
+        ("a.B", {"guc_prefix": None}, RLSConfigurationError, "guc_prefix=None; it must be at"),
+    ],
+)
+def test_what_an_operation_cannot_be_made_of_is_refused(
+    model: Any, given: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    makes: list[Callable[[], object]] = [
+        lambda: AddRLSPolicy(model, **given),
+        lambda: AddRLSPolicy(model, **{**GROUP, **given}),
+        lambda: AlterRLSPolicy(model, before=BEFORE, **{**BEFORE, **given}),
+        lambda: AlterRLSPolicy(model, before={**BEFORE, **given}, **BEFORE),
+    ]
+    for make in makes:
+        with pytest.raises(error, match=re.escape(message)):
+            make()
 
 
 def test_the_type_of_the_column_stays() -> None:

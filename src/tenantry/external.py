@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from .conf import rls_tenants, tenant_key
+from .exceptions import RLSConfigurationError
+from .keys import KEY_TYPES
 from .policies.ddl import LATEST, Policy, unprotect
 from .policies.owners import Owner, Quote
 from .policies.predicates import current_tenant
+from .validators import GUC_PREFIX, MODEL_LABEL
+
+
+def check_arguments(operation: str, model: Any, given: Mapping[str, Any]) -> None:
+    """Look at what an operation of a migration was given.
+
+    Raises TypeError for an argument that there is not, and RLSConfigurationError for a value that
+    is none.
+    """
+    if not isinstance(model, str) or not MODEL_LABEL.fullmatch(model):
+        raise RLSConfigurationError(
+            f"{operation}({model!r}) needs the label of a model, such as 'taggit.Tag'"
+        )
+    known = [each.name for each in fields(Policy)]
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"{operation}({model!r}) has the unknown argument {name!r}; a policy is made of"
+                f" {', '.join(known)}"
+            )
+    key_type, prefix = given.get("key_type", KEY_TYPES[0]), given.get("guc_prefix", "rls")
+    if key_type not in KEY_TYPES:
+        raise RLSConfigurationError(
+            f"{operation}({model!r}) has key_type={key_type!r}; it must be one of"
+            f" {', '.join(KEY_TYPES)}"
+        )
+    if not isinstance(prefix, str) or not GUC_PREFIX.fullmatch(prefix):
+        raise RLSConfigurationError(
+            f"{operation}({model!r}) has guc_prefix={prefix!r}; it must be at most 31 lower-case"
+            " letters, digits or underscores"
+        )
 
 
 def says_all(given: Mapping[str, Any]) -> bool:

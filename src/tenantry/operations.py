@@ -16,6 +16,7 @@ from .external import (
     add_external,
     alter_external,
     arguments,
+    check_arguments,
     current,
     remove_external,
     says_all,
@@ -60,6 +61,7 @@ class AddRLSPolicy(Operation):
         self.create_column = create_column
         self.tenant_model = tenant_model
         self.policy = policy
+        check_arguments("AddRLSPolicy", model, policy)
         if (create_column and tenant_model is None) or not says_all(policy):
             wanted = {"tenant_model": tenant_model or rls_tenants().tenant_model}
             given = wanted if create_column else {"create_column": False}
@@ -136,6 +138,8 @@ class AlterRLSPolicy(Operation):
         self.before = dict(before)
         self.create_column = create_column
         self.policy = policy
+        for each in (policy, self.before):
+            check_arguments("AlterRLSPolicy", model, each)
         if not says_all(self.before) or not says_all(policy):
             raise RLSConfigurationError(
                 f"AlterRLSPolicy({model!r}) does not say all of what the migration does, which must"

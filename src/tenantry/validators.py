@@ -92,8 +92,7 @@ def _validate_trace(value: object) -> None:
     _validate_switch("TRACE", value)
     if value and find_spec("opentelemetry") is None:
         raise RLSConfigurationError(
-            f"{SETTING}['TRACE'] needs OpenTelemetry: pip install"
-            " 'django-tenantry[opentelemetry]'"
+            f"{SETTING}['TRACE'] needs OpenTelemetry: pip install 'django-tenantry[opentelemetry]'"
         )
 
 
