@@ -195,6 +195,15 @@ def test_it(sql):
     assert "2 passed" in run_pytest(tested, test)
 
 
+CASE = """\
+from django.test import TestCase
+
+
+class Case(TestCase):
+    def test_it(self):
+        pass
+"""
+
 MIGRATIONS = """\
 from django.core.management import call_command
 from django.db import ProgrammingError, connection
@@ -261,6 +270,28 @@ def test_it():
         assert Tenant.objects.count() == 0
 """
     assert "1 passed" in run_pytest(tested, test, NOTEBOOK_DB_USER=OWNER)
+
+
+def test_who_may_not_create_a_test_database_is_told_of_the_owner(tested: Reader) -> None:
+    command = [sys.executable, "manage.py", "test", "--noinput"]
+    (tested.folder / "notes" / "tests.py").write_text(CASE)
+
+    def told() -> str:
+        done = subprocess.run(
+            command,
+            cwd=tested.folder,
+            env=tested.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "permission denied to create database" in done.stderr
+        return done.stderr
+
+    assert "by its login, in DATABASES['default']['TEST']['OWNER']: {'USER'" in told()
+    configure(tested, 'DATABASES["default"]["TEST"]["OWNER"]["USER"] = "notebook_app"\n')
+    assert "['TEST']['OWNER']" not in told()
 
 
 def test_only_a_test_database_has_an_owner_that_tests_may_be(tenants: Tenants) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 from django.db.backends.postgresql import creation
+from psycopg import errors
 
 from ...conf import rls_tenants
 from ...exceptions import RLSConfigurationError
@@ -43,6 +44,20 @@ class DatabaseCreation(creation.DatabaseCreation):
         settings: dict[str, Any] = self.connection.settings_dict
         name = str(settings["NAME"])
         return name.startswith(settings["TEST"].get("NAME") or TEST_DATABASE_PREFIX)
+
+    def _execute_create_test_db(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._execute_create_test_db(*args, **kwargs)  # type: ignore[misc]
+        except SystemExit as stop:
+            # Django has shown the error, and nothing that calls this can be overridden instead.
+            cause = stop.__context__ and stop.__context__.__cause__
+            if isinstance(cause, errors.InsufficientPrivilege) and self.owner() is None:
+                alias = self.connection.alias
+                self.log(
+                    "Name a role that may create databases, by its login, in"
+                    f" DATABASES[{alias!r}]['TEST']['OWNER']: {{'USER': ..., 'PASSWORD': ...}}"
+                )
+            raise
 
     @contextmanager
     def as_owner(self) -> Iterator[None]:
