@@ -203,7 +203,8 @@ class Machine(Model):
         else:
             return
         opened = Open(self.tick(), fetch, close, rows, inside)
-        if orm and self.wrapper.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS"):
+        on_client = self.wrapper.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
+        if settings.SHAPE == "sealed" or (orm and on_client):
             opened.transaction_ends_it = False
         if first:
             found = fetch(first)

@@ -88,7 +88,12 @@ def at_rollback(connection: Any, fault: Fault) -> None:
 
 
 def in_a_named_cursor(connection: Any, fault: Fault) -> None:
-    with transaction.atomic(using=connection.alias), connection.chunked_cursor() as cursor:
+    # One of the driver, because Django's has no name where the binding is sealed.
+    with (
+        transaction.atomic(using=connection.alias),
+        connection.wrap_database_errors,
+        connection.connection.cursor("c") as cursor,
+    ):
         cursor.execute("SELECT generate_series(1, 10)")
         assert cursor.fetchmany(2) == [(1,), (2,)]
         fault()

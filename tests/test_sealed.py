@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import nullcontext
 from time import time
 from typing import Any
 
@@ -104,6 +105,48 @@ def test_other_sessions_do_not_see_the_token(
         assert "current_setting" in rows[0][0]
         assert token not in rows[0][0]
         assert seal_keys()[0].name not in rows[0][0]
+
+
+@sealed_shape
+@pytest.mark.parametrize("revoked", [False, True])
+@pytest.mark.parametrize("alias", ["default", "wire_server_side"])
+def test_parameters_are_hidden_as_the_documentation_says(
+    revoked: bool, alias: str, wire: Wire, tenants: Tenants, postgres: Any
+) -> None:
+    functions = "pg_stat_get_activity(integer), pg_stat_get_backend_activity(integer)"
+    changes = [
+        "SELECT ON pg_stat_activity",
+        f"EXECUTE ON FUNCTION {functions}",
+    ]
+    with (
+        psycopg.connect(postgres.dsn("postgres", "tenantry"), autocommit=True) as superuser,
+        client(postgres) as other,
+        transaction.atomic(using=alias),
+        connections[alias].cursor() as cursor,
+    ):
+        with tenant_context(tenants[1].pk):
+            cursor.execute("SELECT pg_backend_pid(), %s::text", ["secret of B"])
+        pid = cursor.fetchone()[0]
+        if revoked:
+            for what in changes:
+                superuser.execute(f"REVOKE {what} FROM PUBLIC")
+        try:
+            for source in (
+                "pg_stat_activity",
+                "pg_stat_get_activity(NULL)",
+                "(SELECT pg_stat_get_backend_pid(id) AS pid, pg_stat_get_backend_activity(id) AS"
+                " query FROM pg_stat_get_backend_idset() id) x",
+            ):
+                query = f"SELECT string_agg(query, ' ') FROM {source} WHERE pid = {pid}"
+                if revoked:
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        other.execute(query)
+                else:
+                    seen = str(other.execute(query).fetchone())
+                    assert ("secret of B" in seen) == (alias == "default")
+        finally:
+            for what in changes:
+                superuser.execute(f"GRANT {what} TO PUBLIC")
 
 
 @sealed_shape
@@ -506,6 +549,26 @@ def test_a_name_that_the_driver_prepared_is_a_trap(tenants: Tenants) -> None:
         connection.close()
     assert [token.rpartition(":")[2] for (token,) in seen] == [str(each.pk) for each in tenants]
     assert list(inspect_options("default", connection.settings_dict)) == []
+
+
+@sealed_shape
+@pytest.mark.parametrize("alias", ["default", "wire_server_side"])
+@pytest.mark.parametrize("atomic", [False, True])
+def test_an_injection_finds_no_open_cursor_of_somebody_else(
+    atomic: bool, alias: str, tenants: Tenants
+) -> None:
+    """From which it would fetch, in one expression too: cursor_to_xml(name, ...)."""
+    open_cursors = set()
+    block = transaction.atomic(using=alias) if atomic else nullcontext()
+    with block, admin_context():
+        titles = []
+        for note in Note.objects.using(alias).filter(pk__gt=0).iterator(chunk_size=1):
+            titles.append(note.title)
+            with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
+                cursor.execute("SELECT name FROM pg_cursors WHERE name <> ''")
+                open_cursors.update(cursor.fetchall())
+    assert sorted(titles) == ["A 1", "A 2", "B 1", "B 2"]
+    assert not open_cursors
 
 
 # The keys.

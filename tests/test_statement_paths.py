@@ -315,6 +315,7 @@ def test_a_named_cursor_leaves_parameters_to_the_server_where_options_say_so(
             assert execute(alias) == ["A 1", "A 2"]
 
 
+@pytest.mark.unsealed
 def test_a_declare_with_parameters_carries_begin_and_the_binding(
     wire: Wire, tenants: tuple[Tenant, Tenant]
 ) -> None:

@@ -111,8 +111,11 @@ class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[mis
         return AsyncServerSideCursor if on_server else AsyncMergingServerSideCursor
 
     def create_cursor(self, name: str | None = None) -> Any:
-        """Return a bound cursor; the package would make a named one from a class of its own."""
-        if name is None:
+        """Return a bound cursor; the package would make a named one from a class of its own.
+
+        Where the binding is sealed it has no name, as in sync code.
+        """
+        if name is None or rls_tenants().sealed:
             return super().create_cursor()
         connection: psycopg.AsyncConnection[Any] = self.connection
         cursor = self.named_cursor_class()(

@@ -141,8 +141,12 @@ class BoundConnections(Base):  # type: ignore[misc]
         """Prepare an async connection; a backend with types of its own registers them."""
 
     def create_cursor(self, name: str | None = None) -> Any:
-        """Return a bound cursor; Django would make a named one from a class of its own."""
-        if name is None:
+        """Return a bound cursor; Django would make a named one from a class of its own.
+
+        Where the binding is sealed it has no name: any statement on the connection could read its
+        rows by that, also one that somebody else has injected SQL into.
+        """
+        if name is None or rls_tenants().sealed:
             return super().create_cursor()
         connection: psycopg.Connection[Any] = self.connection
         cursor = self.named_cursor_class()(
