@@ -13,6 +13,7 @@ from django.core.management import CommandError
 from django.db import connections
 
 from tenantry.checks import policies as inspecting
+from tenantry.checks.schema import inspect_publications
 from tests.app.models import Tenant
 from tests.fix_aliases import Add
 from tests.fix_checks import broken, check, findings
@@ -65,6 +66,12 @@ BREAKS = {
         "ALTER POLICY other ON app_note RENAME TO tenantry_isolation",
         "table app_note",
         "has no policy tenantry_isolation of tenantry; run makemigrations and migrate",
+    ),
+    "E114 of a child": (
+        "ALTER POLICY tenantry_isolation ON app_book RENAME TO other",
+        "ALTER POLICY other ON app_book RENAME TO tenantry_isolation",
+        "table app_book",
+        "if they have nothing to do, run as the owner of the table what check_rls --generate",
     ),
     "E115": (
         "ALTER POLICY tenantry_isolation ON app_note USING (true)",
@@ -141,21 +148,27 @@ BREAKS = {
         "CREATE MATERIALIZED VIEW kept AS SELECT * FROM app_note; GRANT SELECT ON kept TO app",
         "DROP MATERIALIZED VIEW kept",
         "materialized view kept",
-        "holds rows of protected tables",
+        "to what it holds; run REVOKE ALL ON kept FROM PUBLIC and the role that serves requests",
     ),
     "E123": (
         "CREATE FUNCTION all_notes() RETURNS SETOF app_note LANGUAGE sql SECURITY DEFINER AS"
         " 'SELECT * FROM app_note'",
         "DROP FUNCTION all_notes",
         "function all_notes()",
-        "is SECURITY DEFINER and runs as postgres, whom no policy binds; run ALTER FUNCTION",
+        "is SECURITY DEFINER and runs as postgres, whom no policy binds; run ALTER ROUTINE",
+    ),
+    "E123 of a procedure": (
+        "CREATE PROCEDURE fill() LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'",
+        "DROP PROCEDURE fill",
+        "function fill()",
+        "run ALTER ROUTINE fill() SECURITY INVOKER, or REVOKE EXECUTE ON ROUTINE fill() FROM",
     ),
     "W124": (
         "CREATE TABLE note_copy AS SELECT * FROM app_note; GRANT SELECT ON note_copy TO app",
         "DROP TABLE note_copy",
         "table note_copy",
         "has the column tenant_id of a tenant and no policy, and no model of which migrations make"
-        " one; run REVOKE ALL ON note_copy FROM the role that serves requests",
+        " one; run REVOKE ALL ON note_copy FROM PUBLIC and the role that serves requests",
     ),
     "W124 by a foreign key": (
         "CREATE TABLE bill (customer bigint REFERENCES app_tenant); GRANT SELECT ON bill TO app",
@@ -201,6 +214,12 @@ BREAKS = {
         "DROP PUBLICATION stream",
         "publication stream",
         "streams rows WHERE (id > 7) of app_note",
+    ),
+    "W121 of all tables": (
+        "CREATE PUBLICATION stream FOR ALL TABLES",
+        "DROP PUBLICATION stream",
+        "publication stream",
+        "run DROP PUBLICATION stream, and create it FOR TABLE of the others, or let only roles",
     ),
     "E131": (
         "ALTER ROLE app SET rls.is_admin = 'true'",
@@ -305,6 +324,57 @@ def test_what_is_broken_is_found_with_the_fix(name: str, arrange: psycopg.Connec
         assert check("--fail-level", "WARNING")[1] == 1
     assert findings() == []
     assert check()[1] == 0
+
+
+# By what is published, what takes the protected tables out of it.
+ONE, TWO, OUT = "TABLE ONLY app_note", "TABLE ONLY old_note", 'TABLE ONLY "Old".child'
+PUBLISHED = {
+    "TABLE app_note, app_shared": {ONE, TWO, OUT},
+    "TABLE ONLY app_note, TABLE app_shared": {ONE},
+    "TABLE old_note, app_shared": {TWO},
+    'TABLES IN SCHEMA "Old"': {'TABLES IN SCHEMA "Old"'},
+    "TABLE app_shared, TABLES IN SCHEMA public": {"TABLES IN SCHEMA public"},
+    'TABLE app_note, TABLES IN SCHEMA "Old"': {ONE, TWO, f'{OUT}, TABLES IN SCHEMA "Old"'},
+}
+
+
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_a_publication_is_mended_as_it_is_said(
+    published: str, arrange: psycopg.Connection[Any]
+) -> None:
+    with broken(
+        arrange,
+        'CREATE SCHEMA "Old"; CREATE TABLE old_note () INHERITS (app_note);'
+        ' CREATE TABLE "Old".child () INHERITS (app_note);'
+        f' CREATE PUBLICATION "Stream" FOR {published}',
+        'DROP PUBLICATION "Stream"; DROP TABLE old_note, "Old".child; DROP SCHEMA "Old"',
+    ):
+        end = ", or let only roles subscribe that may see every tenant"
+        found = [text for id_, _, text in findings() if id_ == "tenantry.W121"]
+        advice = {text.partition("; run ")[2].removesuffix(end) for text in found}
+        begin = 'ALTER PUBLICATION "Stream" DROP '
+        assert advice == {f"{begin}{each}" for each in PUBLISHED[published]}
+        for each in advice:
+            arrange.execute(each.encode())
+        assert findings() == []
+
+
+def test_the_partitions_of_a_published_table_are_streamed_by_it(
+    arrange: psycopg.Connection[Any],
+) -> None:
+    with broken(
+        arrange,
+        "CREATE TABLE parts (id int, tenant_id bigint) PARTITION BY RANGE (id);"
+        " CREATE TABLE part PARTITION OF parts FOR VALUES FROM (1) TO (2);"
+        " CREATE PUBLICATION stream FOR TABLE parts",
+        "DROP TABLE parts; DROP PUBLICATION stream",
+    ):
+        with connections["default"].cursor() as cursor:
+            (found,) = inspect_publications(cursor, ["parts"])
+        assert "all tenants' rows of part," in found.message
+        assert found.fix.startswith(
+            "run ALTER PUBLICATION stream DROP TABLE ONLY parts, or let only"
+        )
 
 
 # By table, and what the text of its policy becomes.

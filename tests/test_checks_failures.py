@@ -150,6 +150,10 @@ STATES = psycopg.errors
             failed(ProgrammingError, 'schema "x" existiert nicht', STATES.InvalidSchemaName("x")),
             "run makemigrations and migrate",
         ),
+        (
+            failed(ProgrammingError, "syntax error", STATES.SyntaxError("x")),
+            "report it with the server's version, which does not understand the question",
+        ),
         (failed(OperationalError, "canceled", STATES.QueryCanceled("x")), GENERAL),
     ],
 )

@@ -37,6 +37,7 @@ STATEMENTS = [
         r'role "(.+)"',
         "run CREATE ROLE {0} NOLOGIN, or correct OPTIONS['assume_role'] in DATABASES[{alias!r}]",
     ),
+    ("42601", r"", "report it with the server's version, which does not understand the question"),
     # Tables, columns, functions and schemas that are not there.
     ("42", r"does not exist", "run makemigrations and migrate"),
     ("3F", r"", "run makemigrations and migrate"),

@@ -20,6 +20,12 @@ AGAIN = (
     " add it again"
 )
 
+# Of the table of a child or of a ManyToManyField.
+OF_ANOTHER = (
+    "run makemigrations and migrate, and if they have nothing to do, run as the owner of the table"
+    " what check_rls --generate prints"
+)
+
 POLICIES = """\
 SELECT polname::text, polpermissive, polcmd::text,
   ARRAY(SELECT CASE role WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(role)::text END
@@ -91,7 +97,7 @@ def again(model: Any) -> str:
                 " before={...}) into a migration, with what AddRLSPolicy says in the braces, or"
                 " AddRLSPolicy if no migration has it"
             )
-    return AGAIN
+    return AGAIN if dependents.has_constraint(model) else OF_ANOTHER
 
 
 def policies_of(cursor: Any, table: str) -> dict[str, Found]:

@@ -59,15 +59,26 @@ WHERE CASE WHEN setting LIKE 'role=%%' THEN value <> 'none'
     ELSE starts_with(setting, %(prefix)s) AND value <> '' END
   AND {CALLABLE} ORDER BY 1, 2"""  # noqa: S608 - constants
 
+# Each table, with those that it is a partition of, by which it may be published, and what takes it
+# out of the publication: nothing out of one for all tables.
 PUBLICATIONS = """\
-WITH RECURSIVE mine(oid) AS (
-  SELECT to_regclass(name)::oid FROM unnest(%(tables)s::text[]) name
-  UNION SELECT inhrelid FROM mine JOIN pg_inherits ON inhparent = mine.oid
+WITH RECURSIVE mine(oid, above) AS (
+  SELECT found, found FROM unnest(%(tables)s::text[]) name, CAST(to_regclass(name) AS oid) found
+  UNION SELECT inhrelid, other FROM mine JOIN pg_inherits ON inhparent = mine.oid
+    JOIN pg_class c ON c.oid = inhrelid
+    CROSS JOIN unnest(CASE WHEN relispartition THEN ARRAY[above] END || inhrelid) other
 )
-SELECT pubname::text, mine.oid::regclass::text, rowfilter
-FROM pg_publication_tables JOIN pg_namespace ON nspname = schemaname
-JOIN pg_class c ON relnamespace = pg_namespace.oid AND relname = tablename
-JOIN mine ON mine.oid = c.oid ORDER BY 1, 2"""
+SELECT quote_ident(pubname), c.oid::regclass::text, rowfilter, puballtables, concat_ws(', ',
+  (SELECT 'TABLE ' || string_agg(DISTINCT 'ONLY ' || prrelid::regclass::text, ', ')
+    FROM pg_publication_rel JOIN mine ON above = prrelid
+    WHERE prpubid = p.oid AND mine.oid = c.oid),
+  (SELECT 'TABLES IN SCHEMA ' || string_agg(DISTINCT pnnspid::regnamespace::text, ', ')
+    FROM pg_publication_namespace JOIN pg_class upper ON upper.relnamespace = pnnspid
+    JOIN mine ON above = upper.oid WHERE pnpubid = p.oid AND mine.oid = c.oid))
+FROM pg_publication_tables JOIN pg_publication p USING (pubname)
+JOIN pg_namespace n ON nspname = schemaname
+JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
+WHERE c.oid IN (SELECT oid FROM mine) ORDER BY 1, 2"""
 
 
 def inspect_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
@@ -79,7 +90,7 @@ def inspect_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
                 "tenantry.E122",
                 f"materialized view {view}",
                 "holds rows of protected tables, and policies do not apply to what it holds",
-                f"run REVOKE ALL ON {view} FROM the role that serves requests",
+                f"run REVOKE ALL ON {view} FROM PUBLIC and the role that serves requests",
             )
         elif exempt and not invoker:
             yield Finding(
@@ -100,7 +111,7 @@ def inspect_functions(cursor: Any) -> Iterator[Finding]:
             "tenantry.E123",
             f"function {function}",
             f"is SECURITY DEFINER and runs as {owner}, whom no policy binds",
-            f"run ALTER FUNCTION {function} SECURITY INVOKER, or REVOKE EXECUTE ON FUNCTION"
+            f"run ALTER ROUTINE {function} SECURITY INVOKER, or REVOKE EXECUTE ON ROUTINE"
             f" {function} FROM PUBLIC and the role that serves requests",
         )
     cursor.execute(SETTINGS, {"prefix": f"{rls_tenants().guc_prefix}."})
@@ -116,12 +127,14 @@ def inspect_functions(cursor: Any) -> Iterator[Finding]:
 def inspect_publications(cursor: Any, tables: list[str]) -> Iterator[Finding]:
     """Yield publications that stream protected rows."""
     cursor.execute(PUBLICATIONS, {"tables": tables})
-    for publication, table, row_filter in cursor.fetchall():
+    for publication, table, row_filter, has_all, parts in cursor.fetchall():
+        run = f"run ALTER PUBLICATION {publication} DROP {parts}"
+        if has_all:
+            run = f"run DROP PUBLICATION {publication}, and create it FOR TABLE of the others"
         rows = f"rows WHERE {row_filter}" if row_filter else "all tenants' rows"
         yield Finding(
             "tenantry.W121",
             f"publication {publication}",
             f"streams {rows} of {table}, whatever its policy says",
-            f"run ALTER PUBLICATION {publication} DROP TABLE {table}, or let only roles subscribe"
-            " that may see every tenant",
+            f"{run}, or let only roles subscribe that may see every tenant",
         )

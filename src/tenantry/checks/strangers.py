@@ -50,8 +50,8 @@ def inspect_strangers(connection: Any, cursor: Any) -> Iterator[Finding]:
             f"table {table}",
             f"has the column {column} of a tenant and no policy, and no model of which migrations"
             " make one",
-            f"run REVOKE ALL ON {table} FROM the role that serves requests, or add a policy like"
-            " those of other tables and ENABLE ROW LEVEL SECURITY",
+            f"run REVOKE ALL ON {table} FROM PUBLIC and the role that serves requests, or add a"
+            " policy like those of other tables and ENABLE ROW LEVEL SECURITY",
         )
 
 

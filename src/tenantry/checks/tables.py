@@ -145,8 +145,8 @@ def inspect_surroundings(cursor: Any, subject: str, oid: int) -> Iterator[Findin
             "tenantry.E118",
             subject,
             f"has the partition or child {child}, which this role may use and no policy guards",
-            f"run REVOKE ALL ON {child} FROM the role, or ALTER TABLE {child} ENABLE ROW LEVEL"
-            " SECURITY",
+            f"run REVOKE ALL ON {child} FROM PUBLIC and the role, or ALTER TABLE {child} ENABLE ROW"
+            " LEVEL SECURITY",
         )
     cursor.execute(RULES, {"table": oid})
     for (rule,) in cursor.fetchall():
