@@ -7,12 +7,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.core.management import CommandError
 from django.db import DataError, NotSupportedError, OperationalError, ProgrammingError, connections
 
 from tenantry.checks.failures import GENERAL, advice_for
 from tenantry.exceptions import UnsupportedServerError
 from tests import settings as test_settings
-from tests.fix_checks import broken, findings
+from tests.fix_checks import broken, check, findings
 
 IN = " in DATABASES['default']"
 
@@ -47,6 +48,19 @@ def test_a_setting_that_leads_nowhere_is_named(
 ) -> None:
     monkeypatch.setitem(connections["default"].settings_dict, setting, value)
     assert fixes() == {("database 'default'", fix)}
+
+
+def test_nothing_is_well_that_nobody_has_looked_at(
+    again: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections["default"].settings_dict, "PORT", "1")
+    output, status = check("--verbose")
+    said = "could not be asked, so that nothing in it was looked at: "
+    assert f"database 'default':\n  tenantry.E190 {said}" in output
+    assert output.endswith("\n0 OK, 1 wrong\n")
+    assert status == 1
+    with pytest.raises(CommandError, match=f"^database 'default' {said}.*; start the server"):
+        check("--generate")
 
 
 @pytest.mark.parametrize(

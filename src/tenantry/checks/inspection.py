@@ -53,9 +53,15 @@ def login(connection: Any) -> str:
         return "role"
 
 
+def inspect_connection(connection: Any) -> list[Finding]:
+    """Return why the database cannot be asked anything."""
+    failed = "could not be asked, so that nothing in it was looked at"
+    return run(connection, f"database {connection.alias!r}", lambda cursor: [], failed)
+
+
 def inspect_database(connection: Any) -> Iterator[Finding]:
     """Yield all that is wrong with the role, the tables, the schema and the server."""
-    if unreachable := run(connection, f"database {connection.alias!r}", lambda cursor: []):
+    if unreachable := inspect_connection(connection):
         yield from unreachable
         return
     known: set[str] = set()
@@ -103,7 +109,9 @@ def inspect_one(
     return inspect_table(connection, cursor, model, known, migrations)
 
 
-def run(connection: Any, subject: str, check: Check) -> list[Finding]:
+def run(
+    connection: Any, subject: str, check: Check, failed: str = "could not be checked"
+) -> list[Finding]:
     """Return what `check` finds; that it could not run is a finding too."""
     found: list[Finding] = []
     try:
@@ -115,7 +123,7 @@ def run(connection: Any, subject: str, check: Check) -> list[Finding]:
             Finding(
                 "tenantry.E190",
                 subject,
-                f"could not be checked: {reason}",
+                f"{failed}: {reason}",
                 advice_for(connection, error),
             )
         )

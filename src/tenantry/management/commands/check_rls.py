@@ -12,7 +12,12 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from ...checks.findings import Finding
-from ...checks.inspection import inspect_database, login, protected_models
+from ...checks.inspection import (
+    inspect_connection,
+    inspect_database,
+    login,
+    protected_models,
+)
 from ...checks.models import inspect_models
 from ...checks.options import inspect_options
 from ...checks.policies import mend
@@ -57,6 +62,8 @@ class Command(BaseCommand):
 
     def generate(self, connection: Any) -> None:
         """Print the SQL for what the database lacks."""
+        for each in inspect_connection(connection):
+            raise CommandError(f"{each.subject} {each.message}; {each.fix}")
         wrong = {each.subject for each in inspect_database(connection) if each.id in MENDABLE}
         for model in protected_models(connection):
             if f"table {model._meta.db_table}" in wrong:
@@ -105,12 +112,19 @@ class Command(BaseCommand):
 
 
 def collect(connection: Any) -> Report:
-    """Return the findings by subject: the role, every protected table, and what else is wrong."""
-    report: Report = {login(connection): []}
-    for model in protected_models(connection):
-        report[f"table {model._meta.db_table}"] = []
+    """Return the findings by subject: the role, every protected table, and what else is wrong.
+
+    Of a database that does not answer nobody knows what is well.
+    """
+    report: Report = {}
+    found = inspect_connection(connection)
+    if not found:
+        report[login(connection)] = []
+        for model in protected_models(connection):
+            report[f"table {model._meta.db_table}"] = []
+        found = list(inspect_database(connection))
     for each in [
-        *inspect_database(connection),
+        *found,
         *inspect_models(apps.get_models(include_auto_created=True)),
         *inspect_options(connection.alias, connection.settings_dict),
     ]:
