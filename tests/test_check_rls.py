@@ -127,7 +127,8 @@ BREAKS = {
         " CREATE TRIGGER spies BEFORE INSERT ON app_note EXECUTE FUNCTION spy()",
         "DROP FUNCTION spy CASCADE",
         "table app_note",
-        "has the trigger spies, whose function spy() runs as postgres",
+        "has the trigger spies, whose function spy() runs as postgres, whom no policy binds; run"
+        f" ALTER FUNCTION spy() SECURITY INVOKER{', or give it to an' if SHAPE == 'guc' else ''}",
     ),
     "E121": (
         "CREATE VIEW every_note AS SELECT * FROM app_note; GRANT SELECT ON every_note TO app",

@@ -265,6 +265,31 @@ def test_a_new_shape_makes_a_migration(project: None, settings: Any) -> None:
     assert "Create constraint app_note_rls on model note" in output.getvalue()
 
 
+@pytest.mark.role_shape
+def test_the_admin_is_nobody_where_an_owner_is_judged(tenants: Tenants, postgres: Any) -> None:
+    with arranged(
+        postgres,
+        "CREATE VIEW seen AS SELECT * FROM app_note; ALTER VIEW seen OWNER TO owner;"
+        " GRANT SELECT ON seen TO app, app_admin",
+        "CREATE FUNCTION tags() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN"
+        " INSERT INTO app_tag (name, tenant_id) VALUES (NEW.title, NEW.tenant_id);"
+        " RETURN NULL; END $$; ALTER FUNCTION tags() OWNER TO owner;"
+        " CREATE TRIGGER tags AFTER INSERT ON app_note FOR EACH ROW EXECUTE FUNCTION tags()",
+        back="DROP VIEW seen; DROP FUNCTION tags() CASCADE",
+    ) as superuser:
+        with tenant_context(tenants[0].pk):
+            assert run("SELECT count(*) FROM seen") == [(2,)]
+            Note.objects.create(title="tagged")
+        with admin_context():
+            assert run("SELECT count(*) FROM seen") == [(0,)]
+            with pytest.raises(ProgrammingError, match="violates row-level security policy"):
+                Note.objects.create(title="tagged by the admin", tenant=tenants[0])
+            superuser.execute("ALTER VIEW seen SET (security_invoker = true)")
+            superuser.execute("ALTER FUNCTION tags() SECURITY INVOKER")
+            Note.objects.create(title="tagged by the admin", tenant=tenants[0])
+            assert run("SELECT count(*) FROM seen") == [(6,)]
+
+
 @pytest.mark.guc_shape
 def test_until_the_migration_only_the_admin_fails(tenants: Tenants, settings: Any) -> None:
     settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "ADMIN_ROLE": "nobody"}
