@@ -24,12 +24,15 @@ class TenantryConfig(AppConfig):
         register()
         from .grants import keep_up  # noqa: PLC0415 - it needs the registry of apps
         from .protected import external_models  # noqa: PLC0415 - so does it
+        from .undoing import protect_dependents  # noqa: PLC0415 - so does this
 
         # One that is not installed is an error.
         list(external_models())
         # Before, because a migration may write rows, and after, for the new tables.
         for signal in (pre_migrate, post_migrate):
             signal.connect(keep_up, sender=self, dispatch_uid="tenantry.grants.keep_up")
+        uid = "tenantry.undoing.protect_dependents"
+        post_migrate.connect(protect_dependents, sender=self, dispatch_uid=uid)
 
 
 # Not in ready(): models are imported before, after this module.

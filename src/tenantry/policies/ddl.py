@@ -282,6 +282,22 @@ class Reference:
         )
 
 
+# Whether a table that is there has the policies of :func:`depend`, by their names and by what they
+# refer to, if all that the models let it refer to is protected.
+IS_AS_WANTED = """\
+SELECT relrowsecurity AND relforcerowsecurity
+  AND ARRAY(SELECT polname::text FROM pg_policy
+    WHERE polrelid = c.oid AND starts_with(polname, 'tenantry_') ORDER BY polname)
+    = ARRAY(SELECT name::name::text FROM unnest(%(names)s::text[]) name ORDER BY name::name)
+  AND NOT EXISTS (SELECT FROM unnest(%(owners)s::text[]) owner WHERE NOT EXISTS (
+    SELECT FROM pg_depend d JOIN pg_policy p ON p.oid = d.objid
+    WHERE d.classid = 'pg_policy'::regclass AND polrelid = c.oid
+      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(owner)))
+FROM pg_class c WHERE oid = to_regclass(%(table)s)
+  AND NOT EXISTS (SELECT FROM unnest(%(owners)s::text[]) owner
+    LEFT JOIN pg_class o ON o.oid = to_regclass(owner) WHERE o.relrowsecurity IS NOT TRUE)"""
+
+
 def depend(table: str, references: Sequence[Reference], policy: Policy) -> str:
     """Return the SQL that shows rows of the quoted `table` with all rows that they refer to.
 

@@ -24,7 +24,7 @@ from ...dependents import (
 )
 from ...expressions import CurrentTenant
 from ...policies.columns import SPEAKING, let_go
-from ...policies.ddl import OF_DEPENDENTS, depend, drop, independ
+from ...policies.ddl import IS_AS_WANTED, OF_DEPENDENTS, depend, drop, independ
 from ...policies.seal import NAMESPACE_1, verifier
 from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of
 from ...samekeys import ForAllTenants, SameTenant
@@ -252,6 +252,39 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             elif not has_constraint(dependent):
                 table = self.quote_name(dependent._meta.db_table)
                 self.execute(independ(table), params=None)
+
+    def depend_as_wanted(self, models: Iterable[Any], apps: Any) -> None:
+        """Protect those of `models`, which hang on others, that are not protected by these yet."""
+        waiting = [model for model in models if self.is_here(model)]
+        changed = True
+        while changed:
+            # Again, because what hangs on one of them comes after it.
+            changed = False
+            for model in [*waiting]:
+                if self.is_as_wanted(model, apps) is False:
+                    waiting.remove(model)
+                    self.execute(self.dependence(model, apps), params=None)
+                    changed = True
+
+    def is_as_wanted(self, model: Any, apps: Any) -> bool | None:
+        """Return whether the table of `model` is protected by what it hangs on.
+
+        It is None where that cannot be: a table is missing, or what it hangs on is not protected.
+        """
+        quote = self.quote_name
+        try:
+            references = references_of(model, apps, quote)
+            names = [rule.name for rule in rules_of(model, apps, quote)]
+        except FieldDoesNotExist:
+            return None
+        tables = {
+            "table": quote(model._meta.db_table),
+            "owners": [each.table for each in references],
+        }
+        with self.connection.cursor() as cursor:
+            cursor.execute(IS_AS_WANTED, {"names": names, **tables})
+            found = cursor.fetchone()
+        return None if found is None else bool(found[0])
 
     def is_here(self, model: Any) -> bool:
         """Return whether this database has the table of `model`."""
