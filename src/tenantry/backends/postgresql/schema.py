@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import FieldDoesNotExist
@@ -24,7 +24,7 @@ from ...dependents import (
 )
 from ...expressions import CurrentTenant
 from ...policies.columns import SPEAKING, let_go
-from ...policies.ddl import IS_AS_WANTED, OF_DEPENDENTS, depend, drop, independ
+from ...policies.ddl import IS_AS_WANTED, OF_DEPENDENTS, Rule, depend, drop, independ
 from ...policies.seal import NAMESPACE_1, verifier
 from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of
 from ...samekeys import ForAllTenants, SameTenant
@@ -148,17 +148,13 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             self.stop_waiting(model._meta.db_table)
         again: list[str] = []
         known = []
-        for each in apps.get_models(include_auto_created=True):
-            table = each._meta.db_table
-            if not is_protected(each, apps) or not self.is_here(each) or self.waiting(table):
-                continue
+        for each, before in self.policies(apps):
             speaks = bool(columns) and speaks_of(columns, each, apps, quote)
             if not (speaks or is_elsewhere):
                 continue
             # Not before: a field that was made by hand belongs to no model.
             after = getattr(new_field, "model", model)._meta.apps
             try:
-                before = rules_of(each, apps, quote)
                 rules = rules_of(after.get_model(each._meta.label), after, quote)
             except FieldDoesNotExist:
                 if speaks:
@@ -166,9 +162,10 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
                 # Its constraint is changed later in the migration, and follows the key then.
                 continue
             if speaks or rules != before:
-                known.append(quote(table))
-                self.execute(drop(quote(table), before), params=None)
-                again += [rule.create(quote(table)) for rule in rules]
+                table = quote(each._meta.db_table)
+                known.append(table)
+                self.execute(drop(table, before), params=None)
+                again += [rule.create(table) for rule in rules]
         return again + self.without_policies_of_others(columns, known)
 
     def without_policies_of_others(self, columns: Iterable[Column], known: list[str]) -> list[str]:
@@ -186,6 +183,20 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         for sql, _ in found:
             self.execute(sql, params=None)
         return [sql for _, sql in found]
+
+    def policies(self, apps: Any) -> Iterator[tuple[Any, list[Rule]]]:
+        """Yield the models whose tables are protected already, with their policies."""
+        for model in apps.get_models(include_auto_created=True):
+            table = model._meta.db_table
+            if not is_protected(model, apps) or not self.is_here(model) or self.waiting(table):
+                continue
+            try:
+                rules = rules_of(model, apps, self.quote_name)
+            except FieldDoesNotExist:
+                # Of an app without migrations: there Django leaves out all relations. No migration
+                # changes its tables.
+                continue
+            yield model, rules
 
     def depend_anew(self, through: Any) -> None:
         """Protect the table of a relation by what it refers to now."""
