@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from django.db import ProgrammingError, connections, models
+from django.db import NotSupportedError, ProgrammingError, connections, models
 from django.db.migrations import (
     AddConstraint,
     CreateModel,
@@ -146,6 +148,41 @@ def test_a_partner_reads_what_names_it(tenants: Tenants, migrate: Migrate) -> No
         objects.create(title="private")
         objects.create(title="for b", partner_id=b.pk)
     check_readers(objects, a, b, shared="for b")
+
+
+@pytest.mark.parametrize("sliced", ["left", "right"])
+def test_a_slice_has_what_is_shared_in_an_operator(
+    sliced: str, tenants: Tenants, migrate: Migrate
+) -> None:
+    a, b = tenants
+    objects = papers(migrate(paper(TenantField("partner")), base()))
+    with tenant_context(a.pk):
+        objects.create(title="private")
+        objects.create(title="for b", partner_id=b.pk)
+    with tenant_context(b.pk):
+        objects.create(title="own")
+
+    def pair(rows: Any, others: Any) -> Any:
+        return (rows[:9], others) if sliced == "left" else (others, rows[:9])
+
+    user: Any = SimpleNamespace(is_authenticated=True, is_tenant_admin=False, rls_tenant_id=b.pk)
+    for found, scope in (
+        (objects.including_shared(), tenant_context(b.pk)),
+        (objects.for_user(user).including_shared(), nullcontext()),
+    ):
+        rows = found.order_by("pk")
+        with scope:
+            one, other = pair(rows, rows)
+            assert titles(one | other) == ["for b", "own"]
+            one, other = pair(rows, rows.filter(title="own"))
+            assert titles(one ^ other) == ["for b"]
+
+
+def test_a_union_cannot_be_asked_for_more(tenants: Tenants) -> None:
+    """A test of Django, too: its own methods say so in the same way."""
+    notes = Note.objects.all()
+    with pytest.raises(NotSupportedError, match=r"QuerySet.including_shared\(\) after union\(\)"):
+        notes.union(notes).including_shared()
 
 
 def test_everybody_who_is_bound_reads_what_is_public(tenants: Tenants, migrate: Migrate) -> None:

@@ -16,6 +16,9 @@ from .users import binding_of
 
 Scopes = Callable[[], AbstractContextManager[object]]
 
+# What querysets here add to a query.
+KEPT = ("tenantry_binding", "tenantry_shared")
+
 
 def in_scope(name: str) -> Callable[..., Any]:
     """Return the method `name` of Django's querysets, run in the scope of ours."""
@@ -116,8 +119,9 @@ class RLSQuerySet(models.QuerySet[Any]):
 
         They can be read, not written. For a model whose ``RLSConstraint`` has
         ``extra_predicates``. PostgreSQL then finds the rows by those, and not by the index on the
-        tenant.
+        tenant. Not after union() and its like.
         """
+        self._not_support_combined_queries("including_shared")  # type: ignore[attr-defined]
         queryset = self._chain()  # type: ignore[attr-defined]
         queryset.query.tenantry_shared = True
         found: Self = queryset
@@ -201,12 +205,14 @@ class RLSQuerySet(models.QuerySet[Any]):
     def unsliced(self) -> Self:
         """Return this queryset, or its rows as a queryset that can be filtered.
 
-        Django would ask another manager for them, which forgets whose they are.
+        Django would ask another manager for them, which forgets whose they are, and that others
+        share them.
         """
-        if self.binding is None or self.query.can_filter():
+        kept = {name: value for name, value in vars(self.query).items() if name in KEPT}
+        if not kept or self.query.can_filter():
             return self
         whole: Any = type(self)(self.model, using=self._db)  # type: ignore[attr-defined]
-        whole.query.tenantry_binding = self.binding
+        vars(whole.query).update(kept)
         found: Self = whole.filter(pk__in=self.values("pk"))
         return found
 
