@@ -178,6 +178,62 @@ def test_a_slice_has_what_is_shared_in_an_operator(
             assert titles(one ^ other) == ["for b"]
 
 
+COMMENT = CreateModel(
+    "Comment",
+    [
+        ("id", models.BigAutoField(primary_key=True)),
+        ("tenant", tenant()),
+        ("paper", models.ForeignKey("migrated.Paper", models.CASCADE)),
+    ],
+    {"constraints": [RLSConstraint(field="tenant", name="comment_rls")]},
+)
+
+
+def test_only_own_rows_are_deleted_and_with_them_what_refers_to_them(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    a, b = tenants
+    state = migrate(COMMENT, migrate(paper(TenantField("partner")), base()))
+    objects, comments = papers(state), state.apps.get_model("migrated", "Comment")._default_manager
+    with tenant_context(a.pk):
+        shared = objects.create(title="for b", partner_id=b.pk)
+    with tenant_context(b.pk):
+        own = objects.create(title="own")
+        for each in (shared, own):
+            comments.create(paper_id=each.pk)
+        found = objects.including_shared()
+        assert len(found) == 2
+        assert found.update(title="mine") == 1
+        assert titles(found.all()) == ["for b", "mine"]
+        assert found.delete() == (2, {"migrated.Comment": 1, "migrated.Paper": 1})
+        assert [each.title for each in found] == ["for b"]
+        assert comments.get().paper_id == shared.pk
+        assert found.delete.queryset_only
+        assert found.delete.alters_data
+        # Of an instance Django knows no queryset.
+        assert found.get().delete()[1]["migrated.Comment"] == 1
+        assert titles(objects.including_shared()) == ["for b"]
+
+
+def test_an_instance_that_is_shared_is_read_again_where_it_was_found(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    a, b = tenants
+    objects = papers(migrate(paper(TenantField("partner")), base()))
+    with tenant_context(a.pk):
+        objects.create(title="for b", partner_id=b.pk)
+    with tenant_context(b.pk):
+        row = objects.including_shared().defer("title").get()
+        with pytest.raises(row.DoesNotExist):
+            row.refresh_from_db()
+        with pytest.raises(row.DoesNotExist):
+            assert row.title
+        row.refresh_from_db(from_queryset=objects.including_shared())
+        assert row.partner_id == b.pk
+        row.refresh_from_db(fields=["title"], from_queryset=objects.including_shared())
+        assert row.title == "for b"
+
+
 def test_a_union_cannot_be_asked_for_more(tenants: Tenants) -> None:
     """A test of Django, too: its own methods say so in the same way."""
     notes = Note.objects.all()

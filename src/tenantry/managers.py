@@ -32,6 +32,23 @@ def in_scope(name: str) -> Callable[..., Any]:
     return run
 
 
+def of_own_rows(name: str) -> Callable[..., Any]:
+    """Return the same, of the rows without those that others share, which cannot be written."""
+    method = in_scope(name)
+
+    @wraps(method)
+    def run(self: RLSQuerySet, *args: Any, **kwargs: Any) -> Any:
+        if not is_shared(self.query):
+            return method(self, *args, **kwargs)
+        own: Any = self._chain()  # type: ignore[attr-defined]
+        del own.query.tenantry_shared
+        # As Django does it for the queryset that it writes.
+        self._result_cache = None
+        return method(own, *args, **kwargs)
+
+    return run
+
+
 def operator(name: str, sign: str) -> Callable[..., Any]:
     """Return Django's operator `name` of two querysets that see the same rows."""
     method = getattr(models.QuerySet, name)
@@ -162,8 +179,9 @@ class RLSQuerySet(models.QuerySet[Any]):
     bulk_update = in_scope("bulk_update")
     get_or_create = in_scope("get_or_create")
     update_or_create = in_scope("update_or_create")
-    update = in_scope("update")
-    delete = in_scope("delete")
+    update = of_own_rows("update")
+    # Django would delete first what the tenant has that refers to a shared row.
+    delete = of_own_rows("delete")
 
     __and__ = operator("__and__", "&")
     __or__ = operator("__or__", "|")
