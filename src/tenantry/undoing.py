@@ -12,8 +12,8 @@ from typing import Any
 from django.apps.registry import Apps
 from django.db import connections
 
-from .conf import ENGINES
 from .dependents import has_constraint, owners
+from .engine import is_bound
 
 
 def protect_dependents(
@@ -25,7 +25,7 @@ def protect_dependents(
 ) -> None:
     """Protect what hangs on protected tables, if migrations were undone; ``migrate`` calls it."""
     connection: Any = connections[using]
-    if connection.settings_dict["ENGINE"] not in ENGINES or apps is None:
+    if apps is None or not is_bound(connection):
         return
     if any(backwards for _, backwards in plan):
         hanging = [
