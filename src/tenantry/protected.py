@@ -120,13 +120,12 @@ def constrained(apps: Apps) -> Iterator[tuple[str, Protection]]:
             if not isinstance(constraint, RLSConstraint):
                 continue
             try:
-                owner = constraint.owner(model)
-            except FieldDoesNotExist:
+                owner = owner_by(constraint, model)
+            except (FieldDoesNotExist, LookupError):
                 if apps is installed:
                     raise
                 # Migrations of two apps: one has renamed a field, and the other is yet to say so in
-                # a path; or an app without migrations, of whose models Django leaves out relations.
-                # Queries do without the condition: the policy holds all the same.
+                # a path. Queries do without the condition, and the policy has followed the name.
                 continue
             yield (
                 model._meta.db_table,
@@ -136,6 +135,23 @@ def constrained(apps: Apps) -> Iterator[tuple[str, Protection]]:
                     is_shared=bool(constraint.extra_predicates),
                 ),
             )
+
+
+def owner_by(constraint: RLSConstraint, model: Any) -> Owner:
+    """Return how rows of `model` name their tenant.
+
+    In the registries of migrations, Django leaves all relations out of the models of apps that have
+    no migrations. Their tables are those of the installed models.
+
+    Raises FieldDoesNotExist when a field on the way does not exist, and LookupError when a model
+    that lacks it is not installed any more.
+    """
+    try:
+        return constraint.owner(model)
+    except FieldDoesNotExist:
+        if model._meta.apps is installed:
+            raise
+        return constraint.owner(installed.get_model(model._meta.label))
 
 
 def external_models() -> Iterator[tuple[Any, str]]:
