@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.apps import apps
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, Permission
 from django.db import InternalError, ProgrammingError, connections, transaction
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
@@ -49,6 +49,7 @@ def groups(
     settings.RLS_TENANTS = {
         **test_settings.RLS_TENANTS,
         "EXTERNAL_MODELS": {"auth.Group": "owner_id"},
+        "SHARED_MODELS": ["auth.Group_permissions"],
     }
     yield tenants
     superuser.execute("TRUNCATE auth_group CASCADE")
@@ -80,6 +81,33 @@ def test_a_model_of_another_package_is_isolated(groups: Tenants, wire: Wire) -> 
     tested = {each.name: each for each in protected_tables(connections["default"])}
     assert tested["auth_group"].columns == ['"id"', '"name"', '"owner_id"']
     assert tested["auth_group"].own("tenant_a") == '"owner_id" = :tenant_a'
+
+
+def test_what_belongs_to_its_rows_is_found(
+    groups: Tenants, migrate: Migrate, settings: Any, superuser: psycopg.Connection[Any]
+) -> None:
+    external = {"auth.Group": "owner_id"}
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "EXTERNAL_MODELS": external}
+    [finding] = inspect_database(connections["default"])
+    assert finding.id == "tenantry.E119"
+    assert finding.subject == "table auth_group_permissions"
+    relation = "auth.Group_permissions"
+    assert relation in finding.fix
+    operation = AddRLSPolicy(relation, "owner_id", tenant_model="app.Tenant", **current())
+    migrate(operation, ProjectState.from_apps(apps))
+    settings.RLS_TENANTS = {
+        **test_settings.RLS_TENANTS,
+        "EXTERNAL_MODELS": {**external, relation: "owner_id"},
+    }
+    assert list(inspect_database(connections["default"])) == []
+    a, b = groups
+    with tenant_context(a.pk):
+        group = Group.objects.create(name="of A")
+        group.permissions.set(Permission.objects.all()[:2])
+        assert run("SELECT count(*) FROM auth_group_permissions") == [(2,)]
+    with tenant_context(b.pk):
+        assert run("SELECT count(*) FROM auth_group_permissions") == [(0,)]
+    superuser.execute("TRUNCATE auth_group_permissions")
 
 
 def test_the_operation_is_undone(groups: Tenants) -> None:
@@ -155,6 +183,7 @@ def test_a_policy_follows_the_settings_by_an_operation(
     settings.RLS_TENANTS = {
         **test_settings.RLS_TENANTS,
         "EXTERNAL_MODELS": {"auth.Group": "tenant_id"},
+        "SHARED_MODELS": ["auth.Group_permissions"],
     }
     found = list(inspect_database(connections["default"]))
     assert "tenantry.E115" in {each.id for each in found}

@@ -15,6 +15,7 @@ from ..protected import external_models
 from .admin import inspect_admin, inspect_app, inspect_seal
 from .failures import advice_for
 from .findings import Finding
+from .hanging import inspect_hanging
 from .migrations import Migrations
 from .options import inspect_time_zone
 from .powers import inspect_powers, inspect_traps
@@ -90,6 +91,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         inspect = partial(inspect_one, connection, model, known, migrations)
         checks[f"table {model._meta.db_table}"] = inspect
     return checks | {
+        "dependents": partial(inspect_hanging, connection),
         "strangers": partial(inspect_strangers, connection),
         "powers": inspect_powers,
         "traps": partial(inspect_traps, tables=tables),

@@ -1,0 +1,55 @@
+"""Tables that belong to rows of another package's protected table, and are not protected with it.
+
+No migration protects them: that of ``AddRLSPolicy`` protects one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.apps import apps
+from django.db import router
+
+from ..conf import is_shared
+from ..dependents import dependents, is_protected
+from ..protected import external_models
+from .findings import Finding
+
+# Those that the role may use.
+OPEN = """\
+SELECT name FROM unnest(%s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+WHERE NOT relrowsecurity
+  AND (has_any_column_privilege(current_user, c.oid, 'SELECT, INSERT, UPDATE')
+    OR has_table_privilege(current_user, c.oid, 'DELETE'))"""
+
+
+def inspect_hanging(connection: Any, cursor: Any) -> Iterator[Finding]:
+    """Yield children and many-to-many relations that show every tenant's rows."""
+    quote = connection.ops.quote_name
+    hanging = {
+        quote(model._meta.db_table): (model, external)
+        for external, model in unprotected()
+        if router.allow_migrate_model(connection.alias, model)
+    }
+    cursor.execute(OPEN, [[*hanging]])
+    for (table,) in cursor.fetchall():
+        model, external = hanging[table]
+        kind = "a many-to-many relation" if model._meta.auto_created else "a child"
+        yield Finding(
+            "tenantry.E119",
+            f"table {model._meta.db_table}",
+            f"is that of {kind} of {external._meta.label}, which is protected, and has no policy",
+            f"put AddRLSPolicy({model._meta.label!r}) into a migration, and name it in"
+            " RLS_TENANTS['EXTERNAL_MODELS'], or in ['SHARED_MODELS'] if all tenants share its"
+            " rows",
+        )
+
+
+def unprotected() -> Iterator[tuple[Any, Any]]:
+    """Yield the protected models of other packages, and what belongs to their rows and is not."""
+    externals = {model for model, _ in external_models()}
+    for external in externals:
+        for model in dict.fromkeys(dependents(external, apps)):
+            if not (model in externals or is_protected(model, apps) or is_shared(model)):
+                yield external, model
