@@ -12,7 +12,14 @@ from django.db import ProgrammingError, connections, models, transaction
 from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
 from django.db.migrations.state import ProjectState
 
-from tenantry import RLSConstraint, TenantField, admin_context, bypass_flag, tenant_context
+from tenantry import (
+    RLSConstraint,
+    RLSManager,
+    TenantField,
+    admin_context,
+    bypass_flag,
+    tenant_context,
+)
 from tenantry.checks import policies as inspecting
 from tenantry.checks.policies import inspect_policies
 from tenantry.lifecycle.tables import ownership
@@ -139,6 +146,46 @@ def test_children_of_a_shared_row_are_read_only(tenants: Tenants, migrate: Migra
         assert run("UPDATE migrated_thesis SET in_thesis = 5") == 1
         assert theses.create(tenant_id=b.pk).delete()[0] == 3
         assert row.delete()[0] == 3
+
+
+def test_the_orm_finds_a_child_with_the_row_that_it_hangs_on(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    a, b = tenants
+    state = many(
+        migrate, model("Doc", is_open=True), child("Report", "Doc"), child("Thesis", "Report")
+    )
+    made = {}
+    docs: Any = RLSManager()
+    for owner, partner in ((a, b), (b, None)):
+        with tenant_context(owner.pk):
+            made[owner] = manager(state, "Thesis").create(partner_id=partner and partner.pk)
+    for name, column in (("Thesis", "in_thesis"), ("Report", "in_report")):
+        rows: Any = RLSManager()
+        rows.model = state.apps.get_model("migrated", name)
+        rows = rows.using("default").order_by("pk")
+        for reader, own in ((a, [made[a].pk]), (b, [made[b].pk])):
+            with tenant_context(reader.pk):
+                keys = [each.pk for each in rows.all()]
+                assert keys == own
+                assert (rows.count(), rows.exists(), rows.first().pk) == (1, True, own[0])
+                assert list(rows.values_list(column)) == [(1,)]
+                assert rows.update(**{column: 1}) == 1
+        with tenant_context(b.pk):
+            both = sorted(each.pk for each in made.values())
+            shared = rows.including_shared()
+            assert [each.pk for each in shared] == both
+            assert (shared.count(), len(shared.values_list(column))) == (2, 2)
+            assert [each.partner_id for each in shared if each.pk == made[a].pk] == [b.pk]
+            docs.model = state.apps.get_model("migrated", "Doc")
+            found = docs.using("default").including_shared().select_related("report__thesis")
+            assert [each.report.thesis.pk for each in found.order_by("pk")] == both
+            assert docs.using("default").filter(report__thesis__in_thesis=1).count() == 1
+        with bypass_flag("login"):
+            assert rows.count() == len(rows.all()) == 2
+        with admin_context():
+            assert rows.count() == len(rows.all()) == 2
+        assert rows.count() == len(rows.all()) == 0
 
 
 def test_what_a_shared_row_is_related_to_is_read_only(tenants: Tenants, migrate: Migrate) -> None:

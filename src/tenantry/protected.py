@@ -14,9 +14,9 @@ from django.db.models.signals import class_prepared
 
 from .conf import rls_tenants
 from .constraints import RLSConstraint
-from .dependents import owners, target
+from .dependents import is_open, owner_of, owners, target, writers
 from .exceptions import NoTenantContextError, RLSConfigurationError
-from .policies.owners import Owner, Quote
+from .policies.owners import Hop, Owner, Quote
 
 # Of the aliases of one table whose condition is kept, more than queries have.
 MOST_ALIASES = 256
@@ -100,6 +100,11 @@ def protections(apps: Apps) -> Protections:
     found = _protections.get(apps)
     if found is None:
         tables = dict(constrained(apps))
+        tables |= {
+            model._meta.db_table: protection
+            for model in apps.get_models(include_auto_created=True)
+            if (protection := inherited(model, apps, tables))
+        }
         if apps is installed:
             tables |= {
                 model._meta.db_table: Protection(Owner(column_of(model, column)))
@@ -152,6 +157,27 @@ def owner_by(constraint: RLSConstraint, model: Any) -> Owner:
         if model._meta.apps is installed:
             raise
         return constraint.owner(installed.get_model(model._meta.label))
+
+
+def inherited(model: Any, apps: Apps, tables: Mapping[str, Protection]) -> Protection | None:
+    """Return how a child in multi-table inheritance is protected by a parent that others may read.
+
+    `tables` are those of models that name their tenant. The rows that the policies of other
+    children show are the tenant's, and need no condition.
+    """
+    if model._meta.auto_created or not owners(model, apps):
+        return None
+    for link in writers(model, apps):
+        parent = owner_of(link, apps)
+        if not is_open(parent, apps):
+            continue
+        table = parent._meta.db_table
+        found = tables.get(table) or inherited(parent, apps, tables)
+        if found is not None:
+            hop = Hop(link.column, table, parent._meta.pk.column)
+            owner = Owner(found.owner.column, (hop, *found.owner.hops))
+            return Protection(owner, found.flags, is_shared=True)
+    return None
 
 
 def external_models() -> Iterator[tuple[Any, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from django.core.exceptions import FullResultSet
 from django.db.backends.postgresql import compiler
+from django.db.models import OneToOneField
 from django.db.models.sql.constants import LOUTER
 
 from ...binding import Binding, TenantId, current_binding
@@ -83,7 +84,8 @@ class ScopedMixin:
             require_tenant(query.model._meta.apps, names, binding.bypass)
         if "tenantry_shared" in query.__dict__:
             # The policy knows which rows of others are shared.
-            found.pop(query.base_table, None)
+            for alias in of_base(query):
+                found.pop(alias, None)
         return found
 
     def condition(self, alias: str, protection: Protection) -> str:
@@ -325,6 +327,21 @@ class SQLDeleteCompiler(ScopedDeleteMixin, compiler.SQLDeleteCompiler):
 
 class SQLAggregateCompiler(compiler.SQLAggregateCompiler):
     """Be Django's: what it aggregates over is a scoped SELECT."""
+
+
+def of_base(query: Any) -> set[str]:
+    """Return the aliases of a query's base table, and of its parents and children in inheritance.
+
+    Their rows are one object.
+    """
+    found = {query.base_table}
+    for alias, join in query.alias_map.items():
+        if join.parent_alias in found:
+            link = getattr(join, "join_field", None)
+            relation = link.remote_field if isinstance(link, OneToOneField) else link
+            if getattr(relation, "parent_link", False):
+                found.add(alias)
+    return found
 
 
 def placeholders(sql: str) -> int:
