@@ -45,7 +45,11 @@ ADMIN_PARAMETER, ADMIN_VALUE, NO_ADMIN = {
     "sealed": ("role", "app_admin", "none"),
 }[SHAPE]
 IS_ADMIN = f"coalesce(nullif(current_setting('{ADMIN_PARAMETER}', true), '{NO_ADMIN}'), '')"
-RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", **SHAPES[SHAPE]}
+RLS_TENANTS = {
+    "TENANT_MODEL": "app.Tenant",
+    "SHARED_MODELS": ["app.Shared"],
+    **SHAPES[SHAPE],
+}
 if SHAPE != "guc":
     MIGRATION_MODULES = dict.fromkeys(["admin", "app", "auth", "contenttypes", "desk", "sessions"])
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

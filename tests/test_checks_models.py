@@ -20,7 +20,7 @@ from tenantry.checks.models import inspect_models
 from tenantry.checks.registry import check_labels
 from tenantry.constraints import check_installed
 from tenantry.exceptions import RLSConfigurationError
-from tests.app.models import Note, Tenant, User
+from tests.app.models import Book, Label, NewestFirst, Note, Shared, Tenant, User
 
 # A test makes several of that name.
 pytestmark = pytest.mark.filterwarnings("ignore:Model 'app.thing' was already registered")
@@ -175,6 +175,57 @@ def test_a_model_that_names_the_tenant_without_a_policy_is_found() -> None:
             assert found(thing) == []
     # Whether its table needs a policy is asked of the database.
     assert found(model({}, managed=False)) == []
+
+
+def part(to: Any = Note, **options: Any) -> dict[str, Any]:
+    options.setdefault("on_delete", models.CASCADE)
+    return {"tenant": None, "of": models.ForeignKey(to, related_name="+", **options)}
+
+
+@isolate_apps("tests.app")
+@pytest.mark.parametrize(
+    ("to", "called", "path"),
+    [
+        (Note, "app.Note", "of__tenant"),
+        (Label, "app.Label", "of__customer"),
+        (Book, "app.Book", "of__item_ptr__tenant"),
+        (NewestFirst, "app.Item", "of__tenant"),
+    ],
+)
+def test_a_part_of_a_protected_row_without_a_policy_is_found(
+    to: Any, called: str, path: str
+) -> None:
+    for options in ({}, {"null": True}, {"on_delete": models.PROTECT}):
+        assert found(model(part(to, **options))) == [
+            (
+                "tenantry.W158",
+                f"refers to the protected {called} by of, and has no policy, so that every"
+                f" tenant sees its rows; add RLSConstraint(path={path!r}) to its Meta.constraints,"
+                " or name it in RLS_TENANTS['SHARED_MODELS']",
+            )
+        ]
+
+
+@isolate_apps("tests.app")
+def test_what_is_no_part_of_a_protected_row_is_not_found() -> None:
+    assert found(model(part(Shared))) == found(model(part("app.Nowhere"))) == []
+    assert found(model(part(null=True, on_delete=models.SET_NULL))) == []
+    by_path = RLSConstraint(path="of__tenant", name="rls")
+    assert found(model(part(), constraints=[by_path])) == []
+    assert found(model(part(), managed=False)) == []
+    given = {"TENANT_MODEL": TENANT, "SHARED_MODELS": ["app.Thing"]}
+    with override_settings(RLS_TENANTS=given):
+        assert found(model(part())) == []
+    # Who refers to the tenant as well is told to compare that.
+    assert [each for each, _ in found(model({"of": part()["of"]}))] == ["tenantry.W154"]
+
+
+def test_what_another_package_has_is_protected_by_hand() -> None:
+    given = {"TENANT_MODEL": TENANT, "EXTERNAL_MODELS": {"app.Shared": "tenant_id"}}
+    with override_settings(RLS_TENANTS=given):
+        assert found(Shared) == []
+    with override_settings(RLS_TENANTS={"TENANT_MODEL": TENANT}):
+        assert [each for each, _ in found(Shared)] == ["tenantry.W158"]
 
 
 @isolate_apps("tests.app")

@@ -7,11 +7,13 @@ from typing import Any
 
 from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist
+from django.db.models import CASCADE
 
 from ..conf import is_shared, rls_tenants
 from ..constraints import RLSConstraint
-from ..dependents import is_protected
+from ..dependents import is_protected, owner_of, owners
 from ..keys import key_type_of
+from ..protected import external_models
 from ..targets import is_tenant_model
 from .findings import Finding
 from .unique import inspect_unique
@@ -113,7 +115,12 @@ def fix_of_key(constraint: RLSConstraint, field: Any) -> str:
 
 def refers_to_tenant(field: Any) -> bool:
     """Return whether `field` is a foreign key to the tenant."""
-    return bool(field.is_relation) and is_tenant_model(field.remote_field.model)
+    return refers_to_model(field) and is_tenant_model(field.remote_field.model)
+
+
+def refers_to_model(field: Any) -> bool:
+    """Return whether `field` refers to a model that is installed; Django names one that is not."""
+    return bool(field.is_relation) and not isinstance(field.remote_field.model, str)
 
 
 def has_other_key(model: Model) -> bool:
@@ -122,8 +129,11 @@ def has_other_key(model: Model) -> bool:
 
 
 def inspect_unprotected(model: Model) -> Iterator[Finding]:
-    """Yield whether a model without a policy refers to the tenant."""
-    for field in model._meta.local_concrete_fields:
+    """Yield whether a model without a policy refers to the tenant, or is a part of its rows."""
+    fields: Any = model._meta.local_concrete_fields
+    if not any(refers_to_tenant(field) for field in fields):
+        yield from inspect_parts(model)
+    for field in fields:
         if refers_to_tenant(field):
             add = f"add RLSConstraint(field={field.name!r}) to its Meta.constraints"
             if model._meta.auto_created:
@@ -134,3 +144,37 @@ def inspect_unprotected(model: Model) -> Iterator[Finding]:
                 f"refers to the tenant by {field.name}, and has no policy",
                 f"{add}, or name it in RLS_TENANTS['SHARED_MODELS']",
             )
+
+
+def inspect_parts(model: Model) -> Iterator[Finding]:
+    """Yield whether the rows of a model without a policy are parts of rows that have one."""
+    # Each policy of another package's table is written by hand.
+    if model in {external for external, _ in external_models()}:
+        return
+    for field in model._meta.local_concrete_fields:
+        if not refers_to_model(field):
+            continue
+        whole = owner_of(field, apps)
+        if not is_protected(whole, apps):
+            continue
+        # Such a row is not without the other, or ends with it.
+        if not field.null or field.remote_field.on_delete is CASCADE:
+            path = f"{field.name}__{path_of(whole)}"
+            yield Finding(
+                "tenantry.W158",
+                f"model {model._meta.label}",
+                f"refers to the protected {whole._meta.label} by {field.name}, and has no policy, so"
+                " that every tenant sees its rows",
+                f"add RLSConstraint(path={path!r}) to its Meta.constraints, or name it in"
+                " RLS_TENANTS['SHARED_MODELS']",
+            )
+            return
+
+
+def path_of(model: Model) -> str:
+    """Return the path from a protected model to its tenant."""
+    for constraint in model._meta.constraints:
+        if isinstance(constraint, RLSConstraint):
+            return constraint.field or constraint.path or ""
+    link = owners(model, apps)[0]
+    return f"{link.name}__{path_of(owner_of(link, apps))}"
