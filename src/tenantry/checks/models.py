@@ -163,8 +163,8 @@ def inspect_parts(model: Model) -> Iterator[Finding]:
             yield Finding(
                 "tenantry.W158",
                 f"model {model._meta.label}",
-                f"refers to the protected {whole._meta.label} by {field.name}, and has no policy, so"
-                " that every tenant sees its rows",
+                f"refers to the protected {whole._meta.label} by {field.name}, and has no policy,"
+                " so that every tenant sees its rows",
                 f"add RLSConstraint(path={path!r}) to its Meta.constraints, or name it in"
                 " RLS_TENANTS['SHARED_MODELS']",
             )
