@@ -12,8 +12,7 @@ from django.core import checks
 class Finding:
     """Hold one thing that is wrong; the letter of its id says how bad it is.
 
-    `awaited` says that it is as it should be while migrations run: one that is yet to run mends
-    it, or the role is the one that runs them.
+    `awaited` says that a migration which is yet to run mends it.
     """
 
     id: str

@@ -92,7 +92,7 @@ def check_database(
 ) -> list[checks.CheckMessage]:
     """Find what is wrong in a database, as warnings: migrate runs this, and may mend it.
 
-    What it is surely about to mend, and that its role owns the tables, is no finding.
+    What it is surely about to mend is no finding.
     """
     return [
         each.message_for_django(as_error=False)

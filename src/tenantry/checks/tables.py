@@ -19,7 +19,7 @@ NO_POLICIES = {"tenantry.E104", "tenantry.E107", "tenantry.E108", "tenantry.E109
 
 TABLE = """\
 SELECT oid, relrowsecurity, relforcerowsecurity, pg_get_userbyid(relowner),
-  pg_has_role(session_user, relowner, 'MEMBER'), pg_get_userbyid(relowner) = session_user,
+  pg_has_role(session_user, relowner, 'MEMBER'),
   has_table_privilege(current_user, oid, 'TRUNCATE'),
   has_any_column_privilege(current_user, oid, 'REFERENCES'),
   has_table_privilege(current_user, oid, 'TRIGGER')
@@ -64,7 +64,7 @@ def inspect_table(
     if found is None:
         yield migrations.missing_table(model)
         return
-    oid, enabled, forced, owner, may_own, owns, *privileges = found
+    oid, enabled, forced, owner, may_own, *privileges = found
     yield from inspect_flags(table, subject, enabled, forced)
     # A superuser may be anybody, and an owner has every privilege, which nobody has granted.
     if not may_own:
@@ -75,9 +75,7 @@ def inspect_table(
             subject,
             f"belongs to {owner}, which this role is or can become, and so can switch Row-Level"
             " Security off",
-            "serve requests as a role that is no member of it",
-            # As whom it runs; whoever serves requests runs check_rls.
-            awaited=owns,
+            "serve requests as a role that is no member of it, and let only migrations run as this",
         )
     yield from inspect_surroundings(cursor, subject, oid)
     if not NO_POLICIES.intersection(known):
