@@ -454,7 +454,9 @@ def test_tracing_without_opentelemetry_says_what_to_install(
     monkeypatch.setattr(validators, "find_spec", lambda name: None)
     with (
         configured(TRACE=True),
-        pytest.raises(RLSConfigurationError, match=r"pip install django-tenantry\[opentelemetry\]"),
+        pytest.raises(
+            RLSConfigurationError, match=r"pip install 'django-tenantry\[opentelemetry\]'"
+        ),
     ):
         rls_tenants()
 
