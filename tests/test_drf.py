@@ -568,7 +568,7 @@ def test_a_project_without_the_framework_is_asked_nothing(monkeypatch: Any) -> N
 def test_without_the_framework_the_extra_is_named(monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "rest_framework.views", None)
     monkeypatch.delitem(sys.modules, "tenantry.contrib.drf")
-    with pytest.raises(ImportError, match=r"pip install django-tenantry\[drf\]"):
+    with pytest.raises(ImportError, match=r"pip install 'django-tenantry\[drf\]'"):
         import_module("tenantry.contrib.drf")
 
 

@@ -484,5 +484,5 @@ def test_nobody_writes_nothing(ask: Any) -> None:
 def test_without_ninja_the_extra_is_named(monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "ninja.errors", None)
     monkeypatch.delitem(sys.modules, "tenantry.contrib.ninja")
-    with pytest.raises(ImportError, match=r"pip install django-tenantry\[ninja\]"):
+    with pytest.raises(ImportError, match=r"pip install 'django-tenantry\[ninja\]'"):
         import_module("tenantry.contrib.ninja")
