@@ -590,7 +590,7 @@ def test_a_database_that_cannot_be_reached_is_one_finding(arrange: Any) -> None:
         output, status = check()
     assert status == 1
     assert output.count("tenantry.E190") == 1
-    assert "could not be checked" in output
+    assert "could not be asked" in output
     assert "is not permitted to log in" in output
 
 
