@@ -182,7 +182,7 @@ def test_everything_public_is_in_the_api() -> None:
 def test_the_policy_is_the_one_that_migrations_create() -> None:
     text = (DOCS / "reference/policy.md").read_text()
     found = re.findall(r"^```postgresql\n(.*?)\n```$", text, re.M | re.S)
-    protect, unprotect, dependent, _, roles, sealed, _ = found
+    protect, unprotect, dependent, _, roles, _, sealed, _ = found
     policy = Policy("rls", "bigint")
     rules = policy.rules(f'"tenant_id" = {policy.tenant}')
     assert protect == policy.protect('"notes_note"', rules)
