@@ -12,7 +12,7 @@ from .keys import KEY_TYPES
 from .policies.ddl import LATEST, Policy, unprotect
 from .policies.owners import Owner, Quote
 from .policies.predicates import current_tenant
-from .validators import GUC_PREFIX, MODEL_LABEL
+from .validators import GUC_PREFIX, MODEL_LABEL, PREFIX_IS
 
 
 def check_arguments(operation: str, model: Any, given: Mapping[str, Any]) -> None:
@@ -40,8 +40,7 @@ def check_arguments(operation: str, model: Any, given: Mapping[str, Any]) -> Non
         )
     if not isinstance(prefix, str) or not GUC_PREFIX.fullmatch(prefix):
         raise RLSConfigurationError(
-            f"{operation}({model!r}) has guc_prefix={prefix!r}; it must be at most 31 lower-case"
-            " letters, digits or underscores"
+            f"{operation}({model!r}) has guc_prefix={prefix!r}; it must be {PREFIX_IS}"
         )
 
 

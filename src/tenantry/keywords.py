@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-# Those of pg_get_keywords() whose categories are R and T, of all supported servers: they begin no
-# name of a parameter either, as in SET LOCAL rls.current_tenant (PostgreSQL documentation, "SQL Key
-# Words").
+# Those of pg_get_keywords() whose categories are R and T, of all supported servers: the name
+# of a parameter cannot begin with one either (PostgreSQL documentation, "SQL Key Words").
 _WORDS = """
 all analyse analyze and any array as asc asymmetric authorization binary both case cast check
 collate collation column concurrently constraint create cross current_catalog current_date

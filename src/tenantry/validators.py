@@ -22,6 +22,7 @@ FLAG = re.compile(r"[a-z][a-z0-9_]{0,30}")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 # PostgreSQL refuses parameters of a prefix that a loaded library has for its own.
 RESERVED_PREFIX = re.compile(r"pg_.*|pgaudit|pl(pgsql|perl|pythonu?|tcl|v8)|auto_explain|citus")
+PREFIX_IS = "at most 31 lower-case letters, digits or underscores, and not begin with a digit"
 SEAL_KEYS_ARE = (
     "a list of secrets of at least 32 characters, such as"
     " [os.environ['TENANTRY_SEAL_KEY']]; make one with: python -c 'import secrets;"
@@ -56,8 +57,7 @@ def _validate_field_name(value: object) -> None:
 
 def _validate_prefix(value: object) -> None:
     if not isinstance(value, str) or not GUC_PREFIX.fullmatch(value):
-        allowed = "at most 31 lower-case letters, digits or underscores, and not begin with a digit"
-        raise refuse("GUC_PREFIX", value, allowed)
+        raise refuse("GUC_PREFIX", value, PREFIX_IS)
     if value in RESERVED:
         allowed = "a name of your own, such as 'rls': this one is a reserved word of SQL"
         raise refuse("GUC_PREFIX", value, allowed)
