@@ -7,15 +7,13 @@ foreign key that refers to another table from now on.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from django.apps.registry import Apps
-from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 
-from .dependents import rules_of
-from .policies.owners import Quote
+from .policies.ddl import Rule
 
 Column = tuple[str, str]
 
@@ -61,19 +59,11 @@ def relates_elsewhere(old: Any, new: Any) -> bool:
     return len({each.model._meta.concrete_model._meta.db_table for each in relations}) == 2
 
 
-def speaks_of(columns: Collection[Column], model: Any, apps: Apps, quote: Quote) -> bool:
-    """Return whether the policies of `model` name one of `columns`, and its table or their own.
-
-    Those that cannot be made, because a field of them is gone, name none.
-    """
-    try:
-        rules = rules_of(model, apps, quote)
-    except FieldDoesNotExist:
-        return False
+def speaks_of(columns: Collection[Column], own: str, rules: Iterable[Rule]) -> bool:
+    """Return whether policies, of the table `own`, name one of `columns`, and its table too."""
     text = " ".join(f"{rule.using} {rule.check}" for rule in rules)
     return any(
         # A RawPredicate need not quote it.
-        re.search(rf"(?<!\w){re.escape(column)}(?!\w)", text)
-        and (table == model._meta.db_table or table in text)
+        re.search(rf"(?<!\w){re.escape(column)}(?!\w)", text) and (table == own or table in text)
         for table, column in columns
     )

@@ -119,16 +119,9 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
     def stop_waiting(self, table: str) -> None:
         """Execute what waits and names a table, before it, or a column of it, is renamed."""
         for sql in [*self.deferred_sql]:
-            if isinstance(sql, Dependence | Later) and self.can_speak_of(sql, table):
+            if isinstance(sql, Dependence | Later) and sql.speaks_of(table):
                 self.deferred_sql.remove(sql)
                 self.execute(sql, params=None)
-
-    def can_speak_of(self, sql: Dependence | Later, table: str) -> bool:
-        """Return whether SQL names a table; what names a field that is yet to come does not."""
-        try:
-            return sql.speaks_of(table)
-        except FieldDoesNotExist:
-            return False
 
     def without_policies(self, model: Any, old_field: Any, new_field: Any) -> list[str]:
         """Drop the policies that a column's change concerns; return what creates them.
@@ -149,7 +142,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         again: list[str] = []
         known = []
         for each, before in self.policies(apps):
-            speaks = bool(columns) and speaks_of(columns, each, apps, quote)
+            speaks = bool(columns) and speaks_of(columns, each._meta.db_table, before)
             if not (speaks or is_elsewhere):
                 continue
             # Not before: a field that was made by hand belongs to no model.
