@@ -26,8 +26,9 @@ def require_text(option: str, value: object, example: str, *, empty: bool = Fals
 
 def require_texts(option: str, value: object, example: list[str]) -> None:
     """Raise ValueError unless the value is a collection of texts; one text is one of letters."""
-    fits = isinstance(value, list | tuple | set | frozenset)
-    fits = fits and all(isinstance(each, str) for each in value)  # type: ignore[attr-defined]
+    fits = isinstance(value, list | tuple | set | frozenset) and all(
+        isinstance(each, str) for each in value
+    )
     require(fits, option, value, f"a list such as {example!r}")
 
 

@@ -92,13 +92,13 @@ class NamedResolver(Resolver):
         anonymous: bool = False,
         seconds: float = 30,
     ) -> None:
-        filter = {} if filter is None else filter  # noqa: A001
+        given = {} if filter is None else filter
         require_text("field", field, "slug")
-        require_filter("filter", filter)
+        require_filter("filter", given)
         require_switch("anonymous", anonymous)
         require_seconds("seconds", seconds)
         self.anonymous = anonymous
-        self.lookup = TenantLookup(field, filter, seconds)
+        self.lookup = TenantLookup(field, given, seconds)
 
     def name_in(self, request: HttpRequest) -> str | None:
         """Return the name that the request has; None for none."""
