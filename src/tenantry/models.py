@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.db.models.signals import class_prepared
 
+from .binding import current_binding
 from .conf import rls_tenants
 from .constraints import RLSConstraint
 from .exceptions import RLSConfigurationError
 from .expressions import CurrentTenant
 from .managers import RLSManager
+from .validation import not_shown, tenant_fields
 
 
 class RLSProtectedModel(models.Model):
@@ -23,6 +26,9 @@ class RLSProtectedModel(models.Model):
     foreign key with the current tenant where a row names none. Declare a field of that name
     yourself to choose its options, with ``db_default=CurrentTenant()`` to keep that. Lead composite
     indexes with the tenant.
+
+    What is unique in a tenant is validated in forms that do not show the tenant, too, except for an
+    admin's new row, whose tenant is not known then.
 
     Not for tables that all tenants share.
     """
@@ -36,6 +42,34 @@ class RLSProtectedModel(models.Model):
 
     class Meta:
         abstract = True
+
+    def validate_unique(self, exclude: Collection[str] | None = None) -> None:
+        """Check what is unique, in the tenant too; see Django's ``Model.validate_unique()``.
+
+        Raises django.core.exceptions.ValidationError.
+        """
+        with not_shown(tenant_fields(self, exclude)):
+            super().validate_unique(exclude)
+
+    def validate_constraints(self, exclude: Collection[str] | None = None) -> None:
+        """Check the constraints that name the tenant too; see ``Model.validate_constraints()``.
+
+        Raises django.core.exceptions.ValidationError.
+        """
+        names = tenant_fields(self, exclude)
+        with not_shown(names):
+            super().validate_constraints({*(exclude or ())} - names)
+
+    def _get_unique_checks(
+        self, exclude: Collection[str] | None = None, include_meta_constraints: bool = False
+    ) -> Any:
+        # Formsets ask too, for rows that are twice in one of them; but an admin's rows may be of
+        # several tenants.
+        compares = include_meta_constraints and current_binding().is_admin
+        names = set() if compares else tenant_fields(self, exclude)
+        return super()._get_unique_checks(  # type: ignore[misc]
+            {*(exclude or ())} - names, include_meta_constraints
+        )
 
 
 def protect(sender: type[models.Model], **kwargs: Any) -> None:

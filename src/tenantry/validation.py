@@ -1,0 +1,48 @@
+"""Validation of what is unique in a tenant, where a form does not show the tenant.
+
+Django leaves fields out of validation that a form does not show, and constraints with them, because
+a view may set them later. The tenant is set by the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+
+from .conf import rls_tenants
+from .constraints import RLSConstraint
+from .samekeys import tenant_of
+
+
+def tenant_fields(row: Any, exclude: Collection[str] | None) -> set[str]:
+    """Return which of the fields that are left out name the tenant of `row`, if it is known."""
+    constraints = (each for each in row._meta.constraints if isinstance(each, RLSConstraint))
+    names = {rls_tenants().tenant_fk_field, *(each.field for each in constraints)}
+    return {
+        name
+        for name in names & set(exclude or ())
+        if tenant_of(row, row._meta.get_field(name).attname) is not None
+    }
+
+
+@contextmanager
+def not_shown(names: Collection[str]) -> Iterator[None]:
+    """Let errors of fields that a form does not show be errors of the row.
+
+    A form refuses an error of a field that it does not have.
+
+    Raises django.core.exceptions.ValidationError.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        errors: dict[str, Any] = error.update_error_dict({})
+        moved = [each for name in names for each in errors.pop(name, [])]
+        if not moved:
+            raise
+        raise ValidationError(
+            {**errors, NON_FIELD_ERRORS: [*errors.get(NON_FIELD_ERRORS, []), *moved]}
+        ) from None
