@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -44,26 +45,38 @@ def test_a_module_is_short(module: Path) -> None:
     assert len(module.read_text().splitlines()) <= 400
 
 
+def texts(tree: ast.AST) -> list[str]:
+    """Return the strings of a module, and its bytes as text, without what documents it."""
+    documented = {
+        ast.get_docstring(node, clean=False)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    found = (each.decode() if isinstance(each, bytes) else each for each in constants)
+    return [each for each in found if isinstance(each, str) and each not in documented]
+
+
 def test_exactly_one_module_writes_gucs() -> None:
-    writers = []
+    writes = re.compile(r"\bSET\s+(LOCAL|SESSION|ROLE)\b|\bset_config\b", re.IGNORECASE)
+    writers = [
+        module.relative_to(SOURCE).as_posix()
+        for module in MODULES
+        if any(map(writes.search, texts(ast.parse(module.read_text()))))
+    ]
+    # The first one prepares a new connection, as Django does: OPTIONS["assume_role"].
+    assert writers == ["backends/postgresql/aio.py", "backends/postgresql/apply.py"]
+
+
+def test_only_the_backends_import_psycopg() -> None:
+    importers = set()
     for module in MODULES:
-        strings = [
-            node.value
-            for node in ast.walk(ast.parse(module.read_text()))
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)
-        ]
-        documented = {
-            ast.get_docstring(node, clean=False)
-            for node in ast.walk(ast.parse(module.read_text()))
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        }
-        if any(
-            "SET LOCAL" in string or "set_config" in string
-            for string in strings
-            if string not in documented
-        ):
-            writers.append(module.relative_to(SOURCE).as_posix())
-    assert writers == ["backends/postgresql/apply.py"]
+        for node in ast.walk(ast.parse(module.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if {name.partition(".")[0] for name in names} & {"psycopg", "psycopg_pool"}:
+                importers.add(module.relative_to(SOURCE).parts[0])
+    assert importers == {"backends"}
 
 
 def test_one_context_variable() -> None:
