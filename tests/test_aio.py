@@ -424,16 +424,26 @@ async def test_cancelled_again_while_it_cleans_up_it_still_rolls_back(
         assert stats["pool_available"] == stats["pool_size"] == 2
         assert stats.get("connections_lost", 0) == 0
     assert caplog.text == ""
+    async with aconnection("pool") as connection:
+        cursor = await connection.execute("SELECT count(*) FROM app_shared")
+        assert await cursor.fetchone() == (0,)
 
 
 async def test_a_cancel_scope_of_anyio_rolls_back_and_returns(tenants: Tenants) -> None:
-    async def update() -> None:
-        async with aconnection("pool") as connection:
-            await connection.execute("INSERT INTO app_shared (text) VALUES ('lost')")
-            await anyio.sleep_forever()
+    scope, written = anyio.CancelScope(), anyio.Event()
 
-    with anyio.move_on_after(0.2) as scope:
-        await update()
+    async def write() -> None:
+        with scope:
+            async with aconnection("pool") as connection:
+                await connection.execute("INSERT INTO app_shared (text) VALUES ('lost')")
+                written.set()
+                await anyio.sleep_forever()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            group.start_soon(write)
+            await written.wait()
+            scope.cancel()
     assert scope.cancelled_caught
     async with aconnection("pool") as connection:
         cursor = await connection.execute("SELECT count(*) FROM app_shared")

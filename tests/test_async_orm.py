@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DataError, ProgrammingError, connections
@@ -24,6 +25,7 @@ from tenantry.backends.postgresql import aio, async_orm, base, loops
 from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Author, Note, Tenant
 from tests.fix_checks import broken
+from tests.fix_faults import wait_for
 from tests.fix_wire import Wire
 from tests.test_docs import table
 
@@ -189,21 +191,27 @@ async def test_begin_may_be_a_message_of_its_own(
 
 
 @pytest.mark.parametrize("alias", ALIASES)
-async def test_a_cancelled_task_leaves_nothing(alias: str, tenants: Tenants) -> None:
+async def test_a_cancelled_task_leaves_nothing(
+    alias: str, tenants: Tenants, superuser: psycopg.Connection[Any]
+) -> None:
     a, b = tenants
-    started = asyncio.Event()
 
     async def sleep() -> None:
         async with async_new_connection(), tenant_context(a.pk), async_atomic(alias):
             await notes(alias).filter(title__endswith=1).aupdate(title="changed")
             async with await async_connections[alias].cursor() as cursor:
-                started.set()
                 await cursor.execute("SELECT pg_sleep(20)")
+
+    def is_asleep() -> bool:
+        query = (
+            "SELECT FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(20)%'"
+            " AND pid <> pg_backend_pid()"
+        )
+        return superuser.execute(query).fetchone() is not None
 
     try:
         task = asyncio.create_task(sleep())
-        await asyncio.wait_for(started.wait(), 10)
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(wait_for, is_asleep)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, 10)

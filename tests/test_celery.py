@@ -211,15 +211,17 @@ class TestWorker:
             result = jobs.binding.delay()
         assert get(result) == repr(UNBOUND)
 
-    def test_a_time_limit_ends_the_scope(self, tenants: Two, celery_worker: Child) -> None:
-        if "prefork" not in celery_worker.log.name:
-            return  # Only this pool has time limits.
-        with tenant_context(tenants[0].pk):
-            results = [jobs.too_slow.delay(), jobs.too_slow.delay()]
-        for result in results:
-            with pytest.raises(SoftTimeLimitExceeded):
-                get(result)
-        assert get(group(jobs.titles.s() for _ in range(4))()) == [[]] * 4
+
+# Only this pool has time limits.
+@pytest.mark.slow
+@pytest.mark.parametrize("celery_worker", ["prefork"], indirect=True)
+def test_a_time_limit_ends_the_scope(tenants: Two, celery_worker: Child) -> None:
+    with tenant_context(tenants[0].pk):
+        results = [jobs.too_slow.delay(), jobs.too_slow.delay()]
+    for result in results:
+        with pytest.raises(SoftTimeLimitExceeded):
+            get(result)
+    assert get(group(jobs.titles.s() for _ in range(4))()) == [[]] * 4
 
 
 # In this process.

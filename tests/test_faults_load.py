@@ -160,6 +160,7 @@ async def test_tasks_under_sabotage(site: Site, tenants: Tenants) -> None:
     allowed = (psycopg.OperationalError, psycopg.InterfaceError, OperationalError)
     # psycopg loses the reason that PgBouncer gives for a COMMIT.
     assert all(isinstance(e, allowed) or getattr(e, "sqlstate", "") is None for e in visits.errors)
+    assert visits.errors
     pool: Any = loops.running_loop().pools[alias]
     async with asyncio.timeout(20):
         await pool.check()

@@ -157,7 +157,7 @@ def failing(request: HttpRequest, known: bool = False) -> None:
     raise RuntimeError("asked for")
 
 
-@api.post("/write")
+@api.api_operation(["GET", "POST"], "/write")
 def write(request: HttpRequest) -> int:
     return int(Note.objects.create(title="written").pk)
 
@@ -409,6 +409,9 @@ def test_a_request_that_may_not_write_still_may_not(ask: Any) -> None:
     with override_settings(RLS_TENANTS=read_only):
         assert titles_of(ask("/api/raw", "a")) == SEEN["a"]
         assert seen[-1][1].read_only
+        assert ask("/api/write", "a").status_code == 500
+        with admin_context():
+            assert not Note.objects.filter(title="written").exists()
         assert ask("/api/write", "a", method="POST").status_code == 200
 
 
