@@ -129,11 +129,14 @@ async def test_every_shape_of_query_has_the_predicate(wire: Wire, tenants: Tenan
         assert await notes("wire").aexists()
         await notes("wire").aupdate(parent=None)
         await notes("wire").filter(title="no").order_by().adelete()
-    counts = [query.count(f'"tenant_id" = {tenant.pk}') for query in wire.queries[-6:]]
+    # Sealed, the binding is a statement of its own.
+    queries = [query for query in wire.queries if '"app_' in query]
+    counts = [query.count(f'"tenant_id" = {tenant.pk}') for query in queries[-6:]]
     assert counts[:5] == [2, 2, 2, 1, 1]
     assert counts[5] >= 1
 
 
+@pytest.mark.unsealed
 async def test_the_binding_costs_no_round_trip(wire: Wire, tenants: Tenants) -> None:
     async with session("wire") as connection, tenant_context(tenants[0].pk):
         await titles("wire")
