@@ -181,6 +181,24 @@ async def test_named_cursors_are_bound(alias: str, tenants: Tenants) -> None:
             assert await cursor.fetchall() == [("A 1",), ("A 2",)]
 
 
+@pytest.mark.sealed_shape
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+async def test_an_injection_finds_no_open_cursor_of_somebody_else(
+    alias: str, tenants: Tenants
+) -> None:
+    async with (
+        session(alias) as connection,
+        admin_context(),
+        async_atomic(alias),
+        await connection.chunked_cursor() as cursor,
+    ):
+        await cursor.execute(TITLES, [0])
+        async with tenant_context(tenants[0].pk), await connection.cursor() as another:
+            await another.execute("SELECT name FROM pg_cursors WHERE name <> ''")
+            assert await another.fetchall() == []
+        assert await cursor.fetchall() == [("A 1",), ("A 2",), ("B 1",), ("B 2",)]
+
+
 async def test_begin_may_be_a_message_of_its_own(
     wire: Wire, tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
