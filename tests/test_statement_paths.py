@@ -100,7 +100,10 @@ def executemany(alias: str) -> Rows:
         cursor.executemany(
             "SELECT title FROM app_note WHERE id %% 2 = %s ORDER BY id", [[1], [0]], returning=True
         )
-        return sorted(row[0] for result in cursor.results() for row in result)
+        rows = cursor.fetchall()
+        while cursor.nextset():
+            rows += cursor.fetchall()
+        return sorted(row[0] for row in rows)
 
 
 def multi_statement(alias: str) -> Rows:
