@@ -108,6 +108,19 @@ def test_the_list_is_edited_in_place(member: Browser, chief: Browser, desks: Des
     assert rows(Offer, state="sent") == []
 
 
+def test_inputs_of_a_list_stay_inputs_without_the_tenants_column(
+    member: Browser, chief: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.desk.admin.OfferAdmin.list_display", ["tenant", "title", "state"])
+    monkeypatch.setattr("tests.desk.admin.OfferAdmin.list_editable", ["title", "state"])
+    for browser in (member, chief):
+        page = browser.page("desk/offer/", 'name="form-0-title" value="A offer 1"')
+        sent = dict(re.findall(r'name="(form-[\w-]+)" value="([^"]*)"', page))
+        sent["form-0-state"] = "sent" if browser is member else "paid"
+        browser.send("desk/offer/", "1 offer was changed", **sent, _save="Save")
+        assert rows(Offer, state=sent["form-0-state"])[0][0] == "A offer 1"
+
+
 # Adding.
 
 

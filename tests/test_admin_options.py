@@ -217,6 +217,30 @@ def test_columns_and_filters() -> None:
         assert plain.get_list_filter(request()) == ["tenant"]
 
 
+LINKS: list[tuple[dict[str, Any], Any, Any]] = [
+    ({"list_display": ["tenant", "name"]}, ["name"], ["tenant"]),
+    ({"list_display": ["tenant", "name"], "list_editable": ["name"]}, None, ["tenant"]),
+    ({"list_display": ["tenant", "name", "id"], "list_editable": ["name"]}, ["id"], ["tenant"]),
+    ({"list_display": ["name", "tenant"], "list_display_links": ["tenant"]}, ["name"], ["tenant"]),
+    (
+        {"list_display": ["name", "tenant", "id"], "list_display_links": ["tenant", "id"]},
+        ["id"],
+        ["tenant", "id"],
+    ),
+    ({"list_display": ["tenant", "name"], "list_display_links": None}, None, None),
+    ({"list_display": ["tenant"]}, None, ["tenant"]),
+]
+
+
+@pytest.mark.parametrize(("attributes", "of_a_tenant", "of_an_admin"), LINKS)
+def test_links_of_a_list(attributes: dict[str, Any], of_a_tenant: Any, of_an_admin: Any) -> None:
+    made = options(**attributes)
+    for scope, expected in (tenant_context(1), of_a_tenant), (admin_context(), of_an_admin):
+        with scope:
+            shown = made.get_list_display(request())
+            assert made.get_list_display_links(request(), shown) == expected
+
+
 def test_rows_of_a_list_are_edited_like_one(tenants: tuple[Tenant, Tenant]) -> None:
     made = options(list_display=["name", "tenant"], list_editable=["name", "tenant"])
     formset = made.get_changelist_formset(request())

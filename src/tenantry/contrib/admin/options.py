@@ -127,6 +127,18 @@ class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type
         """Return the columns of the list, the tenant's at the end if the request shows it."""
         return self.with_tenant_if_shown(request, super().get_list_display(request))
 
+    def get_list_display_links(self, request: HttpRequest, list_display: Any) -> Any:
+        """Return the columns that lead to a row: without the tenant's, the first that is left.
+
+        None where all that are left are inputs.
+        """
+        links = super().get_list_display_links(request, list_display)
+        if links is None:
+            return None
+        # Django shows a link in the place of an input, and saves the list as if it had been empty.
+        free = [column for column in list_display if column not in self.list_editable]
+        return [column for column in free if column in links] or free[:1] or None
+
     def get_list_filter(self, request: HttpRequest) -> Any:
         """Return the filters of the list, the tenant's at the end if the request shows it."""
         return self.with_tenant_if_shown(request, super().get_list_filter(request))
