@@ -269,6 +269,14 @@ class TestEager:
         with Scope(Binding(bypass="login")):
             assert get(jobs.binding.delay()) == repr(UNBOUND)
 
+    def test_arguments_of_a_task_at_commit_have_any_name(self, tenants: Two) -> None:
+        with tenant_context(tenants[0].pk):
+            with transaction.atomic():
+                jobs.write_named.delay_on_commit(binding="by", how="mail")
+                given = {"binding": "by", "how": "hand"}
+                jobs.write_named.apply_async_on_commit(kwargs=given)
+            assert get(jobs.titles.delay()) == [*A, "hand by", "mail by"]
+
     def test_a_header_counts_for_nothing(self, tenants: Two) -> None:
         assert get(jobs.titles.apply_async(headers={HEADER: enclose(ADMIN, "celery")})) == []
 

@@ -35,6 +35,11 @@ def write(title: str) -> int | None:
     return Note.objects.create(title=title).tenant_id
 
 
+@app.task
+def write_named(*, binding: str, how: str) -> None:
+    Note.objects.create(title=f"{how} {binding}")
+
+
 @app.task(bind=True, default_retry_delay=0)
 def again(self: Any) -> list[Any]:
     """Retry from within the admin's scope."""

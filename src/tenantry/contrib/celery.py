@@ -81,7 +81,7 @@ class TenantTask(DjangoTask):  # type: ignore[misc]
         )
 
 
-def publish(binding: Binding, how: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+def publish(binding: Binding, how: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
     """Publish a task as whoever asked for it, and not as who leaves the transaction."""
     with Scope(binding):
         how(*args, **kwargs)
