@@ -12,6 +12,7 @@ from celery import Celery, chain, chord, group, signals, signature
 from celery.exceptions import SoftTimeLimitExceeded
 from django.core import signing
 from django.db import transaction
+from django.test import override_settings
 
 from example_asgi.servers import Child
 from tenantry import admin_context, tenant_context
@@ -21,6 +22,7 @@ from tenantry.contrib.celery import HEADER, TenantTask, enclose_binding
 from tenantry.contrib.envelope import SALT, enclose
 from tenantry.contrib.jobs import warn_of_missing
 from tenantry.exceptions import InvalidEnvelopeError
+from tests import settings as project
 from tests.app.models import Note, Tenant
 from tests.fix_faults import wait_for
 from tests.jobs import of_celery as jobs
@@ -234,6 +236,26 @@ def eager() -> Iterator[None]:
     app.conf.task_always_eager = False
 
 
+class FullLog(logging.Handler):
+    """Be a log that has no place left."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("the disk is full")
+
+
+@pytest.fixture
+def full_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.INFO, "tenantry")
+    handler = FullLog()
+    logging.getLogger("tenantry").addHandler(handler)
+    yield
+    logging.getLogger("tenantry").removeHandler(handler)
+
+
+def audited() -> override_settings:
+    return override_settings(RLS_TENANTS={**project.RLS_TENANTS, "AUDIT_LOG": True})
+
+
 @pytest.mark.usefixtures("eager")
 class TestEager:
     """What eager mode does, in the code that publishes."""
@@ -269,6 +291,13 @@ class TestEager:
         with Scope(Binding(bypass="login")):
             assert get(jobs.binding.delay()) == repr(UNBOUND)
 
+    @pytest.mark.usefixtures("full_log")
+    def test_a_task_whose_scope_cannot_be_opened_does_not_run(self, tenants: Two) -> None:
+        with tenant_context(tenants[0].pk):
+            with audited(), pytest.raises(OSError, match="the disk is full"):
+                get(jobs.titles.delay())
+            assert current_binding() == Binding(tenants[0].pk)
+
     def test_arguments_of_a_task_at_commit_have_any_name(self, tenants: Two) -> None:
         with tenant_context(tenants[0].pk):
             with transaction.atomic():
@@ -298,6 +327,19 @@ def test_a_worker_opens_the_envelope_of_a_message(tenants: Two) -> None:
         assert isinstance(run(jobs.titles, {HEADER: envelope + "x"}), InvalidEnvelopeError)
         assert current_binding() == ADMIN
     assert current_binding() == UNBOUND
+
+
+@pytest.mark.usefixtures("full_log")
+def test_a_task_whose_scope_cannot_be_opened_does_not_run(tenants: Two) -> None:
+    envelope = enclose(Binding(tenants[0].pk), "celery", jobs.titles.name, "an id")
+    warn_of_missing.cache_clear()
+    with audited():
+        for headers in ({HEADER: envelope}, {HEADER: envelope + "x"}, {}):
+            assert isinstance(run(jobs.titles, headers), OSError)
+        assert current_binding() == UNBOUND
+    # Nor where the log is that of a message without an envelope.
+    assert isinstance(run(jobs.titles, {}), OSError)
+    assert run(jobs.titles, {HEADER: envelope}) == A
 
 
 def test_what_is_called_for_a_refused_message_is_unbound(tenants: Two) -> None:

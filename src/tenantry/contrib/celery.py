@@ -18,7 +18,6 @@ from django.db import transaction
 
 from tenantry.binding import UNBOUND, Binding, current_binding
 from tenantry.context import Scope
-from tenantry.exceptions import InvalidEnvelopeError
 
 from .envelope import enclose, travelling
 from .jobs import JobScope, scope_of_job
@@ -29,19 +28,10 @@ HEADER = "tenantry_binding"
 class Job:
     """Hold the scope of one run of a task, or why it is refused."""
 
-    def __init__(self, task: TenantTask, request: Any) -> None:
-        self.refusal: InvalidEnvelopeError | None = None
+    def __init__(self) -> None:
+        self.scope = JobScope(UNBOUND)
+        self.refusal: Exception | None = None
         self.is_running = False
-        if request.is_eager:
-            # Nothing was published: the task runs inside the code that called it.
-            self.scope = JobScope(travelling(current_binding()))
-            return
-        headers = request.headers if isinstance(request.headers, dict) else {}
-        try:
-            self.scope = scope_of_job(headers.get(HEADER), "celery", task.name, str(request.id))
-        except InvalidEnvelopeError as error:
-            self.refusal = error
-            self.scope = JobScope(UNBOUND)
 
 
 # By Celery's request, which is an object of its own for every run.
@@ -53,13 +43,14 @@ class TenantTask(DjangoTask):  # type: ignore[misc]
 
     A task runs as the tenant, the admin or nobody that was current where it was published, and so
     does what Celery publishes for it. One whose binding was forged fails with InvalidEnvelopeError
-    and does not run; one without a binding runs unbound.
+    and does not run; one without a binding runs unbound. What keeps the scope from being opened,
+    such as an audit log that is full, is the task's error too.
     """
 
     abstract = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task, or fail where its binding is refused."""
+        """Run the task, or fail where its scope could not be opened."""
         job = _jobs.get(self.request_stack.top)
         if job is None or job.is_running:
             # Called like a function, so it stays in the caller's scope.
@@ -105,12 +96,27 @@ def binding_of(headers: Any) -> Binding:
 
 
 def open_scope(task: Any = None, **kwargs: Any) -> None:
-    """Open the scope of a task that is about to run."""
+    """Open the scope of a task that is about to run, or have the task refused."""
     if isinstance(task, TenantTask):
         request = task.request_stack.top
-        job = Job(task, request)
-        job.scope.__enter__()
-        _jobs[request] = job
+        job = _jobs[request] = Job()
+        try:
+            try:
+                job.scope = scope_of(task, request)
+            finally:
+                job.scope.__enter__()
+        # Celery would log it, and run the task all the same, as whoever is current.
+        except Exception as error:  # noqa: BLE001
+            job.refusal = error
+
+
+def scope_of(task: TenantTask, request: Any) -> JobScope:
+    """Return the scope of one run of a task. Raises InvalidEnvelopeError for a forged binding."""
+    if request.is_eager:
+        # Nothing was published: the task runs inside the code that called it.
+        return JobScope(travelling(current_binding()))
+    headers = request.headers if isinstance(request.headers, dict) else {}
+    return scope_of_job(headers.get(HEADER), "celery", task.name, str(request.id))
 
 
 def close_scope(task: Any = None, **kwargs: Any) -> None:
