@@ -411,17 +411,26 @@ async def test_without_sessions_and_users_it_is_said_what_is_missing(settings: A
         await get(TenantMiddleware(Echo()), await sync_to_async(scope_of)(None))
 
 
+async def by_query(scope: Any) -> Any:
+    return (await Tenant.objects.aget(name="A")).pk
+
+
+def sync_by_query(scope: Any) -> Any:
+    return Tenant.objects.get(name="A").pk
+
+
+@pytest.mark.parametrize("resolve", [None, by_query, sync_by_query])
 async def test_a_connection_that_was_lost_is_not_asked_again(
-    users: dict[str, User | None], superuser: psycopg.Connection[Any]
+    resolve: Any, users: dict[str, User | None], superuser: psycopg.Connection[Any]
 ) -> None:
-    application = TenantMiddleware(Echo())
+    application = TenantMiddleware(Echo(), resolve=resolve)
     scope = await sync_to_async(scope_of)(users["a"])
     assert (await get(application, scope))[1] == A
     superuser.execute(
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = 'app'"
     )
     # Nothing but the middleware asks Django's connection here.
-    application = TenantMiddleware(Echo(raw_titles))
+    application = TenantMiddleware(Echo(raw_titles), resolve=resolve)
     with suppress(OperationalError):
         await get(application, scope)
     assert (await get(application, scope))[1] == A

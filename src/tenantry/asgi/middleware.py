@@ -76,16 +76,16 @@ class TenantMiddleware:
 
     async def resolved(self, scope: Any) -> Resolved:
         """Return the binding of a connection, and the headers that it was taken from."""
-        if self.resolve is None:
-            try:
+        try:
+            if self.resolve is None:
                 found = await aresolve(request_of(scope))
-            except DatabaseError:
-                # Sessions, users and tenants are asked for in Django's thread, where no request of
-                # Django's ends and closes what is broken.
-                await sync_to_async(close_broken_connections)()
-                raise
-        else:
-            found = Resolved(believed(await self.resolve(scope)), ())
+            else:
+                found = Resolved(believed(await self.resolve(scope)), ())
+        except DatabaseError:
+            # Sessions, users and tenants are asked for in Django's thread, where no request of
+            # Django's ends and closes what is broken.
+            await sync_to_async(close_broken_connections)()
+            raise
         if scope["type"] == "http":
             return found._replace(binding=binding_for(scope["method"], found.binding))
         return found
