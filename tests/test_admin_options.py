@@ -257,6 +257,36 @@ def test_rows_of_a_list_are_edited_like_one(tenants: tuple[Tenant, Tenant]) -> N
         assert formset.form(instance=firm).fields["tenant"].disabled
 
 
+class Looking(forms.BaseModelFormSet):  # type: ignore[type-arg]
+    """A formset of a project, which looks at what its forms have."""
+
+    def clean(self) -> None:
+        super().clean()
+        assert all("tenant" not in form.cleaned_data for form in self.forms if form.is_valid())
+
+
+def test_rows_of_several_tenants_are_edited_in_a_list(tenants: tuple[Tenant, Tenant]) -> None:
+    made = options(list_display=["__str__", "name"], list_editable=["name"])
+    formset = made.get_changelist_formset(request(), formset=Looking)
+
+    def is_valid(*names: str) -> bool:
+        firms = Firm.objects.order_by("pk")
+        data: dict[str, Any] = {"form-TOTAL_FORMS": len(names), "form-INITIAL_FORMS": len(names)}
+        for i, (firm, name) in enumerate(zip(firms, names, strict=True)):
+            data |= {f"form-{i}-id": firm.pk, f"form-{i}-name": name}
+        return bool(formset(data, queryset=firms).is_valid())
+
+    a, b = tenants
+    with admin_context():
+        for name, tenant in ("1", a), ("2", b), ("3", a):
+            Firm.objects.create(name=name, tenant=tenant)
+        assert is_valid("X", "X", "Y")
+        assert not is_valid("X", "Y", "X")
+    with tenant_context(a.pk):
+        assert is_valid("X", "Y")
+        assert not is_valid("X", "X")
+
+
 def test_a_form_of_the_project_is_kept(tenants: tuple[Tenant, Tenant]) -> None:
     made = options(form=Declaring)
     data = {"name": "A", "more": "!", "tenant": tenants[1].pk}

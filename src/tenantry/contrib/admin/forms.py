@@ -85,6 +85,27 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class TenantFormSet(forms.BaseModelFormSet):  # type: ignore[type-arg]
+    """Be rows of a tenant, or of several, whose forms may not show it."""
+
+    def validate_unique(self) -> None:
+        """Compare what is unique in a tenant with the other rows of the tenant."""
+        field = tenant_field(self.model)
+        hidden = [
+            form
+            for form in self.forms
+            if field is not None and form.is_valid() and field.name not in form.cleaned_data
+        ]
+        # Django compares what the forms have; a project's code sees in them what they show.
+        for form in hidden:
+            form.cleaned_data[field.name] = getattr(form.instance, field.attname)
+        try:
+            super().validate_unique()
+        finally:
+            for form in hidden:
+                form.cleaned_data.pop(field.name, None)
+
+
+class TenantInlineFormSet(TenantFormSet):
     """Be the rows of an inline, which are their parent's tenant's."""
 
     # Of the classes for inlines, which this is mixed into.
@@ -105,9 +126,9 @@ def tenant_form(base: Any, name: str | None) -> Any:
 
 
 @cache
-def tenant_formset(base: Any) -> Any:
-    """Return a subclass of a formset of a project that tells its forms of their parent."""
-    return type(base.__name__, (TenantFormSet, base), {})
+def tenant_formset(base: Any, kind: type[TenantFormSet] = TenantFormSet) -> Any:
+    """Return a subclass of a formset of a project that is of the `kind`, too."""
+    return type(base.__name__, (kind, base), {})
 
 
 def belongs_to(tenant: Any, value: Any) -> bool:

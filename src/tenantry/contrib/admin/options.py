@@ -17,7 +17,7 @@ from django.http import HttpRequest
 
 from ...binding import current_binding
 from .fields import is_protected, tenant_field
-from .forms import tenant_form, tenant_formset
+from .forms import TenantInlineFormSet, tenant_form, tenant_formset
 
 
 class TenantOptions(BaseModelAdmin):  # type: ignore[type-arg]
@@ -163,6 +163,13 @@ class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type
             kwargs.setdefault("form", tenant_form(forms.ModelForm, self.tenant_name))
         return super().get_changelist_form(request, **kwargs)
 
+    def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
+        """Return the formset of the rows of the list."""
+        if is_protected(self.model):
+            base = kwargs.get("formset", forms.BaseModelFormSet)
+            kwargs["formset"] = tenant_formset(base)
+        return super().get_changelist_formset(request, **kwargs)
+
 
 class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[type-arg]
     """Be the options of an inline of a protected model; put it before another inline class.
@@ -175,7 +182,7 @@ class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[typ
         super().__init__(parent_model, admin_site)
         if is_protected(self.model):
             self.form = tenant_form(self.form, self.tenant_name)
-            self.formset = tenant_formset(self.formset)
+            self.formset = tenant_formset(self.formset, TenantInlineFormSet)
 
     def shows_tenant(self, request: HttpRequest) -> bool:
         """Return whether an admin has to say the tenant of a row."""
