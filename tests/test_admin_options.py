@@ -21,7 +21,7 @@ from tenantry.contrib.admin.fields import is_protected, tenant_field
 from tenantry.contrib.admin.forms import belongs_to
 from tests import settings as project
 from tests.app.models import Book, Item, Label, NewestFirst, Note, Shared, Tag, Tenant, User
-from tests.desk.models import Firm, Folder, Offer, Remark, Slip
+from tests.desk.models import Badge, Firm, Folder, Offer, Remark, Seal, Slip
 from tests.fix_admin import Desk
 
 pytestmark = pytest.mark.usefixtures("admin_site")
@@ -285,6 +285,26 @@ def test_rows_of_several_tenants_are_edited_in_a_list(tenants: tuple[Tenant, Ten
     with tenant_context(a.pk):
         assert is_valid("X", "Y")
         assert not is_valid("X", "X")
+
+
+@pytest.mark.parametrize("model", [Badge, Seal])
+def test_a_second_row_of_a_tenant_that_has_one_is_an_error_of_the_form(
+    model: Any, tenants: tuple[Tenant, Tenant]
+) -> None:
+    made = RLSTenantModelAdmin(model, AdminSite())
+    name = tenant_field(model).name
+    for number, tenant in enumerate(tenants):
+        with tenant_context(tenant.pk):
+            first = made.get_form(request())({"text": "1"})
+            assert first.is_valid(), first.errors
+            first.save()
+            second = made.get_form(request())({"text": ""})
+            said = f"{model.__name__} with this {name.capitalize()} already exists."
+            assert second.errors == {"__all__": [said], "text": ["This field is required."]}
+        with admin_context():
+            assert model.objects.count() == number + 1
+            second = made.get_form(request())({"text": "2", name: tenant.pk})
+            assert second.errors == {name: [said]}
 
 
 def test_a_form_of_the_project_is_kept(tenants: tuple[Tenant, Tenant]) -> None:

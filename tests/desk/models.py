@@ -86,6 +86,33 @@ class Remark(models.Model):
         return self.text
 
 
+class Badge(RLSProtectedModel):
+    """The only one of its tenant."""
+
+    text = models.CharField(max_length=50)
+
+    class Meta:
+        app_label = "desk"
+        constraints = [models.UniqueConstraint(fields=["tenant"], name="badge_tenant")]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Seal(models.Model):
+    """The only one of its tenant, which says so in another way."""
+
+    customer = models.OneToOneField(Tenant, on_delete=models.CASCADE)
+    text = models.CharField(max_length=50)
+
+    class Meta:
+        app_label = "desk"
+        constraints = [RLSConstraint(field="customer")]
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class Folder(models.Model):
     """Shared by all tenants."""
 

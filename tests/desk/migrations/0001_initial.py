@@ -92,6 +92,28 @@ class Migration(migrations.Migration):
                 'constraints': [tenantry.RLSConstraint(guc_prefix='rls', key_type='bigint', name='desk_slip_rls', path='offer__tenant', version=1)],
             },
         ),
+        migrations.CreateModel(
+            name='Badge',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('text', models.CharField(max_length=50)),
+                ('tenant', models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix='rls', key_type='bigint'), on_delete=django.db.models.deletion.CASCADE, to='app.tenant')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('tenant',), name='badge_tenant'), tenantry.RLSConstraint(field='tenant', guc_prefix='rls', key_type='bigint', name='desk_badge_rls', version=1)],
+            },
+        ),
+        migrations.CreateModel(
+            name='Seal',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('text', models.CharField(max_length=50)),
+                ('customer', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, to='app.tenant')),
+            ],
+            options={
+                'constraints': [tenantry.RLSConstraint(field='customer', guc_prefix='rls', key_type='bigint', name='desk_seal_rls', version=1)],
+            },
+        ),
         migrations.AddConstraint(
             model_name='firm',
             constraint=models.UniqueConstraint(fields=('tenant', 'name'), name='firm_name'),

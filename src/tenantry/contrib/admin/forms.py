@@ -70,6 +70,15 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
             return tenant_of_row(self.instance, self.cleaned_data)
         return current_binding().tenant_id
 
+    def add_error(self, field: str | None, error: Any) -> None:
+        """Add an error; that of a tenant which the form does not show is one of the whole form."""
+        several = field is None and hasattr(error, "error_dict")
+        errors = error.error_dict if several else {field: error}
+        tenant = self.tenant_field and self.tenant_field.name
+        for name, found in errors.items():
+            is_hidden = name == tenant and name not in self.fields
+            super().add_error(None if is_hidden else name, found)
+
     def validate_unique(self) -> None:
         """Check keys that are unique in a tenant too, although the form does not show it."""
         self.checks_keys = True
