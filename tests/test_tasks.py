@@ -13,10 +13,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.core import signing
 
-from tenantry import admin_context, tenant_context
+from tenantry import aclose_pools, admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.context import Scope
 from tenantry.contrib.envelope import SALT, enclose
@@ -26,7 +26,15 @@ from tenantry.exceptions import InvalidEnvelopeError, ScopeError
 from tests.app.models import Tenant
 from tests.fix_jobs import ROOT
 from tests.jobs.backends import InvalidTask
-from tests.jobs.of_django import async_titles, boom, leave_open, titles, titles_with_context, write
+from tests.jobs.of_django import (
+    async_titles,
+    boom,
+    leave_open,
+    raw_titles,
+    titles,
+    titles_with_context,
+    write,
+)
 
 Two = tuple[Tenant, Tenant]
 ALL = ["A 1", "A 2", "B 1", "B 2"]
@@ -88,6 +96,17 @@ async def test_async_tasks(tenants: Two) -> None:
     assert await titles.acall(**sync_result.kwargs) == ["B 1", "B 2"]
     assert await async_titles.acall(**async_result.kwargs) == ["B 1", "B 2"]
     assert current_binding() == UNBOUND
+
+
+async def test_an_async_task_at_once_runs_as_its_tenant_on_the_loop_too(tenants: Two) -> None:
+    for tenant in tenants:
+        async with tenant_context(tenant.pk):
+            found = [f"{tenant.name} 1", f"{tenant.name} 2"]
+            assert (await raw_titles.aenqueue()).return_value == found
+            assert (await sync_to_async(raw_titles.enqueue)()).return_value == found
+    assert (await raw_titles.aenqueue()).return_value == []
+    assert current_binding() == UNBOUND
+    await aclose_pools()
 
 
 def test_an_async_task_in_a_sync_worker(tenants: Two) -> None:
@@ -221,7 +240,7 @@ ENQUEUE = """
 import json, django
 django.setup()
 from django_tasks_db.models import DBTaskResult
-from tenantry import admin_context, tenant_context
+from tenantry import aclose_pools, admin_context, tenant_context
 from tests.jobs import of_django as tasks
 
 def enqueue(task, *args):

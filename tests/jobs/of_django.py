@@ -6,7 +6,7 @@ from typing import Any
 
 from django import VERSION
 
-from tenantry import admin_context
+from tenantry import admin_context, arows
 from tests.app.models import Note
 
 if VERSION >= (6, 0):
@@ -27,6 +27,13 @@ def titles(*args: Any, **kwargs: Any) -> list[str]:
 @task
 async def async_titles() -> list[str]:
     return [note.title async for note in Note.objects.order_by("title")]
+
+
+@task
+async def raw_titles() -> list[str]:
+    """Read outside of threads."""
+    notes = Note.objects.order_by("title").values_list("title")
+    return [title for (title,) in await arows(notes)]
 
 
 @task(takes_context=True)

@@ -10,8 +10,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from inspect import iscoroutinefunction
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django import VERSION
 
 from tenantry.binding import current_binding
@@ -52,6 +54,9 @@ class TenantTask(Task):  # type: ignore[misc]
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Run the task in the binding that came with its arguments."""
+        if iscoroutinefunction(self.func):
+            # A scope that is opened in a hop holds on its thread, and the function runs elsewhere.
+            return async_to_sync(self.acall)(*args, **kwargs)
         with self._scope(args, kwargs):
             return super().call(*args, **_without_envelope(kwargs))
 
