@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.core import checks
@@ -153,6 +154,24 @@ def test_it_goes_on_where_it_was(chief: Browser, desks: Desks) -> None:
     page = chief.page(f"desk/offer/{desks[0].offers[0].pk}/change/")
     assert re.findall(following, page) == [""]
     assert re.findall(following, chief.send("desk/firm/add/", name="")) == [""]
+
+
+@pytest.mark.parametrize("lookup", ["tenant__id__exact", "tenant__name", "tenant_id"])
+def test_it_goes_on_without_a_filter_by_tenants(
+    lookup: str, chief: Browser, desks: Desks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.desk.admin.OfferAdmin.list_filter", ["tenant__name", "tenant"])
+    b = desks[1].tenant
+    given = {lookup: "B" if "name" in lookup else str(b.pk), "state": "new", "q": "offer"}
+    following = r'name="next" value="([^"]*)"'
+    (found,) = re.findall(following, chief.page("desk/offer/", "B offer 1", **given))
+    assert found == "/admin/desk/offer/?state=new&amp;q=offer"
+    page = chief.page("desk/offer/add/", _changelist_filters=urlencode(given))
+    assert re.findall(following, page) == ["/admin/desk/offer/add/"]
+    page = chief.page("desk/folder/", name__startswith="S")
+    assert re.findall(following, page) == ["/admin/desk/folder/?name__startswith=S"]
+    unescaped = found.replace("&amp;", "&")
+    chief.send("switch-tenant/", "3 offers", missing="A offer", tenant=b.pk, next=unescaped)
 
 
 def test_with_many_tenants_it_asks_for_the_key(chief: Browser, desks: Desks) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.apps import apps
 from django.http import HttpRequest
@@ -14,6 +15,7 @@ from ...conf import rls_tenants
 from ...resolvers.base import resolvers
 from ...resolvers.places import SessionResolver
 from ...users import binding_of, has_several_tenants, tenants_of
+from .options import TenantOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,19 @@ def switcher(request: HttpRequest, tenants: Any, limit: int) -> Switcher | None:
 
 
 def next_url(request: HttpRequest) -> str:
-    """Return where to go on after the switch: here, unless this page is about one row."""
+    """Return where to go on after the switch: here, unless this page is about one row.
+
+    What filters a list by the tenant is left behind, which a tenant's list refuses.
+    """
     match = request.resolver_match
     if request.method != "GET" or (match and "object_id" in match.kwargs):
         return ""
-    return request.get_full_path()
+    query = request.GET.copy()
+    # The query of the list that a form has been opened from.
+    query.pop("_changelist_filters", None)
+    # Django has no public way from an address to the options of its model.
+    options = getattr(match and match.func, "model_admin", None)
+    if isinstance(options, TenantOptions):
+        for name in {*query} - {*options.without_tenant([*query])}:
+            del query[name]
+    return urlsplit(request.get_full_path())._replace(query=query.urlencode()).geturl()
