@@ -445,6 +445,21 @@ def test_a_token_that_does_not_verify_is_denied(see: Any, tenants: Tenants) -> N
         assert [see(None, **given) for given in wrong] == [403] * len(wrong)
 
 
+@pytest.mark.parametrize("key_type", ["bigint", "uuid", "text"])
+@pytest.mark.parametrize("claim", [7, "7", 7.5, True, ["7"], {"7": 7}, 10**30, "\0"])
+def test_a_claim_of_another_type_is_denied(claim: Any, key_type: str) -> None:
+    request = RequestFactory().get("/", **bearer(tenant_id=claim))
+    tenants = {**project.RLS_TENANTS, "RESOLVERS": [JWT, "user"], "TENANT_PK_TYPE": key_type}
+    with override_settings(RLS_TENANTS=tenants):
+        if claim in ("7", 7) and key_type == "bigint":
+            assert resolve(request).binding == Binding(7)
+        elif claim == "7" and key_type == "text":
+            assert resolve(request).binding == Binding("7")
+        else:
+            with pytest.raises(TenantDeniedError, match="claim 'tenant_id' is no key of a tenant"):
+                resolve(request)
+
+
 def test_a_token_names_its_audience_and_its_issuer(tenants: Tenants) -> None:
     options = {**JWT["OPTIONS"], "audience": "us", "issuer": "them", "claim": "org"}  # type: ignore[dict-item]
     b = tenants[1].pk

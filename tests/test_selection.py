@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from django.http import HttpRequest, HttpResponse
-from django.test import AsyncClient, Client, RequestFactory
+from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
 
 import tenantry
-from tenantry.exceptions import RLSConfigurationError
+from tenantry.exceptions import RLSConfigurationError, TenantDeniedError, TenantIdTypeError
+from tests import settings as project
 from tests.app.models import Tenant, User
 from tests.test_resolvers import (
     ALL,
@@ -105,6 +106,23 @@ def test_what_may_not_be_selected_is_denied_and_changes_nothing(
         assert client.get("/titles/").json() == B
     assert len(answers) == 1
     assert answers.pop()[0] == 403
+
+
+@pytest.mark.parametrize("key_type", ["bigint", "uuid", "text"])
+@pytest.mark.parametrize("wrong", [None, True, 7.5, [7], 7, "\0"])
+def test_what_can_be_no_key_is_denied(wrong: Any, key_type: str, users: dict[str, Any]) -> None:
+    request: Any = RequestFactory().post("/")
+    request.user = users["a"]
+    tenants = {**project.RLS_TENANTS, "RESOLVERS": ["session"], "TENANT_PK_TYPE": key_type}
+    with override_settings(RLS_TENANTS=tenants), pytest.raises(TenantDeniedError):
+        tenantry.switch_tenant(request, wrong)
+
+
+def test_an_instance_is_a_mistake(users: dict[str, Any], tenants: Tenants) -> None:
+    request: Any = RequestFactory().post("/")
+    request.user = users["a"]
+    with pytest.raises(TenantIdTypeError, match=r"not the instance .*; pass its \.pk"):
+        tenantry.switch_tenant(request, tenants[0])
 
 
 def test_an_admin_selects_among_the_tenants_that_exist(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from django.apps import apps
+from django.db.models import Model
 from django.http import HttpRequest
 
 from .conf import rls_tenants, tenant_key
-from .exceptions import InvalidTenantIdError, RLSConfigurationError
+from .exceptions import InvalidTenantIdError, RLSConfigurationError, TenantIdTypeError
 from .masking import masked
 from .resolution import Step, Steps, atake, denied, may_act_for, take
 from .resolvers.base import resolvers
@@ -24,7 +25,8 @@ def switch_tenant(request: HttpRequest, tenant_id: object) -> None:
     it in a view that answers to POST. RLS_TENANTS["RESOLVERS"] must have ``"session"``.
 
     Raises TenantDeniedError, which Django answers with 403, for a tenant that the user may not act
-    for, that does not exist, or whose key is malformed: the selection stays as it was.
+    for, that does not exist, or whose key is malformed or missing: the selection stays as it was.
+    Raises TenantIdTypeError for an instance of the tenant's model.
     """
     take(_switch(request, tenant_id))
 
@@ -53,7 +55,10 @@ def _switch(request: HttpRequest, tenant_id: object) -> Steps[None]:
     user = yield Step(user_of, auser_of, request)
     try:
         key = tenant_key().parse(tenant_id)
-    except InvalidTenantIdError as error:
+    except (InvalidTenantIdError, TenantIdTypeError) as error:
+        if isinstance(tenant_id, Model):
+            # The view's mistake, and not that of who asks.
+            raise
         raise denied(request, user, tenant_id) from error
     may = yield from may_act_for(user, key)
     if may:

@@ -8,7 +8,8 @@ from typing import Any
 from django.http import HttpRequest
 
 from ..audit import denial
-from ..exceptions import RLSConfigurationError
+from ..conf import tenant_key
+from ..exceptions import InvalidTenantIdError, RLSConfigurationError, TenantIdTypeError
 from .base import Resolver
 from .options import require, require_header, require_text, require_texts
 
@@ -72,7 +73,7 @@ class JWTResolver(Resolver):
         self.vary = (header,)
 
     def resolve(self, request: HttpRequest) -> Any:
-        """Return the claim; None without a token. Raises TenantDeniedError for a bad token."""
+        """Return the tenant; None without a token. Raises TenantDeniedError for a bad token."""
         given = request.headers.get(self.header, "")
         if not given.lower().startswith(self.scheme):
             return None
@@ -85,7 +86,8 @@ class JWTResolver(Resolver):
         except self.jwt.InvalidTokenError as error:
             raise denial(f"the token is refused: {error}", request=request) from error
         found = claims[self.claim]
-        if not isinstance(found, str | int) or isinstance(found, bool):
+        try:
+            return tenant_key().parse(found)
+        except (InvalidTenantIdError, TenantIdTypeError) as error:
             reason = f"the token's claim {self.claim!r} is no key of a tenant"
-            raise denial(reason, wanted=found, request=request)
-        return found
+            raise denial(reason, wanted=found, request=request) from error
