@@ -24,9 +24,20 @@ from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
 from tenantry.middleware import RLSTenantMiddleware
 from tenantry.resolution import aresolve, resolve
 from tenantry.resolvers import Resolver, resolvers
+from tenantry.resolvers.lookup import relatives
 from tenantry.selection import switch_tenant
 from tests import settings as project
-from tests.app.models import Note, Tenant, User
+from tests.app.models import (
+    Book,
+    Contract,
+    Document,
+    Item,
+    NewestFirst,
+    Note,
+    Tagging,
+    Tenant,
+    User,
+)
 
 Tenants = tuple[Tenant, Tenant]
 KEY = "a secret to sign tokens with, in tests, long enough for every algorithm"
@@ -48,6 +59,15 @@ class Member(User):
 
     def belongs_to(self, pk: int) -> bool:
         return f",{pk}," in f",{self.last_name},"
+
+
+class Suspended(Tenant):
+    """A tenant by another name."""
+
+    class Meta:
+        proxy = True
+        # Not installed, so that it is in no migration.
+        app_label = "members"
 
 
 class AsyncMember(Member):
@@ -351,6 +371,31 @@ def test_a_tenant_that_is_saved_is_looked_up_again(users: dict[str, Any], tenant
         assert client.get("/t/A/").json() == B
         Tenant.objects.create(name="C")
         assert client.get("/t/C/").json() == NONE
+
+
+def test_a_tenant_that_another_model_saves_is_looked_up_again(tenants: Tenants) -> None:
+    tenant = Suspended.objects.create(name="C")
+    with configured(PATH, "user"):
+        resolver: Any = resolvers()[0]
+        for change in Suspended.save, Suspended.delete:
+            assert resolver.lookup.find("C") == tenant.pk
+            change(tenant)
+            assert resolver.lookup.kept("C") is None
+
+
+def test_rows_of_other_models_are_deleted_unread(tenants: Tenants) -> None:
+    with configured(PATH, "user"):
+        assert resolvers()
+        with CaptureQueriesContext(connections["default"]) as captured:
+            Tagging.objects.all().delete()
+    assert not [query for query in captured if query["sql"].startswith("SELECT")]
+
+
+def test_the_models_that_may_save_a_row() -> None:
+    assert relatives(Tenant) == relatives(Suspended) >= {Tenant, Suspended}
+    assert relatives(Item) == relatives(Book) >= {Item, Book, NewestFirst}
+    assert relatives(Contract) >= {Contract, Document}
+    assert relatives(Note) == {Note}
 
 
 def test_what_was_read_before_a_change_was_committed_is_not_kept(

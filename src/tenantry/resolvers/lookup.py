@@ -34,8 +34,10 @@ class TenantLookup:
         self.seconds = seconds
         self.answers: dict[str, tuple[float, Any]] = {}
         self.try_out()
-        post_save.connect(self.forget, sender=rls_tenants().tenant_model)
-        post_delete.connect(self.forget, sender=rls_tenants().tenant_model)
+        # Not of all models: Django reads each row that it deletes where a signal may want it.
+        for model in relatives(self.tenants().model):
+            post_save.connect(self.forget, sender=model)
+            post_delete.connect(self.forget, sender=model)
 
     def try_out(self) -> None:
         """Raise ValueError where no name could be found, or looking for one would fail."""
@@ -103,3 +105,14 @@ class TenantLookup:
 
     def _forget_now(self) -> None:
         self.answers = {}
+
+
+def relatives(model: Any) -> set[Any]:
+    """Return the models that may save rows of `model`: it, its parents, and what inherits them."""
+    found: set[Any] = set()
+    left = [each for each in model.__mro__ if hasattr(each, "_meta") and not each._meta.abstract]
+    while left:
+        each = left.pop()
+        found.add(each)
+        left += each.__subclasses__()
+    return found
