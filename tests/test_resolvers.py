@@ -414,6 +414,22 @@ def test_what_was_read_before_a_change_was_committed_is_not_kept(
         assert seen(users["admin"], "/t/A/") == 403
 
 
+def test_a_tenant_is_saved_in_a_transaction_that_is_managed_by_hand(tenants: Tenants) -> None:
+    with configured(PATH, "user"):
+        resolver: Any = resolvers()[0]
+        assert resolver.lookup.find("A") == tenants[0].pk
+        transaction.set_autocommit(False)
+        try:
+            tenants[0].name = "new"
+            tenants[0].save()
+            assert resolver.lookup.kept("A") is None
+            assert resolver.lookup.find("new") == tenants[0].pk
+            transaction.commit()
+        finally:
+            transaction.set_autocommit(True)
+        assert resolver.lookup.find("new") == tenants[0].pk
+
+
 def test_an_answer_to_a_question_from_before_a_change_is_not_kept(tenants: Tenants) -> None:
     with configured(PATH, "user"):
         resolver: Any = resolvers()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from django.apps import apps
@@ -100,8 +101,10 @@ class TenantLookup:
     def forget(self, *, using: str | None = None, **kwargs: Any) -> None:
         """Forget all answers, now and when the change is committed."""
         self.answers = {}
-        # Until then others read, and would keep, what was before.
-        transaction.on_commit(self._forget_now, using=using)
+        # Until then others read, and would keep, what was before. Of a transaction that is managed
+        # by hand, Django does not say when it is committed.
+        with suppress(transaction.TransactionManagementError):
+            transaction.on_commit(self._forget_now, using=using)
 
     def _forget_now(self) -> None:
         self.answers = {}
