@@ -121,6 +121,27 @@ def test_a_path_is_its_tenants(tmp_path: Path) -> None:
                 storage.path(name)
 
 
+@pytest.mark.parametrize("ask", ["open", "save", "delete", "write"])
+@pytest.mark.parametrize("name", ["", ".", "x/..", "tenants/1", "tenants/1/", "tenants\\1\\x\\.."])
+def test_a_directory_is_no_file(name: str, ask: str, storage: Any) -> None:
+    asked = ASKED | {"write": lambda storage, name: storage.open(name, "wb")}
+    with tenant_context(2):
+        storage.save("a.txt", ContentFile(b"of 2"))
+    with tenant_context(1):
+        for _ in "it is not there", "it is empty":
+            with pytest.raises(SuspiciousFileOperation, match="would be the directory 'tenants/1'"):
+                asked[ask](storage, name)
+            storage.delete(storage.save("a.txt", ContentFile(b"of 1")))
+        assert storage.exists("")
+        assert storage.listdir(".") == ([], [])
+
+
+@pytest.mark.parametrize("name", ["tenants", "tenants/", "tenants/1"])
+def test_the_directory_of_all_is_no_file(name: str, storage: Any) -> None:
+    with admin_context(), pytest.raises(SuspiciousFileOperation, match="would be the directory"):
+        storage.save(name, ContentFile(b""))
+
+
 @pytest.mark.parametrize("ask", ASKED)
 def test_nobody_has_files(ask: str, storage: Any) -> None:
     for name in ("a.txt", "tenants/1/a.txt"):

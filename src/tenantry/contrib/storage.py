@@ -30,7 +30,8 @@ class TenantStorageMixin:
     all, by the whole name.
 
     Raises NoTenantContextError where nobody is bound, and where the admin would have to say whose
-    file it is; and SuspiciousFileOperation for a name that leads to another tenant's directory.
+    file it is; and SuspiciousFileOperation for a name that leads to another tenant's directory, and
+    for a file that would be the directory itself.
     It does not guard URLs: whoever serves the files does.
     """
 
@@ -61,15 +62,22 @@ class TenantStorageMixin:
             )
         return path
 
+    def resolve_file(self, name: str) -> str:
+        """Return the whole name of a file, which is in a tenant's directory, and not one itself."""
+        path = self.resolve(name)
+        if "/" not in path[len(self.directory) + 1 :]:
+            raise SuspiciousFileOperation(f"the file {name!r} would be the directory {path!r}")
+        return path
+
     # What a storage can be asked.
 
     def open(self, name: str, mode: str = "rb") -> Any:
         """Open a file."""
-        return super().open(self.resolve(name), mode)  # type: ignore[misc]
+        return super().open(self.resolve_file(name), mode)  # type: ignore[misc]
 
     def save(self, name: str | None, content: Any, max_length: int | None = None) -> Any:
         """Save a file; return its whole name."""
-        resolved = self.resolve(content.name if name is None else name)
+        resolved = self.resolve_file(content.name if name is None else name)
         return super().save(resolved, content, max_length)  # type: ignore[misc]
 
     def generate_filename(self, filename: Any) -> str:
@@ -78,7 +86,7 @@ class TenantStorageMixin:
 
     def delete(self, name: str) -> None:
         """Delete a file."""
-        super().delete(self.resolve(name))  # type: ignore[misc]
+        super().delete(self.resolve_file(name))  # type: ignore[misc]
 
     def exists(self, name: str) -> Any:
         """Return whether there is such a file."""
