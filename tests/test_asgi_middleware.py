@@ -371,6 +371,25 @@ async def test_a_request_that_django_calls_bad_is_bad_here(
     assert "evil.org" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_query_that_is_no_text_is_bad(
+    kind: str, users: dict[str, User | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    echo = Echo()
+    scope = await sync_to_async(scope_of)(users["a"], kind)
+    scope["query_string"] = b"q=\xff\n"
+    answer = await refused(TenantMiddleware(echo), scope)
+    if kind == "http":
+        assert answer[0] == 400
+    else:
+        assert answer == {"type": "websocket.close", "code": 4400}
+    assert echo.bindings == []
+    assert caplog.messages == [
+        "Bad Request: '/': the query is not UTF-8: 'utf-8' codec can't decode byte 0xff in position"
+        " 2: invalid start byte"
+    ]
+
+
 # Applications with users of their own.
 
 

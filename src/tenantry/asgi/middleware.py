@@ -114,10 +114,16 @@ def believed(found: Any) -> Binding:
 
 
 def request_of(scope: Any) -> ASGIRequest:
-    """Return Django's request to a scope, which resolvers read; it has no body."""
+    """Return Django's request to a scope, which resolvers read; it has no body.
+
+    Raises SuspiciousOperation for a query that is no text; Django answers it with 400, too.
+    """
     secure = scope.get("scheme") in ("https", "wss")
     asked = {"method": "GET", **scope, "scheme": "https" if secure else "http"}
-    request: Any = ASGIRequest(asked, io.BytesIO())
+    try:
+        request: Any = ASGIRequest(asked, io.BytesIO())
+    except UnicodeDecodeError as error:
+        raise SuspiciousOperation(f"the query is not UTF-8: {error}") from error
     # Starlette calls a dict the session.
     if hasattr(scope.get("session"), "aget"):
         request.session = scope["session"]
