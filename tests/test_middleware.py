@@ -321,6 +321,54 @@ def test_a_user_without_the_protocol_is_refused() -> None:
         binding_of(Stranger())
 
 
+class Asking:
+    """A user whose tenant is asked for, and may not be there."""
+
+    is_authenticated = True
+    is_tenant_admin: Any = False
+
+    def __init__(self, *found: int | Exception) -> None:
+        self.found = [*found]
+
+    @property
+    def rls_tenant_id(self) -> int:
+        found = self.found.pop()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def as_it_is(user: Any) -> Any:
+    return user
+
+
+def lazily(user: Any) -> Any:
+    return SimpleLazyObject(lambda: user)
+
+
+@pytest.mark.parametrize("wrapped", [as_it_is, lazily])
+def test_a_tenant_is_read_once(wrapped: Any) -> None:
+    assert binding_of(wrapped(Asking(7))) == Binding(7)
+    chief = Asking()
+    chief.is_tenant_admin = True
+    assert binding_of(wrapped(chief)) == ADMIN
+
+
+@pytest.mark.parametrize("wrapped", [as_it_is, lazily])
+def test_what_a_users_property_fails_with_is_shown(wrapped: Any) -> None:
+    error = User.tenant.RelatedObjectDoesNotExist("User has no profile.")
+    with pytest.raises(AttributeError, match="User has no profile"):
+        binding_of(wrapped(Asking(error)))
+
+
+@pytest.mark.parametrize("wrapped", [as_it_is, lazily])
+def test_a_method_makes_nobody_an_admin(wrapped: Any) -> None:
+    user = Asking(7)
+    user.is_tenant_admin = lambda: False
+    with pytest.raises(ImproperlyConfigured, match=r"is_tenant_admin .* is a method.* @property"):
+        binding_of(wrapped(user))
+
+
 def test_a_user_with_a_malformed_tenant_is_refused() -> None:
     class Broken:
         is_authenticated = True

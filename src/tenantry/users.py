@@ -45,8 +45,9 @@ def binding_of(user: object) -> Binding:
     """Return the binding of a user: its tenant, the admin, or unbound when not logged in.
 
     A user of several tenants, of which none is its own, is unbound too. Raises ImproperlyConfigured
-    when the user model lacks the protocol :class:`TenantUser`, ValueError when a user that is no
-    admin has no tenant, and TypeError for what is no user.
+    when the user model lacks the protocol :class:`TenantUser`, or has a method where that has a
+    property, ValueError when a user that is no admin has no tenant, and TypeError for what is no
+    user.
     """
     if not is_logged_in(user):
         if user is not None and not hasattr(user, "is_authenticated"):
@@ -62,22 +63,32 @@ def binding_of(user: object) -> Binding:
             f" {'it' if len(missing) == 1 else 'them'} to the user model as a field or a property"
         )
     member = cast(TenantUser, user)
-    if member.is_tenant_admin:
+    is_admin = member.is_tenant_admin
+    if callable(is_admin):
+        raise ImproperlyConfigured(
+            f"is_tenant_admin of the user {user!r} is a method, which would make an admin of"
+            " everybody; put @property above it"
+        )
+    if is_admin:
         return ADMIN
-    if member.rls_tenant_id is None:
+    # Read once: it may be a property that asks the database.
+    tenant_id = member.rls_tenant_id
+    if tenant_id is None:
         if has_several_tenants(user):
             return UNBOUND
         raise ValueError(
             "Non-admin user has rls_tenant_id=None. Assign the user to a tenant or set"
             " is_tenant_admin=True."
         )
-    return Binding(tenant_key().parse(member.rls_tenant_id))
+    return Binding(tenant_key().parse(tenant_id))
 
 
 def missing_of(user: object) -> list[str]:
     """Return what a user, or a model of users, lacks of :class:`TenantUser`."""
-    # Not isinstance(): the protocol would look at request.user's lazy wrapper, not through it.
-    return [name for name in ("is_tenant_admin", "rls_tenant_id") if not hasattr(user, name)]
+    # Not isinstance(): the protocol would look at request.user's lazy wrapper, not through it. What
+    # the class has is not read: what a property fails with is not that it is missing.
+    names = ("is_tenant_admin", "rls_tenant_id")
+    return [name for name in names if not hasattr(user.__class__, name) and not hasattr(user, name)]
 
 
 def is_logged_in(user: object) -> bool:
