@@ -49,7 +49,8 @@ def view(request: HttpRequest) -> HttpResponse:
 
 
 def rebinding(request: HttpRequest) -> HttpResponse:
-    bind_request(request, User.objects.get(username="a"))
+    name = request.GET.get("name", "a")
+    bind_request(request, User.objects.filter(username=name).first())
     return view(request)
 
 
@@ -433,6 +434,24 @@ async def test_the_span_of_a_request_is_of_its_tenant(
             client_here = await sync_to_async(client_of)(user) if where == "/" else Client()
             assert (await sync_to_async(client_here.get)(where)).content == b"2"
     assert spans()["request"] == str(tenants[0].pk)
+
+
+@pytest.mark.parametrize("session", ["a", "b", "admin", ""])
+@pytest.mark.parametrize("header", ["a", "admin", "nobody"])
+def test_the_span_of_a_request_is_of_whom_it_was_bound_to_last(
+    header: str, session: str, spans: Callable[[], dict[str, Any]], tenants: Tenants
+) -> None:
+    users = {
+        "a": User.objects.create(username="a", tenant=tenants[0]),
+        "b": User.objects.create(username="b", tenant=tenants[1]),
+        "admin": User.objects.create(username="admin", is_tenant_admin=True),
+    }
+    client = client_of(users[session]) if session else Client()
+    with configured("user", TRACE=True), TRACER.start_as_current_span("request"):
+        client.get("/rebinding/", {"name": header})
+    # A span has no way to lose what it has.
+    none = "" if session in ("a", "b") else "no tenant"
+    assert spans()["request"] == (str(tenants[0].pk) if header == "a" else none)
 
 
 def test_without_the_setting_requests_are_not_traced(

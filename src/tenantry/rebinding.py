@@ -12,7 +12,7 @@ from .conf import rls_tenants
 from .context import Scope
 from .exceptions import ScopeError
 from .resolution import aresolve, resolve
-from .tracing import mark_request
+from .tracing import mark_request_anew
 
 
 def bind_request(request: HttpRequest, user: Any) -> None:
@@ -57,7 +57,7 @@ def _rebind(binding: Binding) -> None:
     if rls_tenants().audit_log:
         audit.rebound(binding)
     if rls_tenants().trace:
-        mark_request(binding)
+        mark_request_anew(binding)
 
 
 def _adopt(request: HttpRequest, user: Any) -> None:

@@ -17,6 +17,17 @@ def mark_request(binding: Binding) -> None:
     mark(trace.get_current_span(), binding)
 
 
+def mark_request_anew(binding: Binding) -> None:
+    """Mark the request's span again; of no tenant, where it was of one, the attribute is empty."""
+    from opentelemetry import trace  # noqa: PLC0415 - it is optional
+
+    span = trace.get_current_span()
+    # A span loses no attribute. Those that are not recorded have none to look at.
+    if binding.tenant_id is None and ATTRIBUTE in (getattr(span, "attributes", None) or ()):
+        span.set_attribute(ATTRIBUTE, "")
+    mark(span, binding)
+
+
 def mark(span: Any, binding: Binding) -> None:
     """Set ``tenant.id`` on a span, where there is a tenant."""
     if binding.tenant_id is not None:
