@@ -48,11 +48,19 @@ def test_every_statement_says_the_tenant_and_the_role(wire: Wire, tenants: Tenan
     with admin_context():
         run("SELECT 2", alias="wire")
     run("SELECT 3", alias="wire")
-    tenant = "SET LOCAL rls.current_tenant="
+
+    def said(tenant: object, role: str) -> str:
+        if connections["wire"].pg_version >= 180000:
+            return f"SET LOCAL rls.current_tenant='{tenant}';SET LOCAL role='{role}';\n"
+        call = "pg_catalog.set_config"
+        return (
+            f"SELECT {call}('rls.current_tenant','{tenant}',true),{call}('role','{role}',true);\n"
+        )
+
     assert wire.queries == [
-        f"{tenant}'{tenants[0].pk}';SET LOCAL role='none';\nSELECT 1",
-        f"{tenant}'';SET LOCAL role='app_admin';\nSELECT 2",
-        f"{tenant}'';SET LOCAL role='none';\nSELECT 3",
+        f"{said(tenants[0].pk, 'none')}SELECT 1",
+        f"{said('', 'app_admin')}SELECT 2",
+        f"{said('', 'none')}SELECT 3",
     ]
     assert wire.round_trips == 3
 

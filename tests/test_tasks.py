@@ -221,7 +221,8 @@ def test_a_task_is_not_read_only_in_a_worker(tenants: Two) -> None:
 
 
 def test_a_task_of_another_backend_is_refused() -> None:
-    plain = TenantTask.__base__(func=titles.func, backend="plain")
+    asked = {"priority": 0, "queue_name": "default", "run_after": None}
+    plain = TenantTask.__base__(func=titles.func, backend="plain", **asked)
     assert plain.enqueue().kwargs == {}
     with pytest.raises(InvalidTask, match=r"of_django.titles was defined for another backend"):
         plain.using(backend="dummy")
