@@ -199,6 +199,28 @@ def test_what_postgresql_cascades_to_is_refused(
     connections["default"].close()
 
 
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL"])
+def test_what_postgresql_does_to_other_tenants_themselves_is_refused(
+    action: str, library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = library
+    how = (
+        "ALTER TABLE app_tenant ADD COLUMN parent_id bigint CONSTRAINT parent_fk"
+        f" REFERENCES app_tenant ON DELETE {action};"
+        f"UPDATE app_tenant SET parent_id = {a.pk} WHERE id = {b.pk}"
+    )
+    with broken(arrange, how, "ALTER TABLE app_tenant DROP COLUMN parent_id"):
+        before = contents()
+        message = "parent_fk of app_tenant deletes or .* does; drop its ON DELETE; nothing was"
+        with pytest.raises(CommandError, match=message):
+            command("delete_tenant", a.pk, "--yes", *ALSO)
+        assert contents() == before
+        # The tenant whose row does not go takes nobody along.
+        command("delete_tenant", a.pk, "--yes", "--keep-tenant", *ALSO)
+        assert contents()["app_tenant"] == before["app_tenant"]
+    connections["default"].close()
+
+
 BOTH = (
     "ALTER TABLE app_note ADD COLUMN tag_id bigint REFERENCES app_tag DEFERRABLE INITIALLY"
     " DEFERRED; UPDATE app_note n SET tag_id = (SELECT min(id) FROM app_tag t"

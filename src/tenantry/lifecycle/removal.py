@@ -118,8 +118,13 @@ class Removal:
         return {
             name: self.found.tables[name]
             for name in reversed(self.found.order.tables)
-            if not (self.keep_tenant and self.found.tables[name].is_tenants)
+            if not self.stays(name)
         }
+
+    def stays(self, name: str) -> bool:
+        """Return whether a table is one of the tenant, who is kept."""
+        table = self.found.tables.get(name)
+        return self.keep_tenant and table is not None and table.is_tenants
 
     def require_safe(self) -> None:
         """Raise CommandError where the database would stop half-way, or delete rows of others."""
@@ -132,18 +137,20 @@ class Removal:
             )
         for each in self.found.references:
             if self.reaches_others(each):
+                table = self.found.tables[each.table]
+                fix = "" if table.is_tenants else "add SameTenant for it, or "
                 raise CommandError(
                     f"the foreign key {each.name} of {each.table} deletes or changes rows of other"
                     " tenants, too, because PostgreSQL applies no policies to what ON DELETE does;"
-                    " add SameTenant for it, or drop its ON DELETE; nothing was deleted"
+                    f" {fix}drop its ON DELETE; nothing was deleted"
                 )
 
     def reaches_others(self, reference: Reference) -> bool:
         """Return whether PostgreSQL may change rows of other tenants by a reference to this one."""
         table = self.found.tables.get(reference.table)
-        if reference.action in ("a", "r") or table is None or table.is_tenants or not table.keys:
+        if reference.action in ("a", "r") or table is None or not table.keys:
             return False
-        if set(table.keys) & set(reference.columns):
+        if self.stays(reference.target) or set(table.keys) & set(reference.columns):
             return False
         return not any(
             other.table == reference.table
