@@ -13,6 +13,7 @@ import pytest
 from django.contrib.auth.models import Group
 from django.core.management import CommandError
 from django.db import connections
+from django.db.models.signals import post_delete
 
 from tenantry import admin_context
 from tenantry.lifecycle.removal import Removal
@@ -255,6 +256,45 @@ def test_tables_that_refer_to_each_other_go(
         Shared.objects.all().delete()
         command("import_tenant", path, "--database", "owner")
         assert contents() == before
+    connections["default"].close()
+
+
+OWNER = (
+    "ALTER TABLE app_tenant ADD COLUMN owner_id bigint REFERENCES app_user DEFERRABLE INITIALLY"
+    " DEFERRED; UPDATE app_tenant t SET owner_id = (SELECT min(id) FROM app_user u"
+    " WHERE u.tenant_id = t.id); SET CONSTRAINTS ALL IMMEDIATE;"
+    "ALTER TABLE app_tenant ALTER owner_id SET NOT NULL"
+)
+DROP_OWNER = "ALTER TABLE app_tenant DROP COLUMN owner_id"
+
+
+@pytest.mark.parametrize("batch", [1, 1000])
+def test_what_is_named_goes_where_the_tenant_refers_to_it(
+    batch: int, library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = library
+    for tenant in library:
+        for number in range(3):
+            User.objects.create(username=f"{number} of {tenant.name}", tenant=tenant)
+    deleted: list[str] = []
+
+    def note(sender: Any, instance: User, **kwargs: Any) -> None:
+        # After the tenant, whose model may protect its owner.
+        assert not Tenant.objects.filter(pk=a.pk).exists()
+        deleted.append(instance.username)
+
+    with broken(arrange, OWNER, DROP_OWNER):
+        before = contents()
+        post_delete.connect(note, sender=User)
+        try:
+            command("delete_tenant", a.pk, "--yes", "--batch", batch, *ALSO, "--also", "app.User")
+        finally:
+            post_delete.disconnect(note, sender=User)
+        assert of(b, contents()) == of(b, before)
+        assert not any(of(a, contents()).values())
+    assert sorted(deleted) == ["0 of A", "1 of A", "2 of A"]
+    assert {each.tenant_id for each in User.objects.all()} == {b.pk}
+    assert User.objects.count() == 3
     connections["default"].close()
 
 

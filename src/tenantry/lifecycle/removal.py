@@ -63,17 +63,16 @@ class Removal:
             # As the references have it: with a schema, and in quotes, where it needs that.
             cursor.execute("SELECT to_regclass(%s)::text", [self.quote(name)])
             [known] = cursor.fetchone()
-            conditions = [
-                referring(each, found.tables[each.target], self.quote)
-                for each in found.inward()
-                if each.table == known
-            ]
-            if not conditions:
+            links = [each for each in found.inward() if each.table == known]
+            if not links:
                 raise CommandError(
                     f"--also names {label!r}, whose table refers to no row of a tenant; or it is"
                     " protected, and its rows go anyway"
                 )
-            yield Owned(name, self.quote(name), model, f"({' OR '.join(conditions)})")
+            conditions = [referring(each, found.tables[each.target], self.quote) for each in links]
+            # Where one of these was cut, nothing would say any more whose the row is.
+            keys = tuple(column for each in links for column in each.columns)
+            yield Owned(name, self.quote(name), model, f"({' OR '.join(conditions)})", keys)
 
     def counts(self) -> dict[str, int]:
         """Return how many rows would go, by table, in the order in which they do."""
@@ -109,9 +108,11 @@ class Removal:
                     self.cut(cut)
             for group in reversed(self.found.order.groups):
                 tables = [doomed[name] for name in group if name in doomed]
-                whole = is_bound(group, self.found.references)
                 with explained():
-                    self.empty(tables, None if whole else self.batch, note)
+                    if is_bound(group, self.found.references):
+                        self.empty_at_once(tables, note)
+                    else:
+                        self.empty(tables, note)
 
     def doomed(self) -> dict[str, Owned]:
         """Return the tables whose rows go, those that refer to others first."""
@@ -148,7 +149,8 @@ class Removal:
     def reaches_others(self, reference: Reference) -> bool:
         """Return whether PostgreSQL may change rows of other tenants by a reference to this one."""
         table = self.found.tables.get(reference.table)
-        if reference.action in ("a", "r") or table is None or not table.keys:
+        # Those of `also` go as their models say, whoever they are of.
+        if reference.action in ("a", "r") or table is None or table.name in self.named_tables:
             return False
         if self.stays(reference.target) or set(table.keys) & set(reference.columns):
             return False
@@ -167,17 +169,28 @@ class Removal:
         while self.change(f"UPDATE {table.quoted} SET {column} = NULL", table, condition):  # noqa: S608
             pass
 
-    def empty(self, tables: Sequence[Owned], batch: int | None, note: Note) -> None:
-        """Delete the tenant's rows of tables: in one transaction, or in batches of one table."""
-        if batch is None:
-            with transaction.atomic(using=self.connection.alias, durable=True):
-                for table in tables:
-                    note(table.name, self.execute(self.deletion(table)))
-            return
+    def empty(self, tables: Sequence[Owned], note: Note) -> None:
+        """Delete the tenant's rows of tables in batches."""
         for table in tables:
-            delete = self.delete_by_models if table.name in self.named_tables else self.delete
+            delete = self.delete_named if table.name in self.named_tables else self.delete
             while number := delete(table):
                 note(table.name, number)
+
+    def empty_at_once(self, tables: Sequence[Owned], note: Note) -> None:
+        """Delete the tenant's rows of tables that refer to each other in one transaction."""
+        named = [table for table in tables if table.name in self.named_tables]
+        with transaction.atomic(using=self.connection.alias, durable=True):
+            # Before the rows go that say of these whose they are.
+            keys = {table.name: self.keys(table) for table in named}
+            for table in tables:
+                if table not in named:
+                    note(table.name, self.execute(self.deletion(table)))
+            # After those that refer to them, which their models may protect them for.
+            for table in named:
+                for start in range(0, len(keys[table.name]), self.batch):
+                    some = keys[table.name][start : start + self.batch]
+                    self.delete_by_models(table, some)
+                    note(table.name, len(some))
 
     @cached_property
     def named_tables(self) -> set[str]:
@@ -192,26 +205,34 @@ class Removal:
         """Delete a batch of rows, and return how many."""
         return self.change(f"DELETE FROM {table.quoted}", table, table.condition)  # noqa: S608
 
-    def delete_by_models(self, table: Owned) -> int:
-        """Delete a batch of rows as the models say: with what they cascade to, and signals."""
-        alias = self.connection.alias
-        with transaction.atomic(using=alias, durable=True):
-            with self.connection.cursor() as cursor:
-                cursor.execute(self.chosen(table, table.condition))
-                keys = [row[0] for row in cursor.fetchall()]
-            table.model._base_manager.using(alias).filter(pk__in=keys).delete()
+    def delete_named(self, table: Owned) -> int:
+        """Delete a batch of rows as the models say, and return how many."""
+        with transaction.atomic(using=self.connection.alias, durable=True):
+            keys = self.keys(table, self.batch)
+            self.delete_by_models(table, keys)
         return len(keys)
+
+    def delete_by_models(self, table: Owned, keys: Sequence[Any]) -> None:
+        """Delete rows as the models say: with what they cascade to, and signals."""
+        rows = table.model._base_manager.using(self.connection.alias)
+        rows.filter(pk__in=keys).delete()
+
+    def keys(self, table: Owned, limit: int | None = None) -> list[Any]:
+        """Return the primary keys of the tenant's rows, or of so many of them."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(self.chosen(table, table.condition, limit))
+            return [row[0] for row in cursor.fetchall()]
 
     def change(self, statement: str, table: Owned, condition: str) -> int:
         """Run a statement for a batch of the rows of a condition, in a transaction of its own."""
-        chosen = self.chosen(table, condition)
+        chosen = self.chosen(table, condition, self.batch)
         with transaction.atomic(using=self.connection.alias, durable=True):
             return self.execute(f"{statement} WHERE ({self.key(table)}) IN ({chosen})")
 
-    def chosen(self, table: Owned, condition: str) -> str:
-        """Return the query for the keys of a batch of rows."""
-        key = self.key(table)
-        return f"SELECT {key} FROM {table.quoted} WHERE {condition} LIMIT {self.batch}"  # noqa: S608
+    def chosen(self, table: Owned, condition: str, limit: int | None) -> str:
+        """Return the query for the keys of rows, or of so many of them."""
+        rows = f"FROM {table.quoted} WHERE {condition} LIMIT {limit or 'ALL'}"
+        return f"SELECT {self.key(table)} {rows}"
 
     def key(self, table: Owned) -> str:
         """Return the columns of a table's primary key."""
