@@ -200,6 +200,30 @@ def test_what_postgresql_cascades_to_is_refused(
     connections["default"].close()
 
 
+def test_what_not_all_rows_keep_stops_no_cascade(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = library
+    kinds = ["NOT VALID"]
+    if arrange.info.server_version >= 180000:
+        kinds.append("NOT ENFORCED")
+    # Which would keep the rows that are reached.
+    Shared.objects.all().delete()
+    with broken(arrange, CASCADE, "ALTER TABLE app_note DROP COLUMN tag_id"):
+        arrange.execute(
+            "UPDATE app_note SET tag_id = (SELECT min(id) FROM app_tag WHERE tenant_id = %s)"
+            " WHERE tenant_id = %s",
+            [a.pk, b.pk],
+        )
+        before = contents()
+        for kind in kinds:
+            with broken(arrange, f"{SAME} {kind}", DROP_SAME):
+                with pytest.raises(CommandError, match="foreign key cascade_fk of app_note"):
+                    command("delete_tenant", a.pk, "--yes", *ALSO)
+                connections["default"].close()
+        assert contents() == before
+
+
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL"])
 def test_what_postgresql_does_to_other_tenants_themselves_is_refused(
     action: str, library: Tenants, contents: Read, arrange: psycopg.Connection[Any]

@@ -20,6 +20,8 @@ class Reference:
     action: str = "a"
     # A column that may be set to NULL, so that the row refers to nothing any more.
     loose: str | None = None
+    # Whether all rows keep it: those that were there before it may not, if it is NOT VALID.
+    is_valid: bool = True
 
 
 @dataclass

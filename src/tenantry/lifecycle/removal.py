@@ -155,7 +155,8 @@ class Removal:
         if self.stays(reference.target) or set(table.keys) & set(reference.columns):
             return False
         return not any(
-            other.table == reference.table
+            other.is_valid
+            and other.table == reference.table
             and other.target == reference.target
             and set(other.columns) >= {*reference.columns, *table.keys}
             for other in self.found.references

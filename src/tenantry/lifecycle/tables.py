@@ -31,7 +31,8 @@ SELECT c.conname, c.conrelid, c.conrelid::regclass::text, c.confrelid,
   (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k (num, n)
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.num),
   (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k (num, n)
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.num)
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.num),
+  c.convalidated
 FROM pg_catalog.pg_constraint c
 WHERE c.contype = 'f' AND c.conparentid = 0
   AND (c.conrelid = ANY (%s::oid[]) OR c.confrelid = ANY (%s::oid[]))
@@ -143,7 +144,7 @@ def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdi
         columns[names[oid]].append(Column(*column))
     references = []
     cursor.execute(REFERENCES, [list(names), list(names)])
-    for name, oid, table, target_oid, target_name, action, cols, keys in cursor.fetchall():
+    for name, oid, table, target_oid, target_name, action, cols, keys, valid in cursor.fetchall():
         table = names.get(oid, table)
         nullable = {each.name for each in columns.get(table, ()) if each.nullable}
         fixed = tables[table].keys if table in tables else ()
@@ -157,6 +158,7 @@ def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdi
                 tuple(keys),
                 action,
                 loose,
+                is_valid=valid,
             )
         )
     return Holdings(tables, columns, references)
