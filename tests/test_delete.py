@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -319,6 +320,72 @@ def test_what_is_named_goes_where_the_tenant_refers_to_it(
     assert sorted(deleted) == ["0 of A", "1 of A", "2 of A"]
     assert {each.tenant_id for each in User.objects.all()} == {b.pk}
     assert User.objects.count() == 3
+    connections["default"].close()
+
+
+MAIN = (
+    "ALTER TABLE app_tenant ADD COLUMN main_id bigint REFERENCES app_note DEFERRABLE INITIALLY"
+    " DEFERRED; UPDATE app_tenant t SET main_id = (SELECT min(id) FROM app_note n"
+    " WHERE n.tenant_id = t.id); SET CONSTRAINTS ALL IMMEDIATE"
+)
+DROP_MAIN = "ALTER TABLE app_tenant DROP COLUMN main_id"
+
+
+def test_a_tenant_who_is_kept_lets_go_of_its_rows(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = library
+    # Whom nothing but the tenant names, and who is of another one.
+    keeper = User.objects.create(username="keeper", tenant=b)
+    keeps = (
+        "ALTER TABLE app_tenant ADD COLUMN keeper_id bigint REFERENCES app_user;"
+        f"UPDATE app_tenant SET keeper_id = {keeper.pk}"
+    )
+    with (
+        broken(arrange, MAIN, DROP_MAIN),
+        broken(arrange, keeps, "ALTER TABLE app_tenant DROP COLUMN keeper_id"),
+    ):
+        User.objects.create(username="of A", tenant=a)
+        before = contents()
+        command("delete_tenant", a.pk, "--yes", "--keep-tenant", *ALSO, "--also", "app.User")
+        after = contents()
+        assert of(b, after) == of(b, before)
+        tenants = sorted(map(json.loads, after["app_tenant"]), key=lambda row: str(row["name"]))
+        assert [row["main_id"] is None for row in tenants] == [True, False]
+        assert [row["keeper_id"] for row in tenants] == [keeper.pk] * 2
+        del after["app_tenant"]
+        assert not any(of(a, after).values())
+    assert [each.username for each in User.objects.all()] == ["keeper"]
+    connections["default"].close()
+
+
+def test_rows_that_a_tenant_who_is_kept_needs_stop_it(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = library
+    needs = f"{MAIN}; ALTER TABLE app_tenant ALTER main_id SET NOT NULL"
+    for tenant in library:
+        User.objects.create(username=f"of {tenant.name}", tenant=tenant)
+    also = [*ALSO, "--also", "app.User"]
+    with broken(arrange, needs, DROP_MAIN), broken(arrange, OWNER, DROP_OWNER):
+        before = contents()
+        text = command("delete_tenant", a.pk, "--dry-run", "--keep-tenant", *also)
+        assert "app_tenant.main_id: 1 refer to them, and would stop it\n" in text
+        message = r"(?=.*1 of app_tenant.main_id)(?=.*1 of app_tenant.owner_id).* nothing was"
+        with pytest.raises(CommandError, match=message):
+            command("delete_tenant", a.pk, "--yes", "--keep-tenant", *also)
+        assert contents() == before
+        assert User.objects.count() == 2
+        # Not by a row of another tenant.
+        arrange.execute(
+            "UPDATE app_tenant a SET main_id = b.main_id, owner_id = b.owner_id"
+            " FROM app_tenant b WHERE b.id = %s",
+            [b.pk],
+        )
+        command("delete_tenant", a.pk, "--yes", "--keep-tenant", *also)
+        assert of(b, contents()) == of(b, before)
+        assert len(contents()["app_tenant"]) == 2
+    assert [each.username for each in User.objects.all()] == ["of B"]
     connections["default"].close()
 
 

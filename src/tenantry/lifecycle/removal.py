@@ -83,16 +83,23 @@ class Removal:
             }
 
     def obstacles(self) -> dict[str, int]:
-        """Return how many rows of other tables refer to those that would go, by column."""
+        """Return how many rows that stay refer to those that would go, by column."""
+        staying = [
+            (each, each.table, "true")
+            for each in self.found.inward()
+            # What refers to rows that go by their models, these settle.
+            if each.target in self.doomed() and each.target not in self.named_tables
+        ]
+        for each in self.kept():
+            if each.loose is None:
+                table = self.found.tables[each.table]
+                staying.append((each, table.quoted, table.condition))
         found = {}
         with tenant_context(self.tenant.pk):
-            for each in self.found.inward():
-                # What refers to rows that go by their models, these settle.
-                if each.target in self.doomed() and each.target not in self.named_tables:
-                    condition = referring(each, self.found.tables[each.target], self.quote)
-                    number = self.count(f"{each.table} WHERE {condition}")
-                    if number:
-                        found[f"{each.table}.{','.join(each.columns)}"] = number
+            for each, name, condition in staying:
+                refers = referring(each, self.found.tables[each.target], self.quote)
+                if number := self.count(f"{name} WHERE {condition} AND {refers}"):
+                    found[f"{each.table}.{','.join(each.columns)}"] = number
         return found
 
     def run(self, note: Note) -> None:
@@ -106,6 +113,9 @@ class Removal:
             for cut in self.found.order.cuts:
                 if cut.table in doomed:
                     self.cut(cut)
+            for each in self.kept():
+                if each.loose is not None:
+                    self.cut(each, referring(each, doomed[each.target], self.quote))
             for group in reversed(self.found.order.groups):
                 tables = [doomed[name] for name in group if name in doomed]
                 with explained():
@@ -126,6 +136,15 @@ class Removal:
         """Return whether a table is one of the tenant, who is kept."""
         table = self.found.tables.get(name)
         return self.keep_tenant and table is not None and table.is_tenants
+
+    def kept(self) -> list[Reference]:
+        """Return the foreign keys by which a tenant who is kept refers to rows that go."""
+        doomed = self.doomed()
+        return [
+            each
+            for each in self.found.references
+            if self.stays(each.table) and each.target in doomed
+        ]
 
     def require_safe(self) -> None:
         """Raise CommandError where the database would stop half-way, or delete rows of others."""
@@ -162,11 +181,11 @@ class Removal:
             for other in self.found.references
         )
 
-    def cut(self, reference: Reference) -> None:
+    def cut(self, reference: Reference, which: str = "true") -> None:
         """Let the tenant's rows refer to nothing, so that they can go in any order."""
         table = self.found.tables[reference.table]
         column = self.quote(reference.loose)
-        condition = f"{table.condition} AND {column} IS NOT NULL"
+        condition = f"{table.condition} AND {column} IS NOT NULL AND {which}"
         while self.change(f"UPDATE {table.quoted} SET {column} = NULL", table, condition):  # noqa: S608
             pass
 
