@@ -284,6 +284,30 @@ def test_tables_that_refer_to_each_other_go(
     connections["default"].close()
 
 
+BEST = (
+    "ALTER TABLE app_item ADD COLUMN best_id bigint REFERENCES app_book (item_ptr_id) DEFERRABLE"
+    " INITIALLY DEFERRED; UPDATE app_item i SET best_id = (SELECT min(item_ptr_id) FROM app_book b"
+    " JOIN app_item j ON j.id = b.item_ptr_id WHERE j.tenant_id = i.tenant_id);"
+    "SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE app_item ALTER best_id SET NOT NULL"
+)
+
+
+def test_children_go_before_their_parents_that_refer_to_them(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any], tmp_path: Any
+) -> None:
+    a, b = library
+    path = tmp_path / "a.jsonl"
+    with broken(arrange, BEST, "ALTER TABLE app_item DROP COLUMN best_id"):
+        before = contents()
+        command("export_tenant", a.pk, "--output", path)
+        command("delete_tenant", a.pk, "--yes", *ALSO)
+        assert not any(of(a, contents()).values())
+        assert of(b, contents()) == of(b, before)
+        command("import_tenant", path, "--database", "owner")
+        assert contents() == before
+    connections["default"].close()
+
+
 OWNER = (
     "ALTER TABLE app_tenant ADD COLUMN owner_id bigint REFERENCES app_user DEFERRABLE INITIALLY"
     " DEFERRED; UPDATE app_tenant t SET owner_id = (SELECT min(id) FROM app_user u"

@@ -20,6 +20,8 @@ class Reference:
     action: str = "a"
     # A column that may be set to NULL, so that the row refers to nothing any more.
     loose: str | None = None
+    # Whether it says whose a row is, which is known only while its target is there.
+    decides: bool = False
     # Whether all rows keep it: those that were there before it may not, if it is NOT VALID.
     is_valid: bool = True
 
@@ -28,7 +30,8 @@ class Reference:
 class Order:
     """Hold groups of tables, those that are referred to first, and the references to cut before.
 
-    Tables are in one group when they refer to each other by columns that cannot be NULL.
+    Tables are in one group when they refer to each other by columns that cannot be NULL; in it,
+    those are first that say whose the rows of others are.
     """
 
     groups: list[list[str]] = field(default_factory=list)
@@ -69,7 +72,27 @@ def in_order(tables: Sequence[str], references: Iterable[Reference]) -> Order:
                 group |= {table: min(cycle) for table, name in group.items() if name in cycle}
     inside = [each for each in edges if group[each.table] == group[each.target]]
     cuts += [each for each in inside if each.loose is not None]
-    return Order([[t for t, name in group.items() if name == each] for each in names], cuts)
+    groups = [[table for table, name in group.items() if name == each] for each in names]
+    return Order([owners_first(tables, edges) for tables in groups], cuts)
+
+
+def owners_first(tables: Sequence[str], references: Sequence[Reference]) -> list[str]:
+    """Return tables of a group, each after those that say of its rows whose they are."""
+    ordered: list[str] = []
+    seen: set[str] = set()
+
+    def add(table: str) -> None:
+        if table in seen or table not in tables:
+            return
+        seen.add(table)
+        for each in references:
+            if each.decides and each.table == table:
+                add(each.target)
+        ordered.append(table)
+
+    for table in tables:
+        add(table)
+    return ordered
 
 
 def is_bound(tables: Sequence[str], references: Iterable[Reference]) -> bool:

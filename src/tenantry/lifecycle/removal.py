@@ -117,7 +117,7 @@ class Removal:
                 if each.loose is not None:
                     self.cut(each, referring(each, doomed[each.target], self.quote))
             for group in reversed(self.found.order.groups):
-                tables = [doomed[name] for name in group if name in doomed]
+                tables = [doomed[name] for name in reversed(group) if name in doomed]
                 with explained():
                     if is_bound(group, self.found.references):
                         self.empty_at_once(tables, note)

@@ -149,6 +149,8 @@ def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdi
         nullable = {each.name for each in columns.get(table, ()) if each.nullable}
         fixed = tables[table].keys if table in tables else ()
         loose = next((each for each in cols if each in nullable and each not in fixed), None)
+        # Nothing has to be there for the tenant's own row to be its.
+        decides = set(cols) <= set(fixed) and not tables[table].is_tenants
         references.append(
             Reference(
                 name,
@@ -158,6 +160,7 @@ def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdi
                 tuple(keys),
                 action,
                 loose,
+                decides=decides,
                 is_valid=valid,
             )
         )
