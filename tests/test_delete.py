@@ -13,8 +13,9 @@ import psycopg
 import pytest
 from django.contrib.auth.models import Group
 from django.core.management import CommandError
-from django.db import connections
+from django.db import connections, models
 from django.db.models.signals import post_delete
+from django.test.utils import isolate_apps
 
 from tenantry import admin_context
 from tenantry.lifecycle.removal import Removal
@@ -108,6 +109,57 @@ def test_rows_of_other_tables_stop_it(library: Tenants, contents: Read) -> None:
 def test_what_goes_too_must_refer_to_a_tenant(label: str, message: str, library: Tenants) -> None:
     with pytest.raises(CommandError, match=message):
         command("delete_tenant", library[0].pk, "--yes", "--also", label)
+
+
+@isolate_apps("tests.app")
+def test_what_is_named_may_have_a_composite_key(
+    library: Tenants, arrange: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Visit(models.Model):
+        pk = models.CompositePrimaryKey("note_id", "number")
+        note = models.ForeignKey(Note, models.CASCADE, related_name="+")
+        number = models.IntegerField()
+
+        class Meta:
+            app_label = "app"
+
+    monkeypatch.setattr("tenantry.lifecycle.removal.apps", Visit._meta.apps)
+    a, b = library
+    Shared.objects.all().delete()
+    how = (
+        "CREATE TABLE app_visit (note_id bigint REFERENCES app_note, number integer,"
+        " PRIMARY KEY (note_id, number)); GRANT ALL ON app_visit TO app;"
+        "INSERT INTO app_visit SELECT id, n FROM app_note, generate_series(1, 2) n"
+    )
+    with broken(arrange, how, "DROP TABLE app_visit"):
+        command("delete_tenant", a.pk, "--yes", "--batch", 3, "--also", "app.Visit")
+        left = arrange.execute(
+            "SELECT tenant_id FROM app_visit v JOIN app_note n ON n.id = v.note_id"
+        )
+        assert left.fetchall() == [(b.pk,)] * 4
+        connections["default"].close()
+
+
+KEEP = (
+    "CREATE FUNCTION keep_it() RETURNS trigger LANGUAGE plpgsql AS"
+    " 'BEGIN UPDATE app_shared SET text = ''deleted'' WHERE id = OLD.id; RETURN NULL; END';"
+    "CREATE TRIGGER keep_it BEFORE DELETE ON app_shared FOR EACH ROW EXECUTE FUNCTION keep_it()"
+)
+
+
+def test_what_is_named_and_does_not_go_stops_it(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    before = {name: len(rows) for name, rows in contents().items()}
+    back = "DROP TRIGGER keep_it ON app_shared; DROP FUNCTION keep_it"
+    with (
+        broken(arrange, KEEP, back),
+        pytest.raises(CommandError, match=r"2 rows of app.Shared are still there after delete\(\)"),
+    ):
+        command("delete_tenant", library[0].pk, "--yes", *ALSO)
+    assert {name: len(rows) for name, rows in contents().items()} == before
+    assert not Shared.objects.filter(text="deleted").exists()
+    connections["default"].close()
 
 
 def removal(tenant: Tenant, **options: Any) -> Removal:

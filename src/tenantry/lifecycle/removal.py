@@ -10,6 +10,7 @@ from typing import Any
 from django.apps import apps
 from django.core.management.base import CommandError
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 
 from ..context import tenant_context
 from .order import Reference, is_bound
@@ -233,15 +234,26 @@ class Removal:
         return len(keys)
 
     def delete_by_models(self, table: Owned, keys: Sequence[Any]) -> None:
-        """Delete rows as the models say: with what they cascade to, and signals."""
-        rows = table.model._base_manager.using(self.connection.alias)
-        rows.filter(pk__in=keys).delete()
+        """Delete rows as the models say: with what they cascade to, and signals.
+
+        Raises CommandError when one is still there.
+        """
+        alias = self.connection.alias
+        table.model._base_manager.using(alias).filter(pk__in=keys).delete()
+        # Not as its manager says, which may hide what it has marked as deleted only.
+        if left := QuerySet(table.model, using=alias).filter(pk__in=keys).count():
+            raise CommandError(
+                f"{left} rows of {table.model._meta.label} are still there after delete(), as with"
+                " a manager or a trigger that only marks them; delete them by SQL, and run"
+                " delete_tenant again. What is deleted so far stays so."
+            )
 
     def keys(self, table: Owned, limit: int | None = None) -> list[Any]:
         """Return the primary keys of the tenant's rows, or of so many of them."""
         with self.connection.cursor() as cursor:
             cursor.execute(self.chosen(table, table.condition, limit))
-            return [row[0] for row in cursor.fetchall()]
+            # The value of a composite key is a tuple.
+            return [row if len(row) > 1 else row[0] for row in cursor.fetchall()]
 
     def change(self, statement: str, table: Owned, condition: str) -> int:
         """Run a statement for a batch of the rows of a condition, in a transaction of its own."""
