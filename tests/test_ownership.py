@@ -16,10 +16,12 @@ from django.core.management import CommandError
 from django.db import connections, models
 from django.db.migrations import CreateModel
 from django.db.migrations.state import ProjectState
+from django.test.utils import isolate_apps
 
 from tenantry import RLSConstraint, tenant_context
 from tenantry.external import current
 from tenantry.lifecycle.export import export
+from tenantry.lifecycle.removal import Removal
 from tenantry.lifecycle.tables import ownership
 from tenantry.operations import AddRLSPolicy
 from tests import settings as test_settings
@@ -181,3 +183,79 @@ def test_rows_of_models_of_other_packages_go_and_come(
     with pytest.raises(CommandError, match="who has rows in"):
         command("import_tenant", path, "--database", "owner")
     command("delete_tenant", a.pk, "--yes")
+
+
+PARENTS = """
+CREATE TABLE app_root (id bigint PRIMARY KEY);
+CREATE TABLE app_org (root_ptr_id bigint PRIMARY KEY REFERENCES app_root);
+CREATE TABLE app_place (place bigint PRIMARY KEY);
+CREATE TABLE app_firm (key bigint PRIMARY KEY, org_id bigint NOT NULL);
+CREATE TABLE app_shop (org_ptr_id bigint PRIMARY KEY, place_ptr_id bigint NOT NULL);
+GRANT SELECT ON app_root, app_org, app_place, app_firm, app_shop TO app;
+INSERT INTO app_root VALUES ({a}), ({b});
+INSERT INTO app_org VALUES ({a}), ({b});
+INSERT INTO app_place VALUES ({a}), ({b});
+INSERT INTO app_firm VALUES ({a}, {b}), ({b}, {a});
+INSERT INTO app_shop VALUES ({a}, {b}), ({b}, {a})
+"""
+
+
+@isolate_apps("tests.app")
+def test_rows_of_a_tenants_parents_are_found_by_their_links(
+    tenants: Tenants, arrange: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Root(models.Model):
+        class Meta:
+            app_label = "app"
+
+    class Org(Root):
+        class Meta:
+            app_label = "app"
+
+    class Place(models.Model):
+        place = models.BigAutoField(primary_key=True)
+
+        class Meta:
+            app_label = "app"
+
+    class Firm(Org):
+        key = models.BigIntegerField(primary_key=True)
+        org = models.OneToOneField(Org, models.CASCADE, parent_link=True)
+
+        class Meta:
+            app_label = "app"
+
+    class Shop(Org, Place):
+        class Meta:
+            app_label = "app"
+
+    a, b = (str(tenant.pk) for tenant in tenants)
+    firm = {"app_firm": [[a, b]], "app_org": [[b]], "app_root": [[b]]}
+    shop = {"app_shop": [[a, b]], "app_org": [[a]], "app_root": [[a]], "app_place": [[b]]}
+    cases: list[Any] = [(Firm, firm, "app_org, app_root"), (Shop, shop, "app_place")]
+    drop = "DROP TABLE app_shop, app_firm, app_place, app_org, app_root"
+    with broken(arrange, PARENTS.format(a=a, b=b), drop):
+        for model, expected, linked in cases:
+            for module in ("tables", "removal"):
+                name = f"tenantry.lifecycle.{module}.tenant_model"
+                monkeypatch.setattr(name, lambda model=model: model)
+            tenant = model(pk=tenants[0].pk)
+            file = io.BytesIO()
+            export(connections["default"], tenant, file)
+            found = rows_of(file)
+            assert {name: found[name] for name in expected} == expected
+            with pytest.raises(CommandError, match=f"says which rows of {linked} are the ten"):
+                Removal(connections["default"], tenant).require_safe()
+            Removal(connections["default"], tenant, keep_tenant=True).require_safe()
+        connections["default"].close()
+
+
+def rows_of(file: io.BytesIO) -> dict[str, list[Any]]:
+    """Return what a file holds, by table."""
+    found: dict[str, list[Any]] = {}
+    for line in map(json.loads, file.getvalue().splitlines()[1:-1]):
+        if isinstance(line, dict):
+            found[line["table"]] = []
+        else:
+            found[list(found)[-1]].append(line)
+    return found

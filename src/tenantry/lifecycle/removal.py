@@ -13,6 +13,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
 from ..context import tenant_context
+from ..runs.tenants import tenant_model
 from .order import Reference, is_bound
 from .tables import Holdings, Owned, holdings, referring
 
@@ -155,6 +156,13 @@ class Removal:
                 f"rows of tables that are not protected refer to rows of the tenant: {rows}; delete"
                 " or change them first, or let their models' rows be deleted, too, with --also"
                 " app.Model; nothing was deleted"
+            )
+        if linked := sorted(table.name for table in self.doomed().values() if table.is_linked):
+            label = tenant_model()._meta.label
+            raise CommandError(
+                f"only the row of {label}, which goes first, says which rows of {', '.join(linked)}"
+                " are the tenant's; run delete_tenant with --keep-tenant, and delete the tenant by"
+                " its model; nothing was deleted"
             )
         for each in self.found.references:
             if self.reaches_others(each):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,8 @@ class Owned:
     # The columns by which a row belongs to its tenant.
     keys: tuple[str, ...] = ()
     is_tenants: bool = False
+    # Whether a row is the tenant's by what another of its rows says, which goes first.
+    is_linked: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,28 @@ def owned_tables(connection: Any) -> dict[str, Owned]:
         name = model._meta.db_table
         condition, keys = ownership(model, quote)
         found[name] = Owned(name, quote(name), model, condition, keys)
-    tenants = tenant_model()
-    for model in [tenants, *tenants._meta.all_parents]:
-        name, key = model._meta.db_table, model._meta.pk.column
-        condition = f"{quote(key)} = {current_tenant_sql()}"
-        found.setdefault(name, Owned(name, quote(name), model, condition, (key,), is_tenants=True))
+    tenants = tenant_model()._meta.concrete_model
+    condition = f"{quote(tenants._meta.pk.column)} = {current_tenant_sql()}"
+    for table in tables_of(tenants, condition, quote):
+        found.setdefault(table.name, table)
     return found
+
+
+def tables_of(model: Any, own: str, quote: Any, *, is_linked: bool = False) -> Iterator[Owned]:
+    """Yield the table of the tenant's model, or of a parent, whose row is `own`, and its parents'.
+
+    A link need not be the key: there may be another one, or several parents.
+    """
+    options = model._meta
+    name, key = options.db_table, options.pk.column
+    yield Owned(name, quote(name), model, own, (key,), is_tenants=True, is_linked=is_linked)
+    for parent, link in options.parents.items():
+        column = quote(link.target_field.column)
+        if link.column == key and not is_linked:
+            yield from tables_of(parent, f"{column} = {current_tenant_sql()}", quote)
+        else:
+            rows = f"SELECT {quote(link.column)} FROM {quote(name)} WHERE {own}"  # noqa: S608
+            yield from tables_of(parent, f"{column} IN ({rows})", quote, is_linked=True)
 
 
 def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
