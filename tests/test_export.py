@@ -153,13 +153,13 @@ def test_no_type_loses_anything(
         "CREATE DOMAIN test_domain AS integer CHECK (VALUE > 6);"
         f"ALTER TABLE app_note {columns},"
         " ADD COLUMN made text GENERATED ALWAYS AS (title || '!') STORED,"
-        " ADD COLUMN counted bigint GENERATED ALWAYS AS IDENTITY;"
+        ' ADD COLUMN "counted %s" bigint GENERATED ALWAYS AS IDENTITY;'
         # One of the two rows; the other has NULL in each.
         f"UPDATE app_note SET {values} WHERE title LIKE '%1'"
     )
     drops = ", ".join(f'DROP COLUMN "col %s {n}"' for n in range(len(TYPES)))
     back = (
-        f"ALTER TABLE app_note {drops}, DROP COLUMN made, DROP COLUMN counted;"
+        f'ALTER TABLE app_note {drops}, DROP COLUMN made, DROP COLUMN "counted %s";'
         "DROP TYPE test_mood; DROP DOMAIN test_domain"
     )
     path = tmp_path / "a.jsonl.gz"

@@ -168,9 +168,10 @@ class Restore:
         """Let the next keys be greater than the imported ones."""
         quote = self.connection.ops.quote_name
         for table, column, name in sequences:
-            cursor.execute(
-                f"SELECT setval(%s::regclass, top) FROM (SELECT max({quote(column)}) AS top"  # noqa: S608
-                f" FROM {found.tables[table].quoted}) AS t"
-                f" WHERE top >= (SELECT last_value FROM {name})",
-                [name],
+            rows = (
+                f"(SELECT max({quote(column)}) AS top FROM {found.tables[table].quoted}) AS t"  # noqa: S608
+                f" WHERE top >= (SELECT last_value FROM {name})"
             )
+            # A percent sign would begin a parameter.
+            rows = rows.replace("%", "%%")
+            cursor.execute(f"SELECT setval(%s::regclass, top) FROM {rows}", [name])  # noqa: S608
