@@ -20,7 +20,7 @@ from tenantry.runs.children import Children, Outcome
 from tenantry.runs.fleet import Fleet, Interrupted
 from tenantry.runs.ledger import Ledger
 from tenantry.runs.progress import Lines, progress
-from tests.app.models import Tenant
+from tests.app.models import Tenant, User
 from tests.fix_commands import ROOT, manage
 from tests.fix_faults import wait_for
 
@@ -73,6 +73,12 @@ def test_tenants_are_chosen(tenants: Tenants, third: Tenant) -> None:
     assert chosen("--exclude", "name=B", "--exclude", "name=C") == f"{a}"
     assert chosen("--filter", "user__isnull=TRUE") == f"{a}{b}{c}"
     assert chosen("--only", b, "--only", a) == f"{a}{b}"
+    # Once, however many rows of another table the condition finds.
+    for name in ("x", "y"):
+        User.objects.create(username=name, tenant=tenants[1])
+    assert chosen("--filter", "user__isnull=false") == f"{b}"
+    assert chosen("--filter", "user__username__in=x,y", "--only", b) == f"{b}"
+    assert chosen("--exclude", "user__username=x") == f"{a}{c}"
     assert run("--filter", "name=Z", "probe") == (0, [], ["probe: no tenants"])
 
 

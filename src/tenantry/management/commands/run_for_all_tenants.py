@@ -96,7 +96,8 @@ class Command(BaseCommand):
                     "--only names tenants that do not exist, or that --filter and --exclude leave"
                     f" out: {', '.join(sorted(map(str, missing)))}; list them with --list"
                 )
-        return chosen
+        # Once each, where a lookup finds several rows of a tenant; in the database that was asked.
+        return all_tenants(chosen.db).filter(pk__in=chosen.values("pk"))
 
     def require(self, command: list[str]) -> None:
         """Raise CommandError for what no process could run."""
