@@ -16,7 +16,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from tenantry.runs import children as children_module
+from tenantry.runs import ledger as ledger_module
 from tenantry.runs.children import Children, Outcome
+from tenantry.runs.files import write_json
 from tenantry.runs.fleet import Fleet, Interrupted
 from tenantry.runs.ledger import Ledger
 from tenantry.runs.progress import Lines, progress
@@ -332,6 +334,29 @@ def test_what_was_done_before_an_interruption_is_noted(
     fleet.run(Interrupting(error), jobs=1, fail_fast=False)
     assert (fleet.exit_code, fleet.ledger.done[0]) == (130, keys[0])
     assert [each.tenant for each in fleet.outcomes if each.status == "ok"] == fleet.ledger.done
+
+
+def test_who_is_done_is_in_the_file_though_writing_it_was_interrupted(
+    tenants: Tenants, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[object] = []
+
+    def write(path: Path, value: object) -> None:
+        written.append(value)
+        if len(written) == 2:
+            raise Interrupted
+        write_json(path, value)
+
+    monkeypatch.setattr(ledger_module, "write_json", write)
+    path = tmp_path / "state.json"
+    keys = [str(tenant.pk) for tenant in tenants]
+    fleet = Fleet(["probe"], keys, Ledger(path, ["probe"]))
+    fleet.ledger.save()
+    fleet.run(Lines(io.StringIO(), io.StringIO(), 2), jobs=1, fail_fast=False)
+    done = json.loads(path.read_text())["done"]
+    assert done == fleet.ledger.done
+    assert done[0] == keys[0]
+    assert done == [each.tenant for each in fleet.outcomes if each.status == "ok"]
 
 
 def test_an_error_ends_the_children(tenants: Tenants) -> None:

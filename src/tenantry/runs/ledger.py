@@ -45,10 +45,15 @@ class Ledger:
 
     def add(self, key: str) -> None:
         """Note that the command is done for a tenant."""
+        # The file first: whom it lacks must not be taken for noted.
+        self.write([*self.done, key])
         self.done.append(key)
-        self.save()
 
     def save(self) -> None:
         """Write the file; what cannot be written is known before a command runs."""
+        self.write(self.done)
+
+    def write(self, done: Sequence[str]) -> None:
+        """Write the tenants that are done, if there is a file."""
         if self.path is not None:
-            write_json(self.path, {"version": VERSION, "command": self.command, "done": self.done})
+            write_json(self.path, {"version": VERSION, "command": self.command, "done": [*done]})
