@@ -19,7 +19,8 @@ from tenantry.runs import children as children_module
 from tenantry.runs import ledger as ledger_module
 from tenantry.runs.children import Children, Outcome
 from tenantry.runs.files import write_json
-from tenantry.runs.fleet import Fleet, Interrupted
+from tenantry.runs.fleet import Fleet
+from tenantry.runs.interruption import Interrupted, signals
 from tenantry.runs.ledger import Ledger
 from tenantry.runs.progress import Lines, progress
 from tests.app.models import Tenant, User
@@ -259,6 +260,35 @@ def test_a_child_that_will_not_end_is_killed(
     assert late.status == "not run"
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_again_waits_for_nobody(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children_module, "PATIENCE", 600)
+    program = tmp_path / "stubborn.py"
+    program.write_text(
+        "import signal\n"
+        "signal.signal(signal.SIGINT, lambda *args: print('heard', flush=True))\n"
+        "print('ready', flush=True)\n"
+        "while True:\n    signal.pause()\n"
+    )
+    ready = threading.Event()
+
+    def say(tenant: str, line: str) -> None:
+        if line == "heard":
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        ready.set()
+
+    children, outcome = Children([], say, program=(str(program),)), Outcome("1")
+    thread = threading.Thread(target=children.run, args=[outcome])
+    thread.start()
+    assert ready.wait(30)
+    with signals():
+        children.kill()
+    thread.join(30)
+    assert (outcome.status, outcome.exit_code) == ("interrupted", 128 + signal.SIGKILL)
+
+
 def test_a_terminal_has_a_bar_and_a_pipe_has_lines(tenants: Tenants) -> None:
     a, _ = tenants
     leader, follower = pty.openpty()
@@ -365,6 +395,21 @@ def test_an_error_ends_the_children(tenants: Tenants) -> None:
     with pytest.raises(ZeroDivisionError):
         fleet.run(Interrupting(ZeroDivisionError), jobs=1, fail_fast=False)
     assert fleet.outcomes[1].status in ("not run", "interrupted")
+
+
+def test_what_ended_well_is_noted_though_an_error_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Children, outcome: Outcome) -> Outcome:
+        outcome.status = "ok"
+        return outcome
+
+    monkeypatch.setattr(Children, "run", run)
+    path = tmp_path / "state.json"
+    fleet = Fleet(["probe"], ["1", "2", "3"], Ledger(path, ["probe"]))
+    with pytest.raises(ZeroDivisionError):
+        fleet.run(Interrupting(ZeroDivisionError), jobs=3, fail_fast=False)
+    assert sorted(json.loads(path.read_text())["done"]) == ["1", "2", "3"]
 
 
 def test_it_runs_in_any_thread(tenants: Tenants) -> None:

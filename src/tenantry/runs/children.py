@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from .interruption import Interrupted
+
 # Lines of output that a report keeps of each tenant.
 KEPT = 20
 # Seconds that a process has to end by itself.
@@ -109,14 +111,24 @@ class Children:
         self.stop()
         with self.lock:
             left = list(self.running)
-        for process in left:
+        end(left)
+
+
+def end(processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Interrupt processes, and kill those that have not ended soon.
+
+    Who is interrupted once more meanwhile waits no longer.
+    """
+    with suppress(KeyboardInterrupt, Interrupted):
+        for process in processes:
             signal_group(process, signal.SIGINT)
         deadline = time.monotonic() + PATIENCE
-        for process in left:
-            try:
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                signal_group(process, signal.SIGKILL)
+    for process in processes:
+        if process.poll() is None:
+            signal_group(process, signal.SIGKILL)
 
 
 def signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from typing import Any
 
 from .children import Children, Outcome
+from .interruption import Interrupted, signals
 from .ledger import Ledger
 from .progress import Lines
-
-
-class Interrupted(BaseException):
-    """Say that a signal asks for the end of a run."""
 
 
 class Fleet:
@@ -32,21 +26,27 @@ class Fleet:
     def run(self, lines: Lines, *, jobs: int, fail_fast: bool) -> None:
         """Run it for the tenants for whom it is not done, until one fails or a signal comes."""
         children = Children(self.command, lines.say, fail_fast=fail_fast)
-        with signals(), ThreadPoolExecutor(jobs) as executor:
-            try:
-                futures = [executor.submit(children.run, each) for each in self.outcomes]
-                for future in as_completed(futures):
-                    self.note(future.result(), lines)
-            except (KeyboardInterrupt, Interrupted):
-                self.was_interrupted = True
-                children.kill()
-            except BaseException:
-                children.kill()
-                raise
-        if self.was_interrupted:
-            for each in self.outcomes:
-                if each.status == "ok" and each.tenant not in self.ledger.done:
-                    self.note(each, lines)
+        try:
+            with signals(), ThreadPoolExecutor(jobs) as executor:
+                try:
+                    futures = [executor.submit(children.run, each) for each in self.outcomes]
+                    for future in as_completed(futures):
+                        self.note(future.result(), lines)
+                except (KeyboardInterrupt, Interrupted):
+                    self.was_interrupted = True
+                    children.kill()
+                except BaseException:
+                    children.kill()
+                    raise
+        finally:
+            # Those that ended well while the others were ended.
+            done = set(self.ledger.done)
+            late = [each for each in self.outcomes if each.status == "ok"]
+            late = [each for each in late if each.tenant not in done]
+            for each in late:
+                self.ledger.add(each.tenant)
+        for each in late:
+            lines.note(each)
 
     def note(self, outcome: Outcome, lines: Lines) -> None:
         """Note how it went for a tenant."""
@@ -87,21 +87,3 @@ class Fleet:
                 for each in [*self.skipped, *self.outcomes]
             ],
         }
-
-
-@contextmanager
-def signals() -> Iterator[None]:
-    """Let SIGTERM interrupt the block as Ctrl-C does, so that it can end its processes."""
-    if threading.current_thread() is not threading.main_thread():
-        # Python delivers signals to the main thread only.
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
