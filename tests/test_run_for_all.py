@@ -260,6 +260,27 @@ def test_a_child_that_will_not_end_is_killed(
     assert late.status == "not run"
 
 
+def test_a_child_whom_nobody_hears_is_ended(tmp_path: Path) -> None:
+    program = tmp_path / "long.py"
+    program.write_text(
+        "import os, signal\nprint(os.getpid(), flush=True)\nwhile True:\n    signal.pause()\n"
+    )
+    heard: list[int] = []
+
+    def say(tenant: str, line: str) -> None:
+        heard.append(int(line))
+        raise BrokenPipeError
+
+    children, outcome = Children([], say, program=(str(program),)), Outcome("1")
+    with pytest.raises(BrokenPipeError):
+        children.run(outcome)
+    with pytest.raises(ProcessLookupError):
+        os.kill(heard[0], 0)
+    assert (outcome.status, outcome.exit_code) == ("interrupted", 130)
+    assert not children.running
+    assert children.run(Outcome("2")).status == "not run"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_interrupts_again_waits_for_nobody(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -58,25 +58,36 @@ class Children:
         process = self.start(outcome.tenant)
         if process is None:
             return outcome
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        broken = False
         try:
-            assert process.stdout is not None  # noqa: S101 - it is a pipe
             for line in process.stdout:
                 outcome.output.append(line.rstrip("\n"))
                 self.say(outcome.tenant, line.rstrip("\n"))
-            code = process.wait()
+            process.wait()
+        except BaseException:
+            # Where nobody hears it, it is not to go on, and no other to start.
+            broken = True
+            self.stop()
+            process.stdout.close()
+            end([process])
+            raise
         finally:
             with self.lock:
                 self.running.discard(process)
-            process.stdout.close()  # type: ignore[union-attr]
-        outcome.seconds = round(time.monotonic() - start, 3)
+            process.stdout.close()
+            outcome.seconds = round(time.monotonic() - start, 3)
+            self.conclude(outcome, process.wait(), interrupted=broken or self.killed)
+        return outcome
+
+    def conclude(self, outcome: Outcome, code: int, *, interrupted: bool) -> None:
+        """Note how a process ended."""
         # As a shell does where a signal ended it.
         outcome.exit_code = code if code >= 0 else 128 - code
-        interrupted = self.killed and code != 0
-        outcome.status = "interrupted" if interrupted else "ok" if code == 0 else "failed"
+        outcome.status = "ok" if code == 0 else "interrupted" if interrupted else "failed"
         # Here, and not where outcomes are collected: this thread would start the next one first.
         if self.fail_fast and code != 0:
             self.stop()
-        return outcome
 
     def start(self, tenant: str) -> subprocess.Popen[str] | None:
         """Start the command as a tenant; return None if nothing is to start any more."""
