@@ -191,6 +191,22 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_runs(
     assert list(ran.iterdir()) == []
 
 
+def test_what_is_no_regular_file_is_not_replaced(tenants: Tenants, tmp_path: Path) -> None:
+    ran, link, pipe = tmp_path / "ran", tmp_path / "link", tmp_path / "pipe"
+    ran.mkdir()
+    link.symlink_to(tmp_path / "file")
+    os.mkfifo(pipe)
+    for path in (tmp_path, Path(), Path("/"), link, pipe):
+        with pytest.raises(CommandError, match=f"cannot write '{path}', which is no regular file"):
+            run("--json", path, "probe", "--touch-in", ran)
+        with pytest.raises(CommandError, match="which is no regular file; name one"):
+            call_command("export_tenant", str(tenants[0].pk), "--output", str(path))
+    assert list(ran.iterdir()) == []
+    assert link.is_symlink()
+    assert pipe.is_fifo()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     ledger = Ledger(path, ["probe"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,9 @@ def require_writable(path: Path) -> None:
 
 def part_of(path: Path) -> tuple[Path, IO[bytes]]:
     """Open the file beside `path` that is to take its place; raise CommandError if that fails."""
+    # A folder has no place to take, and whoever reads from a pipe or by a link would get nothing.
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise CommandError(f"cannot write {str(path)!r}, which is no regular file; name one")
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         return part, open(part, "wb", opener=private)
