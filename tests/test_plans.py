@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -169,7 +170,8 @@ def check_raw_sql(tenant: int, function: str) -> None:
         with tenant_context(tenant):
             text = plan(sql)
         assert "Seq Scan" not in text
-        assert "Index Cond: (tenant_id = (InitPlan" in text
+        # Older servers name the result of an InitPlan by its number.
+        assert re.search(r"Index Cond: \(tenant_id = (?:\(InitPlan|\$0\))", text)
         assert removed(text) == 0
         # The restrictive policy says the same as the permissive one, which PostgreSQL notices.
         assert ("InitPlan 2" in text) == sql.startswith("UPDATE")

@@ -412,7 +412,9 @@ def test_a_procedure_that_commits_is_refused_with_the_reason(
     )
     params = [0] if "%s" in statement else None
     with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
-        with pytest.raises(InternalError, match="leave COMMIT and ROLLBACK to its caller"):
+        # Before PostgreSQL 18 a sealed tenant does not get that far.
+        reason = r"leave COMMIT and ROLLBACK to its caller|cannot carry a sealed tenant"
+        with pytest.raises((InternalError, UnbindableStatementError), match=reason):
             if many:
                 cursor.executemany(statement, [params or []])
             else:
