@@ -262,8 +262,8 @@ class RLSConstraint(models.BaseConstraint):
             f"{model._meta.label} cannot be protected by {self.field or self.path}: {problem}."
         )
         hint = (
-            f"Name the foreign key to {rls_tenants().tenant_model} in RLSConstraint(field=...), or"
-            " at the end of its path."
+            f"Name a foreign key to the primary key of {rls_tenants().tenant_model} in"
+            " RLSConstraint(field=...), or at the end of its path."
         )
         return [checks.Error(message, hint, model, "tenantry.E007")]
 

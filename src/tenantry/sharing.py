@@ -232,7 +232,7 @@ def stray(model: Any, name: str) -> str | None:
     field = model._meta.get_field(name)
     if names_tenant(field):
         return None
-    return f"{not_the_tenant(field)}; name a foreign key to the tenant"
+    return f"{not_the_tenant(field)}; name a foreign key to the tenant's primary key"
 
 
 def constraint_of(model: Any) -> Any:

@@ -49,21 +49,27 @@ def concrete_label(model: Any) -> str:
 
 
 def names_tenant(field: Any) -> bool:
-    """Return whether the values of `field` are those of foreign keys to the tenant.
+    """Return whether the values of `field` are primary keys of tenants.
 
     So are those of a foreign key to a model whose own key is one, such as a child of the tenant in
-    multi-table inheritance.
+    multi-table inheritance. Those of a foreign key to another field of the tenant are not, and one
+    may be the primary key of somebody else.
     """
     while isinstance(field, models.ForeignKey):
+        target: Any = field.target_field
         if is_tenant_model(field.remote_field.model):
-            return True
-        field = field.target_field
+            return bool(target.primary_key)
+        field = target
     return False
 
 
 def not_the_tenant(field: Any) -> str:
-    """Return that the foreign key `field` refers to another model than the tenant's."""
-    return (
-        f"{field.model._meta.label}.{field.name} refers to {field.remote_field.model._meta.label},"
-        f" and not to the tenant, {rls_tenants().tenant_model}"
-    )
+    """Return that the foreign key `field` does not refer to the primary key of the tenant."""
+    name, to = f"{field.model._meta.label}.{field.name}", field.remote_field.model
+    tenant = f"the tenant, {rls_tenants().tenant_model}"
+    if is_tenant_model(to):
+        return (
+            f"{name} refers to {to._meta.label}.{field.target_field.name}, and not to the primary"
+            f" key of {tenant}, which is what policies compare"
+        )
+    return f"{name} refers to {to._meta.label}, and not to {tenant}"
