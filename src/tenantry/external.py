@@ -15,7 +15,15 @@ from .policies.predicates import current_tenant
 from .validators import GUC_PREFIX, MODEL_LABEL, PREFIX_IS
 
 
-def check_arguments(operation: str, model: Any, given: Mapping[str, Any]) -> None:
+def given(**policy: Any) -> dict[str, Any]:
+    """Return what an operation of a migration says of its policies, as the migration says it.
+
+    ``MigrationWriter`` writes no other arguments than those that have a name of their own.
+    """
+    return {name: value for name, value in policy.items() if value is not None}
+
+
+def check_arguments(operation: str, model: Any, policy: Mapping[str, Any]) -> None:
     """Look at what an operation of a migration was given.
 
     Raises TypeError for an argument that there is not, and RLSConfigurationError for a value that
@@ -26,13 +34,13 @@ def check_arguments(operation: str, model: Any, given: Mapping[str, Any]) -> Non
             f"{operation}({model!r}) needs the label of a model, such as 'taggit.Tag'"
         )
     known = [each.name for each in fields(Policy)]
-    for name in given:
+    for name in policy:
         if name not in known:
             raise TypeError(
                 f"{operation}({model!r}) has the unknown argument {name!r}; a policy is made of"
                 f" {', '.join(known)}"
             )
-    key_type, prefix = given.get("key_type", KEY_TYPES[0]), given.get("guc_prefix", "rls")
+    key_type, prefix = policy.get("key_type", KEY_TYPES[0]), policy.get("guc_prefix", "rls")
     if key_type not in KEY_TYPES:
         raise RLSConfigurationError(
             f"{operation}({model!r}) has key_type={key_type!r}; it must be one of"
@@ -44,9 +52,9 @@ def check_arguments(operation: str, model: Any, given: Mapping[str, Any]) -> Non
         )
 
 
-def says_all(given: Mapping[str, Any]) -> bool:
-    """Return whether `given` has all that has no natural default."""
-    return {"guc_prefix", "key_type", "version"} <= set(given)
+def says_all(policy: Mapping[str, Any]) -> bool:
+    """Return whether `policy` has all that has no natural default."""
+    return {"guc_prefix", "key_type", "version"} <= set(policy)
 
 
 def current() -> dict[str, Any]:
@@ -61,9 +69,9 @@ def current() -> dict[str, Any]:
     }
 
 
-def arguments(given: Mapping[str, Any]) -> str:
-    """Return `given` as the keyword arguments of a call."""
-    return ", ".join(f"{name}={value!r}" for name, value in given.items())
+def arguments(values: Mapping[str, Any]) -> str:
+    """Return `values` as the keyword arguments of a call."""
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
 
 
 def add_external(

@@ -18,6 +18,7 @@ from .external import (
     arguments,
     check_arguments,
     current,
+    given,
     remove_external,
     says_all,
 )
@@ -37,9 +38,9 @@ class AddRLSPolicy(Operation):
     as well. The migration depends on the one of that package that creates the table, and on the
     one that creates the tenant's.
 
-    ``policy`` holds what the policies are made of: ``guc_prefix``, ``key_type`` and ``version``,
-    and where the settings have them ``admin_role``, ``app_role`` and ``sealed``. A migration keeps
-    its meaning when the settings change, so it has to say them. Without them the error says what to
+    The rest is what the policies are made of: ``guc_prefix``, ``key_type`` and ``version``, and
+    where the settings have them ``admin_role``, ``app_role`` and ``sealed``. A migration keeps its
+    meaning when the settings change, so it has to say them. Without them the error says what to
     write. When the settings change, write :class:`AlterRLSPolicy`.
 
     For your own models use ``RLSProtectedModel`` or ``RLSConstraint``.
@@ -54,21 +55,34 @@ class AddRLSPolicy(Operation):
         *,
         create_column: bool = True,
         tenant_model: str | None = None,
-        **policy: Any,
+        guc_prefix: str | None = None,
+        key_type: str | None = None,
+        version: int | None = None,
+        admin_role: str | None = None,
+        app_role: str | None = None,
+        sealed: bool | None = None,
     ) -> None:
         self.model = model
         self.column = column
         self.create_column = create_column
         self.tenant_model = tenant_model
-        self.policy = policy
+        self.policy = policy = given(
+            guc_prefix=guc_prefix,
+            key_type=key_type,
+            version=version,
+            admin_role=admin_role,
+            app_role=app_role,
+            sealed=sealed,
+        )
         check_arguments("AddRLSPolicy", model, policy)
         if (create_column and tenant_model is None) or not says_all(policy):
-            wanted = {"tenant_model": tenant_model or rls_tenants().tenant_model}
-            given = wanted if create_column else {"create_column": False}
+            wanted: dict[str, Any] = {"create_column": False}
+            if create_column:
+                wanted = {"tenant_model": tenant_model or rls_tenants().tenant_model}
             raise RLSConfigurationError(
                 f"AddRLSPolicy({model!r}) does not say all of what the migration does, which must"
                 " not change when the settings do; write"
-                f" AddRLSPolicy({model!r}, {column!r}, {arguments(given | current() | policy)})"
+                f" AddRLSPolicy({model!r}, {column!r}, {arguments(wanted | current() | policy)})"
             )
         self.made_of = Policy(**policy)
 
@@ -118,8 +132,9 @@ class AddRLSPolicy(Operation):
 class AlterRLSPolicy(Operation):
     """Change the policies that :class:`AddRLSPolicy` made, after settings have changed.
 
-    `model`, `column` and ``create_column`` are those of that operation. ``before`` holds its
-    ``policy``, or that of the last ``AlterRLSPolicy``, and ``policy`` what holds from now on.
+    `model`, `column` and ``create_column`` are those of that operation. ``before`` holds what its
+    policies are made of, or those of the last ``AlterRLSPolicy``, and the rest is what holds from
+    now on.
     """
 
     reversible = True
@@ -131,13 +146,25 @@ class AlterRLSPolicy(Operation):
         *,
         before: Mapping[str, Any],
         create_column: bool = True,
-        **policy: Any,
+        guc_prefix: str | None = None,
+        key_type: str | None = None,
+        version: int | None = None,
+        admin_role: str | None = None,
+        app_role: str | None = None,
+        sealed: bool | None = None,
     ) -> None:
         self.model = model
         self.column = column
         self.before = dict(before)
         self.create_column = create_column
-        self.policy = policy
+        self.policy = policy = given(
+            guc_prefix=guc_prefix,
+            key_type=key_type,
+            version=version,
+            admin_role=admin_role,
+            app_role=app_role,
+            sealed=sealed,
+        )
         for each in (policy, self.before):
             check_arguments("AlterRLSPolicy", model, each)
         if not says_all(self.before) or not says_all(policy):
