@@ -370,6 +370,15 @@ def test_a_relation_leads_to_another_table(migrate: Migrate) -> None:
     assert "dependent_right " not in protection(THROUGH)[2]
 
 
+def test_a_relation_leads_to_a_table_that_is_shared(migrate: Migrate) -> None:
+    elsewhere = models.ManyToManyField("dependent.Other")
+    right_rls = RLSConstraint(field="owner", name="right_rls")
+    state = migrate(CreateModel("Other", fields()), right(constraints=[right_rls]), left())
+    assert protection(THROUGH)[:2] == (True, True)
+    migrate(AlterField("left", "rights", elsewhere), state=state)
+    assert protection(THROUGH) == (False, False, "")
+
+
 def test_a_constraint_that_is_added_before_another_is_removed_is_refused(migrate: Migrate) -> None:
     state = migrate(right(), left(constraints=[RLS]))
     added = AddConstraint("left", RLSConstraint(field="owner", name="other_rls"))

@@ -9,7 +9,7 @@ from typing import Any
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES
-from .policies.ddl import LATEST, Policy, unprotect
+from .policies.ddl import LATEST, Policy, drop, unprotect
 from .policies.owners import Owner, Quote
 from .policies.predicates import current_tenant
 from .validators import GUC_PREFIX, MODEL_LABEL, PREFIX_IS
@@ -107,9 +107,12 @@ def set_default(policy: Policy, table: str, column: str) -> str:
 def alter_external(
     old: Policy, new: Policy, model: Any, column: str, quote: Quote, with_default: bool
 ) -> list[str]:
-    """Return the statements that put the policies of `new` in the place of those of `old`."""
+    """Return the statements that put the policies of `new` in the place of those of `old`.
+
+    The table shows nothing in between, also where one of them fails outside of a transaction.
+    """
     table = quote(model._meta.db_table)
-    statements = [new.functions(), unprotect(table, old.rules("true"))]
+    statements = [new.functions(), drop(table, old.rules("true"))]
     if with_default:
         statements.append(set_default(new, table, quote(column)))
     rules = new.rules(Owner(column).holds(table, new.tenant, quote))

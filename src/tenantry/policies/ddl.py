@@ -329,5 +329,13 @@ def independ(table: str) -> str:
     return _INDEPENDENT.format(table=table, drops=_drops(table))
 
 
+def let_depend_anew(table: str) -> str:
+    """Return the SQL that drops the policies of :func:`depend`, before others take their place.
+
+    The table shows nothing until then, also where what follows fails outside of a transaction.
+    """
+    return _drops(table)
+
+
 def _drops(table: str) -> str:
     return "\n".join(f"DROP POLICY IF EXISTS {name} ON {table};" for name in OF_DEPENDENTS)

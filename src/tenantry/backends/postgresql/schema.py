@@ -24,7 +24,15 @@ from ...dependents import (
 )
 from ...expressions import CurrentTenant
 from ...policies.columns import SPEAKING, let_go
-from ...policies.ddl import IS_AS_WANTED, OF_DEPENDENTS, Rule, depend, drop, independ
+from ...policies.ddl import (
+    IS_AS_WANTED,
+    OF_DEPENDENTS,
+    Rule,
+    depend,
+    drop,
+    independ,
+    let_depend_anew,
+)
 from ...policies.seal import NAMESPACE_1, verifier
 from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of
 from ...samekeys import ForAllTenants, SameTenant
@@ -194,10 +202,14 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
     def depend_anew(self, through: Any) -> None:
         """Protect the table of a relation by what it refers to now."""
         self.forget(through)
-        if self.is_here(through) and not has_constraint(through):
-            self.execute(independ(self.quote_name(through._meta.db_table)), params=None)
-            if sql := self.dependence(through, through._meta.apps):
-                self.execute_in_turn(sql)
+        if not self.is_here(through) or has_constraint(through):
+            return
+        table = self.quote_name(through._meta.db_table)
+        if sql := self.dependence(through, through._meta.apps):
+            self.execute(let_depend_anew(table), params=None)
+            self.execute_in_turn(sql)
+        else:
+            self.execute(independ(table), params=None)
 
     def __exit__(self, exc_type: Any, *others: Any) -> None:
         """Run what waits; a new table of seal keys gets those of the settings."""
@@ -222,7 +234,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         if protects and (links(model) or (len(protectors) < 2 and self.has_policies(model))):
             # Its rows name their tenant now, and depend on nothing else.
             self.forget(model)
-            self.execute(independ(self.quote_name(model._meta.db_table)), params=None)
+            self.execute(let_depend_anew(self.quote_name(model._meta.db_table)), params=None)
         super().add_constraint(model, constraint)
         if protects:
             self.follow(model)
