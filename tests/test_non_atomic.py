@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 from django.apps import apps
-from django.db import ProgrammingError, connections
+from django.db import ProgrammingError, connections, models
 from django.db.migrations import AddConstraint
 from django.db.migrations.state import ProjectState
 
-from tenantry import RawPredicate, RLSConstraint, tenant_context
+from tenantry import RawPredicate, RLSConstraint, SameTenant, tenant_context
 from tenantry.exceptions import RLSConfigurationError
 from tenantry.external import current
-from tenantry.operations import AddRLSPolicy, AlterRLSPolicy
+from tenantry.operations import (
+    AddRLSPolicy,
+    AddSameTenantNotValid,
+    AlterRLSPolicy,
+    ValidateSameTenant,
+)
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.test_dependents_shared import child, manager, many, model, tags
@@ -120,3 +125,70 @@ def test_a_table_of_another_package_whose_policies_change(
         check_closed("auth_group", tenants, superuser)
     finally:
         superuser.execute("TRUNCATE auth_group CASCADE")
+
+
+# Where the admin is a role, the owner of the tables has to see the rows that are checked.
+
+TABLES = ("migrated_doc", "migrated_tag")
+VALIDATE = ValidateSameTenant("doc", "doc_tag_same")
+
+
+@pytest.fixture
+def not_valid(tenants: Tenants, migrate: Migrate) -> ProjectState:
+    """Return a state with a SameTenant that has not looked at the rows of before."""
+    tag: Any = models.ForeignKey("migrated.Tag", models.CASCADE, null=True)
+    state = many(migrate, model("Tag", is_open=False), model("Doc", is_open=False, tag=tag))
+    same = SameTenant(field="tag", name="doc_tag_same")
+    return migrate(AddSameTenantNotValid("doc", same), state)
+
+
+@contextmanager
+def before_the_check(act: Callable[[], None]) -> Iterator[None]:
+    """Do something once the owner sees the rows, and before they are checked."""
+
+    def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "VALIDATE CONSTRAINT" in sql:
+            assert [is_forced(table) for table in TABLES] == [False, False]
+            act()
+        return execute(sql, params, many, context)
+
+    with connections["owner"].execute_wrapper(wrapper):
+        yield
+
+
+def is_forced(table: str) -> bool:
+    [(forced,)] = run(f"SELECT relforcerowsecurity FROM pg_class WHERE oid = '{table}'::regclass")
+    return bool(forced)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.role_shape
+def test_an_interrupt_leaves_the_owner_bound(not_valid: ProjectState) -> None:
+    """Such as Ctrl-C, for which a check of many rows gives time."""
+    with before_the_check(interrupt), pytest.raises(KeyboardInterrupt) as caught:
+        migrate_alone(VALIDATE, not_valid)
+    assert not hasattr(caught.value, "__notes__")
+    assert [is_forced(table) for table in TABLES] == [True, True]
+    with before_the_check(lambda: None):
+        migrate_alone(VALIDATE, not_valid)
+    assert [is_forced(table) for table in TABLES] == [True, True]
+
+
+@pytest.mark.role_shape
+def test_what_could_not_be_done_after_a_failure_is_said(not_valid: ProjectState) -> None:
+    def lose() -> None:
+        connections["owner"].connection.close()
+        interrupt()
+
+    with before_the_check(lose), pytest.raises(KeyboardInterrupt) as caught:
+        migrate_alone(VALIDATE, not_valid)
+    (note,) = caught.value.__notes__
+    assert note.startswith("This must follow, and has failed, too (")
+    for table in TABLES:
+        assert f'ALTER TABLE "{table}" FORCE ROW LEVEL SECURITY' in note
+    connections["owner"].close()
+    run(note.partition("\n")[2], alias="owner")
+    assert [is_forced(table) for table in TABLES] == [True, True]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.contrib.postgres.operations import ValidateConstraint
-from django.db import DatabaseError
+from django.db import Error
 from django.db.migrations import AddConstraint
 from django.db.migrations.operations.base import Operation
 
@@ -281,13 +281,19 @@ class ValidateSameTenant(ValidateConstraint):
             constraint = state.get_constraint_by_name(self.name)
             first, last = constraint.validation(model, schema_editor)
             try:
-                for sql in first:
+                for sql in (*first, *last):
                     schema_editor.execute(sql, None)
-            except DatabaseError:
+            except BaseException as error:  # An interrupt too, for which a long check is likely.
                 # Otherwise the transaction is over, and has undone what came first.
                 if not schema_editor.atomic_migration:
-                    for sql in last:
-                        schema_editor.execute(sql, None)
+                    try_last(schema_editor, last, error)
                 raise
-            for sql in last:
-                schema_editor.execute(sql, None)
+
+
+def try_last(schema_editor: Any, last: Iterable[Any], error: BaseException) -> None:
+    """Execute SQL that must follow even after `error`, which stays what is raised."""
+    for sql in last:
+        try:
+            schema_editor.execute(sql, None)
+        except Error as another:
+            error.add_note(f"This must follow, and has failed, too ({another}):\n{sql}")
