@@ -12,9 +12,11 @@ from django.core import checks
 from django.core.management import CommandError
 from django.db import connections
 
+from tenantry import RawPredicate, RLSConstraint, TenantField
 from tenantry.checks import policies as inspecting
 from tenantry.checks.schema import inspect_publications
-from tests.app.models import Tenant
+from tenantry.checks.tables import inspect_comparable, problems_of
+from tests.app.models import Item, Note, Tag, Tenant
 from tests.fix_aliases import Add
 from tests.fix_checks import broken, check, findings
 from tests.fix_migrations import Migrate
@@ -582,6 +584,75 @@ def test_a_check_that_cannot_run_says_so_and_hides_nothing(arrange: Any) -> None
     assert found[0][:2] == ("tenantry.W101", "role app")
     assert ("tenantry.E190", "table app_note") in [each[:2] for each in found]
     assert "could not be checked: permission denied" in found[1][2]
+
+
+WAYS: dict[str, tuple[dict[str, Any], str]] = {
+    "field": ({"field": "tenat"}, "app.Note has no field 'tenat' to protect its rows by"),
+    "path": ({"path": "title__tenant"}, "app.Note.title is not a foreign key, so that no path"),
+    "predicate": (
+        {"field": "tenant", "extra_predicates": [TenantField("partner")]},
+        "app.Note cannot be shared: app.Note has no field 'partner'",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_constraint_that_is_misspelled_hides_nothing(
+    way: str, arrange: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, said = WAYS[way]
+    monkeypatch.setattr(Note._meta, "constraints", [RLSConstraint(**given, name="app_note_rls")])
+    grant = "GRANT TRUNCATE ON app_tag TO app", "REVOKE TRUNCATE ON app_tag FROM app"
+    with broken(arrange, *grant):
+        found = findings()
+    assert [each[:2] for each in found if each[0].startswith("tenantry.E")] == [
+        ("tenantry.E190", "table app_note"),
+        ("tenantry.E117", "table app_tag"),
+    ]
+    assert f"could not be compared with its model: {said}" in found[0][2]
+    # With a database, Django asks the constraints, too.
+    errors = [each for each in checks.run_checks(databases=["default"]) if each.level >= 40]
+    assert [(each.obj, said in each.msg, bool(each.hint)) for each in errors] == [
+        (Note, True, True)
+    ]
+    monkeypatch.undo()
+    assert findings() == []
+
+
+def test_nothing_is_generated_for_a_constraint_that_is_misspelled(
+    arrange: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how, back, *_ = BREAKS["E111"]
+    monkeypatch.setattr(Note._meta, "constraints", [RLSConstraint(field="tenat", name="n")])
+    said = r"app.Note has no field 'tenat' .* Name the foreign key to the tenant in RLSConstraint"
+    with broken(arrange, how, back), pytest.raises(CommandError, match=said):
+        check("--generate")
+
+
+def test_a_child_of_a_model_whose_constraint_is_misspelled_is_told_so(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the parent is open, its child names its tenant, too."""
+    wrong = RLSConstraint(field="tenat", name="n", extra_predicates=[RawPredicate("true")])
+    monkeypatch.setattr(Item._meta, "constraints", [wrong])
+    found = {subject: text for id_, subject, text in findings() if id_ == "tenantry.E190"}
+    for table in ("app_item", "app_book"):
+        assert "app.Item has no field 'tenat'" in found[f"table {table}"]
+    assert list(problems_of(Tag)) == []
+
+
+def test_a_constraint_that_leads_to_no_model_is_left_to_django(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    author: Any = Note._meta.get_field("author")
+    monkeypatch.setattr(author.remote_field, "model", "app.Nobody")
+    wrong = RLSConstraint(path="author__tenant", name="n")
+    monkeypatch.setattr(Note._meta, "constraints", [wrong])
+    with connections["default"].cursor() as cursor:
+        (found,) = inspect_comparable(connections["default"], cursor, Note)
+    assert found.id == "tenantry.E190"
+    assert found.message.startswith("could not be compared with its model: 'str' object has no")
+    assert found.fix == "correct the model: see what manage.py check says of it"
 
 
 def test_a_database_that_cannot_be_reached_is_one_finding(arrange: Any) -> None:

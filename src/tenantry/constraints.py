@@ -201,9 +201,7 @@ class RLSConstraint(models.BaseConstraint):
         """Accept every instance: the database checks rows as they are written."""
 
     def _check(self, model: type[models.Model], connection: Any) -> list[checks.CheckMessage]:
-        found = check_installed(model)
-        found += self.check_path(model, (self.field or self.path or "").split("__"))
-        found += check_extra_predicates(model, self.extra_predicates)
+        found = check_installed(model) + self.problems(model)
         unknown = set(self.extra_bypass_flags) - set(rls_tenants().bypass_flags)
         if unknown:
             found.append(
@@ -219,6 +217,11 @@ class RLSConstraint(models.BaseConstraint):
 
     # Django 6.0 made it public.
     check = _check
+
+    def problems(self, model: Any) -> list[checks.CheckMessage]:
+        """Return the errors for which no policies can be made, or wrong ones."""
+        found = self.check_path(model, (self.field or self.path or "").split("__"))
+        return found + check_extra_predicates(model, self.extra_predicates)
 
     def check_path(self, model: Any, steps: Sequence[str]) -> list[checks.CheckMessage]:
         """Return an error if `steps` do not lead from column to column."""

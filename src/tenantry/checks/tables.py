@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from django.apps import apps
+from django.core.checks import CheckMessage
+from django.core.exceptions import FieldDoesNotExist
 from django.db import Error
 
 from ..conf import rls_tenants
+from ..constraints import RLSConstraint
+from ..dependents import owner_of, owners
 from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
 from .migrations import Migrations
@@ -83,12 +88,31 @@ def inspect_table(
 
 
 def inspect_comparable(connection: Any, cursor: Any, model: Any) -> Iterator[Finding]:
-    """Yield how policies differ, unless those of the models are none that PostgreSQL takes."""
+    """Yield how policies differ, or why the models ask for none that PostgreSQL takes."""
     try:
         yield from inspect_policies(connection, cursor, model)
     except Error:
         if not has_other_key(model):
             raise
+    except (AttributeError, FieldDoesNotExist) as error:
+        # Django's own checks of models say more, if nothing here is raised.
+        reasons = [(each.msg, each.hint) for each in problems_of(model)]
+        for reason, hint in reasons or [(str(error), "see what manage.py check says of it")]:
+            yield Finding(
+                "tenantry.E190",
+                f"table {model._meta.db_table}",
+                f"could not be compared with its model: {reason.rstrip('.')}",
+                f"correct the model: {str(hint).rstrip('.')}",
+            )
+
+
+def problems_of(model: Any) -> Iterator[CheckMessage]:
+    """Yield what is wrong with the constraints that the policies of `model` are made of."""
+    for constraint in model._meta.constraints:
+        if isinstance(constraint, RLSConstraint):
+            yield from constraint.problems(model)
+    for link in owners(model, apps):
+        yield from problems_of(owner_of(link, apps))
 
 
 def inspect_flags(table: str, subject: str, enabled: bool, forced: bool) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from ...checks.inspection import (
 from ...checks.models import inspect_models
 from ...checks.options import inspect_options
 from ...checks.policies import mend
+from ...checks.tables import problems_of
 from ...engine import is_bound
 from ...exceptions import TenantryError
 from ...policy_tests import policy_tests
@@ -67,6 +68,8 @@ class Command(BaseCommand):
         wrong = {each.subject for each in inspect_database(connection) if each.id in MENDABLE}
         for model in protected_models(connection):
             if f"table {model._meta.db_table}" in wrong:
+                for problem in problems_of(model):
+                    raise CommandError(f"{problem.msg} {problem.hint}")
                 with connection.cursor() as cursor:
                     self.stdout.write(f"{mend(connection, cursor, model)};\n")
 
