@@ -102,6 +102,50 @@ def test_a_key_that_a_shared_table_refers_to_becomes_wider(
         run("INSERT INTO migrated_line (doc_id) VALUES (0)")
 
 
+def partition(state: ProjectState, name: str) -> None:
+    """Put a partitioned table in the place of that of a model, with its rows and policies."""
+    model = state.apps.get_model("migrated", name)
+    table = model._meta.db_table
+    with connections["owner"].schema_editor() as editor:
+        for sql in (
+            f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY",
+            f"CREATE TABLE parted (LIKE {table} INCLUDING DEFAULTS INCLUDING INDEXES)"
+            " PARTITION BY HASH (id)",
+            f"CREATE TABLE part_of_{table} PARTITION OF parted"
+            " FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+            f"INSERT INTO parted SELECT * FROM {table}",
+            f"DROP TABLE {table} CASCADE",
+            f"ALTER TABLE parted RENAME TO {table}",
+        ):
+            editor.execute(sql)
+        for constraint in model._meta.constraints:
+            editor.add_constraint(model, constraint)
+
+
+def test_so_does_a_column_of_a_partitioned_table(tenants: Tenants, migrate: Migrate) -> None:
+    state = docs(tenants, migrate, n=number(null=True))
+    partition(state, "Doc")
+    state = migrate(AlterField("doc", "n", number(default=3)), state)
+    with admin_context():
+        assert run("SELECT n FROM migrated_doc") == [(3,), (3,)]
+    assert count("doc") == 0
+    assert is_protected("migrated_doc")[:2] == (True, True)
+
+
+def test_a_foreign_key_of_a_partitioned_table_to_hidden_rows_is_made(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    fields = [("id", models.AutoField(primary_key=True)), ("doc", number())]
+    state = docs(tenants, migrate, CreateModel("Line", fields))
+    manager(state, "Line").create(doc=tenants[0].pk)
+    partition(state, "Line")
+    key: Any = models.ForeignKey("migrated.Doc", models.CASCADE, db_column="doc")
+    state = migrate(AlterField("line", "doc", key), state)
+    with pytest.raises(IntegrityError):
+        run("INSERT INTO migrated_line (id, doc) VALUES (7, 0)")
+    assert is_protected("migrated_doc")[:2] == (True, True)
+
+
 @pytest.mark.parametrize("atomic", [True, False])
 def test_the_sql_says_so(*, atomic: bool, tenants: Tenants, migrate: Migrate) -> None:
     state = docs(tenants, migrate, n=number(null=True))

@@ -15,10 +15,13 @@ from django.db import models, transaction
 
 from ...retyping import target
 
-# Only if the first one has rows to look at; the size is of all rows. Nothing else is worth a lock.
+# Only if the first one has rows to look at; the size is of all rows, which a partitioned table has
+# none of itself. Nothing else is worth a lock.
 _FORCED = """\
 SELECT name FROM unnest(%(tables)s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
-WHERE relrowsecurity AND relforcerowsecurity AND pg_relation_size(to_regclass(%(first)s)) > 0"""
+WHERE relrowsecurity AND relforcerowsecurity
+  AND (pg_relation_size(to_regclass(%(first)s)) > 0 OR EXISTS (
+    SELECT FROM pg_partition_tree(to_regclass(%(first)s)) WHERE pg_relation_size(relid) > 0))"""
 
 
 @contextmanager
