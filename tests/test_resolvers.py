@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
-from django.test.utils import CaptureQueriesContext
+from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.urls import path
 
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
@@ -24,7 +24,7 @@ from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
 from tenantry.middleware import RLSTenantMiddleware
 from tenantry.resolution import aresolve, resolve
 from tenantry.resolvers import Resolver, resolvers
-from tenantry.resolvers.lookup import relatives
+from tenantry.resolvers.lookup import TenantLookup, relatives
 from tenantry.selection import switch_tenant
 from tests import settings as project
 from tests.app.models import (
@@ -396,6 +396,26 @@ def test_the_models_that_may_save_a_row() -> None:
     assert relatives(Item) == relatives(Book) >= {Item, Book, NewestFirst}
     assert relatives(Contract) >= {Contract, Document}
     assert relatives(Note) == {Note}
+
+
+def test_a_tenant_that_is_saved_by_its_proxy_or_its_model_is_looked_up_again(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with isolate_apps("tests.app") as isolated:
+
+        class Customer(Tenant):
+            class Meta:
+                app_label = "app"
+                proxy = True
+
+    monkeypatch.setattr("tenantry.resolvers.lookup.apps", isolated)
+    given = {"TENANT_MODEL": "app.Customer", "TENANT_PK_TYPE": "bigint"}
+    with override_settings(RLS_TENANTS={**project.RLS_TENANTS, **given}):
+        lookup = TenantLookup("name", {}, 30)
+        for model in (Tenant, Customer):
+            assert lookup.find("A") == lookup.kept("A") == tenants[0].pk
+            model._default_manager.get(name="A").save()
+            assert lookup.kept("A") is None
 
 
 def test_what_was_read_before_a_change_was_committed_is_not_kept(

@@ -13,6 +13,7 @@ from django.test.utils import isolate_apps
 from tenantry import RLSConstraint, SharedWith, TenantField
 
 ACCOUNT = {"TENANT_MODEL": "app.Account", "TENANT_PK_TYPE": "bigint"}
+PROXY = {**ACCOUNT, "TENANT_MODEL": "app.Customer"}
 
 # Tests make several models of one name.
 pytestmark = pytest.mark.filterwarnings("ignore:Model 'app.*' was already registered")
@@ -153,3 +154,17 @@ def test_the_link_of_a_tenant_to_its_parent_need_not_be_its_key() -> None:
     ((id_, message, _),) = errors(owned(to(tenants, to_field="link")))
     assert id_ == "tenantry.E007"
     assert "refers to app.Account.link, and not to the primary key of the tenant" in message
+
+
+@override_settings(RLS_TENANTS=PROXY)
+@isolate_apps("tests.app")
+def test_the_tenant_may_be_named_by_a_proxy() -> None:
+    tenants = account()
+    proxy = made("Customer", tenants, proxy=True)
+    other = made("Other")
+    for model in (tenants, proxy, made("Branch", tenants)):
+        assert errors(owned(to(model))) == []
+    ((_, message, _),) = errors(owned(to(tenants, to_field="number")))
+    assert "not to the primary key of the tenant, app.Customer" in message
+    ((_, message, _),) = errors(owned(to(other)))
+    assert "refers to app.Other, and not to the tenant, app.Customer" in message

@@ -33,8 +33,13 @@ def field_of(model: Any, name: str) -> Any:
 
 
 def is_tenant_model(model: Any) -> bool:
-    """Return whether `model` is that of the tenants, or a proxy of it."""
-    return concrete_label(model) == rls_tenants().tenant_model.lower()
+    """Return whether `model` is that of the tenants, or a proxy of it; the setting may name one."""
+    label = rls_tenants().tenant_model
+    try:
+        label = concrete_label(model._meta.apps.get_model(label))
+    except LookupError:
+        label = label.lower()
+    return concrete_label(model) == label
 
 
 def same_table(one: Any, other: Any) -> bool:
