@@ -13,16 +13,21 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import models
+from django.db.migrations import CreateModel
 from django.test import override_settings
 
 from example_asgi.servers import Postgres
+from tenantry import RawPredicate, RLSConstraint, TenantField, policy_tests, tenant_context
 from tenantry.binding import ADMIN as ADMIN_BINDING
 from tenantry.seal import token
 from tests.app.models import Tenant
 from tests.fix_example import ADMIN, APP, DATABASE, EXAMPLE, Example, environment
+from tests.fix_migrations import Migrate
 from tests.judges import MODES, Judge, try_policies, write_config
 from tests.sabotage import Connection, broken
 from tests.settings import RLS_TENANTS, SHAPE, SHAPES
+from tests.test_sharing import base, paper
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -247,6 +252,51 @@ def test_statements_find_a_table_that_shows_nobody_anything(
     found = {each.removeprefix("app_note: ") for each in wrong(checks)}
     assert {each for each in found if not each.startswith("admin: ")} == OWN | AWAY
     assert status == 1
+
+
+PAGE = CreateModel(
+    "Page",
+    [
+        ("id", models.BigAutoField(primary_key=True)),
+        ("paper", models.ForeignKey("migrated.Paper", models.CASCADE)),
+        ("is_public", models.BooleanField(default=True)),
+    ],
+    {
+        "constraints": [
+            RLSConstraint(
+                path="paper__tenant",
+                name="page_rls",
+                extra_predicates=[RawPredicate("is_public")],
+            )
+        ]
+    },
+)
+
+
+def test_what_is_shared_may_be_read_and_is_not_written(
+    tenants: Tenants,
+    migrate: Migrate,
+    monkeypatch: pytest.MonkeyPatch,
+    postgres: Postgres,
+    tmp_path: Path,
+) -> None:
+    state = migrate(PAGE, migrate(paper(TenantField("partner")), base()))
+    papers, pages = (state.apps.get_model("migrated", name) for name in ("Paper", "Page"))
+    for tenant, partner in (tenants, tenants[::-1]):
+        with tenant_context(tenant.pk):
+            for shared_with in (None, partner.pk):
+                row = papers._default_manager.create(title="x", partner_id=shared_with)
+                pages._default_manager.create(paper=row)
+    monkeypatch.setattr(policy_tests, "protected_models", lambda connection: [papers, pages])
+    path = tmp_path / "definition.json"
+    path.write_text(define(*tenants))
+    status, _, checks = try_policies(postgres.dsn("postgres", "tenantry"), path)
+    assert (status, wrong(checks)) == (0, set())
+    asked = {each["id"] for each in checks}
+    assert len(asked) == 2 * (CHECKS - 2)
+    for table in ("migrated_paper", "migrated_page"):
+        assert f"{table}: tenant_a: update foreign" in asked
+        assert f"{table}: tenant_a: select foreign" not in asked
 
 
 def test_statements_find_a_table_without_rows(

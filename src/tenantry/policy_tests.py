@@ -55,6 +55,8 @@ class Subject:
     columns: Sequence[str]
     # For a table without a tenant of its own, the predicate that its rows' owners are visible.
     visible: str | None
+    # Whether a tenant may read more rows than its own, and these.
+    is_shared: bool = False
 
     def own(self, tenant: str) -> str:
         """Return the predicate that a row is `tenant`'s."""
@@ -122,20 +124,21 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
         ]
         own = [each for each in options.constraints if isinstance(each, RLSConstraint)]
         owner = own[0].owner(model) if own else None
+        is_shared = bool(own and own[0].extra_predicates)
         if model in external:
             owner = Owner(external[model])
             # It need not be a field's.
             columns = list(dict.fromkeys([*columns, quote(owner.column)]))
         if owner is not None and not owner.hops:
-            yield Subject(options.db_table, table, quote(owner.column), columns, None)
+            column, visible = quote(owner.column), None
         else:
             references = (
                 [reference_of(owner, table, quote)]
                 if owner is not None
                 else references_of(model, apps, quote)
             )
-            visible = all_exist(table, references)
-            yield Subject(options.db_table, table, references[0].column, columns, visible)
+            column, visible = references[0].column, all_exist(table, references)
+        yield Subject(options.db_table, table, column, columns, visible, is_shared)
 
 
 def reference_of(owner: Owner, table: str, quote: Quote) -> Reference:
@@ -208,6 +211,8 @@ def tenant_checks(subject: Subject, tenant: str, other: str) -> Iterator[Check]:
     proof = {} if subject.visible is None else {"sanity_required": False}
     for verb, template in (("select", SELECT), ("update", UPDATE), ("delete", DELETE)):
         yield check(subject, tenant, f"{verb} own", subject.sql(template, own), "allow")
+        if verb == "select" and subject.is_shared:
+            continue  # Only the policy says which of them are shared.
         sql = subject.sql(template, foreign)
         yield check(subject, tenant, f"{verb} foreign", sql, "deny", **proof)
     yield check(subject, tenant, "insert own", subject.sql(REPLACE, own), "allow")
