@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -304,6 +305,25 @@ def test_names_and_keys_of_every_kind(migrate: Migrate) -> None:
         notes.create(owner=2, parent=mine)
     with admin_context():
         assert notes.count() == 2
+
+
+@pytest.mark.parametrize("table", ["ä" * 30, "9" * 50, "_" * 50, "a" * 50])
+def test_the_unique_constraint_of_any_table_is_found_again(table: str, migrate: Migrate) -> None:
+    """PostgreSQL cuts names off, by their bytes, and so what tells whose the constraint is."""
+    target = author()
+    target.options["db_table"] = table
+    state = migrate(target, note(same()))
+    unique = (
+        "SELECT conname::text FROM pg_constraint"
+        f" WHERE conrelid = '\"{table}\"'::regclass AND contype = 'u'"
+    )
+    ((name,),) = run(unique, "owner")
+    assert name.endswith("_same_tenant")
+    assert len(name.encode()) <= 63
+    if table.startswith("a"):
+        assert re.fullmatch(r"a{20}_owner_id_[0-9a-f]{8}_same_tenant", name)
+    migrate(RemoveConstraint("note", "note_author_same"), state=state)
+    assert run(unique, "owner") == []
 
 
 def test_a_unique_constraint_that_is_there_is_used_and_kept(migrate: Migrate) -> None:

@@ -178,6 +178,8 @@ class SameTenant(models.BaseConstraint):
         keys = [field_of(to, to_tenant).column, key.target_field.column]
         table = to._meta.db_table
         unique = schema_editor._create_index_name(table, keys, suffix=samekeys.SUFFIX)
+        # Django counts characters, and cuts the last one off where it puts a letter in front.
+        unique = shortened(unique, samekeys.SUFFIX)
         return ForAllTenants(
             samekeys.add(policy_of(model), valid=valid),
             self,
@@ -305,13 +307,16 @@ class SameTenant(models.BaseConstraint):
     check = _check
 
 
-def shortened(name: str) -> str:
-    """Return a name that PostgreSQL does not cut off; one that is not finished stays."""
+def shortened(name: str, suffix: str = "") -> str:
+    """Return a name that PostgreSQL does not cut off, and `suffix` at its end.
+
+    One that is not finished stays.
+    """
     encoded = name.encode()
-    if len(encoded) <= MAX_NAME or "%(" in name:
+    if (len(encoded) <= MAX_NAME and name.endswith(suffix)) or "%(" in name:
         return name
-    digest = "_" + names_digest(name, length=8)
-    return encoded[: MAX_NAME - len(digest)].decode(errors="ignore") + digest
+    end = f"_{names_digest(name, length=8)}{suffix}"
+    return encoded[: MAX_NAME - len(end)].decode(errors="ignore") + end
 
 
 def tenant_field(model: Any) -> str | None:
