@@ -206,6 +206,21 @@ def test_a_part_of_a_protected_row_without_a_policy_is_found(
         ]
 
 
+# Since Django 6.1 the database can do what Django does.
+@isolate_apps("tests.app")
+@pytest.mark.parametrize(
+    ("name", "is_found"),
+    [
+        (name, is_found)
+        for name, is_found in (("CASCADE", True), ("DB_CASCADE", True), ("DB_SET_NULL", False))
+        if hasattr(models, name)
+    ],
+)
+def test_a_row_that_ends_with_a_protected_one_is_part_of_it(name: str, *, is_found: bool) -> None:
+    result = found(model(part(null=True, on_delete=getattr(models, name))))
+    assert [each for each, _ in result] == (["tenantry.W158"] if is_found else [])
+
+
 @isolate_apps("tests.app")
 def test_what_is_no_part_of_a_protected_row_is_not_found() -> None:
     assert found(model(part(Shared))) == found(model(part("app.Nowhere"))) == []

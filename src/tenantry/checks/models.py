@@ -158,7 +158,7 @@ def inspect_parts(model: Model) -> Iterator[Finding]:
         if not is_protected(whole, apps):
             continue
         # Such a row is not without the other, or ends with it.
-        if not field.null or field.remote_field.on_delete is CASCADE:
+        if not field.null or cascades(field.remote_field.on_delete):
             path = f"{field.name}__{path_of(whole)}"
             yield Finding(
                 "tenantry.W158",
@@ -169,6 +169,12 @@ def inspect_parts(model: Model) -> Iterator[Finding]:
                 " RLS_TENANTS['SHARED_MODELS']",
             )
             return
+
+
+def cascades(on_delete: Any) -> bool:
+    """Return whether rows are deleted with what they refer to, by Django or by the database."""
+    # What the database does, since Django 6.1, names what Django does where it has to.
+    return getattr(on_delete, "forced_collector", on_delete) is CASCADE
 
 
 def path_of(model: Model) -> str:
