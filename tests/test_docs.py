@@ -136,12 +136,23 @@ def test_the_options_are_those_that_are_read() -> None:
     assert sorted(documented) == sorted(OWN)
 
 
-def test_the_checks_are_those_that_exist() -> None:
-    found = {
+def emitted() -> set[str]:
+    """Return the ids of all checks."""
+    return {
         identifier
         for module in (SOURCE / "tenantry").rglob("*.py")
         for identifier in re.findall(r'"(tenantry\.[EWI]\d+)"', module.read_text())
     }
+
+
+def test_every_check_is_named_by_a_test() -> None:
+    tests = Path(__file__).parent.glob("test_*.py")
+    named = {found for each in tests for found in re.findall(r"\b[EW]\d{3}\b", each.read_text())}
+    assert {identifier.removeprefix("tenantry.") for identifier in emitted()} - named == set()
+
+
+def test_the_checks_are_those_that_exist() -> None:
+    found = emitted()
     text = (DOCS / "reference/checks.md").read_text()
     start = r"^\((tenantry-[ew]\d+)\)=\n### (tenantry\.[EW]\d+)\n"
     sections = re.findall(start + r"(.*?)(?=^\(|^##|\Z)", text, re.MULTILINE | re.DOTALL)

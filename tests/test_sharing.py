@@ -33,7 +33,7 @@ from tenantry import (
 )
 from tenantry.exceptions import NoTenantContextError, RLSConfigurationError
 from tests import settings as test_settings
-from tests.app.models import Note, Tenant
+from tests.app.models import Book, Item, Note, Tenant
 from tests.fix_migrations import Migrate
 
 Tenants = tuple[Tenant, Tenant]
@@ -774,6 +774,7 @@ def test_a_path_that_leads_nowhere_is_found_by_a_check(tenants: Tenants) -> None
 
     for path, id_, part in (
         ("author__nobody", "tenantry.E001", "app.Author has no field 'nobody'"),
+        ("author__note", "tenantry.E002", "app.Author.note is not a column of the model's own"),
         ("title__tenant", "tenantry.E003", "app.Note.title is not a foreign key"),
         ("tagging__tenant", "tenantry.E001", "app.Note has no field 'tagging'"),
     ):
@@ -796,6 +797,16 @@ def test_a_check_says_how_a_way_to_the_tenant_is_named(given: Any, hint: str) ->
     assert found.id == "tenantry.E001"
     assert found.hint is not None
     assert found.hint.endswith(hint)
+
+
+def test_a_tenant_in_the_table_of_a_parent_is_found_by_a_check() -> None:
+    constraint: Any = RLSConstraint(field="tenant", name="n")
+    for model, name in ((Book, "app.Book.tenant"), (Item, "app.Item.comments")):
+        constraint.field = name.rpartition(".")[2]
+        (found,) = constraint._check(model, connections["default"])
+        assert found.id == "tenantry.E002"
+        assert found.msg == f"{name} is not a column of the model's own table."
+        assert found.hint == "Declare a foreign key to the tenant on this model."
 
 
 @pytest.mark.parametrize("label", ["nope", "app.Note.Share", "", None, Note])
