@@ -28,7 +28,7 @@ from tenantry.operations import AddRLSPolicy, AlterRLSPolicy
 from tenantry.policy_tests import protected_tables
 from tests import settings as test_settings
 from tests.app.models import Tag, Tenant, User
-from tests.fix_migrations import Migrate, migration_of
+from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
@@ -111,9 +111,35 @@ def test_what_belongs_to_its_rows_is_found(
     superuser.execute("TRUNCATE auth_group_permissions")
 
 
-def test_the_operation_is_undone(groups: Tenants) -> None:
-    columns = "SELECT count(*) FROM information_schema.columns WHERE table_name = 'auth_group'"
-    assert run(columns, alias="owner") == [(3,)]
+def shape_of(table: str) -> tuple[list[Any], Any]:
+    """Return the columns of a table with their defaults, and how it is protected."""
+    columns = run(
+        "SELECT column_name::text, data_type::text, column_default FROM information_schema.columns"
+        " WHERE table_name = %s ORDER BY 1",
+        [table],
+        alias="owner",
+    )
+    return columns, is_protected(table)
+
+
+@pytest.mark.parametrize("create_column", [True, False])
+def test_the_operation_is_undone(create_column: bool, tenants: Tenants) -> None:
+    state = ProjectState.from_apps(apps)
+    if create_column:
+        add = AddRLSPolicy("auth.Group", tenant_model="app.Tenant", **current())
+    else:
+        add = AddRLSPolicy("auth.Group", "id", create_column=False, **current())
+    before = shape_of("auth_group")
+    assert before[1] == (False, False, 0)
+    with connections["owner"].schema_editor() as editor:
+        add.database_forwards("app", editor, state, state)
+    columns, protection = shape_of("auth_group")
+    assert protection[:2] == (True, True)
+    added = [name for name, *_ in columns if name not in {known for known, *_ in before[0]}]
+    assert added == (["tenant_id"] if create_column else [])
+    with connections["owner"].schema_editor() as editor:
+        add.database_backwards("app", editor, state, state)
+    assert shape_of("auth_group") == before
 
 
 def test_the_policy_that_is_missing_is_found(tenants: Tenants, settings: Any) -> None:
