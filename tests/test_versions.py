@@ -1,0 +1,209 @@
+"""The SQL of version 1, which migrations run for ever: whoever changes a word makes a new version.
+
+Where a digest differs, leave the text as it was, and write a template of another version beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from django.db import models
+from django.test import override_settings
+from django.test.utils import isolate_apps
+
+from tenantry import RawPredicate, RLSConstraint, SharedWith, TenantField
+from tenantry.policies import samekeys
+from tenantry.policies.ddl import Policy, Reference, depend, independ, unprotect
+from tenantry.policies.owners import Hop, Owner
+from tenantry.policies.predicates import current_tenant
+from tenantry.policies.seal import verifier
+
+TABLE = '"t"'
+ROLES: dict[str, Any] = {"admin_role": "the admin", "app_role": "the app"}
+GUC = Policy("rls", "bigint", 1)
+RESTRICTED = Policy("rls", "uuid", 1, app_role="the app")
+ROLE = Policy("rls", "int", 1, **ROLES)
+SEALED = Policy("rls", "text", 1, sealed=True)
+SEALED_ROLE = Policy("rls", "text", 1, **ROLES, sealed=True)
+POLICIES = {
+    "guc": GUC,
+    "guc, restricted": RESTRICTED,
+    "role": ROLE,
+    "sealed": SEALED,
+    "sealed role": SEALED_ROLE,
+}
+PATH = Owner("c", (Hop("a_id", "a", "id"), Hop("b_id", "b", "code")))
+CLOSED = Reference('"a_id"', '"a"', '"id"')
+OTHER = Reference('"b_id"', '"b"', '"id"')
+OPEN = Reference('"a_id"', '"a"', '"id"', "owner.c = (SELECT 1)")
+
+
+def quote(name: str) -> str:
+    return f'"{name}"'
+
+
+def protect(policy: Policy, owner: Owner) -> str:
+    """Return what protects a table."""
+    return policy.protect(TABLE, policy.rules(owner.holds(TABLE, policy.tenant, quote)))
+
+
+def shared(policy: Policy) -> str:
+    """Return what protects a table that others may read by every kind of predicate and a flag."""
+    with (
+        isolate_apps("tests.app"),
+        override_settings(RLS_TENANTS={"TENANT_MODEL": "app.Tenant", "BYPASS_FLAGS": ["flag"]}),
+    ):
+
+        class Share(models.Model):
+            row = models.ForeignKey("app.Row", models.CASCADE)
+            tenant = models.ForeignKey("app.Owner", models.CASCADE, related_name="+")
+            recipient = models.ForeignKey("app.Owner", models.CASCADE, related_name="+")
+
+            class Meta:
+                app_label = "app"
+
+        class Row(models.Model):
+            tenant = models.ForeignKey("app.Owner", models.CASCADE, related_name="+")
+            partner = models.ForeignKey("app.Owner", models.CASCADE, related_name="+")
+
+            class Meta:
+                app_label = "app"
+                constraints = [
+                    RLSConstraint(
+                        field="tenant",
+                        name="rls",
+                        extra_predicates=[
+                            TenantField("partner"),
+                            RawPredicate("is_public"),
+                            SharedWith("app.Share", row="row", tenant="recipient"),
+                        ],
+                        extra_bypass_flags=["flag", "another"],
+                        guc_prefix=policy.guc_prefix,
+                        key_type=policy.key_type,
+                        version=policy.version,
+                        admin_role=policy.admin_role,
+                        app_role=policy.app_role,
+                        sealed=policy.sealed,
+                    )
+                ]
+
+        class Owner(models.Model):
+            class Meta:
+                app_label = "app"
+
+        (constraint,) = Row._meta.constraints
+        assert isinstance(constraint, RLSConstraint)
+        return policy.protect(TABLE, constraint.rules(Row, quote, TABLE))
+
+
+TEXTS: dict[str, Callable[[Policy], str]] = {
+    "a column": lambda policy: protect(policy, Owner("c")),
+    "a path": lambda policy: protect(policy, PATH),
+    "shared": shared,
+    "a child": lambda policy: depend(TABLE, [CLOSED], policy),
+    "a child of a shared row": lambda policy: depend(TABLE, [OPEN], policy),
+    "a relation": lambda policy: depend(TABLE, [CLOSED, OTHER], policy),
+    "a relation of a shared row": lambda policy: depend(TABLE, [OPEN, OTHER], policy),
+    "undone": lambda policy: unprotect(TABLE, policy.rules("true", "true", ["flag"])),
+    "SameTenant": lambda policy: samekeys.add(policy, valid=True),
+    "SameTenant, not valid": lambda policy: samekeys.add(policy, valid=False),
+    "SameTenant, validated": samekeys.validate,
+    "a default": lambda policy: current_tenant(
+        policy.guc_prefix, policy.key_type, sealed=policy.sealed
+    ),
+}
+OF_NO_POLICY = {
+    "a child that is one no more": independ(TABLE),
+    "SameTenant, dropped": samekeys.DROP,
+    "SameTenant, released": samekeys.RELEASE_OWNER,
+    "SameTenant, forced": samekeys.FORCE_OWNER,
+    "verifier": verifier("rls"),
+}
+
+
+def digests() -> dict[str, str]:
+    """Return the beginning of the digest of each text, by its name."""
+    texts = {
+        f"{shape}: {name}": text(policy)
+        for shape, policy in POLICIES.items()
+        for name, text in TEXTS.items()
+    }
+    texts |= OF_NO_POLICY
+    return {name: sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
+
+
+DIGESTS: dict[str, str] = {
+    "guc: a column": "7489600934dcf4ed",
+    "guc: a path": "a6640c94654e394a",
+    "guc: shared": "13af953d475aa6a4",
+    "guc: a child": "ef807682e017d4b4",
+    "guc: a child of a shared row": "82cb42259e08869b",
+    "guc: a relation": "0d8ab8ff1476b19f",
+    "guc: a relation of a shared row": "6213095f55413e92",
+    "guc: undone": "78fff0d3cf47319b",
+    "guc: SameTenant": "530b16234904648e",
+    "guc: SameTenant, not valid": "9774da80080ea9e8",
+    "guc: SameTenant, validated": "e05e8d4b741d3908",
+    "guc: a default": "08cc1a5bcc8ccef1",
+    "guc, restricted: a column": "2a9726fb6b0142d9",
+    "guc, restricted: a path": "9e70bb41b96fc2c7",
+    "guc, restricted: shared": "13d7edc958ff0a8f",
+    "guc, restricted: a child": "0ee0ec4f58e92aa5",
+    "guc, restricted: a child of a shared row": "55612ef3982b494f",
+    "guc, restricted: a relation": "26adc04ab0844ec7",
+    "guc, restricted: a relation of a shared row": "62e522cbbb13d2d9",
+    "guc, restricted: undone": "070adf7f82d9959b",
+    "guc, restricted: SameTenant": "530b16234904648e",
+    "guc, restricted: SameTenant, not valid": "9774da80080ea9e8",
+    "guc, restricted: SameTenant, validated": "e05e8d4b741d3908",
+    "guc, restricted: a default": "6a2552791216ab2a",
+    "role: a column": "e68f0e224cd13434",
+    "role: a path": "3a20ce074a9a1296",
+    "role: shared": "add8aeebb9fd6b04",
+    "role: a child": "0ee0ec4f58e92aa5",
+    "role: a child of a shared row": "3a845f2097a8252e",
+    "role: a relation": "26adc04ab0844ec7",
+    "role: a relation of a shared row": "eb3868012f0b5173",
+    "role: undone": "3b2fc1a49801827a",
+    "role: SameTenant": "7ef21c7a993c2e49",
+    "role: SameTenant, not valid": "9774da80080ea9e8",
+    "role: SameTenant, validated": "19fed9233fecd891",
+    "role: a default": "7dbebe9b646753ee",
+    "sealed: a column": "7aef05c9a424d113",
+    "sealed: a path": "5784f4cb299e221a",
+    "sealed: shared": "336211b5e619a99e",
+    "sealed: a child": "ef807682e017d4b4",
+    "sealed: a child of a shared row": "14101ba93a09c5d9",
+    "sealed: a relation": "0d8ab8ff1476b19f",
+    "sealed: a relation of a shared row": "dde479599060943f",
+    "sealed: undone": "78fff0d3cf47319b",
+    "sealed: SameTenant": "8a38ca193af9bae6",
+    "sealed: SameTenant, not valid": "9774da80080ea9e8",
+    "sealed: SameTenant, validated": "ff6ed699b2a0e4c2",
+    "sealed: a default": "53b25ff13477319f",
+    "sealed role: a column": "140a5c71ea1b6895",
+    "sealed role: a path": "0dfc2306522d265d",
+    "sealed role: shared": "c64d17702291db59",
+    "sealed role: a child": "0ee0ec4f58e92aa5",
+    "sealed role: a child of a shared row": "713ff5dcd78afa9f",
+    "sealed role: a relation": "26adc04ab0844ec7",
+    "sealed role: a relation of a shared row": "b1e6d344b780e2a0",
+    "sealed role: undone": "3b2fc1a49801827a",
+    "sealed role: SameTenant": "7ef21c7a993c2e49",
+    "sealed role: SameTenant, not valid": "9774da80080ea9e8",
+    "sealed role: SameTenant, validated": "19fed9233fecd891",
+    "sealed role: a default": "53b25ff13477319f",
+    "a child that is one no more": "667ae96014ba1597",
+    "SameTenant, dropped": "05461147f169bd6c",
+    "SameTenant, released": "e7877e7fd09c4f6c",
+    "SameTenant, forced": "f899c6946caa22e1",
+    "verifier": "5337ecb31c307b69",
+}
+
+
+@pytest.mark.filterwarnings("ignore:Model 'app.*' was already registered")
+def test_version_1_never_changes() -> None:
+    assert digests() == DIGESTS
