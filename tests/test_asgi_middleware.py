@@ -289,7 +289,8 @@ async def test_only_requests_are_read_only(kind: str, users: dict[str, User | No
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        ([], "X-Tenant"),
+        ([], "X-Tenant, Cookie"),
+        ([(b"vary", b"Accept")], "Accept, X-Tenant, Cookie"),
         ([(b"vary", b"Cookie, Accept")], "Cookie, Accept, X-Tenant"),
         ([(b"Vary", b"Cookie"), (b"vary", b"x-tenant")], "Cookie, x-tenant"),
         ([(b"vary", b"*")], "*"),
@@ -304,6 +305,17 @@ async def test_the_response_names_what_it_depends_on(
         _, found, headers = await get(TenantMiddleware(echo), scope)
     assert found == A
     assert headers == {"vary": expected, "x-other": "kept"}
+
+
+async def test_a_response_that_asks_no_session_does_not_depend_on_it(
+    users: dict[str, User | None],
+) -> None:
+    scope = await sync_to_async(scope_of)(users["a"])
+    scope["user"] = users["a"]
+    with configured("user"):
+        _, found, headers = await get(TenantMiddleware(Echo()), scope)
+    assert found == A
+    assert "vary" not in headers
 
 
 # What is denied.

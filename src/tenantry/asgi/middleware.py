@@ -78,7 +78,11 @@ class TenantMiddleware:
         """Return the binding of a connection, and the headers that it was taken from."""
         try:
             if self.resolve is None:
-                found = await aresolve(request_of(scope))
+                request = request_of(scope)
+                found = await aresolve(request)
+                # As Django's SessionMiddleware does, which does not get to answer here.
+                if getattr(getattr(request, "session", None), "accessed", False):
+                    found = found._replace(vary=(*found.vary, "Cookie"))
             else:
                 found = Resolved(believed(await self.resolve(scope)), ())
         except DatabaseError:
