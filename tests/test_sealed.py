@@ -360,6 +360,9 @@ STATEMENTS = [
     "UPDATE app_note SET tenant_id = {b}",
     "INSERT INTO app_note (title, tenant_id) VALUES ('planted', {b})",
     "DELETE FROM app_note WHERE tenant_id = {b}",
+    # To a savepoint of the admin. A string goes on with another one after a line break only.
+    "ROLLBACK TO SAVEPOINT s",
+    "DO LANGUAGE E'plpgsql' 'BEGIN END --\\'; ROLLBACK TO SAVEPOINT s; {titles}; --'",
 ]
 # And within one statement, outside a transaction too.
 EXPRESSIONS = [
@@ -410,7 +413,7 @@ def test_an_injection_never_yields_a_foreign_row(
 ) -> None:
     a, b = tenants
     key = seal_keys()[0].name
-    values = {"a": a.pk, "b": b.pk, "key": key}
+    values = {"a": a.pk, "b": b.pk, "key": key, "titles": TITLES}
     forged = f"1:{key}:{later()}:admin:{'0' * 64}:{b.pk}"
     payload = payload.replace("{forged}", forged)
     for name, value in values.items():
@@ -421,6 +424,9 @@ def test_an_injection_never_yields_a_foreign_row(
                 try:
                     if block:
                         with transaction.atomic():
+                            with admin_context():
+                                cursor.execute("SELECT count(*) FROM app_note")
+                                cursor.execute("SAVEPOINT s")
                             seen = attempt(cursor, statement)
                             seen += attempt(cursor, TITLES)
                     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from time import perf_counter
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.db import DatabaseError, connections, migrations, transaction
 from django.db.migrations.state import ProjectState
 
 from tenantry import aconnection, admin_context, tenant_context
-from tenantry.backends.postgresql.several import undoes_binding
+from tenantry.backends.postgresql.several import BLANK, statements, undoes_binding
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Tenant
 from tests.fix_wire import Wire
@@ -46,6 +47,11 @@ def alias(request: pytest.FixtureRequest, wire: Wire) -> str:
         # What a quote is depends on what is in front of it.
         "SELECT E'a\\'; ', ''; ROLLBACK TO s; SELECT '--'",
         "SELECT E'a'\n'\\';'; ROLLBACK; SELECT 1",
+        # It is continued after a line break only, and what follows is of another kind then.
+        "SELECT E'a' '\\'; ROLLBACK; SELECT 1 --'",
+        "SELECT E'a'\f\t'\\'; ROLLBACK; SELECT 1 --'",
+        "SELECT E'a' /* \n */ '\\'; ROLLBACK; SELECT 1 --'",
+        "SELECT 'a'\n'\\'; ROLLBACK; SELECT 1 --'",
         "SELECT '\\'; ROLLBACK TO s; SELECT '",
         "SELECT xe'\\'; ROLLBACK TO s; SELECT 1 --'",
         "SELECT 1_0$$; ' $$; ROLLBACK TO s; SELECT 1 --'",
@@ -72,6 +78,7 @@ def test_what_undoes_the_binding_of_the_next_is_found(statement: str) -> None:
         "SELECT '; ROLLBACK; SELECT 1'",
         "SELECT E'\\'; ROLLBACK; SELECT 1'",
         "SELECT E'a'\n -- x;\n '; ROLLBACK; \\' SELECT 1'",
+        "SELECT E'a' -- x;\f\r'\\'; ROLLBACK; SELECT 1'",
         'SELECT "; ROLLBACK; x"; SELECT 2',
         "SELECT 1 - 1 / 1 -- ; ROLLBACK; SELECT 2\n; SELECT 3",
         "SELECT 1 /* ; ROLLBACK; */; SELECT 1",
@@ -93,6 +100,50 @@ def test_it_takes_time_by_the_length(piece: str) -> None:
     start = perf_counter()
     undoes_binding(piece.encode() * 30_000)
     assert perf_counter() - start < 10
+
+
+# What strings, comments and names are made of, and what may be between them.
+INSIDE = ["x", "'", "''", "\\", "\\'", "\\\\", '"', "$$", "$a$", "--", "/*", "*/", "\n", "E'"]
+INSIDE += ["; SELECT 2", "; SELECT 2 --", "; SELECT 2 /*"]
+QUOTES = ["'{}'", "E'{}'", "e'{}'", "U&'{}'", "B'{}'", "N'{}'", "$${}$$", "$a${}$a$", '"{}"']
+BETWEEN = ["", " ", "\n", "\r", "\f", "\n\n", " \n\t", "--{}\n", " -- {}\r\n", "/*{}*/", "\n/*{}*/"]
+BETWEEN += [",", "||", " -", " /", "1", "a", "1_0", "a$", "$1", "; SELECT ", ";\n;SELECT "]
+# In the last of these statements two strings may stand next to each other.
+BEGINNINGS = ["SELECT ", "SELECT ", "SELECT 1", "DO LANGUAGE 'plpgsql'", "DO LANGUAGE E'plpgsql'"]
+PROGRAMS = ["'BEGIN END;--{}'", "E'BEGIN END;--{}'", "$$BEGIN END;--{}$$"]
+ENDINGS = ["", ";", "--", "; SELECT 3", "; SELECT 3 --'", "; SELECT '"]
+
+
+def random_text(random: Random) -> str:
+    """Return something of which the server may take parts for what they are not."""
+
+    def piece(kinds: list[str]) -> str:
+        inside = "".join(random.choices(INSIDE, k=random.randrange(4)))
+        return random.choice(kinds).format(inside)
+
+    text = random.choice(BEGINNINGS)
+    if text.startswith("DO"):
+        text += piece(BETWEEN[:11]) + piece(PROGRAMS) + piece(BETWEEN)
+    for _ in range(random.randrange(5)):
+        text += piece(QUOTES) + piece(BETWEEN)
+    return text + random.choice(ENDINGS)
+
+
+def test_it_is_cut_as_the_server_cuts_it(superuser: psycopg.Connection[Any]) -> None:
+    random, compared = Random(1), 0
+    for _ in range(4_000):
+        text = random_text(random).encode()
+        parts = list(statements(text))
+        try:
+            cursor = superuser.execute(text)
+        except psycopg.Error:
+            continue
+        # Where it is not clear, nothing is said of the parts.
+        if None not in parts:
+            compared += 1
+            counted = [part for part in parts if part and not BLANK.match(part)]
+            assert len(counted) == sum(1 for _ in cursor.results()), text
+    assert compared > 500
 
 
 ENDS = ["ROLLBACK TO SAVEPOINT s", "SELECT 1; ROLLBACK TO s", "ROLLBACK", "COMMIT", "ABORT"]
@@ -164,9 +215,17 @@ async def test_native_async_refuses_it_too(tenants: Tenants) -> None:
             assert await cursor.fetchall() == [("A 1",), ("A 2",)]
 
 
+INJECTED = [
+    "'; ROLLBACK TO SAVEPOINT {name}; {titles}; --",
+    # A string is continued after a line break only, so that this one ends with the backslash.
+    "'; DO LANGUAGE E'plpgsql' 'BEGIN END --\\'; ROLLBACK TO SAVEPOINT {name}; {titles}; --",
+]
+
+
 @pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("term", INJECTED)
 def test_an_injection_finds_no_savepoint_of_the_admin(
-    inner: bool, alias: str, tenants: Tenants
+    term: str, inner: bool, alias: str, tenants: Tenants
 ) -> None:
     def vulnerable(term: str) -> list[Any]:
         with connections[alias].cursor() as cursor:
@@ -185,7 +244,7 @@ def test_an_injection_finds_no_savepoint_of_the_admin(
             # Sent together with the binding of the statement, in front of it.
             [name] = connections[alias].savepoint_ids if inner else ["s"]
             with pytest.raises(UnbindableStatementError):
-                vulnerable(f"'; ROLLBACK TO SAVEPOINT {name}; {TITLES}; --")
+                vulnerable(term.format(name=name, titles=TITLES))
             assert vulnerable("A 1") == [("A 1",)]
 
 

@@ -27,13 +27,17 @@ BLANK = re.compile(GAP + rb"\Z")
 # The body of a function in SQL, whose statements are its own, and which ends with END.
 BODY = re.compile(rb"\bBEGIN" + GAP + rb"ATOMIC\b", re.IGNORECASE)
 
+# What a string goes on with after the quote that would end it: a quote, after white space with a
+# line break. A comment of several lines is no white space here.
+CONTINUED = rb"'(?:[^\S\n\r]|--[^\n\r]*+)*+[\n\r](?:\s|--[^\n\r]*+[\n\r])*+'"
 # All up to what separates statements, or needs a closer look. A string whose backslashes count may
-# go on after a line break. A word is taken whole, as it may hold a dollar sign and not be an E; a
-# number may hold letters, but no dollar sign. All are possessive: this takes time by the length.
+# be continued; another one is then two of its kind. A word is taken whole, as it may hold a dollar
+# sign and not be an E; a number may hold letters, but no dollar sign. All are possessive: this
+# takes time by the length.
 WITHIN = re.compile(
     rb"""
     (?: [^;'"$/\-0-9A-Za-z_\x80-\xff]++
-      | [eE]' (?: [^'\\]++ | \\. | '' | '(?:\s|--[^\n\r]*+(?:[\n\r]|\Z))*+' )*+ (?:'|\Z)
+      | [eE]' (?: [^'\\]++ | \\. | '' | %s )*+ (?:'|\Z)
       | [A-Za-z_\x80-\xff][0-9A-Za-z_$\x80-\xff]*+
       | [0-9][0-9A-Za-z_\x80-\xff]*+
       | '[^']*+(?:'|\Z)
@@ -43,7 +47,8 @@ WITHIN = re.compile(
       | -(?!-)
       | /(?!\*)
     )*+
-    """,
+    """
+    % CONTINUED,
     re.VERBOSE | re.DOTALL,
 )
 DOLLAR = re.compile(rb"\$(?:[A-Za-z_\x80-\xff][0-9A-Za-z_\x80-\xff]*+)?\$")
