@@ -292,6 +292,51 @@ async def insert_and_fail(using: str) -> None:
         raise ZeroDivisionError
 
 
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+async def test_psycopgs_pipeline_knows_of_the_transaction(alias: str) -> None:
+    insert = "INSERT INTO app_shared (text) VALUES (%s) RETURNING id"
+
+    async def write(connection: Any, text: str) -> None:
+        # Until the results are read, it is known that something goes on.
+        assert await (await connection.execute(insert, [text])).fetchone()
+
+    async with aconnection(alias) as connection:
+        async with connection.pipeline():
+            await write(connection, "committed")
+            await connection.commit()
+            await write(connection, "rolled back")
+            await connection.rollback()
+            await write(connection, "kept")
+            with pytest.raises(ZeroDivisionError):
+                async with connection.transaction():
+                    await write(connection, "lost")
+                    raise ZeroDivisionError
+            async with connection.transaction():
+                await write(connection, "kept, too")
+        assert connection.info.transaction_status == TransactionStatus.INTRANS
+    with pytest.raises(ZeroDivisionError):
+        async with aconnection(alias) as connection, connection.pipeline():
+            await write(connection, "undone")
+            async with connection.transaction():
+                await write(connection, "undone with it")
+            raise ZeroDivisionError
+    async with aconnection(alias) as connection:
+        rows = await connection.execute("SELECT text FROM app_shared ORDER BY id")
+        assert await rows.fetchall() == [("committed",), ("kept",), ("kept, too",)]
+
+
+async def test_psycopgs_pipeline_begins_once(alias: Add) -> None:
+    level = psycopg.IsolationLevel.SERIALIZABLE
+    using = alias(like="wire_server_side", options={"isolation_level": level})
+    notices: list[Any] = []
+    async with aconnection(using) as connection, connection.pipeline():
+        connection.add_notice_handler(lambda notice: notices.append(notice.message_primary))
+        for _ in range(3):
+            cursor = await connection.execute("SHOW transaction_isolation")
+            assert await cursor.fetchone() == ("serializable",)
+    assert notices == []
+
+
 async def test_a_connection_that_cannot_be_restored_is_closed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -604,3 +604,21 @@ def test_a_connection_that_breaks_in_a_transaction_is_replaced(
     assert written() == []
     connection.close_if_unusable_or_obsolete()
     assert read() == [(1,)]
+
+
+def test_a_block_in_psycopgs_pipeline_is_a_transaction(wire: Wire) -> None:
+    with connections[ALIAS].connection.pipeline():
+        with atomic():
+            write("kept")
+            with suppress(ZeroDivisionError), atomic():
+                write("lost")
+                raise ZeroDivisionError
+            with atomic():
+                write("kept, too")
+            # Its result is read, so that libpq knows of nothing that goes on.
+            write("kept, last")
+        with suppress(ZeroDivisionError), atomic():
+            write("undone")
+            raise ZeroDivisionError
+        write("in autocommit")
+    assert written() == ["in autocommit", "kept", "kept, last", "kept, too"]

@@ -80,10 +80,14 @@ class AsyncBoundConnection(ControlMixin, psycopg.AsyncConnection[Any]):
             await self.wait(self.send_control(control))
 
     @asynccontextmanager
-    async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
-        """Open psycopg's pipeline mode, safe behind a transaction pooler."""
+    async def pipeline(self, *, own: bool = False) -> AsyncIterator[psycopg.AsyncPipeline]:
+        """Open psycopg's pipeline mode, safe behind a transaction pooler.
+
+        It is `own` where a cursor opens it for a statement.
+        """
         if self._pipeline is None:
             self._pipeline = AsyncSyncedPipeline(self)
+            self._pipeline.own = own
         async with super().pipeline() as pipeline:
             yield pipeline
 
@@ -97,7 +101,7 @@ class AsyncBindingMixin(StatementMixin):
         if self._pgconn.pipeline_status == PipelineStatus.OFF and not self.is_simple(
             query, params, **options
         ):
-            async with self.block_around(query), self._conn.pipeline():
+            async with self.block_around(query), self._conn.pipeline(own=True):
                 await parent.execute(query, params, **options)
             return self
         self._unparsed = False
@@ -115,7 +119,7 @@ class AsyncBindingMixin(StatementMixin):
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
         self._many_bound = False
         parent: Any = super()
-        async with self.block_around(query), self._conn.pipeline():
+        async with self.block_around(query), self._conn.pipeline(own=True):
             await parent.executemany(query, params_seq, **options)
 
     def block_around(self, query: Any) -> AbstractAsyncContextManager[Any]:

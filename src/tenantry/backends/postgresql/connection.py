@@ -59,6 +59,8 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
 
     # Whether all results have been waited for.
     ended = False
+    # Whether it is open for one statement of a cursor only, and not for somebody's block.
+    own = False
 
     def _enter_gen(self) -> PQGen[None]:
         if self.level == 0:
@@ -163,6 +165,16 @@ class ControlMixin(Base):  # type: ignore[misc]
             control += self.savepoints.take()
         return control
 
+    def begins_alone(self) -> bool:
+        """Return whether BEGIN goes ahead of the statement that starts, and not with it.
+
+        In somebody's pipeline a Sync follows it: once all results are read, libpq would say until
+        the next Sync that there is no transaction.
+        """
+        if not (self.carried and self.rides):
+            return True
+        return self._pipeline is not None and not self._pipeline.own
+
     def settle(self) -> PQGen[None]:
         """Send pending savepoints before a message that may come to nothing."""
         if self.savepoints.pending:
@@ -202,7 +214,7 @@ class ControlMixin(Base):  # type: ignore[misc]
     def _start_query(self) -> PQGen[None]:
         if not self._pipeline:
             refuse_interrupted(self.pgconn)
-        if not (self.carried and self.rides):
+        if self.begins_alone():
             yield from super()._start_query()
         if self.carried:
             return
@@ -295,10 +307,14 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
             self.wait(self.send_control(control))
 
     @contextmanager
-    def pipeline(self) -> Iterator[psycopg.Pipeline]:
-        """Open psycopg's pipeline mode, safe behind a transaction pooler."""
+    def pipeline(self, *, own: bool = False) -> Iterator[psycopg.Pipeline]:
+        """Open psycopg's pipeline mode, safe behind a transaction pooler.
+
+        It is `own` where a cursor opens it for a statement.
+        """
         if self._pipeline is None:
             self._pipeline = SyncedPipeline(self)
+            self._pipeline.own = own
         with super().pipeline() as pipeline:
             yield pipeline
 

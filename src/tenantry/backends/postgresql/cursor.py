@@ -45,7 +45,7 @@ class BindingMixin(StatementMixin):
             # First what is usual, without a call.
             merges = isinstance(self, ClientCursorMixin)
             if not (merges or self.is_simple(query, params, prepare=prepare, binary=binary)):
-                with self.block_around(query), self._conn.pipeline():
+                with self.block_around(query), self._conn.pipeline(own=True):
                     self._run(query, params, prepare, binary)
                 return self
             if self._conn.savepoints.pending:
@@ -89,7 +89,7 @@ class BindingMixin(StatementMixin):
     def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
         self._many_bound = False
-        with self.block_around(query), self._conn.pipeline():
+        with self.block_around(query), self._conn.pipeline(own=True):
             super().executemany(query, params_seq, **options)
 
     def block_around(self, query: Any) -> AbstractContextManager[Any]:
