@@ -62,6 +62,13 @@ def test_what_wants_to_be_first_goes_behind_no_query_and_unbound(statement: byte
     assert b"42" in prefix(Binding(42), statement, NEW).text
 
 
+def test_what_wants_to_be_first_is_as_read_only() -> None:
+    for binding in (Binding(42, read_only=True), ADMIN._replace(read_only=True)):
+        text = prefix(binding, b"SET x = 1", OLD).text
+        assert b"SET LOCAL transaction_read_only='on'" in text
+        assert b"42" not in text
+
+
 @pytest.mark.parametrize(
     ("statement", "first"),
     [

@@ -411,3 +411,12 @@ def test_read_only_goes_with_the_statement(wire: Wire, tenants: Tenants) -> None
     with connections["wire"].cursor() as cursor:
         cursor.execute("SHOW transaction_read_only")
         assert cursor.fetchone() == ("off",)
+
+
+def test_read_only_goes_with_what_must_be_first(tenants: Tenants) -> None:
+    with (
+        Scope(Binding(tenants[0].pk, read_only=True)),
+        connections["default"].cursor() as cursor,
+        pytest.raises(InternalError, match="cannot execute INSERT in a read-only transaction"),
+    ):
+        cursor.execute("SET LOCAL lock_timeout = 0; INSERT INTO app_shared (text) VALUES ('x')")

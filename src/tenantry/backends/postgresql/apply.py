@@ -102,8 +102,11 @@ def startup_options(binding: Binding) -> str:
 
 
 def without_tenant(binding: Binding) -> Binding:
-    """Return what of `binding` is neither secret nor another text for each tenant: the admin."""
-    return ADMIN if binding.is_admin else UNBOUND
+    """Return what of `binding` is neither secret nor another text for each tenant.
+
+    That is the admin, and that it is read-only.
+    """
+    return (ADMIN if binding.is_admin else UNBOUND)._replace(read_only=binding.read_only)
 
 
 def must_be_first(statement: bytes) -> bool:
