@@ -421,6 +421,27 @@ def test_an_error_ends_the_transaction_whatever_sent_it(
         connection.set_autocommit(True)
 
 
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+def test_an_error_in_autocommit_begins_no_transaction_of_an_earlier_statement(
+    alias: str, wire: Wire, tenants: Tenants
+) -> None:
+    connection: Any = connections[alias]
+    with connection.cursor() as cursor, connection.connection.cursor("c") as named:
+        with transaction.atomic(using=alias):
+            named.execute("SELECT 1")
+        with transaction.atomic(using=alias):
+            cursor.execute("SELECT 1")
+        with tenant_context(tenants[0].pk):
+            with pytest.raises(DataError, match="division by zero"):
+                cursor.execute("SELECT 1/0")
+            assert connection.connection.info.transaction_status == TransactionStatus.IDLE
+            with pytest.raises(psycopg.ProgrammingError, match="2 placeholders but 1 parameters"):
+                named.execute("SELECT %s, %s", [1])
+            assert connection.connection.info.transaction_status == TransactionStatus.IDLE
+        cursor.execute("SELECT 1")
+        assert cursor.fetchall() == [(1,)]
+
+
 def test_a_statement_that_cannot_be_sent_leaves_the_savepoint_pending(wire: Wire) -> None:
     with atomic():
         write("kept")

@@ -117,6 +117,7 @@ class FlushMixin(Base):  # type: ignore[misc]
         ]
         self._query = query
         self._prefix_results = 0
+        self._control: list[bytes] = []
         self._pgconn.enter_pipeline_mode()
         for statement, values in ahead:
             self._pgconn.send_query_params(statement, values)

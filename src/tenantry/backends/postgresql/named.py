@@ -33,6 +33,7 @@ class NamedStatementMixin(StatementMixin):
     _iter_rows: Any
 
     def _declare_gen(self, query: Any, params: Any = None, binary: Any = None) -> PQGen[None]:
+        self._control = []
         outside = self.is_outside()
         if self.withhold and not outside:
             # PostgreSQL fills it at COMMIT, in the binding of whatever statement came last.

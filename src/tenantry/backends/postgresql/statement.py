@@ -270,6 +270,7 @@ class StatementMixin(CopyMixin, FlushMixin):
 
     def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
         self._prefix_results = 0
+        self._control = []
         if not self.goes_bare():
             self._queue_binding(pgq.query)
         super()._send_query_prepared(name, pgq, binary=binary)
