@@ -367,6 +367,14 @@ async def test_streams_and_named_cursors_with_parameters(alias: str, tenants: Te
                 assert await named.fetchall() == [("A 1",), ("A 2",)]
 
 
+async def test_a_cursor_with_hold_is_refused() -> None:
+    async with aconnection() as connection:
+        await connection.set_autocommit(True)
+        async with connection.cursor("held", withhold=True) as held:
+            with pytest.raises(UnbindableStatementError, match="goes back to a pool"):
+                await held.execute(TITLES)
+
+
 class CancelledAt:
     """Run a coroutine, and cancel its task where it waits for the `number`-th time.
 

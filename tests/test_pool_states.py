@@ -282,6 +282,22 @@ def test_what_ends_with_the_transaction_is_not(statement: str, pool: Any) -> Non
         execute(pool, statement)
 
 
+@pytest.mark.parametrize("params", [None, [0]])
+def test_a_cursor_with_hold_that_keeps_no_connection_is_refused(params: Any, pool: Any) -> None:
+    statement = "SELECT title FROM app_note" + (" WHERE id > %s" if params else "")
+    pool.ensure_connection()
+    with (
+        pool.connection.cursor("held", withhold=True) as held,
+        pytest.raises(UnbindableStatementError, match="'held' cannot be WITH HOLD: its connection"),
+    ):
+        held.execute(statement, params)
+    # Django's keep it, until they are closed.
+    with pool.chunked_cursor() as cursor:
+        cursor.execute(statement, params)
+        assert pool.connection is not None
+    assert pool.connection is None
+
+
 def test_what_a_parameter_says_is_no_sql(pool: Any) -> None:
     write("; LISTEN to pg_advisory_lock(1)")
     assert texts() == ["; LISTEN to pg_advisory_lock(1)"]

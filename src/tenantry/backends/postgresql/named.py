@@ -27,6 +27,8 @@ class NamedStatementMixin(StatementMixin):
     """
 
     _declared: Binding | None = None
+    # Who keeps the connection until the cursor is closed.
+    closed_by: Any = None
     # psycopg's.
     _described: bool
     _format: Format
@@ -40,6 +42,12 @@ class NamedStatementMixin(StatementMixin):
             raise UnbindableStatementError(
                 f"the cursor {self.name!r} cannot be WITH HOLD inside a transaction: the tenant"
                 " is bound to the statement, and its rows are read at COMMIT"
+            )
+        if self.withhold and self._conn.per_transaction and self.closed_by is None:
+            raise UnbindableStatementError(
+                f"the cursor {self.name!r} cannot be WITH HOLD: its connection goes back to a pool,"
+                " and its rows with it to whoever is next; open it without that in a transaction,"
+                " or use a database alias with pool_mode 'session'"
             )
         # Without a transaction to live in, PostgreSQL's own error is the clearest.
         self._bare = outside and not self.withhold
@@ -78,7 +86,7 @@ class NamedStatementMixin(StatementMixin):
         yield from self._describe_gen()
 
     def refuse_session_state(self, statement: bytes) -> None:
-        """Accept any DECLARE: a cursor WITH HOLD keeps its connection until it is closed."""
+        """Accept any DECLARE; :meth:`_declare_gen` looks at what it holds."""
 
     def is_simple(self, query: Any, params: Any, **options: Any) -> bool:
         """Return True: a DECLARE that is not simple makes a pipeline of its own."""
