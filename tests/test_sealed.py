@@ -255,6 +255,33 @@ def test_a_statement_may_take_longer_than_its_token_is_good_for(
 
 
 @sealed_shape
+@pytest.mark.parametrize("alias", ["default", "wire_server_side"])
+def test_many_rows_may_take_longer_than_a_token_is_good_for(
+    alias: str, wire: Wire, tenants: Tenants, superuser: psycopg.Connection[Any], monkeypatch: Any
+) -> None:
+    expiry = int(time()) + 2
+    expiries = [expiry, later(), later()]
+
+    def token(binding: Binding, database: str) -> str:
+        # The last row finds the one before it still good.
+        return sign(binding, database, expiries.pop(0))
+
+    def rows() -> Iterator[list[str]]:
+        yield ["first"]
+        superuser.execute("SELECT pg_sleep_until(to_timestamp(%s))", [expiry + 0.1])
+        # What they run in is what the first did.
+        with tenant_context(tenants[1].pk):
+            yield ["second"]
+            yield ["third"]
+
+    monkeypatch.setattr("tenantry.backends.postgresql.apply.token", token)
+    with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
+        cursor.cursor.executemany("INSERT INTO app_tag (name) VALUES (%s)", rows())
+    written = superuser.execute("SELECT name, tenant_id FROM app_tag ORDER BY id").fetchall()
+    assert written == [(name, tenants[0].pk) for name in ("first", "second", "third")]
+
+
+@sealed_shape
 def test_a_token_of_another_database_is_refused(
     tenants: Tenants, postgres: Any, superuser: psycopg.Connection[Any]
 ) -> None:

@@ -117,7 +117,7 @@ class AsyncBindingMixin(StatementMixin):
 
     async def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
-        self._many_bound = False
+        self._many = None
         parent: Any = super()
         async with self.block_around(query), self._conn.pipeline(own=True):
             await parent.executemany(query, params_seq, **options)

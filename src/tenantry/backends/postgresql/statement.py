@@ -65,8 +65,8 @@ class StatementMixin(CopyMixin, FlushMixin):
     _may_not_parse = False
     # What the user has asked for, where there is a text of it.
     _asked: Any = None
-    # Whether the binding is already queued in front of the rows of this executemany().
-    _many_bound = False
+    # The binding that all rows of this executemany() run in, and the values of it that are queued.
+    _many: tuple[Binding, list[bytes]] | None = None
 
     def is_refused_utility(self) -> bool:
         """Return whether the statement that has just failed may go again on its own.
@@ -276,19 +276,27 @@ class StatementMixin(CopyMixin, FlushMixin):
         super()._send_query_prepared(name, pgq, binary=binary)
 
     def _queue_binding(self, query: bytes) -> None:
-        if self._execmany_returning is not None:
-            if self._many_bound:
+        many = self._execmany_returning is not None
+        queued: list[bytes] | None = None
+        if many and self._many is not None:
+            binding, queued = self._many
+            # A seal is not good for as long as all rows may take.
+            if not is_secret(binding):
                 return
-            self._many_bound = True
-        if self.may_commit(query):
+        elif self.may_commit(query):
             raise UnbindableStatementError(
                 f"{query.decode(errors='replace')[:60]!r} cannot carry the tenant in a pipeline"
                 " outside a transaction, because a procedure could end the binding there; open"
                 " atomic() around the pipeline"
             )
-        self._conn.queue(self._conn.take_control())
-        statement, values = parameters(self._binding(), self._conn.session)
-        self._conn.queue([statement], values)
+        else:
+            binding = self._binding()
+            self._conn.queue(self._conn.take_control())
+        statement, values = parameters(binding, self._conn.session)
+        if values != queued:
+            self._conn.queue([statement], values)
+        if many:
+            self._many = binding, values
 
     def _check_results(self, results: list[PGresult]) -> None:
         # What fails ends its message, so that nothing has failed before a last one that has not.
