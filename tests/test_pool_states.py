@@ -13,12 +13,15 @@ from django.core.handlers.base import BaseHandler
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
 from django.http import HttpRequest, HttpResponse
+from psycopg.rows import dict_row, tuple_row
 
 from tenantry import tenant_context
 from tenantry.backends.postgresql.apply import first_word
+from tenantry.backends.postgresql.cursor import ServerSideCursor
 from tenantry.backends.postgresql.sessions import refuse_session_state
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
+from tests.fix_aliases import Add
 from tests.fix_pool import ALIAS, SIZE
 
 Tenants = tuple[Tenant, Tenant]
@@ -226,6 +229,45 @@ def test_a_receiver_that_fails_keeps_no_connection(pool: Any) -> None:
     assert pool.connection is None
     execute(pool, "SELECT 1")
     assert pool.connection is None
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_the_next_one_gets_the_connection_as_the_settings_want_it(mode: str, alias: Add) -> None:
+    level = psycopg.IsolationLevel.REPEATABLE_READ
+    size = {"min_size": 1, "max_size": 1}
+    using = alias(options={"pool": size, "pool_mode": mode, "isolation_level": level})
+
+    def choose(connection: Any, **kwargs: Any) -> None:
+        if connection.alias == using:
+            connection.connection.prepared_max = 7
+
+    connection_created.connect(choose)
+    wrappers = [connections.create_connection(using) for _ in range(2)]
+    try:
+        execute(wrappers[0], "SELECT 1")
+        for wrapper in [*wrappers, *wrappers]:
+            wrapper.ensure_connection()
+            driver: Any = wrapper.connection
+            assert driver.isolation_level == level
+            assert driver.prepared_max == 7
+            assert driver.read_only is driver.deferrable is None
+            assert driver.row_factory is tuple_row
+            assert issubclass(driver.server_cursor_factory, ServerSideCursor)
+            driver.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+            driver.read_only = driver.deferrable = True
+            driver.row_factory = dict_row
+            driver.cursor_factory = psycopg.Cursor
+            driver.server_cursor_factory = psycopg.ServerCursor
+            driver.prepare_threshold = driver.prepared_max = 1
+            if mode == "session":
+                wrapper.close()
+            else:
+                execute(wrapper, "SELECT 1")
+            assert wrapper.connection is None
+    finally:
+        connection_created.disconnect(choose)
+        for wrapper in wrappers:
+            wrapper.close()
 
 
 # What would stay on the session.

@@ -32,6 +32,7 @@ from .finishing import finish
 from .lean import SLOTS, LeanMixin
 from .loops import LoopPool, running_loop
 from .named import NamedStatementMixin
+from .preferences import OF_CURSORS, OF_TRANSACTIONS
 from .refusal import accept, is_accepted, refuse_exempt
 from .statement import StatementMixin
 
@@ -43,15 +44,8 @@ class AsyncSyncedPipeline(SyncedPipelineMixin, psycopg.AsyncPipeline):
 
 
 # What a block may set on its connection, with a method or as an attribute.
-BY_METHOD = ("autocommit", "isolation_level", "read_only", "deferrable")
-BY_NAME = (
-    "row_factory",
-    "cursor_factory",
-    "server_cursor_factory",
-    "prepare_threshold",
-    "prepared_max",
-)
-preferences = attrgetter(*BY_METHOD, *BY_NAME)
+BY_METHOD = ("autocommit", *OF_TRANSACTIONS)
+preferences = attrgetter(*BY_METHOD, *OF_CURSORS)
 
 
 class AsyncBoundConnection(ControlMixin, psycopg.AsyncConnection[Any]):
@@ -66,7 +60,7 @@ class AsyncBoundConnection(ControlMixin, psycopg.AsyncConnection[Any]):
         """Undo what a block has set, before the next one gets the connection."""
         if (found := preferences(self)) == self.preferred or self.closed:
             return
-        for name, now, preferred in zip(BY_METHOD + BY_NAME, found, self.preferred, strict=True):
+        for name, now, preferred in zip(BY_METHOD + OF_CURSORS, found, self.preferred, strict=True):
             if now == preferred:
                 continue
             if name in BY_METHOD:

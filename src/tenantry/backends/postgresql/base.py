@@ -85,7 +85,8 @@ class BoundConnections(Base):  # type: ignore[misc]
         return connection
 
     def bind_connection(self, connection: BoundConnection) -> None:
-        """Tell a new connection what the settings say about it."""
+        """Tell a connection that is new here what the settings say about it."""
+        connection.restore()
         connection.server_cursor_factory = self.named_cursor_class()
         connection.use_options(self.settings_dict["OPTIONS"])
 

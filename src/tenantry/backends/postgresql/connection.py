@@ -22,6 +22,7 @@ from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
 from .apply import LOGGED_IN, NO_ROLE, Session, parameters
 from .cursor import bound
+from .preferences import NAMES, preferences
 from .savepoints import SAVEPOINT, Savepoints, SavepointSQL
 
 if TYPE_CHECKING:
@@ -267,8 +268,16 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
 
     # Whether receivers of Django's connection_created have seen it.
     announced = False
+    # What the settings say about it, and receivers of that signal.
+    preferred: tuple[Any, ...] = ()
     # The class of cursors that was chosen, whether they tell that they are closed, and what binds.
     cursor_class: tuple[Any, bool, Any] = (None, False, None)
+
+    def restore(self) -> None:
+        """Undo what whoever had the connection before has set on it."""
+        if self.preferred and preferences(self) != self.preferred and not self.closed:
+            for name, preferred in zip(NAMES, self.preferred, strict=True):
+                setattr(self, name, preferred)
 
     def is_between_transactions(self) -> bool:
         """Return whether neither SQL nor psycopg's own blocks have left something open."""

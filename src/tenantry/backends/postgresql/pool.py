@@ -24,6 +24,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
 from .connection import BoundConnection
 from .exhaustion import crowded, exhausted, sync_attempts
+from .preferences import preferences
 
 SESSION, TRANSACTION = "session", "transaction"
 
@@ -176,6 +177,7 @@ class PoolingMixin:
             connection = self.recovered(error)
         except TooManyRequests as error:
             raise crowded(self.alias, pool) from error
+        connection.restore()
         if not connection.autocommit:
             # Whoever had it has closed it between transactions that are begun by hand.
             connection.autocommit = True
@@ -212,7 +214,9 @@ class PoolingMixin:
         else:
             super().connect()  # type: ignore[misc]
             self.prepared = self.per_transaction
-        self.connection.announced = True
+        if not self.connection.announced:
+            self.connection.preferred = preferences(self.connection)
+            self.connection.announced = True
 
     def announce(self) -> None:
         """Send Django's signal for a driver connection that no receiver has seen.

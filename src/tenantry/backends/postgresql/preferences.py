@@ -1,0 +1,16 @@
+"""What somebody may set on a connection of a pool, and who gets it next is not to find."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+OF_TRANSACTIONS = ("isolation_level", "read_only", "deferrable")
+OF_CURSORS = (
+    "row_factory",
+    "cursor_factory",
+    "server_cursor_factory",
+    "prepare_threshold",
+    "prepared_max",
+)
+NAMES = OF_TRANSACTIONS + OF_CURSORS
+preferences = attrgetter(*NAMES)
