@@ -154,7 +154,15 @@ def test_names_of_psycopg() -> None:
         assert hasattr(psycopg.ServerCursor, name), name
     for name in ("_enter_gen", "_exit_gen", "_exit", "_enqueue_sync", "_process_results"):
         assert callable(getattr(psycopg.Pipeline, name)), name
-    assert callable(psycopg.Connection._check_connection_ok)
+    for name in (
+        "_check_connection_ok",
+        "_commit_gen",
+        "_exec_command",
+        "_get_tx_start_command",
+        "_rollback_gen",
+        "_start_query",
+    ):
+        assert callable(getattr(psycopg.Connection, name)), name
     assert callable(psycopg.generators.execute)
     assert callable(psycopg.generators.fetch)
     assert "_info" in vars(psycopg.Error())

@@ -340,6 +340,20 @@ def test_a_savepoint_that_waits_stays_with_who_began_it(mode: str, way: str, ali
         assert cursor.fetchone() == (1,)
 
 
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_savepoint_that_waits_ends_with_the_transactions_by_hand(mode: str, alias: Add) -> None:
+    using = alias(options={"pool": {"min_size": 1, "max_size": 1}, "pool_mode": mode})
+    connection = connections[using]
+    connection.set_autocommit(False)
+    getattr(transaction, "savepoint_create", transaction.savepoint)(using=using)
+    connection.set_autocommit(True)
+    if mode == "transaction":
+        assert connection.connection is None
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+
+
 def test_a_pipeline_on_a_lost_connection_does_not_keep_it(
     pool: Any, superuser: psycopg.Connection[Any]
 ) -> None:

@@ -260,6 +260,10 @@ class PoolingMixin:
         """Begin or end a transaction block, and with it the checkout."""
         try:
             super().set_autocommit(*args, **kwargs)  # type: ignore[misc]
+            if self.autocommit and self.connection is not None:
+                # Savepoints that wait were for a transaction that nothing began: psycopg refuses
+                # this in one that is open.
+                self.connection.savepoints.pending.clear()
         finally:
             # Also where a hook of on_commit() raises.
             self.return_connection()
