@@ -39,6 +39,16 @@ def alias(request: pytest.FixtureRequest, wire: Wire) -> str:
         "prepare /* x */ transaction 'a'; select 1",
         "CREATE VIEW v AS SELECT begin atomic; ROLLBACK; SELECT 1",
         "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END; END; SELECT 1",
+        # END is that of a body only where there is one.
+        "CREATE VIEW v AS SELECT 'begin atomic'; END; SELECT 1",
+        "CREATE VIEW v AS SELECT begin atomic FROM x; END; SELECT 1",
+        "CREATE FUNCTION f() RETURNS void BEGIN ATOMIC END; END; SELECT 1",
+        "CREATE FUNCTION f(begin atomic) RETURNS int AS 'x'; END; SELECT 1",
+        "CREATE FUNCTION f() RETURNS int AS 'begin atomic'; END; SELECT 1",
+        "CREATE FUNCTION f() RETURNS int AS $a$ begin atomic $a$; END; SELECT 1",
+        'CREATE FUNCTION f() RETURNS "begin" atomic; END; SELECT 1',
+        "CREATE FUNCTION f() /* begin atomic */ RETURNS int -- begin atomic\n; END; SELECT 1",
+        "CREATE FUNCTION f() RETURNS int COST 1 + begin$1 + begin.atomic; END; SELECT 1",
         # A comment ends with its line, of either kind, and there may be one in another.
         "-- x\rROLLBACK; SELECT 1",
         "/* a */ COMMIT /* ; */; /* */ SELECT 1",
@@ -89,13 +99,17 @@ def test_what_undoes_the_binding_of_the_next_is_found(statement: str) -> None:
         "DO $$ BEGIN x; ROLLBACK; SELECT",
         "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT CASE WHEN a THEN 1 END; END;"
         " CREATE FUNCTION g() RETURNS int BEGIN ATOMIC SELECT 1; END; SELECT 1",
+        "create or replace procedure p(a text = '(')\nBEGIN/**/ATOMIC SELECT 1; END; SELECT 1",
+        "CREATE FUNCTION f() RETURNS void BEGIN ATOMIC /* ; */ END; SELECT 1",
     ],
 )
 def test_what_keeps_it_is_not(statement: str) -> None:
     assert not undoes_binding(statement.encode())
 
 
-@pytest.mark.parametrize("piece", ["&nbsp; the end; ", "e'", "E'\n", "$a$", "/*", "--", "a;", "'"])
+@pytest.mark.parametrize(
+    "piece", ["&nbsp; the end; ", "CREATE FUNCTION(", "e'", "E'\n", "$a$", "/*", "--", "a;", "'"]
+)
 def test_it_takes_time_by_the_length(piece: str) -> None:
     start = perf_counter()
     undoes_binding(piece.encode() * 30_000)

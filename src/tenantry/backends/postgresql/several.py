@@ -24,34 +24,38 @@ CONTROL = ENDS | {b"BEGIN", b"RELEASE", b"SAVEPOINT", b"START"}
 PREPARED = re.compile(GAP + rb"PREPARE" + GAP + rb"TRANSACTION\b", re.IGNORECASE)
 END_WORDS = re.compile(rb"\b(?:ABORT|COMMIT|END|ROLLBACK|PREPARE)\b", re.IGNORECASE)
 BLANK = re.compile(GAP + rb"\Z")
-# The body of a function in SQL, whose statements are its own, and which ends with END.
-BODY = re.compile(rb"\bBEGIN" + GAP + rb"ATOMIC\b", re.IGNORECASE)
 
 # What a string goes on with after the quote that would end it: a quote, after white space with a
 # line break. A comment of several lines is no white space here.
 CONTINUED = rb"'(?:[^\S\n\r]|--[^\n\r]*+)*+[\n\r](?:\s|--[^\n\r]*+[\n\r])*+'"
-# All up to what separates statements, or needs a closer look. A string whose backslashes count may
-# be continued; another one is then two of its kind. A word is taken whole, as it may hold a dollar
-# sign and not be an E; a number may hold letters, but no dollar sign. All are possessive: this
-# takes time by the length.
-WITHIN = re.compile(
-    rb"""
-    (?: [^;'"$/\-0-9A-Za-z_\x80-\xff]++
-      | [eE]' (?: [^'\\]++ | \\. | '' | %s )*+ (?:'|\Z)
-      | [A-Za-z_\x80-\xff][0-9A-Za-z_$\x80-\xff]*+
-      | [0-9][0-9A-Za-z_\x80-\xff]*+
-      | '[^']*+(?:'|\Z)
-      | "[^"]*+(?:"|\Z)
-      | --[^\n\r]*+
-      | /\* (?: [^*/]++ | \*(?!/) | /(?!\*) )*+ \*/
-      | -(?!-)
-      | /(?!\*)
-    )*+
-    """
-    % CONTINUED,
-    re.VERBOSE | re.DOTALL,
+# A string whose backslashes count may be continued; another one is then two of its kind. A word is
+# taken whole, as it may hold a dollar sign and not be an E; a number may hold letters, but no
+# dollar sign. All are possessive: this takes time by the length.
+WHOLE = (
+    rb"[eE]'(?:[^'\\]++|\\.|''|" + CONTINUED + rb")*+(?:'|\Z)"
+    rb"|[A-Za-z_\x80-\xff][0-9A-Za-z_$\x80-\xff]*+"
+    rb"|[0-9][0-9A-Za-z_\x80-\xff]*+"
+    rb"|'[^']*+(?:'|\Z)"
+    rb'|"[^"]*+(?:"|\Z)'
 )
-DOLLAR = re.compile(rb"\$(?:[A-Za-z_\x80-\xff][0-9A-Za-z_\x80-\xff]*+)?\$")
+COMMENT = rb"--[^\n\r]*+|/\*(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/"
+DOLLAR = rb"\$(?:[A-Za-z_\x80-\xff][0-9A-Za-z_\x80-\xff]*+)?\$"
+DOLLAR_QUOTE = re.compile(DOLLAR)
+# All up to what separates statements, or needs a closer look.
+WITHIN = re.compile(
+    rb"(?:[^;'\"$/\-0-9A-Za-z_\x80-\xff]++|" + WHOLE + b"|" + COMMENT + rb"|-(?!-)|/(?!\*))*+",
+    re.DOTALL,
+)
+# White space, a comment, or what a statement is made of.
+TOKEN = re.compile(
+    rb"\s++|" + COMMENT + b"|(" + WHOLE + b"|(?P<quote>" + DOLLAR + rb").*?(?:(?P=quote)|\Z)|.)",
+    re.DOTALL,
+)
+# A function whose body may be in SQL: its statements are its own then, and it ends with END.
+ROUTINE = re.compile(
+    GAP + b"CREATE" + GAP + b"(?:OR" + GAP + b"REPLACE" + GAP + rb")?(?:FUNCTION|PROCEDURE)\b",
+    re.IGNORECASE,
+)
 
 
 def refuse_undoing(statement: bytes, pgconn: Any) -> None:
@@ -94,8 +98,27 @@ def undoes_binding(text: bytes) -> bool:
             body = False
         elif word in ENDS or PREPARED.match(statement):
             ended = True
-        elif word == b"CREATE" and BODY.search(statement):
+        elif begins_body(statement):
             body = True
+    return False
+
+
+def begins_body(statement: bytes) -> bool:
+    """Return whether the body of a function in SQL begins in `statement`, and goes on after it.
+
+    The words may also be in quotes, and name an argument and its type.
+    """
+    if not ROUTINE.match(statement):
+        return False
+    depth, before = 0, b""
+    for token in TOKEN.finditer(statement):
+        if token[1] is None:
+            continue
+        word = token[1].upper()
+        if (depth, before, word) == (0, b"BEGIN", b"ATOMIC"):
+            return first_word(statement[token.end() :]) != b"END"
+        depth += (word == b"(") - (word == b")")
+        before = word
     return False
 
 
@@ -112,7 +135,7 @@ def statements(text: bytes) -> Iterator[bytes | None]:
             start = position = position + 1
         elif found == b"$":
             # A parameter has one, a quote two.
-            quote = DOLLAR.match(text, position)
+            quote = DOLLAR_QUOTE.match(text, position)
             closed = text.find(quote[0], quote.end()) if quote else position
             if closed < 0:
                 closed = len(text)
