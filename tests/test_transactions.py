@@ -589,6 +589,20 @@ def test_a_named_cursor_opens_in_a_savepoint(wire: Wire, tenants: Tenants) -> No
                 assert [note.title for note in notes] == ["A 1", "A 2"]
 
 
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_fetch_that_fails_is_undone_up_to_the_savepoint(
+    binary: bool, wire: Wire, tenants: Tenants
+) -> None:
+    connection: Any = connections[ALIAS]
+    with tenant_context(tenants[0].pk), atomic():
+        with connection.connection.cursor("c") as cursor:
+            cursor.execute("SELECT 1 / (i - 1) FROM generate_series(1, 2) i", binary=binary)
+            with pytest.raises(psycopg.errors.DivisionByZero), atomic():
+                cursor.fetchone()
+        write("kept")
+    assert written() == ["kept"]
+
+
 def test_a_cursor_made_by_hand_is_bound_in_a_transaction_and_refused_outside(
     wire: Wire, tenants: Tenants
 ) -> None:

@@ -120,4 +120,5 @@ class NamedStatementMixin(StatementMixin):
             self._conn.ahead = prefix(self._binding(), b"FETCH", version, self._conn.session).text
         else:
             # psycopg asks for binary results by the extended protocol, where nothing rides.
+            yield from self._conn.settle()
             yield from self._conn.apply(self._binding())
