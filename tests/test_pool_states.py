@@ -180,6 +180,28 @@ def test_psycopgs_pipeline_keeps_the_connection(pool: Any, tenants: Tenants) -> 
     assert texts() == ["in the pipeline"]
 
 
+@pytest.mark.unsealed
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_cursor_that_cannot_be_closed_keeps_no_connection(
+    lost: bool, pool: Any, superuser: psycopg.Connection[Any]
+) -> None:
+    cursor = pool.chunked_cursor()
+    cursor.execute("SELECT pg_backend_pid() FROM generate_series(1, 2)")
+    (pid,) = cursor.fetchone()
+    if lost:
+        superuser.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    else:
+        execute(pool, f'CLOSE "{cursor.name}"')
+    with pytest.raises(psycopg.Error):
+        cursor.close()
+    assert pool.connection is None
+    cursor.close()
+    # Nor does the next one get the session, on which it may still be open.
+    with pool.cursor() as other:
+        other.execute("SELECT pg_backend_pid()")
+        assert other.fetchone() != (pid,)
+
+
 # Receivers of Django's signal.
 
 

@@ -105,10 +105,15 @@ class ClosingMixin(BindingMixin):
 
     def close(self) -> None:
         """Close the cursor; whoever waits for that hears of it."""
-        super().close()
-        if self.closed_by is not None:
-            closed_by, self.closed_by = self.closed_by, None
-            closed_by(self)
+        try:
+            super().close()
+        finally:
+            if self.closed_by is not None:
+                if not self.closed and self.is_outside():
+                    # Its rows, WITH HOLD, are not for who has the server session next.
+                    self._conn.close()
+                closed_by, self.closed_by = self.closed_by, None
+                closed_by(self)
 
 
 # Of psycopg's, execute() takes options that it does not name, and refuses them.
