@@ -172,6 +172,14 @@ def test_a_users_queryset_shows_what_the_user_may_see(tenants: Tenants) -> None:
         Note.objects.for_user(user_of(None))
 
 
+def test_the_last_user_counts(tenants: Tenants) -> None:
+    a, b = map(user_of, tenants)
+    of_b = Note.objects.for_user(b)
+    for found in (of_b, of_b | of_b, (of_b[:1] | of_b).none() | of_b, of_b & of_b):
+        assert sorted(titles(found.for_user(a))) == OF_A
+    assert titles(of_b.for_user(None)) == []
+
+
 def test_the_sql_has_the_users_tenant(tenants: Tenants) -> None:
     a, b = tenants
     notes = Note.objects.for_user(user_of(a))
@@ -255,6 +263,61 @@ def test_an_operator_takes_querysets_of_one_user(sign: str, tenants: Tenants) ->
     ):
         with admin_context(), pytest.raises(ScopeError, match=message):
             combine(left, right)
+
+
+class Published(QuerySet[Any, Any]):
+    """Be of a project: none of ours, nor what ours inherit from."""
+
+
+FORGETFUL: dict[str, Callable[[Any], object]] = {
+    "rows": list,
+    "values": lambda notes: list(notes.values("title")),
+    "slice": lambda notes: list(notes[:1]),
+    "count": lambda notes: notes.count(),
+    "aggregate of distinct": lambda notes: notes.distinct().count(),
+    "exists": lambda notes: notes.exists(),
+    "aggregate": lambda notes: notes.aggregate(n=Count("pk")),
+    "groups": lambda notes: list(notes.values("author").annotate(n=Count("pk")).filter(n__gt=0)),
+    "window": lambda notes: list(notes.annotate(n=Window(RowNumber())).filter(n=1)),
+    "exclude": lambda notes: list(notes.exclude(title="x")),
+    "exclude by what refers to it": lambda notes: list(notes.exclude(note__gt=0)),
+    "join": lambda notes: list(notes.filter(author__name__gt="")),
+    "subquery": lambda notes: list(Author.objects.filter(pk__in=notes.values("author"))),
+    "negated subquery": lambda notes: list(Author.objects.exclude(pk__in=notes.values("author"))),
+    "EXISTS": lambda notes: list(Author.objects.filter(Exists(notes.filter(title="A 1")))),
+    "union": lambda notes: list(Note.objects.union(notes)),
+    "as a user": lambda notes: list(Note.objects.for_user(None).union(notes)),
+    "copy by pickle": lambda notes: titles(unpickled(notes)),
+    "update": lambda notes: notes.update(parent=None),
+    "update with a join": lambda notes: notes.filter(author__name__gt="").update(parent=None),
+    "delete": lambda notes: notes.delete(),
+    "delete with a join": lambda notes: notes.filter(author__name__gt="")._raw_delete("default"),
+}
+
+
+@pytest.mark.parametrize("evaluation", FORGETFUL)
+@pytest.mark.parametrize("sign", OPERATORS)
+def test_a_queryset_of_another_class_cannot_forget_the_user(
+    sign: str, evaluation: str, tenants: Tenants
+) -> None:
+    """Python asks the left one first, which copies conditions and not whose they are."""
+    of_a = Note.objects.for_user(user_of(tenants[0]))
+    for one in (of_a, of_a.filter(title__gt=""), of_a | of_a.filter(title="A 1")):
+        found = OPERATORS[sign](Published(Note).filter(pk__gt=0), one)
+        for scope in (admin_context(), tenant_context(tenants[1].pk)):
+            with scope, pytest.raises(ScopeError):
+                FORGETFUL[evaluation](found)
+            with scope, pytest.raises(ScopeError, match="which would forget the user; make it a"):
+                list(found.all())
+    with admin_context():
+        assert Note.objects.filter(title__in=[*OF_A, "B 1", "B 2"]).count() == 4
+
+
+def test_what_has_all_rows_needs_none_of_a_user(tenants: Tenants) -> None:
+    """Django then leaves out what the user's queryset asks for."""
+    of_a = Note.objects.for_user(user_of(tenants[0]))
+    with tenant_context(tenants[1].pk):
+        assert titles(Published(Note).order_by("id") | of_a) == ["B 1", "B 2"]
 
 
 @pytest.mark.parametrize("sign", OPERATORS)

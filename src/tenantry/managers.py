@@ -12,12 +12,10 @@ from django.db import models
 from .binding import Binding
 from .context import Scope
 from .exceptions import ScopeError
+from .queries import bind, binding_of_query, is_shared, share, unshare
 from .users import binding_of
 
 Scopes = Callable[[], AbstractContextManager[object]]
-
-# What querysets here add to a query.
-KEPT = ("tenantry_binding", "tenantry_shared")
 
 
 def in_scope(name: str) -> Callable[..., Any]:
@@ -41,7 +39,7 @@ def of_own_rows(name: str) -> Callable[..., Any]:
         if not is_shared(self.query):
             return method(self, *args, **kwargs)
         own: Any = self._chain()  # type: ignore[attr-defined]
-        del own.query.tenantry_shared
+        unshare(own.query)
         # As Django does it for the queryset that it writes.
         self._result_cache = None
         return method(own, *args, **kwargs)
@@ -70,11 +68,6 @@ def reflected(name: str, sign: str) -> Callable[..., Any]:
         return method(other, self)
 
     return combine
-
-
-def is_shared(query: Any) -> bool:
-    """Return whether a query has the rows that other tenants share."""
-    return bool(getattr(query, "tenantry_shared", False))
 
 
 def steps(rows: Any, scope: Scopes) -> Iterator[Any]:
@@ -126,8 +119,7 @@ class RLSQuerySet(models.QuerySet[Any]):
         not to combine with another user's: a statement has one binding.
         """
         queryset = self._chain()  # type: ignore[attr-defined]
-        # On the query, which subqueries and SQL are made of.
-        queryset.query.tenantry_binding = binding_of(user)
+        bind(queryset.query, binding_of(user))
         found: Self = queryset
         return found
 
@@ -140,14 +132,14 @@ class RLSQuerySet(models.QuerySet[Any]):
         """
         self._not_support_combined_queries("including_shared")  # type: ignore[attr-defined]
         queryset = self._chain()  # type: ignore[attr-defined]
-        queryset.query.tenantry_shared = True
+        share(queryset.query)
         found: Self = queryset
         return found
 
     @property
     def binding(self) -> Binding | None:
         """The binding of :meth:`for_user`; None where there is none."""
-        return getattr(self.query, "tenantry_binding", None)
+        return binding_of_query(self.query)
 
     def scope(self) -> AbstractContextManager[object]:
         """Return the scope that this queryset is evaluated in."""
@@ -196,7 +188,7 @@ class RLSQuerySet(models.QuerySet[Any]):
         for other in others:
             if (
                 isinstance(other, models.QuerySet)
-                and getattr(other.query, "tenantry_binding", None) != self.binding
+                and binding_of_query(other.query) != self.binding
                 and not (self.query.is_empty() or other.query.is_empty())
             ):
                 raise ScopeError(
@@ -226,11 +218,14 @@ class RLSQuerySet(models.QuerySet[Any]):
         Django would ask another manager for them, which forgets whose they are, and that others
         share them.
         """
-        kept = {name: value for name, value in vars(self.query).items() if name in KEPT}
-        if not kept or self.query.can_filter():
+        binding, shared = self.binding, is_shared(self.query)
+        if self.query.can_filter() or (binding is None and not shared):
             return self
         whole: Any = type(self)(self.model, using=self._db)  # type: ignore[attr-defined]
-        vars(whole.query).update(kept)
+        if binding is not None:
+            bind(whole.query, binding)
+        if shared:
+            share(whole.query)
         found: Self = whole.filter(pk__in=self.values("pk"))
         return found
 

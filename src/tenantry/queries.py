@@ -1,0 +1,61 @@
+"""What querysets here add to Django's queries, which subqueries and SQL are made of."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from django.core.exceptions import FullResultSet
+from django.db.models import BooleanField, Value
+from django.db.models.sql import AND
+
+from .binding import Binding
+from .exceptions import ScopeError
+
+
+class OfUser(Value):
+    """Be a condition that holds in a query of ``for_user()``, and is refused in any other.
+
+    Where a queryset of another class is on the left of an operator, Django copies the conditions of
+    the right one into its query, and not whose they are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(True, output_field=BooleanField())
+
+    def as_sql(self, compiler: Any, connection: Any) -> NoReturn:
+        """Add nothing to SQL; raise ScopeError in a query that has forgotten its user."""
+        if "tenantry_binding" in compiler.query.__dict__:
+            raise FullResultSet
+        raise ScopeError(
+            "a queryset of for_user() is combined with one whose class is not RLSQuerySet, which"
+            " would forget the user; make it a subclass of RLSQuerySet and call for_user() on both,"
+            " or open a tenant_context() around both"
+        )
+
+
+def binding_of_query(query: Any) -> Binding | None:
+    """Return the binding that a query of ``for_user()`` is evaluated in; None of any other."""
+    found: Binding | None = query.__dict__.get("tenantry_binding")
+    return found
+
+
+def bind(query: Any, binding: Binding) -> None:
+    """Make `query` one that is evaluated in `binding`."""
+    if binding_of_query(query) is None:
+        query.where.add(OfUser(), AND)
+    query.tenantry_binding = binding
+
+
+def is_shared(query: Any) -> bool:
+    """Return whether a query has the rows that other tenants share."""
+    return "tenantry_shared" in query.__dict__
+
+
+def share(query: Any) -> None:
+    """Add the rows that other tenants share to a query."""
+    query.tenantry_shared = True
+
+
+def unshare(query: Any) -> None:
+    """Leave a query without them."""
+    del query.tenantry_shared
