@@ -25,12 +25,14 @@ from django.db.models.functions import RowNumber
 from django.test.utils import CaptureQueriesContext
 
 from tenantry import aclose_pools, admin_context, arows, tenant_context
-from tenantry.binding import current_binding
+from tenantry.binding import Binding, current_binding
+from tenantry.context import Scope
 from tenantry.exceptions import ScopeError
 from tests.app.models import Author, Note, Tenant, User
 
 Tenants = tuple[Tenant, Tenant]
 OF_A = ["A 1", "A 2"]
+WRITES = ("update", "delete")
 
 
 def user_of(tenant: Tenant | None, **options: Any) -> User:
@@ -160,6 +162,29 @@ def test_a_queryset_is_evaluated_as_its_user(
                 assert current_binding() == before
     with tenant_context(b.pk):
         assert Note.objects.count() == 2
+
+
+@pytest.mark.parametrize("around", [0, 1])
+@pytest.mark.parametrize("evaluation", [name for name in EVALUATIONS if name[:6] not in WRITES])
+def test_a_queryset_is_evaluated_in_a_request_that_only_reads(
+    evaluation: str, around: int, tenants: Tenants
+) -> None:
+    evaluate, expected = EVALUATIONS[evaluation]
+    notes = Note.objects.for_user(user_of(tenants[0])).order_by("id")
+    with Scope(Binding(tenants[around].pk, read_only=True)):
+        assert evaluate(notes) == expected
+
+
+def test_a_subquery_of_the_user_of_a_request_that_only_reads(tenants: Tenants) -> None:
+    notes = Note.objects.for_user(user_of(tenants[0]))
+    authors = Author.objects.filter(pk__in=notes.values("author"))
+    with Scope(Binding(tenants[0].pk, read_only=True)):
+        assert [author.name for author in authors.all()] == ["author of A"]
+    with (
+        Scope(Binding(tenants[1].pk, read_only=True)),
+        pytest.raises(ScopeError, match="in a subquery"),
+    ):
+        len(authors)
 
 
 def test_a_users_queryset_shows_what_the_user_may_see(tenants: Tenants) -> None:

@@ -38,6 +38,10 @@ class Binding(NamedTuple):
         """What is granted beyond a tenant's rows: "admin", a bypass flag, or nothing."""
         return "admin" if self.is_admin else self.bypass or ""
 
+    def sees_as(self, other: Binding) -> bool:
+        """Return whether both see the same rows, whichever of them may write."""
+        return self._replace(read_only=other.read_only) == other
+
 
 UNBOUND = Binding()
 ADMIN = Binding(is_admin=True)

@@ -19,6 +19,7 @@ from ...binding import Binding, TenantId, current_binding
 from ...conf import rls_tenants
 from ...exceptions import ScopeError
 from ...protected import Protection, protections, require_tenant
+from ...queries import binding_of_query
 
 # Django 6.1 renamed it.
 QUOTE_NAME = (
@@ -96,8 +97,8 @@ class ScopedMixin:
     def binding(self) -> Binding:
         """Return the binding of the query: that of ``for_user()``, or else the current one."""
         current = current_binding()
-        wanted: Binding | None = self.query.__dict__.get("tenantry_binding")
-        if wanted is None or wanted == current:
+        wanted = binding_of_query(self.query)
+        if wanted is None or wanted.sees_as(current):
             return current
         if self.query.subquery:
             raise ScopeError(
