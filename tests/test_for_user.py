@@ -15,10 +15,13 @@ from django.db import ProgrammingError, connections, transaction
 from django.db.models import (
     Count,
     Exists,
+    Func,
     OuterRef,
     Prefetch,
     Q,
     QuerySet,
+    TextField,
+    Value,
     Window,
 )
 from django.db.models.functions import RowNumber
@@ -185,6 +188,20 @@ def test_a_subquery_of_the_user_of_a_request_that_only_reads(tenants: Tenants) -
         pytest.raises(ScopeError, match="in a subquery"),
     ):
         len(authors)
+
+
+async def test_rows_without_a_thread_are_those_of_a_request_that_only_reads(
+    tenants: Tenants,
+) -> None:
+    setting = Func(
+        Value("transaction_read_only"), function="current_setting", output_field=TextField()
+    )
+    notes = Note.objects.for_user(user_of(tenants[0])).annotate(is_on=setting).values_list("is_on")
+    for around in tenants:
+        async with Scope(Binding(around.pk, read_only=True)):
+            assert await arows(notes) == [("on",), ("on",)]
+    assert await arows(notes) == [("off",), ("off",)]
+    await aclose_pools()
 
 
 def test_a_users_queryset_shows_what_the_user_may_see(tenants: Tenants) -> None:

@@ -22,10 +22,11 @@ from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
-from ...binding import current_binding, pop, push
+from ...binding import current_binding
 from ...checks.role import ROLE
 from ...engine import is_bound
 from ...exceptions import RLSConfigurationError
+from ...queries import binding_of_query
 from .connection import ControlMixin, SyncedPipelineMixin
 from .exhaustion import async_attempts, crowded, exhausted
 from .finishing import finish
@@ -208,13 +209,11 @@ async def arows(
     Raises TransactionManagementError for ``select_for_update()`` without a `connection` in a
     transaction.
     """
-    wanted = getattr(queryset.query, "tenantry_binding", None)
-    if wanted is not None and wanted != current_binding():
-        frame = push(wanted)
-        try:
+    wanted = binding_of_query(queryset.query)
+    if wanted is not None and not wanted.sees_as(current_binding()):
+        of_user: Any = queryset
+        with of_user.scope():
             return await arows(queryset, connection)
-        finally:
-            pop(frame)
     if connection is None:
         async with aconnection(queryset.db) as own, single_statement(own):
             return await arows(queryset, own)
