@@ -287,6 +287,37 @@ def test_one_statement_has_one_user(tenants: Tenants) -> None:
         of_a.raw("SELECT * FROM app_note")
 
 
+def combinations(plain: Any, of_user: Any) -> dict[str, Callable[[], Any]]:
+    """Return what is combined with a queryset of a user, which is not on the left."""
+    return {
+        "union": lambda: plain.union(of_user),
+        "intersection": lambda: plain.intersection(of_user),
+        "difference": lambda: plain.difference(of_user),
+        "union of nothing": lambda: plain.none().union(plain, of_user),
+        "nested union": lambda: plain.union(plain.filter(name="x").union(of_user)),
+        "count": lambda: [plain.union(of_user).count()],
+        "in a subquery": lambda: Tenant.objects.filter(name__in=plain.union(of_user)),
+    }
+
+
+@pytest.mark.parametrize("name", combinations(None, None))
+def test_what_another_manager_combines_has_one_user(name: str, tenants: Tenants) -> None:
+    """It asks nobody else's rows: the message has one binding."""
+    a, b = tenants
+    plain = Tenant.objects.values_list("name")
+    of_a = Note.objects.for_user(user_of(a)).values_list("title")
+    combine = combinations(plain, of_a)[name]
+    for scope in (nullcontext(), tenant_context(b.pk), admin_context()):
+        with scope, pytest.raises(ScopeError, match=r"^\w+\(\) takes querysets of one user; call"):
+            list(combine())
+    for binding in (Binding(a.pk), Binding(a.pk, read_only=True)):
+        with Scope(binding):
+            found = list(combine())
+        assert ("A 1",) in found or name not in ("union", "union of nothing", "nested union")
+    # What is empty has no rows of anybody.
+    assert sorted(combinations(plain, of_a.none())["union"]()) == [("A",), ("B",)]
+
+
 OPERATORS = {"&": operator.and_, "|": operator.or_, "^": operator.xor}
 
 

@@ -168,6 +168,19 @@ class ScopedSelectMixin(ScopedMixin):
             self.followed = {alias for alias in counts if counts[alias]} - before
         return related
 
+    def get_combinator_sql(self, *args: Any, **kwargs: Any) -> tuple[list[str], list[Any]]:
+        """Return the SQL of ``union()`` and its like; raise ScopeError for rows of two users."""
+        binding = self.binding()
+        for part in self.query.combined_queries:
+            wanted = binding_of_query(part)
+            if wanted is not None and not wanted.sees_as(binding) and not part.is_empty():
+                raise ScopeError(
+                    f"{self.query.combinator}() takes querysets of one user; call for_user() with"
+                    " the same user on each, or open a tenant_context() around the statement"
+                )
+        sql, params = super().get_combinator_sql(*args, **kwargs)  # type: ignore[misc]
+        return sql, params
+
     def get_from_clause(self) -> tuple[list[str], Any]:
         """Return the FROM clause. All aliases are final by now, and WHERE is compiled next."""
         query = self.query
