@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.graph import MigrationGraph
 from django.db.migrations.questioner import MigrationQuestioner
 from django.db.migrations.state import ProjectState
+from django.db.models.sql import Query
 from django.test.utils import isolate_apps
 
 from tenantry import (
@@ -213,6 +215,75 @@ def test_only_own_rows_are_deleted_and_with_them_what_refers_to_them(
         # Of an instance Django knows no queryset.
         assert found.get().delete()[1]["migrated.Comment"] == 1
         assert titles(objects.including_shared()) == ["for b"]
+
+
+@pytest.mark.parametrize("method", ["filter", "exclude"])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        models.Q(comment=None),
+        models.Q(comment__isnull=False),
+        models.Q(comment__gt=0),
+        models.Q(comment__in=[0]),
+        models.Q(comment=None, title__contains="for"),
+        models.Q(comment=None) | models.Q(title="own"),
+        ~models.Q(comment=None),
+    ],
+    ids=str,
+)
+def test_what_refers_to_shared_rows_is_excluded_as_by_the_policy_alone(
+    condition: models.Q,
+    method: str,
+    tenants: Tenants,
+    migrate: Migrate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a, b = tenants
+    state = migrate(COMMENT, migrate(paper(TenantField("partner")), base()))
+    objects, comments = papers(state), state.apps.get_model("migrated", "Comment")._default_manager
+    with tenant_context(a.pk):
+        objects.create(title="private")
+        rows = [objects.create(title=title, partner_id=b.pk) for title in ("for b", "for b, too")]
+    user: Any = SimpleNamespace(is_authenticated=True, is_tenant_admin=False, rls_tenant_id=b.pk)
+    with tenant_context(b.pk):
+        rows += [objects.create(title="own"), objects.create(title="own, too")]
+        for row in (rows[1], rows[3]):
+            comments.create(paper_id=row.pk)
+        found = getattr(objects.including_shared(), method)(condition)
+        scoped = titles(found)
+        with monkeypatch.context() as patch:
+            patch.setattr("tenantry.backends.postgresql.compiler.protections", lambda apps: {})
+            alone = titles(getattr(objects.all(), method)(condition))
+        assert scoped == alone
+        assert found.update(title="own") == len([title for title in alone if "own" in title])
+    of_user = getattr(objects.for_user(user).including_shared(), method)(condition)
+    assert [title for title in titles(of_user) if "for" in title] == [
+        title for title in alone if "for" in title
+    ]
+
+
+def test_a_query_with_shared_rows_is_pickled() -> None:
+    query = Note.objects.including_shared().query
+    copy = pickle.loads(pickle.dumps(query))
+    assert vars(copy).keys() == vars(query).keys()
+    assert "tenantry_shared" in vars(type(copy)(Note))
+
+
+def test_a_query_of_another_package_keeps_its_class(tenants: Tenants, migrate: Migrate) -> None:
+    a, b = tenants
+    objects = papers(migrate(paper(TenantField("partner")), base()))
+    with tenant_context(a.pk):
+        objects.create(title="for b", partner_id=b.pk)
+
+    class OtherQuery(Query):
+        pass
+
+    found = objects.all()
+    found.query.__class__ = OtherQuery
+    with tenant_context(b.pk):
+        assert titles(found.including_shared()) == ["for b"]
+        assert type(found.including_shared().query) is OtherQuery
+        assert found.including_shared().update(title="mine") == 0
 
 
 def test_an_instance_that_is_shared_is_read_again_where_it_was_found(

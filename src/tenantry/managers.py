@@ -128,7 +128,8 @@ class RLSQuerySet(models.QuerySet[Any]):
 
         They can be read, not written. For a model whose ``RLSConstraint`` has
         ``extra_predicates``. PostgreSQL then finds the rows by those, and not by the index on the
-        tenant. Not after union() and its like.
+        tenant. Call it before exclude(), which looks for what it leaves out among the rows that
+        the queryset has by then. Not after union() and its like.
         """
         self._not_support_combined_queries("including_shared")  # type: ignore[attr-defined]
         queryset = self._chain()  # type: ignore[attr-defined]

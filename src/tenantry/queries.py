@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from django.core.exceptions import FullResultSet
 from django.db.models import BooleanField, Value
-from django.db.models.sql import AND
+from django.db.models.sql import AND, Query
 
 from .binding import Binding
 from .exceptions import ScopeError
@@ -33,6 +33,17 @@ class OfUser(Value):
         )
 
 
+class SharedQuery(Query):
+    """Be a query that has the rows that other tenants share.
+
+    For what exclude() leaves out by related rows, Django asks with another of the same class.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tenantry_shared = True
+
+
 def binding_of_query(query: Any) -> Binding | None:
     """Return the binding that a query of ``for_user()`` is evaluated in; None of any other."""
     found: Binding | None = query.__dict__.get("tenantry_binding")
@@ -53,9 +64,12 @@ def is_shared(query: Any) -> bool:
 
 def share(query: Any) -> None:
     """Add the rows that other tenants share to a query."""
+    # One of another package keeps its class, and what that makes of it.
+    if type(query) is Query:
+        query.__class__ = SharedQuery
     query.tenantry_shared = True
 
 
 def unshare(query: Any) -> None:
-    """Leave a query without them."""
+    """Leave a query without them; what it excludes by related rows stays as it is."""
     del query.tenantry_shared
