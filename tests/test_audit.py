@@ -27,6 +27,7 @@ from tenantry import (
     aclose_pools,
     aconnection,
     admin_context,
+    arows,
     bind_request,
     switch_tenant,
     tenant_context,
@@ -228,6 +229,29 @@ async def test_a_stream_is_not_logged_part_by_part(
         ("entered", str(user.tenant_id), False),
         ("exited", str(user.tenant_id), False),
     ]
+
+
+@pytest.mark.parametrize("how", ["iterator", "aiterator", "arows"])
+async def test_the_rows_of_a_user_are_not_logged_one_by_one(
+    how: str, log: Callable[[], list[Any]], user: User
+) -> None:
+    notes = Note.objects.for_user(user).order_by("id")
+    with configured(), admin_context():
+        log()
+        if how == "iterator":
+            titles = await sync_to_async(lambda: [note.title for note in notes.iterator(1)])()
+        elif how == "aiterator":
+            titles = [note.title async for note in notes.aiterator(1)]
+        else:
+            titles = [title for (title,) in await arows(notes.values_list("title"))]
+        records = log()
+    await aclose_pools()
+    assert titles == ["A 1", "A 2"]
+    assert briefly(records) == [
+        ("entered", str(user.tenant_id), False),
+        ("exited", str(user.tenant_id), False),
+    ]
+    assert records[0].previous == "admin"
 
 
 def test_whoever_was_bound_before_is_cut_off_too(log: Callable[[], list[Any]]) -> None:

@@ -10,12 +10,10 @@ from typing import Any, Self
 from django.db import models
 
 from .binding import Binding
-from .context import Scope
+from .context import ContinuedScope, Scope
 from .exceptions import ScopeError
 from .queries import bind, binding_of_query, is_shared, share, unshare
 from .users import binding_of
-
-Scopes = Callable[[], AbstractContextManager[object]]
 
 
 def in_scope(name: str) -> Callable[..., Any]:
@@ -70,33 +68,37 @@ def reflected(name: str, sign: str) -> Callable[..., Any]:
     return combine
 
 
-def steps(rows: Any, scope: Scopes) -> Iterator[Any]:
+def steps(rows: Any, binding: Binding) -> Iterator[Any]:
     """Yield `rows`, each of which is made in a scope of its own."""
+    scope = Scope
     try:
         while True:
-            with scope():
+            with scope(binding):
                 try:
                     row = next(rows)
                 except StopIteration:
                     return
+            scope = ContinuedScope
             yield row
     finally:
-        with scope():
+        with ContinuedScope(binding):
             rows.close()
 
 
-async def asteps(rows: Any, scope: Scopes) -> AsyncIterator[Any]:
+async def asteps(rows: Any, binding: Binding) -> AsyncIterator[Any]:
     """Yield `rows`, each of which is made in a scope of its own."""
+    scope = Scope
     try:
         while True:
-            with scope():
+            with scope(binding):
                 try:
                     row = await anext(rows)
                 except StopAsyncIteration:
                     return
+            scope = ContinuedScope
             yield row
     finally:
-        with scope():
+        with ContinuedScope(binding):
             await rows.aclose()
 
 
@@ -155,12 +157,12 @@ class RLSQuerySet(models.QuerySet[Any]):
     def iterator(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """Return an iterator, each step of which runs in the scope."""
         rows = super().iterator(*args, **kwargs)
-        return rows if self.binding is None else steps(rows, self.scope)
+        return rows if self.binding is None else steps(rows, self.binding)
 
     def aiterator(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Return an async iterator, each step of which runs in the scope."""
         rows = super().aiterator(*args, **kwargs)
-        return rows if self.binding is None else asteps(rows, self.scope)
+        return rows if self.binding is None else asteps(rows, self.binding)
 
     _fetch_all = in_scope("_fetch_all")
     aggregate = in_scope("aggregate")
