@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pytest
+from django.apps import apps
 
+from tenantry.protected import protections
 from tests import shapes, shapes_of_models
-from tests.scoping import COMPARED, Tenants, atomically, bindings, sent, unscoped
+from tests.scoping import COMPARED, PROTECTED, Tenants, atomically, bindings, sent, unscoped
 
 SHAPES = shapes.SHAPES | shapes_of_models.SHAPES
 OFF = "tenantry.backends.postgresql.compiler.protections"
+
+
+def test_the_tables_are_those_that_are_expected() -> None:
+    found = protections(apps)
+    assert {table: each.owner.column for table, each in found.items()} == PROTECTED
+    assert not any(each.owner.hops or each.flags for each in found.values())
 
 
 @pytest.mark.parametrize("name", SHAPES)
