@@ -93,8 +93,9 @@ def test_the_orm_reads_the_rows_of_the_tenant(name: str, million: int) -> None:
     if settings.SHAPE != "guc":
         # Where the predicate and the policy meet, nothing is compared per row.
         assert "One-Time Filter" in text
-    assert plan_of(QUERIES[name]())  # Unbound, it has one too,
-    assert removed(plan_of(QUERIES[name]())) == 0  # and reads nothing.
+    unbound = plan_of(QUERIES[name]())
+    assert "One-Time Filter: false" in unbound
+    assert removed(unbound) == 0
 
 
 @pytest.mark.slow
@@ -178,14 +179,15 @@ def check_raw_sql(tenant: int, function: str) -> None:
     with tenant_context(tenant):
         text = plan("SELECT * FROM app_note WHERE tenant_id = %s", [tenant])
         assert "One-Time Filter" in text
-        assert f"Index Cond: (tenant_id = '{tenant}'" in text or "Index Cond" in text
+        assert f"Index Cond: (tenant_id = {tenant})" in text
         assert function not in text.partition("Index Cond")[2].partition("\n")[0]
     text = plan(RAW)
     assert "Index Cond" in text
     assert "Seq Scan" not in text
     assert "(actual rows=0" in text or "rows=0.00 loops=1" in text
-    with admin_context():
-        assert "Limit" in plan(RAW)
+    with admin_context(), connections["default"].cursor() as cursor:
+        cursor.execute(RAW.replace("*", "tenant_id"))
+        assert len(set(cursor.fetchall())) > 1
 
 
 @pytest.mark.slow
