@@ -234,7 +234,9 @@ def test_write(
     assert (before - after, after - before) == (gone, new)
     for sql in statements:
         if binding == "admin" or not predicate:
-            assert not COMPARED.search(sql) or "SET" in sql
+            # What an instance saves is not what is asked for.
+            asked = sql.partition(" WHERE ")[2] if sql.startswith("UPDATE") else sql
+            assert not COMPARED.search(asked), sql
         else:
             assert unscoped(sql, value) == {}, sql
 
