@@ -50,7 +50,8 @@ def test_every_statement_says_the_tenant_and_the_role(wire: Wire, tenants: Tenan
     run("SELECT 3", alias="wire")
 
     def said(tenant: object, role: str) -> str:
-        if connections["wire"].pg_version >= 180000:
+        wrapper: Any = connections["wire"]
+        if wrapper.pg_version >= 180000:
             return f"SET LOCAL rls.current_tenant='{tenant}';SET LOCAL role='{role}';\n"
         call = "pg_catalog.set_config"
         return (

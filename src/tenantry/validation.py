@@ -20,7 +20,7 @@ from .samekeys import tenant_of
 def tenant_fields(row: Any, exclude: Collection[str] | None) -> set[str]:
     """Return which of the fields that are left out name the tenant of `row`, if it is known."""
     constraints = (each for each in row._meta.constraints if isinstance(each, RLSConstraint))
-    names = {rls_tenants().tenant_fk_field, *(each.field for each in constraints)}
+    names = {rls_tenants().tenant_fk_field, *(each.field for each in constraints if each.field)}
     return {
         name
         for name in names & set(exclude or ())
