@@ -163,7 +163,8 @@ def _parameters(binding: Binding, role: str) -> list[tuple[str, str]]:
     if settings.bypass_flags and not settings.sealed:
         values.append((f"{settings.guc_prefix}.bypass", binding.bypass or ""))
     if binding.read_only:
-        # It cannot be taken back in a transaction (PostgreSQL documentation, "SET TRANSACTION").
+        # SQL can take it back before the first query only (PostgreSQL documentation, "SET
+        # TRANSACTION"): it is for code that writes by mistake.
         values.append(("transaction_read_only", "on"))
     return values
 
