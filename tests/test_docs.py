@@ -57,6 +57,7 @@ GUIDES = [
     "refuse-foreign-keys",
     "protect-users",
     "protect-other-packages",
+    "share-rows",
     "find-the-tenant",
     "serve-other-asgi-apps",
     "use-rest-framework",
@@ -76,6 +77,14 @@ if find_spec("django.tasks"):
 @pytest.mark.parametrize("page", GUIDES)
 def test_a_guide_does_what_it_says(page: str, reader: Reader) -> None:
     assert "pycon" in reader.follow(f"how-to/{page}.md")
+
+
+def test_every_guide_is_followed() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    pages = [path.stem for path in (DOCS / "how-to").glob("*.md")]
+    assert pages
+    for page in pages:
+        assert f'"{page}"' in tests or f"how-to/{page}.md" in tests, page
 
 
 @pytest.mark.parametrize("page", ["run-commands", "export-and-delete"])
