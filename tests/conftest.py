@@ -42,7 +42,9 @@ def pytest_configure() -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail a run that skipped a test for another reason than the platform; note how it ended."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None and exitstatus == pytest.ExitCode.OK:
+    # Also where others fail, which a second run without the skipped ones may pass.
+    ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    if reporter is not None and ended:
         reasons = [report.longrepr[2] for report in reporter.stats.get("skipped", [])]
         if any("platform" not in reason for reason in reasons):
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
