@@ -271,10 +271,36 @@ def test_what_not_all_rows_keep_stops_no_cascade(
         before = contents()
         for kind in kinds:
             with broken(arrange, f"{SAME} {kind}", DROP_SAME):
-                with pytest.raises(CommandError, match="foreign key cascade_fk of app_note"):
+                message = "foreign key cascade_fk of app_note .*; validate same_fk, with Valid"
+                with pytest.raises(CommandError, match=message):
                     command("delete_tenant", a.pk, "--yes", *ALSO)
+                assert "it would be refused: the foreign key cascade_fk of app_note deletes" in (
+                    command("delete_tenant", a.pk, "--dry-run", *ALSO)
+                )
                 connections["default"].close()
         assert contents() == before
+
+
+@pytest.mark.parametrize("options", [[], ["--keep-tenant"]])
+def test_on_delete_of_what_stays_reaches_nobody(
+    options: list[str], library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = library
+    plan = "ADD COLUMN plan_id bigint DEFAULT 1 REFERENCES app_plan ON DELETE"
+    how = (
+        "CREATE TABLE app_plan (id bigint PRIMARY KEY); INSERT INTO app_plan VALUES (1);"
+        f"ALTER TABLE app_tenant {plan} SET NULL; ALTER TABLE app_note {plan} CASCADE"
+    )
+    back = (
+        "ALTER TABLE app_note DROP COLUMN plan_id; ALTER TABLE app_tenant DROP COLUMN plan_id;"
+        "DROP TABLE app_plan"
+    )
+    with broken(arrange, how, back):
+        before = contents()
+        command("delete_tenant", a.pk, "--yes", *options, *ALSO)
+        assert of(b, contents()) == of(b, before)
+        assert not of(a, contents())["app_note"]
+    connections["default"].close()
 
 
 @pytest.mark.parametrize("action", ["CASCADE", "SET NULL"])
@@ -447,7 +473,10 @@ def test_rows_that_a_tenant_who_is_kept_needs_stop_it(
         before = contents()
         text = command("delete_tenant", a.pk, "--dry-run", "--keep-tenant", *also)
         assert "app_tenant.main_id: 1 refer to them, and would stop it\n" in text
-        message = r"(?=.*1 of app_tenant.main_id)(?=.*1 of app_tenant.owner_id).* nothing was"
+        message = (
+            r"who is kept, needs rows that would go: app_tenant.main_id, app_tenant.owner_id cannot"
+            r" be NULL; .* without --keep-tenant; nothing was deleted"
+        )
         with pytest.raises(CommandError, match=message):
             command("delete_tenant", a.pk, "--yes", "--keep-tenant", *also)
         assert contents() == before

@@ -25,6 +25,11 @@ class Reference:
     # Whether all rows keep it: those that were there before it may not, if it is NOT VALID.
     is_valid: bool = True
 
+    @property
+    def place(self) -> str:
+        """The table and the columns, as messages name them."""
+        return f"{self.table}.{','.join(self.columns)}"
+
 
 @dataclass
 class Order:

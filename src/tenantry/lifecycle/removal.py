@@ -101,7 +101,7 @@ class Removal:
             for each, name, condition in staying:
                 refers = referring(each, self.found.tables[each.target], self.quote)
                 if number := self.count(f"{name} WHERE {condition} AND {refers}"):
-                    found[f"{each.table}.{','.join(each.columns)}"] = number
+                    found[each.place] = number
         return found
 
     def run(self, note: Note) -> None:
@@ -151,27 +151,42 @@ class Removal:
     def require_safe(self) -> None:
         """Raise CommandError where the database would stop half-way, or delete rows of others."""
         if obstacles := self.obstacles():
+            own = sorted(obstacles.keys() & {each.place for each in self.kept()})
+            if own:
+                raise CommandError(
+                    f"the tenant, who is kept, needs rows that would go: {', '.join(own)} cannot be"
+                    " NULL; let it refer to rows of others, or run delete_tenant without"
+                    " --keep-tenant; nothing was deleted"
+                )
             rows = ", ".join(f"{number} of {name}" for name, number in obstacles.items())
             raise CommandError(
                 f"rows of tables that are not protected refer to rows of the tenant: {rows}; delete"
                 " or change them first, or let their models' rows be deleted, too, with --also"
                 " app.Model; nothing was deleted"
             )
+        for refusal in self.refusals():
+            raise CommandError(f"{refusal}; nothing was deleted")
+
+    def refusals(self) -> Iterator[str]:
+        """Yield what of the tables does not let rows of the tenant alone be deleted."""
         if linked := sorted(table.name for table in self.doomed().values() if table.is_linked):
             label = tenant_model()._meta.label
-            raise CommandError(
+            yield (
                 f"only the row of {label}, which goes first, says which rows of {', '.join(linked)}"
                 " are the tenant's; run delete_tenant with --keep-tenant, and delete the tenant by"
-                " its model; nothing was deleted"
+                " its model"
             )
         for each in self.found.references:
             if self.reaches_others(each):
-                table = self.found.tables[each.table]
-                fix = "" if table.is_tenants else "add SameTenant for it, or "
-                raise CommandError(
+                fix = (
+                    "" if self.found.tables[each.table].is_tenants else "add SameTenant for it, or "
+                )
+                for other in self.guards(each):
+                    fix = f"validate {other.name}, with ValidateSameTenant, or "
+                yield (
                     f"the foreign key {each.name} of {each.table} deletes or changes rows of other"
                     " tenants, too, because PostgreSQL applies no policies to what ON DELETE does;"
-                    f" {fix}drop its ON DELETE; nothing was deleted"
+                    f" {fix}drop its ON DELETE"
                 )
 
     def reaches_others(self, reference: Reference) -> bool:
@@ -180,15 +195,19 @@ class Removal:
         # Those of `also` go as their models say, whoever they are of.
         if reference.action in ("a", "r") or table is None or table.name in self.named_tables:
             return False
-        if self.stays(reference.target) or set(table.keys) & set(reference.columns):
+        # What stays takes nothing along.
+        if reference.target not in self.doomed() or set(table.keys) & set(reference.columns):
             return False
-        return not any(
-            other.is_valid
-            and other.table == reference.table
-            and other.target == reference.target
-            and set(other.columns) >= {*reference.columns, *table.keys}
-            for other in self.found.references
-        )
+        return not any(other.is_valid for other in self.guards(reference))
+
+    def guards(self, reference: Reference) -> Iterator[Reference]:
+        """Yield the foreign keys by which only the tenant's own rows can be `reference`'s."""
+        keys = self.found.tables[reference.table].keys
+        for other in self.found.references:
+            if (other.table, other.target) == (reference.table, reference.target) and set(
+                other.columns
+            ) >= {*reference.columns, *keys}:
+                yield other
 
     def cut(self, reference: Reference, which: str = "true") -> None:
         """Let the tenant's rows refer to nothing, so that they can go in any order."""

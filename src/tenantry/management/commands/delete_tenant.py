@@ -59,6 +59,8 @@ class Command(BaseCommand):
         if options["dry_run"]:
             for name, number in removal.obstacles().items():
                 self.stdout.write(f"{name}: {number} refer to them, and would stop it")
+            for refusal in removal.refusals():
+                self.stdout.write(f"it would be refused: {refusal}")
             self.stdout.write(f"{total} rows would be deleted")
             return
         removal.require_safe()
