@@ -21,7 +21,7 @@ from tenantry.contrib.admin.fields import is_protected, tenant_field
 from tenantry.contrib.admin.forms import belongs_to
 from tests import settings as project
 from tests.app.models import Book, Item, Label, NewestFirst, Note, Shared, Tag, Tenant, User
-from tests.desk.models import Badge, Firm, Folder, Offer, Remark, Seal, Slip
+from tests.desk.models import Badge, Firm, Folder, Line, Offer, Remark, Seal, Slip
 from tests.fix_admin import Desk
 
 pytestmark = pytest.mark.usefixtures("admin_site")
@@ -365,3 +365,25 @@ def test_a_model_of_another_package() -> None:
             assert (field and field.name) == found
             assert is_protected(Shared)
             assert tenant_field(Tag).name == "tenant"
+
+
+@pytest.mark.parametrize("texts", [["New", "", ""], ["", "", ""], ["New", "Newer", ""]])
+def test_blank_rows_of_an_inline_are_no_duplicates(texts: list[str], desks: Any) -> None:
+    made = type("Inline", (RLSTenantTabularInline,), {"model": Line})(Offer, AdminSite())
+    data: dict[str, Any] = {"line_set-TOTAL_FORMS": 3, "line_set-INITIAL_FORMS": 0}
+    data |= {f"line_set-{number}-text": text for number, text in enumerate(texts)}
+    for scope in (tenant_context(desks[0].tenant.pk), admin_context()):
+        with scope:
+            found = made.get_formset(request())(data, instance=desks[0].offers[0])
+            assert found.is_valid(), found.non_form_errors()
+
+
+def test_rows_of_an_inline_that_are_the_same_are_duplicates(desks: Any) -> None:
+    made = type("Inline", (RLSTenantTabularInline,), {"model": Line})(Offer, AdminSite())
+    data: dict[str, Any] = {"line_set-TOTAL_FORMS": 3, "line_set-INITIAL_FORMS": 0}
+    data |= {f"line_set-{number}-text": "New" for number in range(2)}
+    for scope in (tenant_context(desks[0].tenant.pk), admin_context()):
+        with scope:
+            found = made.get_formset(request())(data, instance=desks[0].offers[0])
+            assert not found.is_valid()
+            assert "Please correct the duplicate data" in str(found.non_form_errors())

@@ -109,9 +109,9 @@ def test_the_only_row_of_a_tenant_is_no_error_of_a_hidden_field(tenants: Tenants
 
 def test_nobody_is_asked_for_a_tenant_that_is_not_known(tenants: Tenants, settings: Any) -> None:
     settings.RLS_TENANTS = {**settings.RLS_TENANTS, "STRICT_MODE": True}
-    form = NoteForm({"title": "A 1"})
-    # A sign-up makes the tenant after it has validated.
-    assert form.is_valid()
+    # A sign-up makes the tenant, or opens its scope, after it has validated.
+    assert NoteForm({"title": "A 1"}).is_valid()
+    assert NoteForm({"title": "A 1"}, instance=Note(tenant=tenants[0])).is_valid()
 
 
 @isolate_apps("tests.app")

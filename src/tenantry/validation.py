@@ -12,13 +12,20 @@ from typing import Any
 
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 
+from .binding import current_binding
 from .conf import rls_tenants
 from .constraints import RLSConstraint
 from .samekeys import tenant_of
 
 
 def tenant_fields(row: Any, exclude: Collection[str] | None) -> set[str]:
-    """Return which of the fields that are left out name the tenant of `row`, if it is known."""
+    """Return which of the fields that are left out name the tenant of `row`, if it is known.
+
+    None where nobody is bound: no other row would be found.
+    """
+    binding = current_binding()
+    if binding.tenant_id is None and not binding.is_admin:
+        return set()
     constraints = (each for each in row._meta.constraints if isinstance(each, RLSConstraint))
     names = {rls_tenants().tenant_fk_field, *(each.field for each in constraints if each.field)}
     return {

@@ -102,7 +102,11 @@ class TenantFormSet(forms.BaseModelFormSet):  # type: ignore[type-arg]
         hidden = [
             form
             for form in self.forms
-            if field is not None and form.is_valid() and field.name not in form.cleaned_data
+            # A row that was left blank has nothing at all.
+            if field is not None
+            and form.is_valid()
+            and form.cleaned_data
+            and field.name not in form.cleaned_data
         ]
         # Django compares what the forms have; a project's code sees in them what they show.
         for form in hidden:
