@@ -94,7 +94,8 @@ def test_the_orm_reads_the_rows_of_the_tenant(name: str, million: int) -> None:
         # Where the predicate and the policy meet, nothing is compared per row.
         assert "One-Time Filter" in text
     unbound = plan_of(QUERIES[name]())
-    assert "One-Time Filter: false" in unbound
+    # Older servers do not say that NULL is false.
+    assert re.search("One-Time Filter: (?:false|NULL::boolean)\n", unbound)
     assert removed(unbound) == 0
 
 
