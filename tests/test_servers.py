@@ -17,7 +17,7 @@ from tests.fix_faults import wait_for
 from tests.visitors import VISIBLE, drive, tenants_in, together
 
 CLIENTS_OF_EACH = 3
-VISITS_OF_EACH = 12
+VISITS_OF_EACH = 9
 STREAMS = 6
 AT = f"{LOOPBACK}:{{port}}"
 ASGI, WSGI = "project.asgi:application", "project.wsgi:application"
