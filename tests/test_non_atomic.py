@@ -125,6 +125,12 @@ def test_a_table_of_another_package_whose_policies_change(
         check_closed("auth_group", tenants, superuser)
     finally:
         superuser.execute("TRUNCATE auth_group CASCADE")
+        # What was made before the policies, and is of no other test.
+        made = superuser.execute(
+            "SELECT oid::regprocedure::text FROM pg_proc WHERE starts_with(proname, 'after_')"
+        )
+        for (function,) in made.fetchall():
+            superuser.execute(f"DROP FUNCTION IF EXISTS {function} CASCADE".encode())
 
 
 # Where the admin is a role, the owner of the tables has to see the rows that are checked.

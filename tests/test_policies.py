@@ -308,12 +308,15 @@ def test_version_1_of_the_policy_never_changes() -> None:
 def test_the_functions_mean_the_same_under_any_search_path(
     tenants: Tenants, superuser: psycopg.Connection[Any]
 ) -> None:
-    superuser.execute("CREATE SCHEMA IF NOT EXISTS mine AUTHORIZATION app")
-    run(
-        "CREATE OR REPLACE FUNCTION mine.current_setting(text, boolean) RETURNS text"
-        " LANGUAGE sql AS $$ SELECT '2' $$"
-    )
-    with tenant_context(tenants[0].pk), transaction.atomic():
-        run("SET LOCAL search_path = mine, public, pg_catalog")
-        assert run("SELECT current_setting('x', true)") == [("2",)]
-        assert run("SELECT DISTINCT tenant_id FROM app_note") == [(tenants[0].pk,)]
+    superuser.execute("CREATE SCHEMA mine AUTHORIZATION app")
+    try:
+        run(
+            "CREATE FUNCTION mine.current_setting(text, boolean) RETURNS text"
+            " LANGUAGE sql AS $$ SELECT '2' $$"
+        )
+        with tenant_context(tenants[0].pk), transaction.atomic():
+            run("SET LOCAL search_path = mine, public, pg_catalog")
+            assert run("SELECT current_setting('x', true)") == [("2",)]
+            assert run("SELECT DISTINCT tenant_id FROM app_note") == [(tenants[0].pk,)]
+    finally:
+        superuser.execute("DROP SCHEMA mine CASCADE")
