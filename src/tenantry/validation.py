@@ -21,7 +21,7 @@ from .samekeys import tenant_of
 def tenant_fields(row: Any, exclude: Collection[str] | None) -> set[str]:
     """Return which of the fields that are left out name the tenant of `row`, if it is known.
 
-    None where nobody is bound: no other row would be found.
+    Where nobody is bound, none is: the database would show no row to compare with.
     """
     binding = current_binding()
     if binding.tenant_id is None and not binding.is_admin:

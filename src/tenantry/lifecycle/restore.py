@@ -169,9 +169,10 @@ class Restore:
         quote = self.connection.ops.quote_name
         for table, column, name in sequences:
             rows = (
-                f"(SELECT max({quote(column)}) AS top FROM {found.tables[table].quoted}) AS t"  # noqa: S608
+                f"(SELECT max({quote(column)}) AS top"  # noqa: S608 - quoted
+                f" FROM {found.tables[table].quoted}) AS t"
                 f" WHERE top >= (SELECT last_value FROM {name})"
             )
             # A percent sign would begin a parameter.
             rows = rows.replace("%", "%%")
-            cursor.execute(f"SELECT setval(%s::regclass, top) FROM {rows}", [name])  # noqa: S608
+            cursor.execute(f"SELECT setval(%s::regclass, top) FROM {rows}", [name])  # noqa: S608 - quoted

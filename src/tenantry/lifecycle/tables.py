@@ -114,7 +114,7 @@ def tables_of(model: Any, own: str, quote: Any, *, is_linked: bool = False) -> I
         if link.column == key and not is_linked:
             yield from tables_of(parent, f"{column} = {current_tenant_sql()}", quote)
         else:
-            rows = f"SELECT {quote(link.column)} FROM {quote(name)} WHERE {own}"  # noqa: S608
+            rows = f"SELECT {quote(link.column)} FROM {quote(name)} WHERE {own}"  # noqa: S608 - quoted
             yield from tables_of(parent, f"{column} IN ({rows})", quote, is_linked=True)
 
 
