@@ -23,6 +23,31 @@ from tests.app.models import Tenant
 from tests.fix_wire import Wire
 
 DATABASE = "tenantry"
+# What TRUNCATE ... RESTART IDENTITY CASCADE of the tenants and their users does, in a fiftieth of
+# the time: that makes new files for tables, indexes and sequences, whether they held rows or not.
+EMPTY = """
+DO $$
+DECLARE
+    emptied regclass;
+BEGIN
+    -- Every table that refers to one of these is emptied too, so no foreign key is asked.
+    SET LOCAL session_replication_role = replica;
+    FOR emptied IN
+        WITH RECURSIVE reached (relation) AS (
+            VALUES ('app_tenant'::regclass::oid), ('app_user'::regclass::oid)
+            UNION
+            SELECT conrelid FROM pg_constraint JOIN reached ON confrelid = relation
+            WHERE contype = 'f'
+        )
+        SELECT relation FROM reached
+    LOOP
+        EXECUTE format('DELETE FROM %s', emptied);
+        PERFORM setval(seqrelid::regclass, seqstart, false)
+        FROM pg_sequence JOIN pg_depend ON objid = seqrelid
+        WHERE classid = 'pg_class'::regclass AND refobjid = emptied AND deptype IN ('a', 'i');
+    END LOOP;
+END $$
+"""
 
 
 @pytest.fixture(scope="session")
@@ -95,10 +120,16 @@ def project(
         connections.close_all()
 
 
-@pytest.fixture
-def tenants(project: None, superuser: psycopg.Connection[Any]) -> Iterator[tuple[Tenant, Tenant]]:
-    """Return two tenants with one author and two notes each, in tables that hold nothing else."""
+@pytest.fixture(scope="module")
+def truncated(project: None, superuser: psycopg.Connection[Any]) -> None:
+    """Leave no dead row, and no statistics, of the modules before."""
     superuser.execute("TRUNCATE app_tenant, app_user RESTART IDENTITY CASCADE")
+
+
+@pytest.fixture
+def tenants(truncated: None, superuser: psycopg.Connection[Any]) -> Iterator[tuple[Tenant, Tenant]]:
+    """Return two tenants with one author and two notes each, in tables that hold nothing else."""
+    superuser.execute(EMPTY)
     a, b = Tenant.objects.create(name="A"), Tenant.objects.create(name="B")
     for tenant in (a, b):
         superuser.execute(
