@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from django.db import models
 
-from .binding import Binding
+from .audit import described
+from .binding import Binding, current_binding
 from .context import ContinuedScope, Scope
 from .exceptions import ScopeError
 from .queries import bind, binding_of_query, is_shared, share, unshare
@@ -41,6 +42,19 @@ def of_own_rows(name: str) -> Callable[..., Any]:
         # As Django does it for the queryset that it writes.
         self._result_cache = None
         return method(own, *args, **kwargs)
+
+    return run
+
+
+def of_fetched(name: str) -> Callable[..., Any]:
+    """Return the method `name`, which answers from rows that are fetched already, if they are."""
+    method = in_scope(name)
+
+    @wraps(method)
+    def run(self: RLSQuerySet, *args: Any, **kwargs: Any) -> Any:
+        if self.fetched_as is not None and self._result_cache is not None:
+            self.require_reader(self.fetched_as)
+        return method(self, *args, **kwargs)
 
     return run
 
@@ -106,8 +120,15 @@ class RLSQuerySet(models.QuerySet[Any]):
     """Be a queryset that can run in the binding of a user, whoever evaluates it.
 
     It adds no filter of its own: the backend's compiler scopes every query, whichever queryset it
-    comes from, and the database refuses the rest.
+    comes from, and the database refuses the rest. Rows that it keeps are not asked for again: where
+    they were fetched as one tenant, or as the admin, and are read as another tenant, it raises
+    ScopeError.
     """
+
+    # Whose rows are kept here. A queryset that outlives a request, or is pickled into a cache, has
+    # them without a query, so that neither the compiler nor the database is asked.
+    fetched_as: Binding | None = None
+    _result_cache: list[Any] | None
 
     def for_user(self, user: object) -> Self:
         """Return this queryset, as `user` sees it: its tenant's rows, all rows, or none.
@@ -164,10 +185,40 @@ class RLSQuerySet(models.QuerySet[Any]):
         rows = super().aiterator(*args, **kwargs)
         return rows if self.binding is None else asteps(rows, self.binding)
 
-    _fetch_all = in_scope("_fetch_all")
+    def _fetch_all(self) -> None:
+        """Fetch the rows, or raise ScopeError if they are here and another binding's."""
+        if self._result_cache is None:
+            current = current_binding()
+            # Rows of a user are that user's wherever they are read, and of nobody there are none.
+            is_kept = self.binding is None and (current.tenant_id is not None or current.grant)
+            self.fetched_as = current if is_kept else None
+        elif self.fetched_as is not None:
+            self.require_reader(self.fetched_as)
+        with self.scope():
+            super()._fetch_all()  # type: ignore[misc]
+
+    def require_reader(self, fetched_as: Binding) -> None:
+        """Raise ScopeError if what was fetched as one tenant, or for all, is read as another one.
+
+        The admin may read all. Code in no scope may read what it is handed, as it may a list.
+        """
+        current = current_binding()
+        if (
+            not fetched_as.sees_as(current)
+            and not current.is_admin
+            and (current.tenant_id is not None or current.grant)
+        ):
+            raise ScopeError(
+                f"the rows of this queryset were fetched as {described(fetched_as)}, and are read"
+                f" as {described(current)}; call all() on it for those of {described(current)}, or"
+                " list() where they are fetched, to keep them"
+            )
+
     aggregate = in_scope("aggregate")
-    count = in_scope("count")
-    exists = in_scope("exists")
+    count = of_fetched("count")
+    contains = of_fetched("contains")
+    exists = of_fetched("exists")
+    __getitem__ = of_fetched("__getitem__")
     explain = in_scope("explain")
     create = in_scope("create")
     bulk_create = in_scope("bulk_create")
