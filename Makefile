@@ -53,7 +53,7 @@ bench: $(BENCH_VENV)/.bench pgbouncer
 
 bench-full: $(BENCH_VENV)/.bench pgbouncer valgrind
 	$(BENCH_VENV)/bin/python benchmarks/side_by_side.py --workloads all --routes all --seconds 60 --name side_by_side_full $(ARGS)
-	$(BENCH_VENV)/bin/python benchmarks/load.py --clients 1 20 200 500 1000 2000 --seconds 10 --minutes 40
+	$(BENCH_VENV)/bin/python benchmarks/load.py --clients 1 20 200 500 1000 2000 --seconds 10 --minutes 60
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape role
 	$(BENCH_VENV)/bin/python benchmarks/driver_read.py --shape sealed

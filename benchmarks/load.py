@@ -78,6 +78,9 @@ COUNTED = 5
 START, LEAST = 3.0, 0.5
 # Seconds until it counts, for each client: all of them begin at once.
 EACH = 0.005
+# Seconds that are measured at least, for each client: what waits in turn is answered in turn, so
+# that less than some rounds of all clients would count a burst of answers, or none.
+ROUNDS = 3 * EACH
 PEER_ROWS = """
 INSERT INTO load_rls_tenants_tenant (id, name) SELECT id, name FROM benchmarks_tenant;
 INSERT INTO load_rls_tenants_note (id, tenant_id, title, body, created_at)
@@ -191,7 +194,7 @@ class Benchmark:
     def measure(self, name: str, load: Load) -> Figures:
         """Return what happens while the clients ask; nothing but the error if it takes too long."""
         self.sampler.most.clear()
-        patience = 60 + warm_up(self.options, load.clients) + self.options.seconds
+        patience = 60 + warm_up(self.options, load.clients) + measured(self.options, load.clients)
 
         async def within() -> Figures:
             async with asyncio.timeout(patience):
@@ -214,7 +217,7 @@ class Benchmark:
         await asyncio.sleep(warm_up(self.options, load.clients))
         self.sampler.in_use.clear()
         cpu, start, seen.counts = server.cpu(), time.perf_counter(), True
-        await asyncio.sleep(self.options.seconds)
+        await asyncio.sleep(measured(self.options, load.clients))
         seen.counts = False
         taken, cpu = time.perf_counter() - start, server.cpu() - cpu
         peak, in_use = server.memory("VmHWM"), self.sampler.in_use[name] or [0]
@@ -271,12 +274,22 @@ def warm_up(options: argparse.Namespace, clients: int) -> float:
     return float(max(options.warm_up, 2 * options.await_seconds, EACH * clients))
 
 
+def measured(options: argparse.Namespace, clients: int) -> float:
+    """Return for how many seconds so many clients are measured."""
+    return max(float(options.seconds), ROUNDS * clients)
+
+
 def affordable(options: argparse.Namespace, candidates: int) -> float:
-    """Return for how many seconds each can be measured so that all take ``--minutes``."""
-    times = len(options.workloads) * candidates
-    beside = times * sum(START + warm_up(options, clients) for clients in options.clients)
-    each = (60 * float(options.minutes) - beside) / (times * len(options.clients))
-    return min(float(options.seconds), max(LEAST, each))
+    """Return for how many seconds each can be measured so that all take ``--minutes``.
+
+    Many clients are measured for longer, whatever that takes.
+    """
+    left = 60 * float(options.minutes) / (len(options.workloads) * candidates)
+    left -= sum(START + warm_up(options, clients) for clients in options.clients)
+    few = sorted(options.clients)
+    while few and left / len(few) < ROUNDS * few[-1]:
+        left -= ROUNDS * few.pop()
+    return min(float(options.seconds), max(LEAST, left / len(few) if few else LEAST))
 
 
 def able(names: list[str]) -> list[str]:
