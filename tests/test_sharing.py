@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
+import re
 from contextlib import nullcontext
+from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +30,7 @@ from tenantry import (
     RawPredicate,
     RLSConstraint,
     RLSManager,
+    RLSProtectedModel,
     SharedWith,
     TenantField,
     admin_context,
@@ -648,6 +652,26 @@ def test_a_foreign_key_to_another_model_than_it_should_be_is_found_by_a_check() 
         "app.Part cannot be shared: app.Sent.row refers to app.Doc, and not to app.Part; name the"
         " foreign key to app.Part in SharedWith(row=...)."
     ]
+
+
+@isolate_apps("tests.app")
+def test_what_documents_a_share_is_a_model_that_django_takes() -> None:
+    class Tenant(models.Model):
+        class Meta:
+            app_label = "app"
+
+    class Note(RLSProtectedModel):
+        class Meta:
+            app_label = "app"
+
+    sample = re.search(r"::\n\n(.*?)\n\n(?=\S)", inspect.getdoc(SharedWith) or "", re.DOTALL)
+    assert sample is not None
+    named: dict[str, Any] = {"__name__": "tests.app.models", "Tenant": Tenant, "Note": Note}
+    named |= {"RLSProtectedModel": RLSProtectedModel, "RLSConstraint": RLSConstraint}
+    named |= {"TenantField": TenantField}
+    named |= {"ForeignKey": models.ForeignKey, "CASCADE": models.CASCADE}
+    exec(dedent(sample[1]), named)
+    assert named["NoteShare"].check() == []
 
 
 @isolate_apps("tests.app")

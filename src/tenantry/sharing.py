@@ -121,7 +121,7 @@ class SharedWith(ExtraPredicate):
 
         class NoteShare(RLSProtectedModel):
             note = ForeignKey(Note, on_delete=CASCADE)
-            recipient = ForeignKey(Tenant, on_delete=CASCADE)
+            recipient = ForeignKey(Tenant, on_delete=CASCADE, related_name="+")
 
             class Meta:
                 constraints = [
