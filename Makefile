@@ -93,9 +93,10 @@ redis:
 valgrind:
 	@test "$$(uname)" != Linux || { $(call install,valgrind,valgrind) }
 
-# GDAL and GEOS, which Django loads, come with it.
+# GDAL and GEOS, which Django loads, come with it. Tests look for it where Debian's packages put it,
+# and leave it out where there are none.
 postgis:
-	@$(call install,/usr/share/postgresql/15/extension/postgis.control,postgresql-15-postgis-3)
+	@! command -v apt-get >/dev/null || { $(call install,/usr/share/postgresql/*/extension/postgis.control,postgresql-postgis) }
 
 $(BENCH_VENV)/.bench: pyproject.toml
 	@$(MAKE) --no-print-directory VENV=$(BENCH_VENV) PYTHON=$(BENCH_PYTHON) $@
@@ -108,18 +109,18 @@ $(VENV)/.%: pyproject.toml
 	@$(BIN)/python -m pip install -q --group $* -e .
 	@touch $@
 
-# $(call install,PROGRAM,PACKAGES): install Debian's packages if the program, or a file, is missing and
+# $(call install,PROGRAM,PACKAGES): install Debian's packages if the program, or files, are missing and
 # we may.
 define install
 PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
-if ! command -v $(1) >/dev/null && ! test -e $(1); then \
+if ! command -v $(1) >/dev/null && ! ls $(1) >/dev/null 2>&1; then \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	if command -v apt-get >/dev/null && $$sudo true 2>/dev/null; then \
 		echo "Installing $(2)..."; \
 		$$sudo apt-get update -qq >/dev/null && \
 		DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq $(2) >/dev/null; \
 	fi; \
-	command -v $(1) >/dev/null || test -e $(1) || { \
+	command -v $(1) >/dev/null || ls $(1) >/dev/null 2>&1 || { \
 		echo "$(1) is missing: install it with your system's package manager, on Debian and" \
 			"Ubuntu with: sudo apt-get install $(2)"; false; }; \
 fi

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 
 import django
 import pytest
 
 from tests import settings
+from tests.places import bindirs
 
 # The wire first: the servers import it, and pytest rewrites assertions as it imports a plugin.
 pytest_plugins = [
@@ -31,6 +33,9 @@ pytest_plugins = [
 
 # django-async-backend needs it. A package that is missing elsewhere is an error.
 collect_ignore = [] if django.VERSION >= (6, 1) else ["test_async_orm.py"]
+# Where `make test` can install PostGIS, it is an error that it is missing.
+if not (bindirs() or shutil.which("apt-get")):
+    collect_ignore.append("test_postgis.py")
 
 
 def pytest_configure() -> None:

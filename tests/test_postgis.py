@@ -22,10 +22,10 @@ from example_asgi.servers import Postgres
 from tenantry import aclose_pools, admin_context, arows, tenant_context
 from tests.app.models import Tenant
 from tests.fix_wire import Wire, recording
+from tests.places import bindirs
 
-# Its server is too old for the other shapes.
+# Its server may be too old for the other shapes.
 pytestmark = pytest.mark.guc_shape
-BINDIR = Path("/usr/lib/postgresql/15/bin")
 ENGINE = "tenantry.backends.postgis"
 ALIASES = ["postgis", "postgis_pool", "postgis_server_side"]
 NEAR = Point(0, 0, srid=4326)
@@ -37,7 +37,8 @@ Tenants = tuple[Tenant, Tenant]
 
 @pytest.fixture(scope="module")
 def server(directory: Path) -> Iterator[Postgres]:
-    with Postgres(directory / "postgis", bindir=BINDIR, fsync="off") as postgres:
+    [bindir, *_] = bindirs()
+    with Postgres(directory / "postgis", bindir=bindir, fsync="off") as postgres:
         with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
             connection.execute("CREATE ROLE owner LOGIN")
             connection.execute("CREATE ROLE app LOGIN")
