@@ -5,7 +5,7 @@ TenantryError
 │   └── UnsupportedServerError (also NotSupportedError) PostgreSQL is too old
 ├── InvalidTenantIdError (also ValueError)              a tenant id has a value it cannot have
 ├── TenantIdTypeError (also TypeError)                  a tenant id has a type it cannot have
-├── NoTenantContextError (also RuntimeError)            strict mode: a query runs in no scope
+├── NoTenantContextError (also RuntimeError)            what needs a tenant runs in no scope
 ├── ScopeError (also RuntimeError)                      a scope is entered or left out of order
 ├── InvalidEnvelopeError (also BadSignature)            a job's binding was forged or is unreadable
 ├── TenantDeniedError (also PermissionDenied)           a user may not act for a tenant
@@ -20,7 +20,7 @@ from django.db import NotSupportedError
 
 
 class TenantryError(Exception):
-    """Be the base of every error that tenantry itself raises."""
+    """Be the base of the errors that tenantry adds to those of Python and Django."""
 
 
 class RLSConfigurationError(TenantryError, ImproperlyConfigured):
@@ -36,7 +36,10 @@ class TenantIdTypeError(TenantryError, TypeError):
 
 
 class NoTenantContextError(TenantryError, RuntimeError):
-    """Report an ORM query of a protected model in no scope, where strict mode wants one."""
+    """Report a file of a tenant, or in strict mode an ORM query of a protected model, in no scope.
+
+    :class:`~tenantry.contrib.storage.TenantStorageMixin` raises it with strict mode or without.
+    """
 
 
 class ScopeError(TenantryError, RuntimeError):
