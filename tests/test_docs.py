@@ -218,6 +218,26 @@ def test_the_policy_is_the_one_that_migrations_create() -> None:
     assert policy.protect('"notes_note"', rules).endswith(sealed)
 
 
+def names_in(page: str, heading: str) -> list[str]:
+    """Return the names in the first column of the first table under a heading."""
+    return [name for cell, *_ in table(page, heading) for name in re.findall("`(.+?)`", cell)]
+
+
+def test_the_policies_are_called_what_the_page_says() -> None:
+    policy = Policy("rls", "bigint", admin_role="notes_admin", app_role="notes_app")
+    rules = policy.rules("true", "true", ["login"])
+    assert names_in("reference/policy.md", "The policies of a table") == [r.name for r in rules]
+
+
+def test_the_parameters_are_those_that_are_sent(settings: Any) -> None:
+    sent: set[str] = set()
+    for more in ({"BYPASS_FLAGS": ["login"]}, {"ADMIN_ROLE": "notes_admin"}):
+        settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", **more}
+        text = prefix(Binding(42, read_only=True), b"SELECT", 180000).text.decode()
+        sent.update(re.findall(r"SET LOCAL (\S+?)=", text))
+    assert sorted(names_in("reference/policy.md", "Parameters")) == sorted(sent)
+
+
 @pytest.mark.parametrize("number", [180000, 150000])
 def test_the_prefix_is_the_one_that_is_sent(number: int) -> None:
     text = (DOCS / "reference/statement-paths.md").read_text()
