@@ -16,8 +16,8 @@ METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 sys.path.insert(0, str(ROOT / "src"))
 settings.configure(
     DATABASES={"default": {"ENGINE": "tenantry.backends.postgresql", "NAME": "docs"}},
-    INSTALLED_APPS=["tenantry"],
-    RLS_TENANTS={"TENANT_MODEL": "accounts.Tenant", "TENANT_PK_TYPE": "bigint"},
+    INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "tenantry"],
+    RLS_TENANTS={"TENANT_MODEL": "auth.Group"},
 )
 django.setup()
 

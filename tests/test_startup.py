@@ -185,6 +185,10 @@ def test_a_project_without_our_engine_does_not_start(server: Server) -> None:
             "RLS_TENANTS['TENANT_MODEL'] is 'auth.Tenant', which is not installed",
         ),
         (
+            {"TENANT_MODEL": "auth.Tenant", "TENANT_PK_TYPE": "bigint"},
+            "RLS_TENANTS['TENANT_MODEL'] is 'auth.Tenant', which is not installed",
+        ),
+        (
             {"TENANT_MODEL": "auth.Group", "TENANT_PK_TYPE": "serial"},
             "RLS_TENANTS['TENANT_PK_TYPE'] is 'serial'; it must be one of int, bigint, uuid, text",
         ),
@@ -193,7 +197,16 @@ def test_a_project_without_our_engine_does_not_start(server: Server) -> None:
             "RLS_TENANTS['EXTERNAL_MODELS'] names 'auth.Grup', which is not installed",
         ),
     ],
-    ids=["unknown", "empty", "none", "session-level", "no-model", "no-type", "no-external"],
+    ids=[
+        "unknown",
+        "empty",
+        "none",
+        "session-level",
+        "no-model",
+        "no-model-with-type",
+        "no-type",
+        "no-external",
+    ],
 )
 def test_a_project_with_wrong_settings_does_not_start(
     server: Server, rls_tenants: object, message: str

@@ -6,7 +6,7 @@ from django.apps import AppConfig
 from django.db.models.signals import class_prepared, post_migrate, pre_migrate
 
 from .checks.registry import register
-from .conf import tenant_key
+from .conf import tenant_key, tenant_model
 from .engine import require_engine
 from .samekeys import settle
 
@@ -21,6 +21,8 @@ class TenantryConfig(AppConfig):
         """Check the settings and register the checks; errors name the fix."""
         require_engine()
         tenant_key()
+        # Which that does not ask for where the settings give its type.
+        tenant_model()
         register()
         from .grants import keep_up  # noqa: PLC0415 - it needs the registry of apps
         from .protected import external_models  # noqa: PLC0415 - so does it

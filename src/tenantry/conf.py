@@ -119,13 +119,7 @@ def tenant_key() -> TenantKey:
     settings = rls_tenants()
     if settings.tenant_pk_type is not None:
         return TenantKey(settings.tenant_pk_type)
-    try:
-        model = apps.get_model(settings.tenant_model)
-    except LookupError as error:
-        raise RLSConfigurationError(
-            f"{SETTING}['TENANT_MODEL'] is {settings.tenant_model!r}, which is not installed:"
-            f" {error}"
-        ) from error
+    model = tenant_model()
     key_type = key_type_of(model._meta.pk)
     if key_type is None:
         raise RLSConfigurationError(
@@ -133,6 +127,17 @@ def tenant_key() -> TenantKey:
             f" {SETTING}['TENANT_PK_TYPE'] to one of {', '.join(KEY_TYPES)}"
         )
     return TenantKey(key_type)
+
+
+def tenant_model() -> Any:
+    """Return the model of the tenants; raise RLSConfigurationError if it is not installed."""
+    label = rls_tenants().tenant_model
+    try:
+        return apps.get_model(label)
+    except LookupError as error:
+        raise RLSConfigurationError(
+            f"{SETTING}['TENANT_MODEL'] is {label!r}, which is not installed: {error}"
+        ) from error
 
 
 def engines() -> dict[str, Any]:
