@@ -295,6 +295,12 @@ BREAKS = {
         "role app",
         "can become seesall, whom no policy binds; run REVOKE seesall FROM app",
     ),
+    "E103 of a quoted name": (
+        'CREATE ROLE "Sees-all" BYPASSRLS; GRANT "Sees-all" TO app',
+        'DROP ROLE "Sees-all"',
+        "role app",
+        'can become Sees-all, whom no policy binds; run REVOKE "Sees-all" FROM app',
+    ),
     "W101": (
         "ALTER ROLE app CREATEROLE",
         "ALTER ROLE app NOCREATEROLE",

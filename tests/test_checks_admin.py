@@ -71,6 +71,12 @@ def assert_found(id_: str, message: str, broken: AbstractContextManager[None]) -
             "from which app inherits, which so sees every tenant's rows",
         ),
         (
+            "tenantry.E105",
+            'CREATE ROLE "Heir-1"; GRANT app_admin TO "Heir-1" WITH INHERIT TRUE',
+            'DROP ROLE "Heir-1"',
+            'run GRANT app_admin TO "Heir-1" WITH INHERIT FALSE, SET TRUE',
+        ),
+        (
             "tenantry.W103",
             "REVOKE UPDATE ON app_tag, app_shared FROM app_admin",
             "GRANT UPDATE ON app_tag, app_shared TO app_admin",
@@ -185,12 +191,15 @@ def test_by_what_a_seal_could_be_read_is_found(
 
 
 @pytest.mark.role_shape
-def test_an_admin_role_that_does_not_exist_is_found(tenants: Tenants, settings: Any) -> None:
-    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": "nobody"}
+@pytest.mark.parametrize(("role", "quoted"), [("nobody", "nobody"), ("NotesAdmin", '"NotesAdmin"')])
+def test_an_admin_role_that_does_not_exist_is_found(
+    role: str, quoted: str, tenants: Tenants, settings: Any
+) -> None:
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": role}
     connection = connections["default"]
     connection.close()
     # Every statement would want to be the app role, which is there.
-    assert "as a superuser, run CREATE ROLE nobody NOLOGIN" in found()["tenantry.E104"]
+    assert f"as a superuser, run CREATE ROLE {quoted} NOLOGIN" in found()["tenantry.E104"]
     # Nor can a policy for it be made, of which no table tells.
     assert list(found()) == ["tenantry.E104"]
 

@@ -39,6 +39,10 @@ def again(arrange: Any) -> Iterator[None]:
     [
         ("NAME", "nowhere", f"run CREATE DATABASE nowhere, or correct NAME{IN}"),
         ("USER", "nobody", f"run CREATE ROLE nobody LOGIN, or correct USER{IN}"),
+        ("NAME", "my-db", f'run CREATE DATABASE "my-db", or correct NAME{IN}'),
+        ("USER", "Nobody", f'run CREATE ROLE "Nobody" LOGIN, or correct USER{IN}'),
+        # A word of SQL.
+        ("USER", "user", f'run CREATE ROLE "user" LOGIN, or correct USER{IN}'),
         ("PORT", "1", f"start the server, or correct HOST and PORT{IN}"),
         ("HOST", "nowhere.invalid", f"start the server, or correct HOST and PORT{IN}"),
     ],
@@ -104,14 +108,17 @@ def test_a_privilege_that_is_lacking_is_named(
 
 
 @pytest.mark.guc_shape
-def test_a_role_of_the_settings_that_does_not_exist_is_named(again: None, settings: Any) -> None:
-    settings.RLS_TENANTS = test_settings.RLS_TENANTS | {"APP_ROLE": "nobody"}
+@pytest.mark.parametrize(("role", "quoted"), [("nobody", "nobody"), ("No-body", '"No-body"')])
+def test_a_role_of_the_settings_that_does_not_exist_is_named(
+    role: str, quoted: str, again: None, settings: Any
+) -> None:
+    settings.RLS_TENANTS = test_settings.RLS_TENANTS | {"APP_ROLE": role}
     assert findings() == [
         (
             "tenantry.E109",
-            "role nobody",
-            "is the APP_ROLE, and does not exist; run CREATE ROLE nobody LOGIN, or correct APP_ROLE"
-            " in RLS_TENANTS",
+            f"role {role}",
+            f"is the APP_ROLE, and does not exist; run CREATE ROLE {quoted} LOGIN, or correct"
+            " APP_ROLE in RLS_TENANTS",
         )
     ]
 
@@ -149,8 +156,28 @@ STATES = psycopg.errors
             "run GRANT USAGE ON SCHEMA s TO app",
         ),
         (
+            failed(
+                ProgrammingError,
+                "permission denied for schema My schema",
+                STATES.InsufficientPrivilege("x"),
+            ),
+            'run GRANT USAGE ON SCHEMA "My schema" TO app',
+        ),
+        (
+            failed(
+                ProgrammingError,
+                "permission denied for table Odd table",
+                STATES.InsufficientPrivilege("x"),
+            ),
+            'run GRANT SELECT ON "Odd table" TO app',
+        ),
+        (
             failed(DataError, 'role "x" does not exist', STATES.InvalidParameterValue("x")),
             f"run CREATE ROLE x NOLOGIN, or correct OPTIONS['assume_role']{IN}",
+        ),
+        (
+            failed(DataError, 'role "X" does not exist', STATES.InvalidParameterValue("x")),
+            f"run CREATE ROLE \"X\" NOLOGIN, or correct OPTIONS['assume_role']{IN}",
         ),
         (
             failed(ProgrammingError, "keine Berechtigung für x", STATES.InsufficientPrivilege("x")),

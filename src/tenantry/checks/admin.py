@@ -9,7 +9,7 @@ from django.db import Error
 
 from ..binding import Binding, pop, push
 from ..conf import rls_tenants
-from ..policies.predicates import sealed_function
+from ..policies.predicates import readable, sealed_function
 from ..policies.seal import KEYS
 from ..seal import seal_keys
 from .findings import Finding
@@ -46,7 +46,7 @@ def inspect_admin(cursor: Any, version: int, tables: list[str]) -> Iterator[Find
     role = rls_tenants().admin_role
     if role is None:
         return
-    subject = f"role {role}"
+    subject, quoted = f"role {role}", readable(role)
     if version < FIRST_WITH_SET:
         yield Finding(
             "tenantry.E108",
@@ -63,8 +63,8 @@ def inspect_admin(cursor: Any, version: int, tables: list[str]) -> Iterator[Find
             "tenantry.E104",
             subject,
             "is the ADMIN_ROLE, and does not exist",
-            f"as a superuser, run CREATE ROLE {role} NOLOGIN, and GRANT {role} TO the role that"
-            " serves requests WITH INHERIT FALSE, SET TRUE",
+            f"as a superuser, run CREATE ROLE {quoted} NOLOGIN, and GRANT {quoted} TO the role"
+            " that serves requests WITH INHERIT FALSE, SET TRUE",
         )
         return
     may_set, heirs, lacking = row
@@ -74,14 +74,14 @@ def inspect_admin(cursor: Any, version: int, tables: list[str]) -> Iterator[Find
             subject,
             "is the ADMIN_ROLE, which the role that logs in cannot become, so that admin_context()"
             " fails",
-            f"run GRANT {role} TO the role that serves requests WITH INHERIT FALSE, SET TRUE",
+            f"run GRANT {quoted} TO the role that serves requests WITH INHERIT FALSE, SET TRUE",
         )
     for heir in heirs:
         yield Finding(
             "tenantry.E105",
             subject,
             f"is the ADMIN_ROLE, from which {heir} inherits, which so sees every tenant's rows",
-            f"run GRANT {role} TO {heir} WITH INHERIT FALSE, SET TRUE",
+            f"run GRANT {quoted} TO {readable(heir)} WITH INHERIT FALSE, SET TRUE",
         )
     if lacking:
         yield Finding(
@@ -103,7 +103,7 @@ def inspect_app(cursor: Any) -> Iterator[Finding]:
             "tenantry.E109",
             f"role {role}",
             "is the APP_ROLE, and does not exist",
-            f"run CREATE ROLE {role} LOGIN, or correct APP_ROLE in RLS_TENANTS",
+            f"run CREATE ROLE {readable(role)} LOGIN, or correct APP_ROLE in RLS_TENANTS",
         )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from django.db import Error, NotSupportedError
 
+from ..policies.predicates import readable
+
 GENERAL = "let the role that serves requests connect, read the catalogs and select from the tables"
 
 # For a connection that was not made libpq has no SQLSTATE, only a text, which a server may write in
@@ -29,7 +31,7 @@ CONNECTING = {
 }
 # By the beginning of the SQLSTATE of a statement, and a text.
 STATEMENTS = [
-    ("42501", r"schema (\S+)", "run GRANT USAGE ON SCHEMA {0} TO {user}"),
+    ("42501", r"schema (.+)", "run GRANT USAGE ON SCHEMA {0} TO {user}"),
     ("42501", r"(?:table|view) (.+)", "run GRANT SELECT ON {0} TO {user}"),
     ("42501", r"", "grant {user} what it lacks"),
     (
@@ -51,8 +53,8 @@ def advice_for(connection: Any, error: Error) -> str:
     settings = connection.settings_dict
     names = {
         "alias": connection.alias,
-        "name": settings["NAME"],
-        "user": settings["USER"] or "the role that serves requests",
+        "name": readable(settings["NAME"] or "postgres"),
+        "user": readable(settings["USER"]) if settings["USER"] else "the role that serves requests",
     }
     text = str(error)
     sqlstate = getattr(error.__cause__, "sqlstate", None)
@@ -63,5 +65,5 @@ def advice_for(connection: Any, error: Error) -> str:
     else:
         for state, reason, advice in STATEMENTS:
             if sqlstate.startswith(state) and (found := re.search(reason, text)):
-                return advice.format(*found.groups(), **names)
+                return advice.format(*map(readable, found.groups()), **names)
     return GENERAL

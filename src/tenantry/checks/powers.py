@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..conf import rls_tenants
+from ..policies.predicates import readable
 from .findings import Finding
 
 # A superuser has them all, which is told already. Of the predefined roles those count that reach
@@ -61,7 +62,7 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
                 subject,
                 "has REPLICATION, and may copy the whole server, or stream all changes of it, to"
                 " which no policy applies",
-                f"run ALTER ROLE {name} NOREPLICATION",
+                f"run ALTER ROLE {readable(name)} NOREPLICATION",
             )
         for other in others:
             yield Finding(
@@ -69,7 +70,8 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
                 subject,
                 f"is a member of {other}, and so gets at the server's files, to which no policy"
                 " applies",
-                f"run REVOKE {other} FROM {name}, or from the role through which it is a member",
+                f"run REVOKE {other} FROM {readable(name)}, or from the role through which it is a"
+                " member",
             )
 
 

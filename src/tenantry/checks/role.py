@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..policies.predicates import readable
 from .findings import Finding
 
 # Of the login role, to which a session that has assumed another one can always return.
@@ -40,14 +41,15 @@ def exemptions(row: Row) -> Iterator[Finding]:
             "tenantry.E102",
             subject,
             "has BYPASSRLS, so that no policy binds it",
-            f"run ALTER ROLE {name} NOBYPASSRLS",
+            f"run ALTER ROLE {readable(name)} NOBYPASSRLS",
         )
     for other in others:
         yield Finding(
             "tenantry.E103",
             subject,
             f"can become {other}, whom no policy binds",
-            f"run REVOKE {other} FROM {name}, or from the role through which it is a member",
+            f"run REVOKE {readable(other)} FROM {readable(name)}, or from the role through which it"
+            " is a member",
         )
 
 
@@ -68,5 +70,5 @@ def inspect_role(cursor: Any) -> Iterator[Finding]:
             "tenantry.W101",
             subject_of(row),
             "has CREATEROLE, and may make itself a member of roles that no policy binds",
-            f"run ALTER ROLE {name} NOCREATEROLE",
+            f"run ALTER ROLE {readable(name)} NOCREATEROLE",
         )

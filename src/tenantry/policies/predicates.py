@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from ..keywords import RESERVED
+
 SCHEMA = "tenantry"
 
 
@@ -49,6 +53,13 @@ def identifier(name: str) -> str:
     """Return `name` quoted as an identifier."""
     escaped = name.replace('"', '""')
     return f'"{escaped}"'
+
+
+def readable(name: str) -> str:
+    """Return `name` as an identifier for people to read: quoted only where it has to be."""
+    if re.fullmatch("[a-z_][a-z0-9_]*", name) and name not in RESERVED:
+        return name
+    return identifier(name)
 
 
 def unlike(name: str, table: str) -> str:
