@@ -20,7 +20,7 @@ from tests.app.models import Item, Note, Tag, Tenant
 from tests.fix_aliases import Add
 from tests.fix_checks import broken, check, findings
 from tests.fix_migrations import Migrate
-from tests.settings import SHAPE
+from tests.settings import RLS_TENANTS, SHAPE
 from tests.test_dependents_shared import FLAG, child, many, model, path_to
 
 Tenants = tuple[Tenant, Tenant]
@@ -685,6 +685,12 @@ def test_json_names_id_level_and_fix(arrange: psycopg.Connection[Any]) -> None:
             }
         ],
     }
+
+
+def test_a_label_that_names_no_model_is_found(tenants: Tenants, settings: Any) -> None:
+    settings.RLS_TENANTS = RLS_TENANTS | {"SHARED_MODELS": ["app.Shared", "app.Shard"]}
+    said = "names 'app.Shard', which is not installed; write 'app.Shared'"
+    assert findings() == [("tenantry.W157", "RLS_TENANTS['SHARED_MODELS']", said)]
 
 
 def test_warnings_are_counted(arrange: psycopg.Connection[Any]) -> None:

@@ -18,6 +18,7 @@ from ...checks.inspection import (
     login,
     protected_models,
 )
+from ...checks.labels import inspect_labels
 from ...checks.models import inspect_models
 from ...checks.options import inspect_options
 from ...checks.policies import mend
@@ -129,6 +130,7 @@ def collect(connection: Any) -> Report:
     for each in [
         *found,
         *inspect_models(apps.get_models(include_auto_created=True)),
+        *inspect_labels(),
         *inspect_options(connection.alias, connection.settings_dict),
     ]:
         report.setdefault(each.subject, []).append(each)
