@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import inspect
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import pytest
 from django.db import InternalError, NotSupportedError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.postgresql.base import DatabaseWrapper as DjangosWrapper
+from django.utils.module_loading import import_string
 
 import tenantry
 from example_asgi.servers import PgBouncer, Postgres
@@ -174,7 +176,7 @@ def test_the_checks_are_those_that_exist() -> None:
 
 def test_everything_public_is_in_the_api() -> None:
     page = (DOCS / "reference/api.md").read_text()
-    documented = re.findall(r"^\.\. auto\w+:: ([\w.]+)", page, re.MULTILINE)
+    documented = re.findall(r"^\.\. (?:auto\w+|py:data):: ([\w.]+)", page, re.MULTILINE)
     errors = [
         name
         for name, value in vars(exceptions).items()
@@ -189,7 +191,9 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {"tenantry.contrib.storage.TenantStorageMixin"}
     public |= {"tenantry.contrib.storage.TenantFileSystemStorage"}
     public |= {"tenantry.managers.RLSQuerySet.for_user", "tenantry.resolvers.Resolver"}
-    public |= {"tenantry.managers.RLSQuerySet.including_shared"}
+    public |= {"tenantry.managers.RLSQuerySet.including_shared", "tenantry.managers.RLSQuerySet"}
+    public |= {"tenantry.binding.Binding", "tenantry.binding.current_binding"}
+    public |= {"tenantry.resolvers.UNKNOWN"}
     public |= {"tenantry.contrib.celery.TenantTask", "tenantry.contrib.tasks.TenantTasks"}
     public |= {f"tenantry.operations.{name}" for name in operations.__all__}
     public |= {f"tenantry.testing.{name}" for name in testing.__all__}
@@ -197,6 +201,19 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {f"tenantry.contrib.ninja.{name}" for name in ninja.__all__}
     public |= {f"tenantry.contrib.admin.{name}" for name in admin.__all__}
     assert set(documented) == public
+
+
+def test_signatures_leave_no_argument_out() -> None:
+    page = (DOCS / "reference/api.md").read_text()
+    found = re.findall(r"^\.\. autoclass:: ([\w.]+)\((.+)\)$", page, re.MULTILINE)
+    assert len(found) > 10
+    for name, given in found:
+        function: Any = ast.parse(f"def documented({given}): ...").body[0]
+        documented = [each.arg for each in (*function.args.args, *function.args.kwonlyargs)]
+        cls = import_string(name)
+        # What Django makes deconstructible has a __new__() that takes anything.
+        names = getattr(cls, "_fields", None) or [*inspect.signature(cls.__init__).parameters][1:]
+        assert documented == [*names], name
 
 
 def test_the_policy_is_the_one_that_migrations_create() -> None:

@@ -26,7 +26,7 @@ class CurrentTenant(Expression):
 
         customer = ForeignKey(Tenant, on_delete=CASCADE, db_default=CurrentTenant())
 
-    ``guc_prefix`` and ``key_type`` come from the settings when left out; migrations spell them out.
+    The arguments come from the settings when left out; migrations spell them out.
 
     Do not filter by it: ORM queries have the tenant in their SQL already, as a value that the
     planner can see.
