@@ -29,7 +29,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 # What a reader installs by hand, and tests have already.
-INSTALLATION = ("python -m venv ", ". .venv/", "pip install ")
+INSTALLATION = ("docker run ", "export PG", "python -m venv ", ". .venv/", "pip install ")
 # Runs the examples of an interactive session, and fails if what they print is not what it says.
 SESSION = """\
 import doctest, sys, django
