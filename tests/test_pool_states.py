@@ -314,6 +314,8 @@ def test_the_next_one_gets_the_connection_as_the_settings_want_it(mode: str, ali
         "SELECT title INTO TABLE pg_temp.leak FROM app_note",
         "WITH n AS (SELECT 1) SELECT * INTO UNLOGGED TABLE pg_temp.leak FROM n",
         'SELECT pg_catalog."pg_advisory_lock"(4)',
+        "SELECT set_config('work_mem', '1GB', false)",
+        "SELECT pg_catalog.set_config('app.said', 'it''s ('::text, is_local => FALSE)",
     ],
 )
 def test_what_would_stay_on_the_session_is_refused(statement: str, pool: Any) -> None:
@@ -339,6 +341,7 @@ def temporary(superuser: psycopg.Connection[Any]) -> Iterator[None]:
         " INSERT INTO pg_temp.t SELECT * FROM n; SELECT * FROM pg_temp.t",
         "SET  LOCAL work_mem = '1MB'",
         "INSERT INTO app_shared (text) VALUES ('x')",
+        "SELECT set_config('app.said', 'it''s (x, false)', true), false",
     ],
 )
 def test_what_ends_with_the_transaction_is_not(statement: str, pool: Any) -> None:
@@ -371,6 +374,7 @@ def test_what_a_parameter_says_is_no_sql(pool: Any) -> None:
 def test_what_comes_before_a_statement_takes_no_time(ahead: bytes) -> None:
     # With a quantifier in another this would not end.
     refuse_session_state(ahead * 3000 + b"(SELECT 1)")
+    refuse_session_state(b"SELECT " + b"set_config('," * 30000)
     assert first_word(ahead * 3000 + b"(SELECT 1)") == b""
     assert first_word(ahead * 3000 + b"SELECT 1") == b"SELECT"
 

@@ -29,6 +29,9 @@ SESSION_STATE = re.compile(
         )
     )
   | \bpg_(?:try_)?advisory_lock(?:_shared)?"?\s*+\(
+    # Not where it is a parameter, or an expression, that says how long the value is to last.
+  | \bset_config"?\s*+\( (?: (?:[^,();']|'(?:[^']|'')*+')*+ , ){2}
+    \s*+ (?:is_local\s*+(?:=>|:=)\s*+)? (?:false|'(?:f|false)')\s*+\)
     """,
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
