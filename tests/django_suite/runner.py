@@ -11,10 +11,12 @@ from typing import Any
 from unittest import mock
 
 from django.contrib.postgres.operations import CreateExtension
+from django.db import connections
 from django.test import SimpleTestCase
 from django.test.runner import DiscoverRunner
 
 from tenantry import tenant_context
+from tenantry.engine import is_bound
 from tests.django_suite.outcomes import Event, Outcome
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -83,6 +85,13 @@ class RecordingRunner(DiscoverRunner):
         with mock.patch.object(CreateExtension, "extension_exists", exists_or_cannot):
             return super().setup_databases(**kwargs)
 
+    def run_suite(self, suite: Any, **kwargs: Any) -> Any:
+        """Run the tests, and see before and after that the server is told who is bound."""
+        require_told()
+        result = super().run_suite(suite, **kwargs)
+        require_told()
+        return result
+
     def run_tests(self, test_labels: list[str], **kwargs: Any) -> int:
         """Run the tests, from the creation of their databases on."""
         with scope():
@@ -104,6 +113,17 @@ def exists_or_cannot(self: CreateExtension, schema_editor: Any, extension: str) 
             [extension],
         )
         return cursor.fetchone() is None
+
+
+def require_told() -> None:
+    """Raise AssertionError unless the server has the binding, if it is for our engine to send."""
+    wanted = "1" if "DJANGO_SUITE_BOUND" in os.environ else ""
+    for connection in filter(is_bound, connections.all()):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT current_setting('rls.current_tenant')")
+            found = cursor.fetchone()
+        if found != (wanted,):
+            raise AssertionError(f"the server has the tenant {found}, and not {wanted!r}")
 
 
 def scope() -> AbstractContextManager[object]:
