@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.apps import apps
 
 from tenantry.protected import protections
 from tests import shapes, shapes_of_models
+from tests.app.models import Note
 from tests.scoping import COMPARED, PROTECTED, Tenants, atomically, bindings, sent, unscoped
 
 SHAPES = shapes.SHAPES | shapes_of_models.SHAPES
@@ -17,6 +20,17 @@ def test_the_tables_are_those_that_are_expected() -> None:
     found = protections(apps)
     assert {table: each.owner.column for table, each in found.items()} == PROTECTED
     assert not any(each.owner.hops or each.flags for each in found.values())
+
+
+def test_a_plan_compares_the_tenant(library: Tenants) -> None:
+    for binding, value, scope in bindings(library):
+        with scope:
+            plan = Note.objects.filter(title__contains="1").explain()
+        tenants = {str(value)} if binding in ("A", "B") else set()
+        assert set(re.findall(r"\(tenant_id = '?(\d+)", plan)) == tenants, plan
+        # Older servers do not say that NULL is false.
+        nothing = re.search("One-Time Filter: (?:false|NULL::boolean)", plan)
+        assert bool(nothing) is (binding == "unbound"), plan
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -315,6 +315,9 @@ def test_update_or_create(library: Tenants, content: Callable[[], Content]) -> N
                 else:
                     assert binding in ("admin", name)
                     assert statements[0].endswith("FOR UPDATE")
+                    # The first one names the tenant itself.
+                    compared = [len(COMPARED.findall(sql)) for sql in statements[:2]]
+                    assert compared == ([1, 0] if binding == "admin" else [2, 1])
                     if value is not None:
                         assert [unscoped(sql, value) for sql in statements[:2]] == [{}, {}]
                         assert statements[1].endswith(f'AND "app_note"."tenant_id" = {value})')
