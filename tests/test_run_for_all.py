@@ -201,6 +201,8 @@ def test_what_is_no_regular_file_is_not_replaced(tenants: Tenants, tmp_path: Pat
             run("--json", path, "probe", "--touch-in", ran)
         with pytest.raises(CommandError, match="which is no regular file; name one"):
             call_command("export_tenant", str(tenants[0].pk), "--output", str(path))
+    with pytest.raises(CommandError, match=f"cannot write '{pipe}', which is no regular file"):
+        run("--resume", pipe, "probe", "--touch-in", ran)
     assert list(ran.iterdir()) == []
     assert link.is_symlink()
     assert pipe.is_fifo()

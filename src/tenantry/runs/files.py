@@ -37,11 +37,16 @@ def require_writable(path: Path) -> None:
     part.unlink()
 
 
-def part_of(path: Path) -> tuple[Path, IO[bytes]]:
-    """Open the file beside `path` that is to take its place; raise CommandError if that fails."""
+def require_regular(path: Path) -> None:
+    """Raise CommandError for what is there and is no file, whose place another one could take."""
     # A folder has no place to take, and whoever reads from a pipe or by a link would get nothing.
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise CommandError(f"cannot write {str(path)!r}, which is no regular file; name one")
+
+
+def part_of(path: Path) -> tuple[Path, IO[bytes]]:
+    """Open the file beside `path` that is to take its place; raise CommandError if that fails."""
+    require_regular(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         return part, open(part, "wb", opener=private)

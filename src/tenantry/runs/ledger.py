@@ -8,7 +8,7 @@ from pathlib import Path
 
 from django.core.management.base import CommandError
 
-from .files import write_json
+from .files import require_regular, write_json
 
 VERSION = 1
 
@@ -24,6 +24,8 @@ class Ledger:
         self.command = list(command)
         self.done: list[str] = []
         if path is not None and path.exists():
+            # A pipe would be waited for.
+            require_regular(path)
             self.done = self.read(path)
 
     def read(self, path: Path) -> list[str]:
