@@ -210,6 +210,7 @@ def test_columns_and_filters() -> None:
     assert made.get_list_display(request()) == [column, "name"]
     assert made.get_list_filter(request()) == ["name"]
     assert plain.get_list_display(request()) == [column]
+    assert options(list_display=["tenant"]).get_list_display(request()) == ["__str__"]
     with admin_context():
         assert made.get_list_display(request()) == ["tenant", column, "name"]
         assert made.get_list_filter(request()) == ["tenant__name", "name"]
@@ -228,7 +229,7 @@ LINKS: list[tuple[dict[str, Any], Any, Any]] = [
         ["tenant", "id"],
     ),
     ({"list_display": ["tenant", "name"], "list_display_links": None}, None, None),
-    ({"list_display": ["tenant"]}, None, ["tenant"]),
+    ({"list_display": ["tenant"]}, ["__str__"], ["tenant"]),
 ]
 
 

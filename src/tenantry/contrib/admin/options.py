@@ -124,8 +124,12 @@ class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type
         return [*names, field.name] if obj and field and self.shows_tenant(request) else names
 
     def get_list_display(self, request: HttpRequest) -> Any:
-        """Return the columns of the list, the tenant's at the end if the request shows it."""
-        return self.with_tenant_if_shown(request, super().get_list_display(request))
+        """Return the columns of the list, the tenant's at the end if the request shows it.
+
+        Where no other is left, ``__str__`` is.
+        """
+        shown = self.with_tenant_if_shown(request, super().get_list_display(request))
+        return shown or ["__str__"]
 
     def get_list_display_links(self, request: HttpRequest, list_display: Any) -> Any:
         """Return the columns that lead to a row: without the tenant's, the first that is left.
