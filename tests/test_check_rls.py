@@ -625,14 +625,15 @@ def test_a_constraint_that_is_misspelled_hides_nothing(
     assert findings() == []
 
 
-def test_nothing_is_generated_for_a_constraint_that_is_misspelled(
-    arrange: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", [["--generate"], ["--policy-tests", "1", "2"]])
+def test_nothing_is_made_of_a_constraint_that_is_misspelled(
+    options: list[str], arrange: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how, back, *_ = BREAKS["E111"]
     monkeypatch.setattr(Note._meta, "constraints", [RLSConstraint(field="tenat", name="n")])
     said = r"app.Note has no field 'tenat' .* Name the foreign key to the tenant in RLSConstraint"
     with broken(arrange, how, back), pytest.raises(CommandError, match=said):
-        check("--generate")
+        check(*options)
 
 
 def test_a_child_of_a_model_whose_constraint_is_misspelled_is_told_so(

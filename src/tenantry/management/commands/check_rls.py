@@ -69,8 +69,7 @@ class Command(BaseCommand):
         wrong = {each.subject for each in inspect_database(connection) if each.id in MENDABLE}
         for model in protected_models(connection):
             if f"table {model._meta.db_table}" in wrong:
-                for problem in problems_of(model):
-                    raise CommandError(f"{problem.msg} {problem.hint}")
+                refuse_misspelled(model)
                 with connection.cursor() as cursor:
                     self.stdout.write(f"{mend(connection, cursor, model)};\n")
 
@@ -84,6 +83,8 @@ class Command(BaseCommand):
                 " name another one with --database"
             )
         if options["policy_tests"]:
+            for model in protected_models(connection):
+                refuse_misspelled(model)
             try:
                 self.stdout.write(policy_tests(connection, options["policy_tests"]))
             except TenantryError as error:
@@ -113,6 +114,12 @@ class Command(BaseCommand):
         warned = len(report) - wrong - well
         ending = f", {warned} with warnings" if warned else ""
         self.stdout.write(f"{well} OK, {wrong} wrong{ending}")
+
+
+def refuse_misspelled(model: Any) -> None:
+    """Raise CommandError where no policy can be made of the constraints of `model`."""
+    for problem in problems_of(model):
+        raise CommandError(f"{problem.msg} {problem.hint}")
 
 
 def collect(connection: Any) -> Report:
