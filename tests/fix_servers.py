@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.app.models import Tenant
 from tests.fix_wire import Wire
 
 DATABASE = "tenantry"
+WIRED = ("wire", "wire_server_side")
 # What TRUNCATE ... RESTART IDENTITY CASCADE of the tenants and their users does, in a fiftieth of
 # the time: that makes new files for tables, indexes and sequences, whether they held rows or not.
 EMPTY = """
@@ -149,7 +151,38 @@ def tenants(truncated: None, superuser: psycopg.Connection[Any]) -> Iterator[tup
 @pytest.fixture
 def wire(proxy: Wire, tenants: tuple[Tenant, Tenant]) -> Wire:
     """Return what goes over the wire of the aliases "wire" and "wire_server_side"."""
-    for alias in ("wire", "wire_server_side"):
+    connect(proxy)
+    return proxy
+
+
+def connect(proxy: Wire) -> None:
+    for alias in WIRED:
         connections[alias].ensure_connection()
     proxy.clear()
-    return proxy
+
+
+@contextmanager
+def announcing(wire: Wire, version: bytes) -> Iterator[None]:
+    """Let the server at the end of the wire say that it is of another version."""
+    forget_server()
+    wire.announced = version
+    try:
+        yield
+    finally:
+        wire.announced = b""
+        forget_server()
+
+
+def forget_server() -> None:
+    for alias in WIRED:
+        connections[alias].close()
+        # Django asks it for its version once.
+        del connections[alias]
+
+
+@pytest.fixture(params=[b"", b"17"], ids=["as it is", "before 18"])
+def each_version(request: pytest.FixtureRequest, wire: Wire) -> Iterator[None]:
+    """Let the server at the end of the wire be told what it is told, and what older ones are."""
+    with announcing(wire, request.param) if request.param else nullcontext():
+        connect(wire)
+        yield

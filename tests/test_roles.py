@@ -42,6 +42,7 @@ def arranged(postgres: Any, *statements: str, back: str) -> Iterator[psycopg.Con
 
 
 @pytest.mark.role_shape
+@pytest.mark.usefixtures("each_version")
 def test_every_statement_says_the_tenant_and_the_role(wire: Wire, tenants: Tenants) -> None:
     with tenant_context(tenants[0].pk):
         run("SELECT 1", alias="wire")
@@ -67,7 +68,8 @@ def test_every_statement_says_the_tenant_and_the_role(wire: Wire, tenants: Tenan
 
 
 @pytest.mark.role_shape
-@pytest.mark.parametrize("alias", ["default", "pooled", "wire_server_side"])
+@pytest.mark.usefixtures("each_version")
+@pytest.mark.parametrize("alias", ["wire", "pooled", "wire_server_side"])
 def test_the_role_ends_with_its_statement(alias: str, tenants: Tenants, wire: Wire) -> None:
     who = "SELECT current_user::text, (SELECT count(*) FROM app_note WHERE %s = 1)"
     with transaction.atomic(using=alias):

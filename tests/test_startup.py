@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from tenantry import aclose_pools, aconnection
+from tests.fix_servers import announcing
 from tests.fix_wire import Wire
 
 ROOT = Path(__file__).parent.parent
@@ -237,12 +238,8 @@ def test_a_project_with_an_old_psycopg_does_not_connect(server: Server) -> None:
 
 @pytest.fixture
 def old_server(wire: Wire) -> Iterator[None]:
-    connections["wire"].close()
-    wire.announced = b"14"
-    yield
-    wire.announced = b""
-    connections["wire"].close()
-    del connections["wire"]
+    with announcing(wire, b"14"):
+        yield
 
 
 def refused_server() -> AbstractContextManager[pytest.ExceptionInfo[ImproperlyConfigured]]:

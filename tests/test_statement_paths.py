@@ -22,6 +22,7 @@ from tests.fix_wire import Wire
 
 TITLES = "SELECT title FROM app_note ORDER BY id"
 Rows = list[Any]
+each_version = pytest.mark.usefixtures("each_version")
 
 
 def execute(alias: str) -> Rows:
@@ -174,6 +175,7 @@ def block(request: pytest.FixtureRequest, alias: str) -> Iterator[None]:
 WHOLE_MESSAGE = [copy_out, copy_out_with_parameters, multi_statement]
 
 
+@each_version
 @pytest.mark.parametrize("path", PATHS)
 def test_each_path_sees_the_rows_of_the_current_binding(
     path: Callable[[str], Rows], alias: str, block: None, tenants: tuple[Tenant, Tenant]
@@ -258,6 +260,7 @@ def test_an_unbound_statement_carries_the_empty_binding(wire: Wire) -> None:
     assert "'false'" in first
 
 
+@each_version
 def test_a_named_cursor_fetches_in_the_binding_of_its_declare(
     alias: str, tenants: tuple[Tenant, Tenant]
 ) -> None:
@@ -339,6 +342,7 @@ def test_a_declare_with_parameters_carries_begin_and_the_binding(
             assert cursor.fetchall() == [("A 1",), ("A 2",)]
 
 
+@each_version
 def test_a_scrolled_cursor_counts_the_rows_of_its_declare(
     alias: str, tenants: tuple[Tenant, Tenant]
 ) -> None:
@@ -397,6 +401,7 @@ def test_a_refusal_that_is_not_a_utility_is_not_sent_again_unbound(
     assert wire.round_trips == 1
 
 
+@each_version
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("statement", ["CALL commits(0)", "CALL commits(%s)"])
 def test_a_procedure_that_commits_is_refused_with_the_reason(
@@ -431,6 +436,7 @@ def test_a_procedure_that_commits_is_refused_with_the_reason(
 NUMBERS = "SELECT i, title FROM app_note, generate_series(1, %s) i ORDER BY i"
 
 
+@each_version
 def test_a_stream_that_is_left_leaves_nothing_behind(
     alias: str, block: None, tenants: tuple[Tenant, Tenant]
 ) -> None:
@@ -627,6 +633,7 @@ def test_a_connection_keeps_the_class_of_its_cursors(tenants: tuple[Tenant, Tena
     connections["default"].close()
 
 
+@each_version
 @pytest.mark.parametrize("path", ["execute", "stream", "executemany", "pipeline"])
 def test_what_fails_when_it_is_committed_is_raised(
     path: str, alias: str, tenants: tuple[Tenant, Tenant]
