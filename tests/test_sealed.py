@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import time
 from typing import Any
 
@@ -19,6 +19,7 @@ from django.db import (
     connections,
     transaction,
 )
+from psycopg.pq import TransactionStatus
 
 from tenantry import RLSConstraint, aconnection, admin_context, arows, tenant_context
 from tenantry.backends.postgresql.apply import Session, parameters, prefix
@@ -503,13 +504,15 @@ SPRUNG = {
     " CONSTRAINT TRIGGER spy AFTER INSERT ON trap DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
     " EXECUTE FUNCTION pg_temp.spy(); INSERT INTO trap VALUES (1)",
 }
+HELD = f"DECLARE spy CURSOR WITH HOLD FOR {READ}"
 INERT = {
     "a view of the schema": f"CREATE OR REPLACE VIEW public.app_note AS {READ}",
     "a schema of the role": f"CREATE SCHEMA app; CREATE VIEW app.app_note AS {READ}",
     "an operator": "CREATE FUNCTION public.spy(bigint, integer) RETURNS boolean LANGUAGE sql"
     f" AS $$ SELECT {KEEP} $$; CREATE OPERATOR public.= (LEFTARG = bigint, RIGHTARG = integer,"
     " FUNCTION = public.spy)",
-    "a cursor": f"DECLARE spy CURSOR WITH HOLD FOR {READ}",
+    "a cursor": HELD,
+    "a cursor of a function": f"DO $do$ BEGIN EXECUTE $${HELD}$$; END $do$",
     "a prepared statement": f"PREPARE _pg3_0 AS {READ}",
     "a rule": f"CREATE RULE spy AS ON INSERT TO app_note DO ALSO {READ}",
 }
@@ -519,27 +522,49 @@ def spring(trap: str, tenants: Tenants) -> str:
     """Set a trap as the first tenant, be the others, and return what the first finds in it."""
     a, b = tenants
 
-    def be_the_others() -> None:
-        for scope in (tenant_context(b.pk), admin_context()):
+    def be(*others: str) -> None:
+        for other in others:
+            scope = tenant_context(b.pk) if other == "b" else admin_context()
             with scope, connections["default"].cursor() as cursor:
                 attempt(cursor, TITLES)
 
-    try:
-        with transaction.atomic():
-            with tenant_context(a.pk), connections["default"].cursor() as cursor:
-                attempt(cursor, f"SELECT 1; {trap}")
-            be_the_others()
-    except DatabaseError:
-        pass
+    for others in ("b", "admin"), ("admin", "b"):
+        try:
+            with transaction.atomic():
+                with tenant_context(a.pk), connections["default"].cursor() as cursor:
+                    attempt(cursor, f"SELECT 1; {trap}")
+                be(*others)
+        except DatabaseError:
+            pass
     for statement in trap.split("; "):
         with tenant_context(a.pk), connections["default"].cursor() as cursor:
             attempt(cursor, statement)
-    be_the_others()
+    be("b", "admin")
     with tenant_context(a.pk), connections["default"].cursor() as cursor:
         cursor.execute("SELECT coalesce(current_setting('loot.t', true), '')")
         loot = str(cursor.fetchone()[0])
     connections["default"].close()
     return loot
+
+
+EXECUTED = "DO $$ BEGIN EXECUTE 'DECLARE spy CURSOR WITH HOLD FOR {}'; END $$"
+
+
+def of_django(alias: str) -> AbstractContextManager[object]:
+    return transaction.atomic(using=alias)
+
+
+def of_psycopg(alias: str) -> AbstractContextManager[object]:
+    connection: Any = connections[alias].connection
+    block: AbstractContextManager[object] = connection.transaction()
+    return block
+
+
+@contextmanager
+def of_pipeline(alias: str) -> Iterator[None]:
+    connection: Any = connections[alias].connection
+    with connection.pipeline(), connection.transaction():
+        yield
 
 
 def is_foreign(loot: str, tenants: Tenants) -> bool:
@@ -553,6 +578,63 @@ def is_foreign(loot: str, tenants: Tenants) -> bool:
 @pytest.mark.parametrize("name", [*SPRUNG, *INERT])
 def test_a_trap_catches_no_seal(name: str, tenants: Tenants) -> None:
     assert not is_foreign(spring({**SPRUNG, **INERT}[name], tenants), tenants)
+
+
+@sealed_shape
+@pytest.mark.usefixtures("each_version")
+@pytest.mark.parametrize("declare", ["DECLARE spy CURSOR WITH HOLD FOR {}", EXECUTED])
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+@pytest.mark.parametrize("end", [of_django, of_psycopg, of_pipeline])
+def test_a_cursor_that_outlives_a_transaction_has_no_rows_of_who_came_later(
+    end: Callable[[str], AbstractContextManager[object]],
+    alias: str,
+    declare: str,
+    tenants: Tenants,
+) -> None:
+    a, b = tenants
+    for scope in (tenant_context(b.pk), admin_context()):
+        connections[alias].ensure_connection()
+        connection: Any = connections[alias].connection
+        with end(alias):
+            with tenant_context(a.pk):
+                connection.execute(declare.format(TITLES))
+            with scope:
+                connection.execute(TITLES)
+        with tenant_context(a.pk):
+            assert connection.execute("FETCH ALL spy").fetchall() == []
+        connections[alias].close()
+
+
+@sealed_shape
+@pytest.mark.usefixtures("each_version")
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+@pytest.mark.parametrize("end", [of_django, of_psycopg])
+def test_what_was_deferred_runs_as_whoever_came_last(
+    end: Callable[[str], AbstractContextManager[object]],
+    alias: str,
+    tenants: Tenants,
+    superuser: psycopg.Connection[Any],
+) -> None:
+    superuser.execute(
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.text = 'refused' THEN RAISE 'refused'; END IF;"
+        " INSERT INTO app_tag (name) VALUES (NEW.text); RETURN NULL; END $$;"
+        " CREATE CONSTRAINT TRIGGER note AFTER INSERT ON app_shared DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION note()"
+    )
+    insert = "INSERT INTO app_shared (text) VALUES (%s)"
+    try:
+        connections[alias].ensure_connection()
+        connection: Any = connections[alias].connection
+        with tenant_context(tenants[1].pk):
+            with end(alias):
+                connection.execute(insert, ["noted"])
+            with pytest.raises((DatabaseError, psycopg.Error), match="refused"), end(alias):
+                connection.execute(insert, ["refused"])
+            assert connection.info.transaction_status == TransactionStatus.IDLE
+            assert connection.execute("SELECT name FROM app_tag").fetchall() == [("noted",)]
+    finally:
+        superuser.execute("DROP FUNCTION note() CASCADE")
 
 
 @sealed_shape

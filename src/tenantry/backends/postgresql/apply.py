@@ -23,6 +23,7 @@ from ...seal import token
 SET_IS_NORMALIZED = 180000
 # What PostgreSQL calls the role that logged in (PostgreSQL documentation, "SET ROLE").
 NO_ROLE = "none"
+IMMEDIATE = b"SET CONSTRAINTS ALL IMMEDIATE"
 READS = frozenset({b"SEL", b"INS", b"UPD", b"DEL", b"WIT"})
 MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START", b"LOCK"})
 # White space and comments. Possessive: much of it with no word after it does not take long.
@@ -88,6 +89,16 @@ def parameters(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes, l
         value = token(binding, session.database)
     values = [(tenant, value), *others]
     return _calls(tuple(name for name, _ in values)), [value.encode() for _, value in values]
+
+
+def before_commit(server_version: int, session: Session = LOGGED_IN) -> bytes:
+    """Return what goes in front of COMMIT where bindings are sealed.
+
+    COMMIT reads what cursors WITH HOLD have not read yet (PostgreSQL documentation, "DECLARE"). SQL
+    that was injected into a statement of somebody else may have declared one, so that it reads as
+    nobody. What was deferred comes first, in the binding of the last statement.
+    """
+    return IMMEDIATE + b";" + prefix(UNBOUND, b"COMMIT", server_version, session).text
 
 
 def startup_options(binding: Binding) -> str:

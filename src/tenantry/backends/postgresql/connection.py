@@ -18,9 +18,10 @@ import psycopg
 from psycopg import errors, generators
 from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 
-from ...binding import Binding, current_binding
+from ...binding import UNBOUND, Binding, current_binding
+from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
-from .apply import LOGGED_IN, NO_ROLE, Session, parameters
+from .apply import IMMEDIATE, LOGGED_IN, NO_ROLE, Session, before_commit, parameters
 from .cursor import bound
 from .preferences import NAMES, preferences
 from .savepoints import SAVEPOINT, Savepoints, SavepointSQL
@@ -47,6 +48,7 @@ def refuse_interrupted(pgconn: Any) -> None:
         )
 
 
+COMMIT = b"COMMIT"
 # Stands for a Sync among the results that are waited for.
 SYNC: Any = object()
 
@@ -248,6 +250,12 @@ class ControlMixin(Base):  # type: ignore[misc]
         self, command: Any, result_format: Format = Format.TEXT
     ) -> PQGen[PGresult | None]:
         ahead, self.ahead = self.ahead, b""
+        if command == COMMIT and rls_tenants().sealed:
+            if self._pipeline:
+                self.queue([IMMEDIATE])
+                statement, values = parameters(UNBOUND, self.session)
+                self.queue([statement], values)
+            ahead = before_commit(self.pgconn.server_version, self.session)
         if (
             not (self.savepoints.pending or ahead)
             or self._pipeline
@@ -260,7 +268,13 @@ class ControlMixin(Base):  # type: ignore[misc]
             command = command.as_bytes(self)
         elif isinstance(command, str):
             command = command.encode()
-        return (yield from self.send_control([*self.take_control(), ahead + command]))
+        try:
+            return (yield from self.send_control([*self.take_control(), ahead + command]))
+        except psycopg.Error:
+            if command == COMMIT and self.pgconn.transaction_status == TransactionStatus.INERROR:
+                # A COMMIT that fails ends the transaction. This one has not been reached.
+                yield from super()._exec_command(b"ROLLBACK")
+            raise
 
 
 class BoundConnection(ControlMixin, psycopg.Connection[Any]):
