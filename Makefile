@@ -26,7 +26,7 @@ demo: $(VENV)/.demo
 	@$(call install,pgbouncer,pgbouncer) || true
 	@$(BIN)/python example_asgi/demo.py $(ARGS)
 
-# The tests of isolation again, with the policies in another shape: SHAPE=role.
+# The tests of isolation again, with the policies in another shape: SHAPE=role, sealed or sealed_guc.
 shape: $(VENV)/.test pgbouncer postgis redis
 	TENANTRY_SHAPE=$(SHAPE) $(BIN)/python -m pytest $(patsubst %,--ignore=tests/test_%.py,$(ANY_SHAPE)) $(ARGS)
 

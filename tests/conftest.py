@@ -60,8 +60,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is about another shape of policies than that of this run."""
-    shapes = [f"{shape}_shape" for shape in settings.SHAPES if shape != settings.SHAPE]
-    shapes += ["unsealed"] if settings.SHAPE == "sealed" else []
-    left = {item for item in items for shape in shapes if item.get_closest_marker(shape)}
+    is_about = {
+        "guc_shape": settings.SHAPE == "guc",
+        "role_shape": settings.SHAPE == "role",
+        "sealed_shape": settings.IS_SEALED,
+        "unsealed": not settings.IS_SEALED,
+        "admin_role": settings.HAS_ADMIN_ROLE,
+    }
+    others = [mark for mark, is_this in is_about.items() if not is_this]
+    left = {item for item in items for mark in others if item.get_closest_marker(mark)}
     config.hook.pytest_deselected(items=list(left))
     items[:] = [item for item in items if item not in left]

@@ -77,13 +77,13 @@ def superuser(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
         connection.execute("SELECT pg_reload_conf()")
         connection.execute("CREATE ROLE owner LOGIN")
         connection.execute("CREATE ROLE app LOGIN")
-        if settings.SHAPE != "guc":
+        if settings.HAS_ADMIN_ROLE:
             ensure_admin_role(postgres.dsn(), "app_admin", members=["app", "owner"])
         connection.execute(f"CREATE DATABASE {DATABASE} OWNER owner")
-        if settings.SHAPE == "sealed":
+        if settings.IS_SEALED:
             connection.execute(f"REVOKE TEMPORARY ON DATABASE {DATABASE} FROM PUBLIC")
     # To the admin role too, for tables that are made beside `migrate`, which grants it the others.
-    roles = ["app"] if settings.SHAPE == "guc" else ["app", "app_admin"]
+    roles = ["app", "app_admin"] if settings.HAS_ADMIN_ROLE else ["app"]
     with psycopg.connect(postgres.dsn("postgres", DATABASE), autocommit=True) as connection:
         for role in roles:
             grant_by_default(postgres.dsn("postgres", DATABASE), owner="owner", to=role)

@@ -153,7 +153,7 @@ class Machine(Model):
             self.expect(self.titles(how), self.visible())
 
     def titles(self, how: str) -> list[str]:
-        if how == "copy" and settings.SHAPE == "sealed" and not self.blocks:
+        if how == "copy" and settings.IS_SEALED and not self.blocks:
             how = "raw"  # It is refused outside a transaction.
         with self.cursor() as cursor:
             if how == "copy":
@@ -204,7 +204,7 @@ class Machine(Model):
             return
         opened = Open(self.tick(), fetch, close, rows, inside)
         on_client = self.wrapper.settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
-        if settings.SHAPE == "sealed" or (orm and on_client):
+        if settings.IS_SEALED or (orm and on_client):
             opened.transaction_ends_it = False
         if first:
             found = fetch(first)

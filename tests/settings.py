@@ -25,25 +25,28 @@ MIDDLEWARE = [
 AUTH_USER_MODEL = "app.User"
 # The shape of the policies. But for "guc", the tables are made from the models, not by migrations.
 SHAPE = os.environ.get("TENANTRY_SHAPE", "guc")
+ROLES: dict[str, object] = {"ADMIN_ROLE": "app_admin", "APP_ROLE": "app"}
+SEAL: dict[str, object] = {
+    "SEALED": True,
+    "SEAL_KEYS": [
+        "a secret that is long enough for a test",
+        "an older secret that is long enough too",
+    ],
+}
 SHAPES: dict[str, dict[str, object]] = {
     "guc": {},
-    "role": {"ADMIN_ROLE": "app_admin", "APP_ROLE": "app"},
-    "sealed": {
-        "ADMIN_ROLE": "app_admin",
-        "APP_ROLE": "app",
-        "SEALED": True,
-        "SEAL_KEYS": [
-            "a secret that is long enough for a test",
-            "an older secret that is long enough too",
-        ],
-    },
+    "role": ROLES,
+    "sealed": ROLES | SEAL,
+    # The one that servers before PostgreSQL 16 can have.
+    "sealed_guc": SEAL,
 }
-# The parameter by which the shape knows the admin, its value then, and its value otherwise.
-ADMIN_PARAMETER, ADMIN_VALUE, NO_ADMIN = {
-    "guc": ("rls.is_admin", "true", ""),
-    "role": ("role", "app_admin", "none"),
-    "sealed": ("role", "app_admin", "none"),
-}[SHAPE]
+IS_SEALED = "SEALED" in SHAPES[SHAPE]
+HAS_ADMIN_ROLE = "ADMIN_ROLE" in SHAPES[SHAPE]
+# The parameter that makes an admin of whoever sets it, if nothing is sealed; its value then, and
+# its value otherwise.
+ADMIN_PARAMETER, ADMIN_VALUE, NO_ADMIN = (
+    ("role", "app_admin", "none") if HAS_ADMIN_ROLE else ("rls.is_admin", "true", "")
+)
 IS_ADMIN = f"coalesce(nullif(current_setting('{ADMIN_PARAMETER}', true), '{NO_ADMIN}'), '')"
 RLS_TENANTS = {
     "TENANT_MODEL": "app.Tenant",

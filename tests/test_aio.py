@@ -246,7 +246,9 @@ async def test_a_procedure_that_commits_is_refused(
         " AS $$ BEGIN COMMIT; END $$"
     )
     ended = psycopg.errors.InvalidTransactionTermination
-    refused = pytest.raises(ended, match="leave COMMIT and ROLLBACK")
+    # Before PostgreSQL 18 a sealed tenant does not get that far.
+    reason = "leave COMMIT and ROLLBACK|cannot carry a sealed tenant"
+    refused = pytest.raises((ended, UnbindableStatementError), match=reason)
     for using in ("wire", "wire_server_side"):
         async with tenant_context(tenants[0].pk), aconnection(using) as connection:
             await connection.set_autocommit(True)

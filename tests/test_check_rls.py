@@ -20,7 +20,7 @@ from tests.app.models import Item, Note, Tag, Tenant
 from tests.fix_aliases import Add
 from tests.fix_checks import broken, check, findings
 from tests.fix_migrations import Migrate
-from tests.settings import RLS_TENANTS, SHAPE
+from tests.settings import HAS_ADMIN_ROLE, IS_SEALED, RLS_TENANTS
 from tests.test_dependents_shared import FLAG, child, many, model, path_to
 
 Tenants = tuple[Tenant, Tenant]
@@ -130,7 +130,7 @@ BREAKS = {
         "DROP FUNCTION spy CASCADE",
         "table app_note",
         "has the trigger spies, whose function spy() runs as postgres, whom no policy binds; run"
-        f" ALTER FUNCTION spy() SECURITY INVOKER{', or give it to an' if SHAPE == 'guc' else ''}",
+        f" ALTER FUNCTION spy() SECURITY INVOKER{'' if HAS_ADMIN_ROLE else ', or give it to an'}",
     ),
     "E121": (
         "CREATE VIEW every_note AS SELECT * FROM app_note; GRANT SELECT ON every_note TO app",
@@ -433,8 +433,8 @@ def test_policies_are_compared_without_temporary_tables(arrange: psycopg.Connect
     with broken(
         arrange,
         "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
-        f"{'REVOKE' if SHAPE == 'sealed' else 'GRANT'} TEMPORARY ON DATABASE tenantry"
-        f" {'FROM' if SHAPE == 'sealed' else 'TO'} PUBLIC",
+        f"{'REVOKE' if IS_SEALED else 'GRANT'} TEMPORARY ON DATABASE tenantry"
+        f" {'FROM' if IS_SEALED else 'TO'} PUBLIC",
     ):
         assert findings() == []
         alter = "ALTER POLICY tenantry_isolation ON app_book WITH CHECK ({})"

@@ -42,7 +42,7 @@ def sent(evaluate: Callable[[], Any]) -> str:
 def fetched(alias: str) -> str:
     """Return what is said of a table that ``select_related`` fetches from by key."""
     equal = f"{alias}.tenant_id = {{}}"
-    return f"CASE WHEN {equal} THEN 1 END IS NOT NULL" if settings.SHAPE == "guc" else equal
+    return equal if settings.HAS_ADMIN_ROLE else f"CASE WHEN {equal} THEN 1 END IS NOT NULL"
 
 
 # One alias is one table in FROM; each protected one must carry the tenant.

@@ -261,7 +261,7 @@ def test_only_what_hangs_on_shared_rows_has_policies_for_reading(
     state = many(migrate, model("Tag", is_open=True), model("Doc", is_open=False, tags=tags()))
     state = migrate(child("Report", "Doc"), state)
     plain = {"tenantry_isolation"}
-    if test_settings.SHAPE != "guc":
+    if "APP_ROLE" in test_settings.RLS_TENANTS:
         plain = {"tenantry_isolation", "tenantry_restriction"}
     tables = ("doc_tags", "report")
     assert [policies(table) for table in tables] == [plain, plain]

@@ -61,7 +61,7 @@ def test_what_is_read_after_a_lock_is_what_the_other_has_written(
 def test_the_admin_locks_with_the_privileges_of_its_role(
     server: psycopg.Connection[Any], tenants: Tenants
 ) -> None:
-    if settings.SHAPE != "guc":
+    if settings.HAS_ADMIN_ROLE:
         server.execute("REVOKE UPDATE, DELETE ON app_shared FROM app")
     try:
         with admin_context(), transaction.atomic(), connections["default"].cursor() as cursor:

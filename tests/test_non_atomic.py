@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 from django.apps import apps
-from django.db import ProgrammingError, connections, models
-from django.db.migrations import AddConstraint
+from django.db import IntegrityError, ProgrammingError, connections, models
+from django.db.migrations import AddConstraint, RemoveConstraint
 from django.db.migrations.state import ProjectState
 
 from tenantry import RawPredicate, RLSConstraint, SameTenant, tenant_context
@@ -133,19 +133,52 @@ def test_a_table_of_another_package_whose_policies_change(
             superuser.execute(f"DROP FUNCTION IF EXISTS {function} CASCADE".encode())
 
 
-# Where the admin is a role, the owner of the tables has to see the rows that are checked.
+# Foreign keys that hold the tenant, which are checked in the rows of all tenants.
 
 TABLES = ("migrated_doc", "migrated_tag")
+ADD = AddSameTenantNotValid("doc", SameTenant(field="tag", name="doc_tag_same"))
 VALIDATE = ValidateSameTenant("doc", "doc_tag_same")
 
 
 @pytest.fixture
-def not_valid(tenants: Tenants, migrate: Migrate) -> ProjectState:
-    """Return a state with a SameTenant that has not looked at the rows of before."""
+def keyed(tenants: Tenants, migrate: Migrate) -> ProjectState:
+    """Return a state with a foreign key."""
     tag: Any = models.ForeignKey("migrated.Tag", models.CASCADE, null=True)
-    state = many(migrate, model("Tag", is_open=False), model("Doc", is_open=False, tag=tag))
-    same = SameTenant(field="tag", name="doc_tag_same")
-    return migrate(AddSameTenantNotValid("doc", same), state)
+    state: ProjectState = many(
+        migrate, model("Tag", is_open=False), model("Doc", is_open=False, tag=tag)
+    )
+    return state
+
+
+@pytest.fixture
+def not_valid(keyed: ProjectState, migrate: Migrate) -> ProjectState:
+    """Return a state with a SameTenant that has not looked at the rows of before."""
+    return migrate(ADD, keyed)
+
+
+def test_the_rows_of_all_tenants_are_checked(keyed: ProjectState, tenants: Tenants) -> None:
+    with tenant_context(tenants[0].pk):
+        tag = manager(keyed, "Tag").create()
+        manager(keyed, "Doc").create(tag=tag)
+    with tenant_context(tenants[1].pk):
+        astray = manager(keyed, "Doc").create(tag_id=tag.pk)
+    migrate_alone(ADD, keyed)
+    after = keyed.clone()
+    ADD.state_forwards("migrated", after)
+    try:
+        with pytest.raises(IntegrityError, match="doc_tag_same"):
+            migrate_alone(VALIDATE, after)
+        with tenant_context(tenants[1].pk):
+            astray.delete()
+        migrate_alone(VALIDATE, after)
+        valid = "SELECT convalidated FROM pg_constraint WHERE conname = 'doc_tag_same'"
+        assert run(valid) == [(True,)]
+    finally:
+        migrate_alone(RemoveConstraint("doc", "doc_tag_same"), after)
+    assert [is_forced(table) for table in TABLES] == [True, True]
+
+
+# Where the admin is a role, the owner of the tables has to see the rows that are checked.
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, ProgrammingError, connections, models, transaction
@@ -40,6 +41,7 @@ from tenantry import (
 )
 from tenantry.exceptions import RLSConfigurationError
 from tenantry.operations import AddSameTenantNotValid, ValidateSameTenant
+from tenantry.seal import send_seal_keys
 from tests.app.models import Author, Note, Tenant
 
 Migrate = Callable[..., ProjectState]
@@ -516,6 +518,19 @@ def test_rows_that_are_hidden_are_not_called_good(migrate: Migrate) -> None:
             with scope, pytest.raises(ProgrammingError, match='rows of "keys_note" are hidden'):
                 run(str(sql), "owner")
     assert constraints_of("keys_%") == []
+
+
+@pytest.mark.sealed_shape
+def test_the_migration_that_makes_the_table_of_seal_keys_may_make_foreign_keys(
+    migrate: Migrate, superuser: psycopg.Connection[Any]
+) -> None:
+    """It looks at rows as the admin, with a seal of which that table does not know yet."""
+    superuser.execute("DELETE FROM tenantry.seal_keys")
+    try:
+        migrate([author(), note(same())])
+    finally:
+        send_seal_keys(connections["owner"])
+    assert constraints_of("keys_note") == [FOREIGN_KEY]
 
 
 def written(operation: Any) -> str:

@@ -182,7 +182,7 @@ def test_each_path_sees_the_rows_of_the_current_binding(
 ) -> None:
     a, b = tenants
     assert path(alias) == []
-    if settings.SHAPE == "sealed" and connections[alias].get_autocommit() and path in WHOLE_MESSAGE:
+    if settings.IS_SEALED and connections[alias].get_autocommit() and path in WHOLE_MESSAGE:
         with tenant_context(a.pk), pytest.raises(UnbindableStatementError, match="open atomic"):
             path(alias)
         return

@@ -93,7 +93,7 @@ def allowed(shape: str, protected: set[str], direct: set[str], shared: set[str])
     meant = {"SEC001": places(shared), "SEC003": places(protected, ISOLATION)}
     if shape == "role":
         meant["SEC038"] = places(direct, ADMINS)
-    if shape == "sealed":
+    if "SEALED" in SHAPES[shape]:
         meant["SEC002"] = {"tenantry.seal_keys"}
     return meant
 
@@ -102,16 +102,16 @@ def remarks(
     shape: str, protected: set[str], direct: set[str], crossing: set[str]
 ) -> dict[str, set[tuple[str, str]]]:
     """Return the findings that the documentation explains."""
-    keys = {("SEC047", each) for each in places(crossing)}
-    if shape == "guc":
-        infos = {("SEC007", each) for each in places(protected)}
-        return {"error": set(), "warning": keys, "info": infos}
-    admins = places(direct, ADMINS)
-    rules = {"role": ["SEC005", "SEC008", "SEC028"], "sealed": ["SEC005"]}[shape]
-    warnings = keys | {(rule, each) for rule in rules for each in admins}
-    if shape == "sealed":
+    warnings = {("SEC047", each) for each in places(crossing)}
+    infos = set()
+    if "SEALED" in SHAPES[shape]:
         warnings |= {("SEC009", "tenantry.seal_keys"), ("SEC014", "tenantry.rls_sealed")}
-    return {"error": set(), "warning": warnings, "info": set()}
+    if "ADMIN_ROLE" in SHAPES[shape]:
+        rules = {"role": ["SEC005", "SEC008", "SEC028"], "sealed": ["SEC005"]}[shape]
+        warnings |= {(rule, each) for rule in rules for each in places(direct, ADMINS)}
+    else:
+        infos = {("SEC007", each) for each in places(protected)}
+    return {"error": set(), "warning": warnings, "info": infos}
 
 
 def proven(
@@ -120,7 +120,7 @@ def proven(
     """Return what pgrls proves of the policies of each table."""
     # Neither a CASE nor a subquery that reads a table is anything that it understands.
     nothing = {"": "unverified", ISOLATION: "unverified"}
-    if shape == "guc":
+    if "ADMIN_ROLE" not in SHAPES[shape]:
         return {table: dict(nothing) for table in direct | dependent}
     # An admin reads rows of every tenant, so nothing can prove otherwise.
     admin = "isolated" if mode == "anon" else "unverified"
@@ -349,16 +349,17 @@ def test_a_tenant_that_is_no_number_is_text() -> None:
 def test_each_shape_has_its_identities(shape: str) -> None:
     with override_settings(RLS_TENANTS={"TENANT_MODEL": "app.Tenant", **SHAPES[shape]}):
         found = json.loads(define("1", "2"))["identities"]
-        seal = token(ADMIN_BINDING, "tenantry") if shape == "sealed" else ""
+        seal = token(ADMIN_BINDING, "tenantry") if "SEALED" in SHAPES[shape] else ""
     admin = {
         "guc": {"role": "app", "dsn": "options=-crls.is_admin=true"},
         "role": {"role": "app_admin"},
         "sealed": {"role": "app_admin", "dsn": f"options=-crls.current_tenant={seal}"},
+        "sealed_guc": {"role": "app", "dsn": f"options=-crls.current_tenant={seal}"},
     }
     assert found["admin"] == admin[shape]
     assert found["unbound"] == {"role": "app"}
     assert {found[name]["role"] for name in TENANTS} == {"app"}
-    assert found["tenant_a"]["dsn"].endswith(":1" if shape == "sealed" else "=1")
+    assert found["tenant_a"]["dsn"].endswith(":1" if seal else "=1")
 
 
 @pytest.fixture

@@ -153,10 +153,10 @@ def identities(connection: Any, tenants: Sequence[Binding]) -> dict[str, Any]:
     settings = rls_tenants()
     app = plain(settings.app_role or connection.settings_dict["USER"])
     admin: dict[str, Any] = {"role": plain(settings.admin_role or app)}
-    if settings.admin_role is None:
-        admin["dsn"] = option("is_admin", "true")
-    elif settings.sealed:
+    if settings.sealed:
         admin["dsn"] = option("current_tenant", carried(connection, ADMIN))
+    elif settings.admin_role is None:
+        admin["dsn"] = option("is_admin", "true")
     found: dict[str, Any] = {
         ANCHOR: {"dsn": "application_name=tenantry", "admin": True},
         ADMIN_NAME: admin,

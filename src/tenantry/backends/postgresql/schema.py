@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db import router
+from django.db import router, transaction
 from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
@@ -63,12 +64,24 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             with released(self, sql.parts["table"].table, sql.parts["to_table"].table):
                 super().execute(sql, params)
             return
-        if not isinstance(sql, ForAllTenants) or rls_tenants().admin_role is not None:
+        is_for_all = isinstance(sql, ForAllTenants) and rls_tenants().admin_role is None
+        with self.as_admin() if is_for_all else nullcontext():
             super().execute(sql, params)
-            return
+
+    @contextmanager
+    def as_admin(self) -> Iterator[None]:
+        """Be the admin, also where that is sealed, for several statements in one string."""
+        block: AbstractContextManager[Any] = nullcontext()
+        if rls_tenants().sealed and not self.collect_sql:
+            # This migration may be the one that has made their table.
+            send_seal_keys(self.connection)
+            if not self.connection.in_atomic_block:
+                # The string is a transaction anyway; what is sealed goes in front of it.
+                block = transaction.atomic(using=self.connection.alias)
         frame = push(ADMIN)
         try:
-            super().execute(sql, params)
+            with block:
+                yield
         finally:
             pop(frame)
 
