@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import time
@@ -29,10 +30,10 @@ from tenantry.seal import seal_keys, sign
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 from tests.fix_wire import Wire
+from tests.injections import EXPRESSIONS, STATEMENTS, TITLES, Injection, opening
 
 Tenants = tuple[Tenant, Tenant]
 sealed_shape = pytest.mark.sealed_shape
-TITLES = "SELECT title FROM app_note ORDER BY id"
 SECRET = "a secret that is long enough for a test"
 
 
@@ -325,88 +326,6 @@ def test_the_values_of_a_secret_binding_are_not_in_a_prefix(settings: Any) -> No
 
 # Injections: SQL that an attacker has got into a statement of tenant A.
 
-STATEMENTS = [
-    "SET rls.current_tenant = '{b}'",
-    "SET LOCAL rls.current_tenant = '{b}'",
-    "SELECT set_config('rls.current_tenant', '{b}', true)",
-    "SELECT set_config('rls.current_tenant', '{b}', false)",
-    "SELECT set_config('rls.current_tenant',"
-    " replace(current_setting('rls.current_tenant'), ':{a}', ':{b}'), true)",
-    "SELECT set_config('rls.current_tenant',"
-    " replace(current_setting('rls.current_tenant'), '::', ':admin:'), true)",
-    "SET rls.is_admin = 'true'",
-    "RESET rls.current_tenant",
-    "RESET ALL",
-    "SET ROLE app_admin",
-    "SET LOCAL ROLE app_admin",
-    "SELECT set_config('role', 'app_admin', true)",
-    "SET ROLE owner",
-    "SET ROLE postgres",
-    "SET SESSION AUTHORIZATION postgres",
-    "SET row_security = off",
-    "SET session_replication_role = replica",
-    "DO $$ BEGIN PERFORM set_config('rls.current_tenant', '{b}', true); END $$",
-    "DO $$ BEGIN EXECUTE 'SET LOCAL ROLE app_admin'; END $$",
-    "CREATE FUNCTION pg_temp.rls_sealed(text) RETURNS text LANGUAGE sql AS $$ SELECT '{b}' $$;"
-    " SET search_path = pg_temp, tenantry, public",
-    "CREATE FUNCTION pg_temp.sha256(bytea) RETURNS bytea LANGUAGE sql"
-    " AS $$ SELECT decode(repeat('0', 64), 'hex') $$;"
-    " SET search_path = pg_temp, pg_catalog, public;"
-    " SELECT set_config('rls.current_tenant', '{forged}', true)",
-    "CREATE FUNCTION pg_temp.current_database() RETURNS name LANGUAGE sql AS $$ SELECT 'x' $$;"
-    " SET search_path = pg_temp, pg_catalog, public",
-    "CREATE TEMPORARY TABLE seal_keys AS SELECT '{key}'::text AS id, ''::bytea AS inside,"
-    " ''::bytea AS outside; SET search_path = pg_temp, public;"
-    " SELECT set_config('rls.current_tenant', '{forged}', true)",
-    "CREATE OR REPLACE FUNCTION tenantry.rls_sealed(claim text) RETURNS text LANGUAGE sql"
-    " AS $$ SELECT '{b}' $$",
-    "DROP FUNCTION tenantry.rls_sealed(text) CASCADE",
-    "ALTER FUNCTION tenantry.rls_sealed(text) RESET ALL",
-    "SELECT * FROM tenantry.seal_keys",
-    "COPY tenantry.seal_keys TO STDOUT",
-    "INSERT INTO tenantry.seal_keys VALUES ('{key}', '', '')",
-    "SET ROLE app_admin; INSERT INTO tenantry.seal_keys VALUES ('{key}', '', '')",
-    "CREATE TABLE tenantry.mine (id int)",
-    "ALTER TABLE app_note DISABLE ROW LEVEL SECURITY",
-    "ALTER TABLE app_note NO FORCE ROW LEVEL SECURITY",
-    "ALTER POLICY tenantry_isolation ON app_note USING (true)",
-    "CREATE POLICY mine ON app_note USING (true)",
-    "DROP POLICY tenantry_isolation ON app_note",
-    "GRANT app_admin TO app WITH INHERIT TRUE",
-    "GRANT owner TO app",
-    "ALTER ROLE app BYPASSRLS",
-    "TRUNCATE app_note",
-    "CREATE TEMPORARY VIEW peek AS SELECT * FROM app_note; SET ROLE app_admin; SELECT * FROM peek",
-    "PREPARE mine AS SELECT title FROM app_note; SET LOCAL rls.current_tenant = ''; SET ROLE"
-    " app_admin; EXECUTE mine",
-    "DECLARE mine CURSOR FOR SELECT title FROM app_note; SET LOCAL ROLE app_admin; FETCH ALL mine",
-    "CREATE FUNCTION pg_temp.peek(text) RETURNS boolean COST 0.0000001 LANGUAGE plpgsql"
-    " AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$;"
-    " SELECT title FROM app_note WHERE pg_temp.peek(title)",
-    "SELECT most_common_vals, histogram_bounds FROM pg_stats WHERE tablename = 'app_note'",
-    "UPDATE app_note SET tenant_id = {b}",
-    "INSERT INTO app_note (title, tenant_id) VALUES ('planted', {b})",
-    "DELETE FROM app_note WHERE tenant_id = {b}",
-    # To a savepoint of the admin. A string goes on with another one after a line break only.
-    "ROLLBACK TO SAVEPOINT s",
-    "DO LANGUAGE E'plpgsql' 'BEGIN END --\\'; ROLLBACK TO SAVEPOINT s; {titles}; --'",
-]
-# And within one statement, outside a transaction too.
-EXPRESSIONS = [
-    "SELECT title FROM app_note WHERE set_config('rls.current_tenant', '{b}', true) IS NOT NULL",
-    "SELECT set_config('rls.current_tenant', '{b}', true), title FROM app_note",
-    "WITH x AS MATERIALIZED (SELECT set_config('rls.current_tenant', '{b}', true))"
-    " SELECT title FROM x, app_note",
-    "WITH x AS MATERIALIZED (SELECT set_config('role', 'app_admin', true)) SELECT title"
-    " FROM x, app_note",
-    "SELECT title FROM app_note WHERE false UNION ALL SELECT title FROM app_note"
-    " WHERE set_config('role', 'app_admin', true) = 'app_admin'",
-    "SELECT id::text FROM tenantry.seal_keys",
-    "SELECT query_to_xml('SET ROLE app_admin; SELECT title FROM app_note', true, true, '')",
-    "SELECT query_to_xml('SELECT set_config(''role'', ''app_admin'', true), title FROM app_note',"
-    " true, true, '')",
-]
-
 
 def attempt(cursor: Any, payload: str) -> str:
     """Run a payload, and return all that the attacker gets to see."""
@@ -433,19 +352,39 @@ def temporary(superuser: psycopg.Connection[Any]) -> Iterator[None]:
     superuser.execute("REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC")
 
 
+def written(injection: Injection, tenants: Tenants) -> str:
+    """Return the SQL of an injection."""
+    a, b = tenants
+    key = seal_keys()[0].name if test_settings.IS_SEALED else ""
+    values = {
+        "a": a.pk,
+        "b": b.pk,
+        "key": key,
+        "titles": TITLES,
+        "forged": f"1:{key}:{later()}:admin:{'0' * 64}:{b.pk}",
+    }
+    sql = injection.sql
+    for name, value in values.items():
+        sql = sql.replace(f"{{{name}}}", str(value))
+    return sql
+
+
+def within(sql: str) -> str:
+    """Return a string with statements before and after those of an injection."""
+    return f"SELECT 1; {sql}; {TITLES}"
+
+
 @sealed_shape
-@pytest.mark.parametrize("payload", [*STATEMENTS, *EXPRESSIONS])
+@pytest.mark.parametrize("injection", [each.param() for each in STATEMENTS + EXPRESSIONS])
 def test_an_injection_never_yields_a_foreign_row(
-    payload: str, tenants: Tenants, superuser: psycopg.Connection[Any], temporary: None
+    injection: Injection, tenants: Tenants, superuser: psycopg.Connection[Any], temporary: None
 ) -> None:
     a, b = tenants
-    key = seal_keys()[0].name
-    values = {"a": a.pk, "b": b.pk, "key": key, "titles": TITLES}
-    forged = f"1:{key}:{later()}:admin:{'0' * 64}:{b.pk}"
-    payload = payload.replace("{forged}", forged)
-    for name, value in values.items():
-        payload = payload.replace(f"{{{name}}}", str(value))
-    for statement in (payload, f"{payload}; {TITLES}"):
+    # What statistics say of the rows of all tenants.
+    superuser.execute("ANALYZE app_note")
+    sql = written(injection, tenants)
+    conclusive = sql if injection in EXPRESSIONS else within(sql)
+    for statement in (sql, f"{sql}; {TITLES}", within(sql)):
         for block in (True, False):
             with tenant_context(a.pk), connections["default"].cursor() as cursor:
                 try:
@@ -455,6 +394,8 @@ def test_an_injection_never_yields_a_foreign_row(
                                 cursor.execute("SELECT count(*) FROM app_note")
                                 cursor.execute("SAVEPOINT s")
                             seen = attempt(cursor, statement)
+                            if statement == conclusive:
+                                assert re.search(injection.shows, seen), (statement, seen)
                             seen += attempt(cursor, TITLES)
                     else:
                         seen = attempt(cursor, statement)
@@ -469,15 +410,17 @@ def test_an_injection_never_yields_a_foreign_row(
     assert [title for title, tenant in rows if tenant == b.pk] == ["B 1", "B 2"]
 
 
-@sealed_shape
-def test_the_corpus_finds_what_an_unsealed_binding_lets_through(tenants: Tenants) -> None:
-    """A tenant in the clear, as the verifier would take it if it verified nothing."""
+@pytest.mark.parametrize("injection", [*opening("guc"), *opening("role")])
+def test_an_injection_yields_a_foreign_row_where_nothing_is_sealed(
+    injection: Injection, tenants: Tenants
+) -> None:
+    sql = written(injection, tenants)
     with (
-        admin_context(),
+        tenant_context(tenants[0].pk),
         transaction.atomic(),
         connections["default"].cursor() as cursor,
     ):
-        assert "B 1" in attempt(cursor, f"SELECT 1; {TITLES}")
+        assert "B 1" in attempt(cursor, sql if injection in EXPRESSIONS else within(sql))
 
 
 # Traps: what an injection leaves behind for whoever uses the server session, or the transaction,
