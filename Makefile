@@ -16,7 +16,7 @@ BENCH_PYTHON ?= $(or $(shell for python in python3.13 python3.14 python3.12 \
 	$$python -c "" 2>/dev/null && echo $$python && break; done),$(PYTHON))
 BENCH_VENV ?= $(VENV)-bench
 # What does not depend on the shape of the policies, and takes its time.
-ANY_SHAPE = adoption benchmarks browser celery docs drf drive instructions layers mixed ninja plugin \
+ANY_SHAPE = adoption benchmarks browser celery docs drf drive instructions layers mixed mutants ninja plugin \
 	rebinding requests resolvers run_for_all servers startup streaming_lifecycle
 
 .PHONY: demo test coverage shape lint bench bench-full docs soak django-suite clean pgbouncer browser postgis redis \
@@ -28,7 +28,7 @@ demo: $(VENV)/.demo
 
 # The tests of isolation again, with the policies in another shape: SHAPE=role, sealed or sealed_guc.
 shape: $(VENV)/.test pgbouncer postgis redis
-	TENANTRY_SHAPE=$(SHAPE) $(BIN)/python -m pytest $(patsubst %,--ignore=tests/test_%.py,$(ANY_SHAPE)) $(ARGS)
+	TENANTRY_SHAPE=$(SHAPE) TENANTRY_PG_BINDIR=$(PG_BINDIR) $(BIN)/python -m pytest $(patsubst %,--ignore=tests/test_%.py,$(ANY_SHAPE)) $(ARGS)
 
 test: $(VENV)/.test pgbouncer browser postgis redis valgrind
 	TENANTRY_PG_BINDIR=$(PG_BINDIR) $(BIN)/python $(COVERAGE) -m pytest $(ARGS)
