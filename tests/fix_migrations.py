@@ -1,9 +1,9 @@
-"""Migrations of one operation, run as the owner role and undone after the test."""
+"""Migrations, run as the owner role and undone after the test."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from django.db import connections
@@ -14,11 +14,10 @@ from django.db.migrations.state import ProjectState
 Migrate = Callable[..., ProjectState]
 
 
-def migration_of(operation: Operation) -> Migration:
-    class OneOperation(Migration):
-        operations = [operation]
-
-    return OneOperation("0001", "migrated")
+def migration_of(*operations: Operation) -> Migration:
+    migration: Any = Migration("0001", "migrated")
+    migration.operations = [*operations]
+    return cast("Migration", migration)
 
 
 @pytest.fixture
@@ -37,6 +36,37 @@ def migrate(project: None) -> Iterator[Migrate]:
     for migration, before in reversed(states):
         with connections["owner"].schema_editor() as editor:
             migration.unapply(before.clone(), editor)
+
+
+@pytest.fixture
+def migrate_in_place(project: None) -> Iterator[Migrate]:
+    """Return a function that applies operations, each list as one migration, to one state.
+
+    So does ``migrate``: a model of before then finds those of after in its registry.
+    """
+
+    def forwards(state: ProjectState, *operations: Any) -> ProjectState:
+        for operation in operations:
+            migration = migration_of(*(operation if isinstance(operation, list) else [operation]))
+            try:
+                with connections["owner"].schema_editor() as editor:
+                    state = migration.apply(state, editor)
+            except Exception:
+                # Django leaves its transaction open if what was deferred fails.
+                connections["owner"].connection.close()
+                del connections["owner"]
+                raise
+        return state
+
+    yield forwards
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "SELECT string_agg(oid::regclass::text, ', ') FROM pg_class"
+            " WHERE relkind = 'r' AND starts_with(relname, 'migrated')"
+        )
+        found = cursor.fetchone()
+        if found and found[0]:
+            cursor.execute(f"DROP TABLE {found[0]}")
 
 
 def is_protected(table: str) -> tuple[bool, bool, int]:

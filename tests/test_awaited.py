@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from django.core.exceptions import FieldDoesNotExist
-from django.db import connections, models
+from django.db import models
 from django.db.migrations import (
     AddConstraint,
     AddField,
@@ -18,7 +17,6 @@ from django.db.migrations import (
     RenameField,
     RunPython,
 )
-from django.db.migrations.migration import Migration
 from django.db.migrations.state import ProjectState
 from django.test import override_settings
 
@@ -26,42 +24,18 @@ from tenantry import RLSConstraint, SameTenant, TenantField, admin_context, tena
 from tenantry.exceptions import RLSConfigurationError
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
-from tests.fix_migrations import is_protected
+from tests.fix_migrations import Migrate, is_protected
 from tests.test_dependents_shared import manager
 from tests.test_retyping import check
 from tests.test_sharing import ORDER, SHARE, SHARED, base, key, paper, run, tenant
 
 Tenants = tuple[Tenant, Tenant]
-Migrate = Callable[..., ProjectState]
 
 
 @pytest.fixture
-def migrate(project: None) -> Iterator[Migrate]:
+def migrate(migrate_in_place: Migrate) -> Migrate:
     """Return a function that applies operations, each list as one migration."""
-
-    def forwards(*operations: Any, state: ProjectState | None = None) -> ProjectState:
-        state = state or base()
-        for operation in operations:
-            migration: Any = Migration("test", "migrated")
-            migration.operations = operation if isinstance(operation, list) else [operation]
-            try:
-                with connections["owner"].schema_editor() as editor:
-                    state = migration.apply(state, editor)
-            except Exception:
-                # Django leaves its transaction open if what was deferred fails.
-                connections["owner"].connection.close()
-                del connections["owner"]
-                raise
-        return state
-
-    yield forwards
-    tables = run(
-        "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r'"
-        " AND relname LIKE 'migrated%%'",
-        [],
-        alias="owner",
-    )
-    run(f"DROP TABLE {', '.join(name for (name,) in tables)}", alias="owner")
+    return lambda *operations, state=None: migrate_in_place(state or base(), *operations)
 
 
 def bare(name: str, **fields: Any) -> CreateModel:

@@ -18,9 +18,9 @@ from .policies.ddl import Rule
 Column = tuple[str, str]
 
 
-def retyped(model: Any, field: Any, apps: Apps) -> set[Column]:
-    """Return the columns that have the type of a field: its own, and those that refer to it."""
-    found = {(model._meta.db_table, field.column)}
+def retyped(columns: set[Column], apps: Apps) -> set[Column]:
+    """Return the columns that get the type of some: these, and those that refer to them."""
+    found = set(columns)
     keys = [
         key
         for other in apps.get_models(include_auto_created=True)

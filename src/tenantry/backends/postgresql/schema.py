@@ -149,68 +149,61 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
 
         They keep its type from changing, and follow a foreign key to what it referred to before.
         """
-        apps, quote = model._meta.apps, self.quote_name
-        columns: set[Column] = set()
+        apps, quote, table = model._meta.apps, self.quote_name, model._meta.db_table
         old, new = (each.db_parameters(self.connection) for each in (old_field, new_field))
-        if old != new and None not in {old["type"], new["type"]}:
-            columns = retyped(model, old_field, apps)
+        is_retyped = old != new and None not in {old["type"], new["type"]}
         is_elsewhere = refers_elsewhere(old_field, new_field)
-        if not columns and not is_elsewhere:
+        if not (is_retyped or is_elsewhere):
             return []
+        # By both names: `migrate` puts the models of after into the registry of those of before.
+        columns = {(table, str(field.column)) for field in (old_field, new_field)}
+        if is_retyped:
+            columns = retyped(columns, apps)
         if is_elsewhere:
             # It would speak of what the key refers to now.
-            self.stop_waiting(model._meta.db_table)
+            self.stop_waiting(table)
         again: list[str] = []
         known = []
-        for each, before in self.policies(apps):
-            speaks = bool(columns) and speaks_of(columns, each._meta.db_table, before)
-            if not (speaks or is_elsewhere):
-                continue
-            # Not before: a field that was made by hand belongs to no model.
-            after = getattr(new_field, "model", model)._meta.apps
-            try:
-                rules = rules_of(after.get_model(each._meta.label), after, quote)
-            except FieldDoesNotExist:
-                if speaks:
-                    raise
-                # Its constraint is changed later in the migration, and follows the key then.
-                continue
-            if speaks or rules != before:
-                table = quote(each._meta.db_table)
-                known.append(table)
-                self.execute(drop(table, before), params=None)
-                again += [rule.create(table) for rule in rules]
-        return again + self.without_policies_of_others(columns, known)
+        # A field that was made by hand belongs to no model.
+        after = getattr(new_field, "model", model)._meta.apps
+        for own, rules in self.policies(apps, after):
+            if speaks_of(columns, own, rules):
+                known.append(quote(own))
+                self.execute(drop(quote(own), rules), params=None)
+                again += [rule.create(quote(own)) for rule in rules]
+        if is_retyped:
+            for sql, create in self.policies_of_others(SPEAKING, columns, known):
+                self.execute(sql, params=None)
+                again.append(create)
+        return again
 
-    def without_policies_of_others(self, columns: Iterable[Column], known: list[str]) -> list[str]:
-        """Drop the policies that name columns, of tables that are not `known`, in the same way.
+    def policies_of_others(
+        self, query: str, columns: Iterable[Column], known: list[str]
+    ) -> list[tuple[str, ...]]:
+        """Return what a query says of the policies that name columns, of tables not `known`.
 
         Where a migration is undone, its apps lack those that came later, and their tables.
         """
-        if not columns:
-            return []
         tables, names = zip(*columns, strict=True)
         quoted = [self.quote_name(table) for table in tables]
         with self.connection.cursor() as cursor:
-            cursor.execute(SPEAKING, {"tables": quoted, "columns": [*names], "known": known})
-            found = cursor.fetchall()
-        for sql, _ in found:
-            self.execute(sql, params=None)
-        return [sql for _, sql in found]
+            cursor.execute(query, {"tables": quoted, "columns": [*names], "known": known})
+            found: list[tuple[str, ...]] = cursor.fetchall()
+        return found
 
-    def policies(self, apps: Any) -> Iterator[tuple[Any, list[Rule]]]:
-        """Yield the models whose tables are protected already, with their policies."""
+    def policies(self, apps: Any, after: Any) -> Iterator[tuple[str, list[Rule]]]:
+        """Yield the tables that models of `apps` protect already, and the policies of `after`."""
         for model in apps.get_models(include_auto_created=True):
             table = model._meta.db_table
             if not is_protected(model, apps) or not self.is_here(model) or self.waiting(table):
                 continue
             try:
-                rules = rules_of(model, apps, self.quote_name)
-            except FieldDoesNotExist:
-                # Of an app without migrations: there Django leaves out all relations. No migration
-                # changes its tables.
+                rules = rules_of(after.get_model(model._meta.label), after, self.quote_name)
+            except (FieldDoesNotExist, LookupError):
+                # Its constraint is changed later in the migration; or the model is newer than
+                # `after`; or its app has no migrations, where Django leaves out all relations.
                 continue
-            yield model, rules
+            yield table, rules
 
     def depend_anew(self, through: Any) -> None:
         """Protect the table of a relation by what it refers to now."""
