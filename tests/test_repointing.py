@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import models
+from django.db import connections, models
 from django.db.migrations import AddConstraint, AlterField
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, tenant_context
 from tests.app.models import Tenant
-from tests.fix_migrations import Migrate
+from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.test_awaited import bare, to
 from tests.test_dependents_shared import count, manager, model
 from tests.test_retyping import check, types
@@ -86,3 +86,46 @@ def test_a_column_gets_another_name_and_type(
     state = migrate_in_place(base(), order, LINE, PATH, AlterField("order", "id", big))
     assert types("up_id") == types("number") == {"bigint"}
     check(state, {"Order", "Line"}, monkeypatch)
+
+
+def test_a_path_that_leads_nowhere_yet_shows_nothing(
+    tenants: Tenants, migrate_in_place: Migrate
+) -> None:
+    """Its constraint is to follow, as where a migration of another app has it."""
+    state = migrate_in_place(base(), ORDER, LINE, PATH, bare("Label"))
+    manager(state, "Label").create(id=1)
+    with tenant_context(tenants[0].pk):
+        manager(state, "Line").create(up=manager(state, "Order").create(id=1))
+        assert count("line") == 1
+    migrate_in_place(state, AlterField("line", "up", to("Label")))
+    with tenant_context(tenants[0].pk):
+        assert count("line") == 0
+    assert is_protected("migrated_line")[:2] == (True, True)
+
+
+def test_a_table_that_the_undoing_does_not_know_shows_nothing(
+    tenants: Tenants, migrate_in_place: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = tenants
+    slip = bare("Slip", up=to("Line"))
+    slip.options["constraints"] = [RLSConstraint(path="up__up__tenant", name="slip_rls")]
+    before = migrate_in_place(base(), ORDER, SALE, LINE)
+    state = migrate_in_place(before.clone(), TO_SALE, slip)
+    with tenant_context(a.pk):
+        line = manager(state, "Line").create(up=manager(state, "Sale").create(id=1))
+        manager(state, "Slip").create(up=line)
+        assert count("slip") == 1
+    with tenant_context(b.pk):
+        manager(state, "Order").create(id=1)
+    with connections["owner"].schema_editor() as editor:
+        migration_of(TO_SALE).unapply(before.clone(), editor)
+    assert is_protected("migrated_slip")[:2] == (True, True)
+    for each in tenants:
+        with tenant_context(each.pk):
+            assert count("slip") == 0
+    # The migration that is done again knows it.
+    slip.state_forwards("migrated", before)
+    state = migrate_in_place(before, TO_SALE)
+    check(state, {"Order", "Sale", "Slip"}, monkeypatch)
+    with tenant_context(a.pk):
+        assert count("slip") == 1

@@ -5,6 +5,10 @@ from __future__ import annotations
 from .predicates import literal
 from .samekeys import SUFFIX
 
+_NOTHING = """\
+CASE WHEN polqual IS NOT NULL THEN ' USING (false)' ELSE '' END
+  || CASE WHEN polwithcheck IS NOT NULL THEN ' WITH CHECK (false)' ELSE '' END"""
+
 # Asks the catalog, because the policies may be those of other apps, which the migration does not
 # know. One that shows nothing keeps a table closed, whatever others that has; and its name, by
 # which it is dropped later. Those of somebody else stay, and so does the column.
@@ -19,8 +23,7 @@ BEGIN
     WHERE attrelid = target AND attname = {column};
   FOR found IN
     SELECT DISTINCT polname, polrelid::regclass AS relation,
-        CASE WHEN polqual IS NOT NULL THEN ' USING (false)' ELSE '' END
-        || CASE WHEN polwithcheck IS NOT NULL THEN ' WITH CHECK (false)' ELSE '' END AS nothing
+        {nothing} AS nothing
       FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_policy p ON p.oid = d.objid
       WHERE d.classid = 'pg_catalog.pg_policy'::regclass
         AND d.refclassid = 'pg_catalog.pg_class'::regclass
@@ -39,9 +42,21 @@ BEGIN
   END LOOP;
 END $tenantry$"""
 
-# How to drop the policies that name one of the columns, and how to make each again. Those of
-# tables that the migration knows are not among them.
-SPEAKING = """\
+# Policies whose tables are not among those that the migration knows.
+_OF_OTHERS = """\
+starts_with(polname, 'tenantry_')
+  AND NOT EXISTS (SELECT FROM unnest(%(known)s::text[]) name WHERE to_regclass(name) = polrelid)"""
+
+_COLUMNS = "unnest(%(tables)s::text[], %(columns)s::text[]) AS change(name, field)"
+_NAMES = """\
+SELECT FROM pg_depend d
+    JOIN pg_attribute a ON attrelid = d.refobjid AND attnum = d.refobjsubid
+    WHERE to_regclass(name) = attrelid AND field = attname
+      AND d.classid = 'pg_policy'::regclass AND d.objid = p.oid
+      AND d.refclassid = 'pg_class'::regclass"""
+
+# How to drop those that name one of the columns, and how to make each again.
+SPEAKING = f"""\
 SELECT format('DROP POLICY %%I ON %%s', polname, polrelid::regclass),
   format('CREATE POLICY %%I ON %%s AS %%s FOR %%s TO %%s', polname, polrelid::regclass,
     CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
@@ -52,15 +67,17 @@ SELECT format('DROP POLICY %%I ON %%s', polname, polrelid::regclass),
   || coalesce(' USING (' || pg_get_expr(polqual, polrelid) || ')', '')
   || coalesce(' WITH CHECK (' || pg_get_expr(polwithcheck, polrelid) || ')', '')
 FROM pg_policy p
-WHERE starts_with(polname, 'tenantry_')
-  AND NOT EXISTS (SELECT FROM unnest(%(known)s::text[]) name WHERE to_regclass(name) = polrelid)
-  AND EXISTS (SELECT FROM pg_depend d
-    JOIN pg_attribute a ON attrelid = d.refobjid AND attnum = d.refobjsubid
-    JOIN unnest(%(tables)s::text[], %(columns)s::text[]) AS change(name, field)
-      ON to_regclass(name) = attrelid AND field = attname
-    WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
-      AND d.refclassid = 'pg_class'::regclass)
-ORDER BY 1"""
+WHERE {_OF_OTHERS}
+  AND EXISTS (SELECT FROM {_COLUMNS} WHERE EXISTS ({_NAMES}))
+ORDER BY 1"""  # noqa: S608 - parts of ours
+
+# How to let those show nothing that name all of the columns.
+FOLLOWING = f"""\
+SELECT format('ALTER POLICY %%I ON %%s', polname, polrelid::regclass) || {_NOTHING}
+FROM pg_policy p
+WHERE {_OF_OTHERS}
+  AND NOT EXISTS (SELECT FROM {_COLUMNS} WHERE NOT EXISTS ({_NAMES}))
+ORDER BY 1"""  # noqa: S608 - parts of ours
 
 
 def let_go(table: str, column: str, *, of_others: bool) -> str:
@@ -72,6 +89,7 @@ def let_go(table: str, column: str, *, of_others: bool) -> str:
     return _LET_GO.format(
         table=literal(table),
         column=literal(column),
+        nothing=_NOTHING,
         others=others,
         suffix=SUFFIX,
         length=len(SUFFIX),

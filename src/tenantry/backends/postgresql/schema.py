@@ -24,7 +24,7 @@ from ...dependents import (
     rules_of,
 )
 from ...expressions import CurrentTenant
-from ...policies.columns import SPEAKING, let_go
+from ...policies.columns import FOLLOWING, SPEAKING, let_go
 from ...policies.ddl import (
     IS_AS_WANTED,
     OF_DEPENDENTS,
@@ -35,7 +35,7 @@ from ...policies.ddl import (
     let_depend_anew,
 )
 from ...policies.seal import NAMESPACE_1, verifier
-from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of
+from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of, target
 from ...samekeys import ForAllTenants, SameTenant
 from ...seal import send_seal_keys
 from .releasing import filled, looked_at, released
@@ -171,6 +171,11 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
                 known.append(quote(own))
                 self.execute(drop(quote(own), rules), params=None)
                 again += [rule.create(quote(own)) for rule in rules]
+        if is_elsewhere:
+            # Nothing says where they lead now.
+            step = [(table, old_field.column), target(old_field)]
+            for (sql,) in self.policies_of_others(FOLLOWING, step, known):
+                self.execute(sql, params=None)
         if is_retyped:
             for sql, create in self.policies_of_others(SPEAKING, columns, known):
                 self.execute(sql, params=None)
