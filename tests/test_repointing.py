@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from django.db import connections, models
-from django.db.migrations import AddConstraint, AlterField
+from django.db.migrations import AddConstraint, AlterField, CreateModel
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.test_awaited import bare, to
-from tests.test_dependents_shared import count, manager, model
+from tests.test_dependents_shared import count, manager, model, tags
 from tests.test_retyping import check, types
 from tests.test_sharing import SHARE, SHARED, base, paper, paper_alter
 
@@ -129,3 +129,49 @@ def test_a_table_that_the_undoing_does_not_know_shows_nothing(
     check(state, {"Order", "Sale", "Slip"}, monkeypatch)
     with tenant_context(a.pk):
         assert count("slip") == 1
+
+
+def label(kind: Any, *, is_open: bool | None = False) -> CreateModel:
+    return model("Label", is_open=is_open, id=kind(primary_key=True))
+
+
+TO_LABELS = AlterField("doc", "tags", models.ManyToManyField("migrated.Label"))
+
+
+@pytest.mark.parametrize(
+    ("doc_is_open", "tag_is_open", "label_is_open"),
+    [
+        (False, False, True),
+        (False, True, None),
+        (None, False, True),
+        # The table has a policy less.
+        (None, True, False),
+    ],
+)
+def test_a_relation_leads_to_a_key_of_another_type(
+    *,
+    doc_is_open: bool | None,
+    tag_is_open: bool,
+    label_is_open: bool | None,
+    tenants: Tenants,
+    migrate_in_place: Migrate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tag = model("Tag", is_open=tag_is_open)
+    small = label(models.AutoField, is_open=label_is_open)
+    doc = model("Doc", is_open=doc_is_open, tags=tags())
+    state = migrate_in_place(base(), tag, small, doc, TO_LABELS)
+    shared = {"Doc": doc_is_open, "Label": label_is_open}
+    names = {name for name, is_open in shared.items() if is_open is not None}
+    assert types("label_id") == {"integer"}
+    check(state, {"Tag", "Doc_tags", *names}, monkeypatch)
+
+
+def test_a_relation_is_not_protected_any_more(tenants: Tenants, migrate_in_place: Migrate) -> None:
+    doc = model("Doc", is_open=None, tags=tags())
+    small = label(models.AutoField, is_open=None)
+    state = migrate_in_place(base(), model("Tag", is_open=True), small, doc)
+    assert is_protected("migrated_doc_tags")[:2] == (True, True)
+    migrate_in_place(state, TO_LABELS)
+    assert types("label_id") == {"integer"}
+    assert is_protected("migrated_doc_tags") == (False, False, 0)

@@ -124,11 +124,14 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         if old_field.column != new_field.column:
             self.stop_waiting(model._meta.db_table)
         again = self.without_policies(model, old_field, new_field)
+        is_elsewhere = relates_elsewhere(old_field, new_field)
+        if is_elsewhere:
+            self.let_depend_anew(old_field.remote_field.through)
         with released(self, *filled(model, old_field, new_field)):
             super().alter_field(model, old_field, new_field, strict)
         for sql in again:
             self.execute(sql, params=None)
-        if relates_elsewhere(old_field, new_field):
+        if is_elsewhere:
             self.depend_anew(new_field.remote_field.through)
 
     def alter_db_table(self, model: Any, old_db_table: str, new_db_table: str) -> None:
@@ -209,6 +212,16 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
                 # `after`; or its app has no migrations, where Django leaves out all relations.
                 continue
             yield table, rules
+
+    def let_depend_anew(self, through: Any) -> None:
+        """Let go of what the table of a relation refers to; it shows nothing until it has others.
+
+        They may refer to it by a column of another type, and have other names.
+        """
+        self.forget(through)
+        if self.is_here(through) and not has_constraint(through):
+            table = self.quote_name(through._meta.db_table)
+            self.execute(let_depend_anew(table), params=None)
 
     def depend_anew(self, through: Any) -> None:
         """Protect the table of a relation by what it refers to now."""
