@@ -9,7 +9,13 @@ import psycopg
 import pytest
 from django.db import InternalError, connections, models
 from django.db.backends.postgresql.schema import DatabaseSchemaEditor
-from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint, RemoveField
+from django.db.migrations import (
+    AddConstraint,
+    CreateModel,
+    DeleteModel,
+    RemoveConstraint,
+    RemoveField,
+)
 from django.db.migrations.state import ProjectState
 
 from tenantry import RawPredicate, RLSConstraint, SameTenant, tenant_context
@@ -95,13 +101,66 @@ def test_what_a_key_of_the_same_tenant_refers_to(tenants: Tenants, migrate: Migr
         migration_of(RemoveConstraint("book", "same")).apply(state, editor)
 
 
-def test_what_the_model_itself_asks_for_is_in_the_way(tenants: Tenants, migrate: Migrate) -> None:
+def test_what_an_expression_of_the_model_asks_for_is_in_the_way(
+    tenants: Tenants, migrate: Migrate
+) -> None:
     state = many(migrate, model("Doc", is_open=False, code=models.IntegerField(default=1)))
     raw = RLSConstraint(field="tenant", name="raw_rls", extra_predicates=[RawPredicate("code = 2")])
     state = migrate(RemoveConstraint("doc", "doc_rls"), state)
     state = migrate(AddConstraint("doc", raw), state)
     with in_the_way("tenantry_sharing"):
         migrate(RemoveField("doc", "code"), state)
+
+
+def of_author(*constraints: Any) -> CreateModel:
+    author = models.ForeignKey("migrated.Author", models.CASCADE)
+    book = model("Book", is_open=False, author=author)
+    book.options["constraints"] += constraints
+    return book
+
+
+# What Django 5.2 writes to delete models that refer to each other: it removes no constraints.
+BOOKS = (
+    RemoveField("book", "author"),
+    RemoveField("book", "partner"),
+    RemoveField("book", "tenant"),
+    DeleteModel("Author"),
+    DeleteModel("Book"),
+)
+REPORTS = (RemoveField("report", "doc_ptr"), DeleteModel("Doc"), DeleteModel("Report"))
+LINES = (RemoveField("line", "up"), DeleteModel("Doc"), DeleteModel("Line"))
+
+
+@pytest.mark.parametrize(
+    ("made", "deletion"),
+    [
+        ((model("Author", is_open=False), of_author()), BOOKS),
+        (
+            (model("Author", is_open=False), of_author(SameTenant(field="author", name="same"))),
+            BOOKS,
+        ),
+        ((model("Doc", is_open=True), child("Report", "Doc")), REPORTS),
+        ((model("Doc", is_open=False), line()), LINES),
+    ],
+    ids=["books", "books of one tenant", "reports", "lines"],
+)
+def test_models_that_are_deleted_by_their_columns_first(
+    made: Any, deletion: Any, tenants: Tenants, migrate_in_place: Migrate
+) -> None:
+    migrate_in_place(base(), *made, [*deletion])
+    assert run("SELECT relname FROM pg_class WHERE starts_with(relname, 'migrated_')") == []
+
+
+def test_the_table_of_a_model_that_is_to_be_deleted_is_closed(
+    tenants: Tenants, migrate_in_place: Migrate, superuser: Superuser
+) -> None:
+    state = migrate_in_place(base(), model("Author", is_open=False), of_author())
+    with tenant_context(tenants[0].pk):
+        manager(state, "Book").create(author=manager(state, "Author").create())
+        assert count("book") == 1
+    migrate_in_place(state, [*BOOKS[:3]])
+    shows_nothing("book", tenants[0])
+    assert superuser.execute("SELECT count(*) FROM migrated_book").fetchone() == (1,)
 
 
 def test_so_is_a_policy_of_somebody_else(tenants: Tenants, migrate: Migrate) -> None:

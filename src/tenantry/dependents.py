@@ -17,6 +17,7 @@ from django.apps.registry import Apps
 from .constraints import RLSConstraint
 from .policies.ddl import Policy, Reference, Rule, all_exist, dependent_rules
 from .policies.predicates import unlike
+from .sharing import TenantField
 
 Model = type[Any]
 
@@ -29,6 +30,16 @@ def is_protected(model: Model, apps: Apps) -> bool:
 def has_constraint(model: Model) -> bool:
     """Return whether the model's rows name their tenant."""
     return any(isinstance(each, RLSConstraint) for each in model._meta.constraints)
+
+
+def is_asked(model: Model, field: Any) -> bool:
+    """Return whether a constraint of `model` asks `field` whose a row is, or who may read it."""
+    names = set()
+    for each in model._meta.constraints:
+        if isinstance(each, RLSConstraint):
+            names.add((each.field or each.path or "").partition("__")[0])
+            names |= {one.field for one in each.extra_predicates if isinstance(one, TenantField)}
+    return field.name in names
 
 
 def links(model: Model) -> list[Any]:

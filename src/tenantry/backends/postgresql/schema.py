@@ -17,6 +17,7 @@ from ...constraints import Later, RLSConstraint
 from ...dependents import (
     dependents,
     has_constraint,
+    is_asked,
     is_protected,
     links,
     policy_of,
@@ -110,11 +111,13 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         """Drop a column, and first let go of it what other tables are protected by.
 
         Those show nothing until a migration says anew how they are protected. The policies of the
-        table itself are in the way as long as the model asks for them.
+        table itself are in the way as long as the model asks for them, unless the column is what
+        they ask: what Django 5.2 writes to delete a model drops it first, and no constraint.
         """
         if field.db_parameters(self.connection)["type"] is not None:
             table = self.quote_name(model._meta.db_table)
-            sql = let_go(table, field.column, of_others=has_constraint(model))
+            stays = has_constraint(model) and not is_asked(model, field)
+            sql = let_go(table, field.column, of_others=stays)
             self.execute(sql, params=None)
         super().remove_field(model, field)
 
