@@ -22,6 +22,7 @@ from tenantry import RawPredicate, RLSConstraint, SameTenant, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.test_dependents_shared import child, count, manager, model
+from tests.test_retyping import check
 from tests.test_sharing import base, run
 
 Tenants = tuple[Tenant, Tenant]
@@ -161,6 +162,51 @@ def test_the_table_of_a_model_that_is_to_be_deleted_is_closed(
     migrate_in_place(state, [*BOOKS[:3]])
     shows_nothing("book", tenants[0])
     assert superuser.execute("SELECT count(*) FROM migrated_book").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("made", "deletion", "names"),
+    [
+        ((model("Author", is_open=False), of_author()), BOOKS, {"Author", "Book"}),
+        ((model("Doc", is_open=False), line()), LINES, {"Doc", "Line"}),
+        (
+            (model("Doc", is_open=False), line()),
+            (RemoveField("doc", "tenant"), *LINES),
+            {"Doc", "Line"},
+        ),
+        (
+            (model("Doc", is_open=False), line()),
+            (LINES[0], RemoveField("doc", "tenant"), *LINES[1:]),
+            {"Doc", "Line"},
+        ),
+    ],
+    ids=["books", "lines", "tenants first", "tenants last"],
+)
+def test_the_deletion_is_undone(
+    made: Any,
+    deletion: Any,
+    names: set[str],
+    tenants: Tenants,
+    migrate_in_place: Migrate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = migrate_in_place(base(), *made)
+    migrate_in_place(before.clone(), [*deletion])
+    with connections["owner"].schema_editor() as editor:
+        migration_of(*deletion).unapply(before, editor)
+    check(before, names, monkeypatch)
+
+
+def test_so_is_that_of_a_key_of_the_same_tenant(
+    tenants: Tenants, migrate_in_place: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = SameTenant(field="author", name="same")
+    before = migrate_in_place(base(), model("Author", is_open=False), of_author(same))
+    migrate_in_place(before.clone(), [*BOOKS])
+    with connections["owner"].schema_editor() as editor:
+        migration_of(*BOOKS).unapply(before, editor)
+    check(before, {"Author", "Book"}, monkeypatch)
+    assert run("SELECT contype::text FROM pg_constraint WHERE conname = 'same'") == [("f",)]
 
 
 def test_so_is_a_policy_of_somebody_else(tenants: Tenants, migrate: Migrate) -> None:

@@ -341,6 +341,8 @@ class Later(Statement):
         super().__init__("", table=table)
         self.constraint = constraint
         self.model = model
+        # Where to look for a field that the model lacks.
+        self.apps = model._meta.apps
         self.schema_editor = schema_editor
 
     def __str__(self) -> str:
@@ -356,7 +358,7 @@ class Later(Statement):
         """
         options = self.model._meta
         try:
-            model = options.apps.get_model(options.label)
+            model = self.apps.get_model(options.label)
             return self.constraint.protection_sql(model, self.schema_editor)
         except FieldDoesNotExist as error:
             raise RLSConfigurationError(

@@ -53,11 +53,12 @@ class Later(ForAllTenants):
         table = Table(model._meta.db_table, schema_editor.quote_name)
         super().__init__("", constraint, table=table)
         self.model = model
+        self.apps = model._meta.apps
         self.schema_editor = schema_editor
 
     def __str__(self) -> str:
         options = self.model._meta
-        model = options.apps.get_model(options.label)
+        model = self.apps.get_model(options.label)
         try:
             return str(self.constraint.statement(model, self.schema_editor))
         except FieldDoesNotExist as error:

@@ -11,6 +11,7 @@ from django.db import router, transaction
 from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
+from ... import samekeys
 from ...binding import ADMIN, pop, push
 from ...conf import rls_tenants
 from ...constraints import Later, RLSConstraint
@@ -106,6 +107,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         self.provide([field])
         with released(self, *looked_at(model, field)):
             super().add_field(model, field)
+        self.ask_anew(field.model)
 
     def remove_field(self, model: Any, field: Any) -> None:
         """Drop a column, and first let go of it what other tables are protected by.
@@ -136,12 +138,22 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             self.execute(sql, params=None)
         if is_elsewhere:
             self.depend_anew(new_field.remote_field.through)
+        self.ask_anew(getattr(new_field, "model", model))
 
     def alter_db_table(self, model: Any, old_db_table: str, new_db_table: str) -> None:
         """Rename a table, after what waits to protect it under its old name."""
         if old_db_table != new_db_table:
             self.stop_waiting(old_db_table)
         super().alter_db_table(model, old_db_table, new_db_table)
+
+    def ask_anew(self, model: Any) -> None:
+        """Let what waits for a field ask the registry of `model`, which may have got it.
+
+        Where a migration is undone, each of its operations has a registry of its own.
+        """
+        for sql in self.deferred_sql:
+            if isinstance(sql, Later | samekeys.Later):
+                sql.apps = model._meta.apps
 
     def stop_waiting(self, table: str) -> None:
         """Execute what waits and names a table, before it, or a column of it, is renamed."""
