@@ -24,6 +24,7 @@ from django.db.migrations import (
 )
 from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.migration import Migration
+from django.db.migrations.optimizer import MigrationOptimizer
 from django.db.migrations.state import ProjectState
 from django.db.migrations.writer import MigrationWriter
 from django.db.models.functions import Now
@@ -478,6 +479,19 @@ def test_a_large_table_is_checked_in_a_migration_of_its_own(migrate: Migrate) ->
     assert add.migration_name_fragment == "note_note_author_same_not_valid"
     for operation in (add, validate):
         assert "from tenantry" in written(operation) or "import tenantry" in written(operation)
+
+
+def test_a_squashed_migration_makes_it_with_its_table(migrate: Migrate) -> None:
+    operations: list[Any] = [
+        author(),
+        note(),
+        AddSameTenantNotValid("note", same()),
+        ValidateSameTenant("note", "note_author_same"),
+    ]
+    squashed = MigrationOptimizer().optimize(operations, "keys")
+    assert [type(each) for each in squashed] == [CreateModel, CreateModel, ValidateSameTenant]
+    migrate(squashed)
+    assert constraints_of("keys_note") == [FOREIGN_KEY]
 
 
 def test_the_operations_leave_tables_alone_that_are_not_djangos(project: None) -> None:

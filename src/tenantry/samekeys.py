@@ -159,11 +159,17 @@ class SameTenant(models.BaseConstraint):
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that drops the foreign key, and the unique one that nothing else needs."""
         schema_editor.deferred_sql[:] = [
-            sql
-            for sql in schema_editor.deferred_sql
-            if not (isinstance(sql, ForAllTenants) and sql.constraint.name == self.name)
+            sql for sql in schema_editor.deferred_sql if not self.is_of(sql, model)
         ]
         return Statement(samekeys.DROP, **self.parts(model, schema_editor))
+
+    def is_of(self, sql: Any, model: Any) -> bool:
+        """Return whether `sql` is what waits to make the foreign key of the table of `model`."""
+        return (
+            isinstance(sql, ForAllTenants)
+            and sql.constraint.name == self.name
+            and sql.parts["table"].references_table(model._meta.db_table)
+        )
 
     def statement(self, model: Any, schema_editor: Any, *, valid: bool = True) -> ForAllTenants:
         """Return the SQL that makes the foreign key; it checks no rows unless `valid`.
