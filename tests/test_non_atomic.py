@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.apps import apps
-from django.db import IntegrityError, ProgrammingError, connections, models
+from django.db import IntegrityError, ProgrammingError, connections, models, transaction
 from django.db.migrations import AddConstraint, RemoveConstraint
 from django.db.migrations.state import ProjectState
 
@@ -51,6 +51,12 @@ def no_policy_is_made(superuser: Superuser) -> Iterator[None]:
 def migrate_alone(operation: Any, state: ProjectState) -> None:
     """Do one operation, outside of a transaction."""
     with connections["owner"].schema_editor(atomic=False) as editor:
+        migration_of(operation).apply(state.clone(), editor)
+
+
+def migrate_together(operation: Any, state: ProjectState) -> None:
+    """Do one operation in a transaction."""
+    with connections["owner"].schema_editor() as editor:
         migration_of(operation).apply(state.clone(), editor)
 
 
@@ -214,6 +220,26 @@ def test_an_interrupt_leaves_the_owner_bound(not_valid: ProjectState) -> None:
     with before_the_check(lambda: None):
         migrate_alone(VALIDATE, not_valid)
     assert [is_forced(table) for table in TABLES] == [True, True]
+
+
+@pytest.mark.role_shape
+def test_nobody_else_waits_while_rows_are_checked(
+    not_valid: ProjectState, tenants: Tenants
+) -> None:
+    def read_and_write() -> None:
+        with tenant_context(tenants[0].pk), transaction.atomic():
+            run("SET LOCAL lock_timeout = '5s'")
+            tag = manager(not_valid, "Tag").create()
+            manager(not_valid, "Doc").create(tag=tag)
+            assert run("SELECT count(*) FROM migrated_doc JOIN migrated_tag t ON t.id = tag_id")
+
+    migrate_together(VALIDATE, not_valid)  # Of no rows.
+    read_and_write()
+    with pytest.raises(ProgrammingError, match='read "migrated_doc" and "migrated_tag" while'):
+        migrate_together(VALIDATE, not_valid)
+    assert [is_forced(table) for table in TABLES] == [True, True]
+    with before_the_check(read_and_write):
+        migrate_alone(VALIDATE, not_valid)
 
 
 @pytest.mark.role_shape

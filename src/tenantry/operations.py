@@ -267,8 +267,10 @@ class AddSameTenantNotValid(AddConstraint):
 class ValidateSameTenant(ValidateConstraint):
     """Check the rows that were there before :class:`AddSameTenantNotValid`.
 
-    It fails if one of them points to another tenant's. Reads and writes go on meanwhile. Django's
-    ``ValidateConstraint`` would check the rows that the policies show it, which are none.
+    It fails if one of them points to another tenant's. Reads and writes go on meanwhile; where the
+    admin is a role, the migration needs ``atomic = False`` for that, and is refused without it if
+    there are rows. Django's ``ValidateConstraint`` would check the rows that the policies show it,
+    which are none.
     """
 
     def database_forwards(

@@ -207,9 +207,13 @@ class SameTenant(models.BaseConstraint):
         if policy.admin_role is None:
             return [check], []
         to = referred(model._meta.get_field(self.field), model._meta.apps)._meta.concrete_model
-        parts["target"] = Table(to._meta.db_table, schema_editor.quote_name)
-        release = Statement(samekeys.RELEASE_OWNER, **parts)
-        return [release, check], [Statement(samekeys.FORCE_OWNER, **parts)]
+        quote, table = schema_editor.quote_name, to._meta.db_table
+        parts["target"] = Table(table, quote)
+        parts["target_text"] = Table(table, lambda name: samekeys.literal(quote(name)))
+        first = [Statement(samekeys.RELEASE_OWNER, **parts), check]
+        if schema_editor.atomic_migration:
+            first.insert(0, Statement(samekeys.REFUSE_ROWS, **parts))
+        return first, [Statement(samekeys.FORCE_OWNER, **parts)]
 
     def parts(self, model: Any, schema_editor: Any) -> dict[str, Any]:
         """Return the table and the name, as identifiers and as strings."""

@@ -51,6 +51,17 @@ DO $tenantry$ BEGIN
 {see_all}END $tenantry$;
 ALTER TABLE %(table)s VALIDATE CONSTRAINT %(name)s"""
 
+# To release the owner locks both tables for everybody else until the transaction ends: for a moment
+# where nothing else is in it, and otherwise for as long as the rows are checked.
+REFUSE_ROWS = """\
+DO $tenantry$ BEGIN
+  IF pg_catalog.pg_relation_size(%(table_text)s::regclass) > 0 THEN
+    RAISE EXCEPTION 'nobody else could read %% and %% while the rows are checked',
+        %(table_text)s, %(target_text)s
+      USING HINT = 'Set atomic = False in the migration.';
+  END IF;
+END $tenantry$"""
+
 # Where the admin is a role, it owns no table, and the owner is nobody's admin. So it is the owner
 # that must see all rows, for as long as it looks at them.
 RELEASE_OWNER = """\
