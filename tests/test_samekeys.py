@@ -30,7 +30,7 @@ from django.db.migrations.writer import MigrationWriter
 from django.db.models.functions import Now
 from django.forms import modelform_factory
 from django.test import override_settings
-from django.test.utils import isolate_apps
+from django.test.utils import CaptureQueriesContext, isolate_apps
 
 from tenantry import (
     CurrentTenant,
@@ -943,6 +943,21 @@ def test_forms_report_it(tenants: tuple[Tenant, Tenant], noting: Any) -> None:
     with tenant_context(a.pk):
         hidden = without({"title": "x"}, instance=noting(tenant=a, author_id=foreign.pk))
         assert hidden.is_valid()
+
+
+def test_validation_fetches_nothing_that_was_deferred(
+    tenants: tuple[Tenant, Tenant], noting: Any
+) -> None:
+    form_class = modelform_factory(noting, fields=["title"])
+    with_author = modelform_factory(noting, fields=["title", "author"])
+    with tenant_context(tenants[0].pk):
+        author = Author.objects.get()
+        note = noting.objects.only("title")[0]
+        with CaptureQueriesContext(connections["default"]) as queries:
+            assert form_class({"title": "new"}, instance=note).is_valid()
+        assert len(queries) == 0
+        assert with_author({"title": "new", "author": author.pk}, instance=note).is_valid()
+        assert {"tenant_id", "parent_id"} <= note.get_deferred_fields()
 
 
 @isolate_apps("tests.app")

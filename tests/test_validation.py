@@ -132,6 +132,15 @@ def test_older_options_are_checked_too(tenants: Tenants) -> None:
         Old(title="unheard of").validate_unique(exclude={"tenant"})
 
 
+def test_what_is_no_key_is_an_error_of_the_tenant(tenants: Tenants) -> None:
+    with tenant_context(tenants[0].pk):
+        with pytest.raises(ValidationError) as caught:
+            Note(tenant_id="abc", title="A 1").full_clean()
+        assert "tenant" in caught.value.error_dict
+        # Nor is it compared where a form does not show it.
+        Note(tenant_id="abc", title="A 1").validate_constraints(exclude={"tenant"})
+
+
 def test_fields_of_its_own_stay_left_out(tenants: Tenants) -> None:
     with tenant_context(tenants[0].pk):
         Note(title="A 1").validate_constraints(exclude={"title"})

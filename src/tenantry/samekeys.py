@@ -11,15 +11,13 @@ from django.db import DEFAULT_DB_ALIAS, models
 from django.db.backends.ddl_references import Columns, Statement, Table
 from django.db.backends.utils import names_digest
 from django.db.migrations.state import StateApps
-from django.db.models.expressions import DatabaseDefault
 from django.db.models.fields.related import lazy_related_operation
 
-from .binding import current_binding
 from .conf import rls_tenants
 from .constraints import RLSConstraint
 from .dependents import target as referred
 from .exceptions import RLSConfigurationError
-from .expressions import CurrentTenant
+from .instances import tenant_to_validate
 from .policies import samekeys
 from .policies.ddl import Policy
 from .targets import LET_DEPEND, field_of
@@ -250,12 +248,15 @@ class SameTenant(models.BaseConstraint):
         whose tenant is not known yet is left to the database.
         """
         key = model._meta.get_field(self.field)
+        # Before the value, which costs a query where it was deferred.
+        if key.name in (exclude or ()) or key.remote_field.parent_link:
+            return
         value = getattr(instance, key.attname)
-        if value is None or key.name in (exclude or ()) or key.remote_field.parent_link:
+        if value is None:
             return
         to = referred(key, model._meta.apps)
         name, to_name = self.tenants(model, to._meta.concrete_model)
-        tenant = tenant_of(instance, model._meta.get_field(name).attname)
+        tenant = tenant_to_validate(instance, model._meta.get_field(name))
         if tenant is None:
             return
         wanted = {key.target_field.name: value, to_name: tenant}
@@ -354,18 +355,6 @@ def is_key(field: Any) -> bool:
         constraint.fields == (field.name,)
         for constraint in field.model._meta.total_unique_constraints
     )
-
-
-def tenant_of(instance: Any, attname: str) -> Any:
-    """Return the tenant that the instance will be saved with; None where it is not known."""
-    value: Any = getattr(instance, attname)
-    if isinstance(value, DatabaseDefault):
-        default: Any = value
-        value = default.expression
-        if isinstance(value, CurrentTenant):
-            return current_binding().tenant_id
-        return value.value if isinstance(value, models.Value) else None
-    return value
 
 
 def settle(sender: Any, **kwargs: Any) -> None:

@@ -15,7 +15,7 @@ from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from .binding import current_binding
 from .conf import rls_tenants
 from .constraints import RLSConstraint
-from .samekeys import tenant_of
+from .instances import tenant_to_validate
 
 
 def tenant_fields(row: Any, exclude: Collection[str] | None) -> set[str]:
@@ -31,7 +31,7 @@ def tenant_fields(row: Any, exclude: Collection[str] | None) -> set[str]:
     return {
         name
         for name in names & set(exclude or ())
-        if tenant_of(row, row._meta.get_field(name).attname) is not None
+        if tenant_to_validate(row, row._meta.get_field(name)) is not None
     }
 
 

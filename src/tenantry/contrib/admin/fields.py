@@ -10,8 +10,8 @@ from django.core.exceptions import ObjectDoesNotExist
 from django.db import models
 
 from ...constraints import RLSConstraint
+from ...instances import tenant_of
 from ...protected import Protection, external_models, protections
-from ...samekeys import tenant_of
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
