@@ -302,9 +302,14 @@ def test_a_protected_model_may_have_its_tenant_elsewhere() -> None:
     other = protected(tenant=None, customer=key(), Meta=type("Meta", (), options))
     (constraint,) = other._meta.constraints
     assert constraint.field == "customer"
-    parent = protected()
-    child: Any = type("Child", (parent,), {"Meta": type("Meta", (), {"app_label": "app"})} | MODULE)
-    assert child._meta.constraints == []
+
+    def child_of(parent: Any, name: str) -> Any:
+        return type(name, (parent,), {"Meta": type("Meta", (), {"app_label": "app"})} | MODULE)
+
+    for number, parent in enumerate((other, protected())):
+        child = child_of(parent, f"Child{number}")
+        grandchild = child_of(child, f"Grandchild{number}")
+        assert child._meta.constraints == grandchild._meta.constraints == []
 
 
 UNIQUE: dict[str, tuple[Fields, dict[str, Any], bool]] = {

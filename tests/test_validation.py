@@ -10,7 +10,13 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.test.utils import isolate_apps
 
-from tenantry import CurrentTenant, RLSProtectedModel, admin_context, tenant_context
+from tenantry import (
+    CurrentTenant,
+    RLSConstraint,
+    RLSProtectedModel,
+    admin_context,
+    tenant_context,
+)
 from tests.app.models import Note, Tenant
 
 Tenants = tuple[Tenant, Tenant]
@@ -139,6 +145,41 @@ def test_what_is_no_key_is_an_error_of_the_tenant(tenants: Tenants) -> None:
         assert "tenant" in caught.value.error_dict
         # Nor is it compared where a form does not show it.
         Note(tenant_id="abc", title="A 1").validate_constraints(exclude={"tenant"})
+
+
+@isolate_apps("tests.app")
+def test_a_proxy_is_checked_as_what_it_is_a_proxy_of(tenants: Tenants) -> None:
+    class Bill(RLSProtectedModel):
+        tenant: Any = None
+        customer = models.ForeignKey(
+            Tenant,
+            models.CASCADE,
+            related_name="+",
+            db_column="tenant_id",
+            db_default=CurrentTenant(),
+        )
+        title = models.TextField()
+
+        class Meta:
+            app_label = "app"
+            db_table = "app_note"
+            managed = False
+            constraints = [
+                RLSConstraint(field="customer", name="bill_rls"),
+                models.UniqueConstraint(fields=["customer", "title"], name="once"),
+            ]
+
+    class Reminder(Bill):
+        class Meta:
+            app_label = "app"
+            proxy = True
+
+    form = forms.modelform_factory(Reminder, fields=["title"])
+    with tenant_context(tenants[0].pk):
+        assert form({"title": "A 1"}).errors == {
+            "__all__": ["Bill with this Customer and Title already exists."]
+        }
+        assert form({"title": "new"}).is_valid()
 
 
 def test_fields_of_its_own_stay_left_out(tenants: Tenants) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.db.models.signals import class_prepared
 
@@ -93,15 +92,16 @@ def protect(sender: type[models.Model], **kwargs: Any) -> None:
 
 
 def require_protected_parent(model: type[models.Model], name: str) -> None:
-    """Raise RLSConfigurationError unless a parent's table, which is protected, has the tenant.
+    """Raise RLSConfigurationError unless a parent that has a table is protected.
 
-    In multi-table inheritance the rows of `model` then belong to those of the parent.
+    In multi-table inheritance the rows of `model` then belong to those of the parent, whatever
+    names their tenant.
     """
-    try:
-        owner: Any = model._meta.get_field(name).model
-    except FieldDoesNotExist:
-        owner = model
-    if not any(isinstance(each, RLSConstraint) for each in owner._meta.constraints):
+    if not any(
+        isinstance(each, RLSConstraint)
+        for parent in model._meta.get_parent_list()
+        for each in parent._meta.constraints
+    ):
         raise RLSConfigurationError(
             f"{model._meta.label} is an RLSProtectedModel without the foreign key {name!r} in its"
             " table, so that nothing would protect it; remove what replaces the field, or name"

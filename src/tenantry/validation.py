@@ -26,8 +26,13 @@ def tenant_fields(row: Any, exclude: Collection[str] | None) -> set[str]:
     binding = current_binding()
     if binding.tenant_id is None and not binding.is_admin:
         return set()
-    constraints = (each for each in row._meta.constraints if isinstance(each, RLSConstraint))
-    names = {rls_tenants().tenant_fk_field, *(each.field for each in constraints if each.field)}
+    names = {
+        each.field
+        # Of its parents, and of what it is a proxy of, too.
+        for _, constraints in row.get_constraints()
+        for each in constraints
+        if isinstance(each, RLSConstraint) and each.field
+    } | {rls_tenants().tenant_fk_field}
     return {
         name
         for name in names & set(exclude or ())
