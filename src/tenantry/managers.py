@@ -195,7 +195,7 @@ class RLSQuerySet(models.QuerySet[Any]):
         elif self.fetched_as is not None:
             self.require_reader(self.fetched_as)
         with self.scope():
-            super()._fetch_all()  # type: ignore[misc]
+            super()._fetch_all()
 
     def require_reader(self, fetched_as: Binding) -> None:
         """Raise ScopeError if what was fetched as one tenant, or for all, is read as another one.
