@@ -24,6 +24,7 @@ from tenantry import aclose_pools, admin_context, tenant_context
 from tenantry.backends.postgresql import aio, async_orm, base, loops
 from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Author, Note, Tenant
+from tests.fix_aliases import Add
 from tests.fix_checks import broken
 from tests.fix_faults import wait_for
 from tests.fix_wire import Wire
@@ -197,6 +198,16 @@ async def test_an_injection_finds_no_open_cursor_of_somebody_else(
             await another.execute("SELECT name FROM pg_cursors WHERE name <> ''")
             assert await another.fetchall() == []
         assert await cursor.fetchall() == [("A 1",), ("A 2",), ("B 1",), ("B 2",)]
+
+
+async def test_a_role_is_assumed_in_a_pool(assumed: str, alias: Add, tenants: Tenants) -> None:
+    pool = {"min_size": 1, "max_size": 1, "timeout": 5}
+    using = alias(options={"pool": pool, "assume_role": assumed})
+    async with session(using) as connection, tenant_context(tenants[0].pk):
+        async with await connection.cursor() as cursor:
+            await cursor.execute("SELECT current_user::text, current_setting('timezone')")
+            assert await cursor.fetchall() == [(assumed, "UTC")]
+        assert await titles(using) == ["A 1", "A 2"]
 
 
 async def test_begin_may_be_a_message_of_its_own(

@@ -64,8 +64,7 @@ def test_exactly_one_module_writes_gucs() -> None:
         for module in MODULES
         if any(map(writes.search, texts(ast.parse(module.read_text()))))
     ]
-    # The first one prepares a new connection, as Django does: OPTIONS["assume_role"].
-    assert writers == ["backends/postgresql/aio.py", "backends/postgresql/apply.py"]
+    assert writers == ["backends/postgresql/apply.py"]
 
 
 def test_only_the_backends_import_psycopg() -> None:
@@ -176,7 +175,13 @@ def test_names_of_django() -> None:
     assert callable(compiler.SQLCompiler.get_from_clause)
     assert callable(compiler.SQLCompiler.get_related_selections)
     assert hasattr(compiler.SQLDeleteCompiler, "_as_sql")
-    for name in ("_savepoint", "_savepoint_rollback", "_savepoint_commit"):
+    for name in (
+        "_configure_connection",
+        "_configure_role",
+        "_savepoint",
+        "_savepoint_rollback",
+        "_savepoint_commit",
+    ):
         assert callable(getattr(base.DatabaseWrapper, name)), name
 
 

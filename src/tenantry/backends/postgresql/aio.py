@@ -27,6 +27,7 @@ from ...checks.role import ROLE
 from ...engine import is_bound
 from ...exceptions import RLSConfigurationError
 from ...queries import binding_of_query
+from .apply import assume
 from .connection import ControlMixin, SyncedPipelineMixin
 from .exhaustion import async_attempts, crowded, exhausted
 from .finishing import finish
@@ -313,7 +314,7 @@ def _make_pool(using: str, *, ahead: bool) -> LoopPool:
             await connection.execute(wrapper.ops.set_time_zone_sql(), [wrapper.timezone_name])
         await wrapper.aprepare_connection(connection)
         if role := settings["OPTIONS"].get("assume_role"):
-            await connection.execute(psycopg.sql.SQL("SET ROLE {}").format(role))
+            await connection.execute(assume(role))
         await connection.set_autocommit(False)
         if level:
             await connection.set_isolation_level(level)

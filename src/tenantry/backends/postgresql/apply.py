@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.core.signals import setting_changed
+from psycopg import sql
 
 from ...binding import ADMIN, UNBOUND, Binding
 from ...conf import rls_tenants
@@ -99,6 +100,11 @@ def before_commit(server_version: int, session: Session = LOGGED_IN) -> bytes:
     nobody. What was deferred comes first, in the binding of the last statement.
     """
     return IMMEDIATE + b";" + prefix(UNBOUND, b"COMMIT", server_version, session).text
+
+
+def assume(role: str) -> sql.Composed:
+    """Return the statement that makes `role`, of OPTIONS, that of a session."""
+    return sql.SQL("SET ROLE {}").format(role)
 
 
 def startup_options(binding: Binding) -> str:

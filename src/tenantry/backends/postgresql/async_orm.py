@@ -23,6 +23,7 @@ from .aio import (
     AsyncServerSideCursor,
     accept_role,
 )
+from .apply import assume
 from .lean import SLOTS, LeanMixin
 from .loops import orm_pools
 from .options import take_own
@@ -95,6 +96,13 @@ class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[mis
         connection.server_cursor_factory = self.named_cursor_class()
         changed: bool = await super()._configure_connection(connection)
         return changed
+
+    async def _configure_role(self, connection: AsyncBoundConnection) -> bool:
+        role = self.settings_dict["OPTIONS"].get("assume_role")
+        if role:
+            # The package quotes the name as Django does, whose pool would wait for itself.
+            await connection.execute(assume(role))
+        return bool(role)
 
     async def init_connection_state(self) -> None:
         """Prepare a new connection, or refuse it and close it."""

@@ -22,6 +22,7 @@ from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
+from .apply import assume
 from .connection import BoundConnection
 from .exhaustion import crowded, exhausted, sync_attempts
 from .preferences import preferences
@@ -153,6 +154,15 @@ class PoolingMixin:
         self.bind_connection(connection)  # type: ignore[attr-defined]
         # Last: what prepares a session may set session state.
         connection.per_transaction = self.per_transaction
+
+    def _configure_role(self, connection: BoundConnection) -> bool:
+        role = self.settings_dict["OPTIONS"].get("assume_role")
+        if role:
+            # Django quotes the name with a cursor of the wrapper, which would wait for the pool
+            # that waits for this connection.
+            with connection.cursor() as cursor:
+                cursor.execute(assume(role))
+        return bool(role)
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return a connection, from the pool when there is one.
