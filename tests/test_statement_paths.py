@@ -13,7 +13,7 @@ from django.db.utils import IntegrityError, InternalError, ProgrammingError
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
-from tenantry import admin_context, tenant_context
+from tenantry import aclose_pools, aconnection, admin_context, tenant_context
 from tenantry.backends.postgresql.cursor import ClosingMixin, bound
 from tenantry.exceptions import UnbindableStatementError
 from tests import settings
@@ -194,6 +194,52 @@ def test_each_path_sees_the_rows_of_the_current_binding(
     with admin_context():
         assert path(alias) == ["A 1", "A 2", "B 1", "B 2"]
     assert path(alias) == []
+
+
+@pytest.fixture
+def stamped(tenants: tuple[Tenant, Tenant], superuser: psycopg.Connection[Any]) -> Iterator[None]:
+    """Make a table without a policy, whose tenant is by default the one that is bound."""
+    superuser.execute(
+        "CREATE TABLE stamped (LIKE app_tag INCLUDING DEFAULTS INCLUDING IDENTITY);"
+        "ALTER TABLE stamped ALTER tenant_id DROP NOT NULL;"
+        "GRANT SELECT, INSERT ON stamped TO app"
+    )
+    yield
+    superuser.execute("DROP TABLE stamped")
+
+
+STAMPED = "SELECT name, tenant_id FROM stamped ORDER BY id"
+COPY_IN = "COPY stamped (name) FROM STDIN"
+
+
+def test_rows_that_are_copied_to_the_server_are_stamped_with_the_tenant(
+    stamped: None, alias: str, block: None, tenants: tuple[Tenant, Tenant]
+) -> None:
+    expected: Rows = [("nobody", None)]
+    with connections[alias].cursor() as cursor:
+        with cursor.copy(COPY_IN) as copy:
+            copy.write_row(["nobody"])
+        for tenant in tenants:
+            with tenant_context(tenant.pk):
+                if settings.SHAPE == "sealed" and connections[alias].get_autocommit():
+                    with pytest.raises(UnbindableStatementError, match="open atomic"):
+                        cursor.copy(COPY_IN).__enter__()
+                    continue
+                with cursor.copy(COPY_IN) as copy:
+                    copy.write_row([tenant.name])
+            expected.append((tenant.name, tenant.pk))
+        cursor.execute(STAMPED)
+        assert cursor.fetchall() == expected
+
+
+async def test_so_are_those_of_native_async(stamped: None, tenants: tuple[Tenant, Tenant]) -> None:
+    async with aconnection("wire") as connection:
+        for tenant in tenants:
+            async with tenant_context(tenant.pk), connection.cursor().copy(COPY_IN) as copy:
+                await copy.write_row([tenant.name])
+        cursor = await connection.execute(STAMPED)
+        assert await cursor.fetchall() == [(tenant.name, tenant.pk) for tenant in tenants]
+    await aclose_pools()
 
 
 # What a path costs outside a transaction, as the types of the client's messages. One round trip
