@@ -94,6 +94,24 @@ async def test_a_transaction_takes_two_round_trips_and_an_empty_one_none(
     assert wire.kinds == ""
 
 
+@pytest.mark.parametrize("like", ["wire", "wire_server_side"])
+async def test_begin_is_a_message_of_its_own_where_an_option_says_so(
+    like: str, alias: Add, wire: Wire, tenants: Tenants
+) -> None:
+    using = alias(like, {"ride_along": False})
+    notes = Note.objects.using(using).filter(id__gt=0).order_by("id").values_list("title")
+    async with tenant_context(tenants[0].pk):
+        async with aconnection(using):
+            pass  # Connected.
+        wire.clear()
+        async with aconnection(using) as connection:
+            assert await titles(connection) == ["A 1", "A 2"]
+        assert await arows(notes) == [("A 1",), ("A 2",)]
+    assert wire.round_trips == 6
+    assert [q for q in wire.queries if q in ("BEGIN", "COMMIT")] == ["BEGIN", "COMMIT"] * 2
+    assert sum("app_note" in query for query in wire.queries) == 2
+
+
 async def test_it_commits_and_rolls_back(tenants: Tenants) -> None:
     insert = "INSERT INTO app_shared (text) VALUES (%s)"
     async with aconnection() as connection:
