@@ -9,17 +9,19 @@ nothing of ours may stay there.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
+from functools import wraps
 from itertools import islice
 from typing import Any
 
 import psycopg
 from django.db import DatabaseError, ProgrammingError, transaction
 from django.db.models import Count
+from hypothesis import stateful
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition
 
-from tenantry import admin_context, tenant_context
 from tests import settings
 from tests.app.models import Author, Note
 from tests.model import INSERT, NAMES, Block, Model, Open
@@ -32,11 +34,38 @@ PROBE = (
 ).encode()
 # The server session cancels its own statement, in the middle of it.
 CANCELLED = "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(10)"
+WAYS = ("execute", "executemany", "stream", "copy")
 BROKEN = ("SELECT nonsense", "SELEC 1", "SELECT 1/0", "SELECT 1; SELEC 2", "SELECT '")
 # Django 6.1 renamed it.
 new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
 
 names = st.sampled_from(NAMES)
+
+Act = Callable[..., None]
+# What rules do, with how they do it: a run in which one of these never happens proves less.
+KINDS: set[str] = set()
+
+
+def rule(*, how: tuple[str, ...] = (), **given: st.SearchStrategy[Any]) -> Callable[[Act], Act]:
+    """Be a rule of hypothesis', and count in the world how often it was done.
+
+    It is chosen `how`, if there are several ways.
+    """
+    if how:
+        given["how"] = st.sampled_from(how)
+
+    def decorate(act: Act) -> Act:
+        KINDS.update([f"{act.__name__} {each}" for each in how] or [act.__name__])
+
+        @wraps(act)
+        def counted(machine: Machine, **values: Any) -> None:
+            act(machine, **values)
+            machine.world.done[f"{act.__name__} {values['how']}" if how else act.__name__] += 1
+
+        chosen: Act = stateful.rule(**given)(counted)  # type: ignore[call-overload]
+        return chosen
+
+    return decorate
 
 
 class Machine(Model):
@@ -46,17 +75,12 @@ class Machine(Model):
 
     @rule(binding=st.sampled_from([*NAMES, "admin"]))
     def bind(self, binding: str) -> None:
-        tenants = self.world.tenants
-        scope = admin_context() if binding == "admin" else tenant_context(tenants[binding])
-        scope.__enter__()
-        self.scopes.append((scope, binding))
-        self.quiet = True
+        self.enter(binding)
 
     @precondition(lambda self: self.scopes)
     @rule()
     def unbind(self) -> None:
-        self.scopes.pop()[0].__exit__(None, None, None)
-        self.quiet = True
+        self.leave()
 
     # Transactions.
 
@@ -85,6 +109,10 @@ class Machine(Model):
     @precondition(lambda self: self.blocks)
     @rule(raises=st.booleans(), quiet=st.booleans())
     def roll_back(self, raises: bool, quiet: bool) -> None:
+        self.undo(raises)
+        self.after_block(quiet)
+
+    def undo(self, raises: bool) -> None:
         mark = self.blocks.pop().start
         if raises:
             error = ZeroDivisionError()
@@ -93,7 +121,6 @@ class Machine(Model):
             transaction.set_rollback(True, using=self.alias)
             mark.block.__exit__(None, None, None)
         self.restore(mark)
-        self.after_block(quiet)
 
     def after_block(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -133,10 +160,9 @@ class Machine(Model):
 
     # Reads.
 
-    @rule(how=st.sampled_from(["raw", "params", "orm", "count", "copy", "stream", "by hand"]))
+    @precondition(lambda self: not self.failed)
+    @rule(how=("raw", "params", "orm", "count", "copy", "stream", "by hand"))
     def read(self, how: str) -> None:
-        if self.failed:
-            return
         if how == "count":
             found: Any = dict(
                 Author.objects.using(self.alias)
@@ -173,9 +199,9 @@ class Machine(Model):
         expected = self.visible()
         with self.cursor() as cursor, closing(cursor.stream(TITLES)) as stream:
             found = [row[0] for row in islice(stream, first)]
-            self.bind(other)
+            self.enter(other)
             found += [row[0] for row in stream]
-            self.unbind()
+            self.leave()
         self.expect(found, expected)
 
     @precondition(lambda self: not self.failed and len(self.cursors) < 3)
@@ -218,9 +244,9 @@ class Machine(Model):
     @rule(index=st.integers(0, 2), other=st.sampled_from([*NAMES, "admin"]))
     def drain_in_another_scope(self, index: int, other: str) -> None:
         cursor = self.cursors.pop(index % len(self.cursors))
-        self.bind(other)
+        self.enter(other)
         self.expect(sorted(cursor.fetch(None)), sorted(cursor.rows))
-        self.unbind()
+        self.leave()
         cursor.close()
 
     # Writes.
@@ -245,7 +271,7 @@ class Machine(Model):
             self.refused(write, ProgrammingError, protect)
 
     @precondition(lambda self: not self.failed)
-    @rule(how=st.sampled_from(["raw", "many", "orm"]))
+    @rule(how=("raw", "many", "orm"))
     def update(self, how: str) -> None:
         count = len(self.visible())
         if how == "orm":
@@ -275,19 +301,12 @@ class Machine(Model):
     # Errors.
 
     @precondition(lambda self: not self.failed)
-    @rule(
-        statement=st.sampled_from(BROKEN),
-        how=st.sampled_from(["execute", "executemany", "stream", "copy"]),
-        protect=st.booleans(),
-    )
+    @rule(statement=st.sampled_from(BROKEN), how=WAYS, protect=st.booleans())
     def fail(self, statement: str, how: str, protect: bool) -> None:
         self.refused(lambda: self.run(statement, how), (DatabaseError, psycopg.Error), protect)
 
     @precondition(lambda self: not self.failed)
-    @rule(
-        how=st.sampled_from(["execute", "executemany", "stream", "copy"]),
-        protect=st.booleans(),
-    )
+    @rule(how=WAYS, protect=st.booleans())
     def cancel(self, how: str, protect: bool) -> None:
         self.refused(lambda: self.run(CANCELLED, how), (DatabaseError, psycopg.Error), protect)
 
@@ -317,6 +336,9 @@ class Machine(Model):
     @rule(name=st.sampled_from(["", *NAMES]), admin=st.sampled_from(["", settings.ADMIN_VALUE]))
     def pollute(self, name: str, admin: str) -> None:
         """Leave values on the session, as another client of a pooler could."""
+        self.leave_behind(name, admin)
+
+    def leave_behind(self, name: str, admin: str) -> None:
         tenant = str(self.world.tenants[name]) if name else ""
         with self.world.session() as execute:
             execute(f"SET rls.current_tenant = '{tenant}'".encode())
@@ -327,6 +349,9 @@ class Machine(Model):
     @precondition(lambda self: not self.holds_session())
     @rule()
     def probe(self) -> None:
+        self.find_what_was_left()
+
+    def find_what_was_left(self) -> None:
         with self.world.session() as execute:
             pid, *found = execute(PROBE)[0]
         left = self.left.get(pid, ("", ""))
@@ -366,13 +391,14 @@ class Machine(Model):
     def teardown(self) -> None:
         try:
             while self.blocks:
-                self.roll_back(raises=True, quiet=False)
+                self.undo(raises=True)
+                self.after_block(quiet=False)
             self.reads_equal_the_model()
-            self.probe()
-            self.pollute("", "")
+            self.find_what_was_left()
+            self.leave_behind("", "")
         finally:
             while self.scopes:
-                self.unbind()
+                self.leave()
             self.cursors.clear()
             self.wrapper.close()
             if self.wrapper.settings_dict["OPTIONS"].get("pool"):

@@ -10,6 +10,8 @@ from django.db import connections, transaction
 from hypothesis.stateful import RuleBasedStateMachine
 from psycopg.pq import TransactionStatus
 
+from tenantry import admin_context, tenant_context
+
 if TYPE_CHECKING:
     from tests.soak import World
 
@@ -79,6 +81,17 @@ class Model(RuleBasedStateMachine):
             self.rows.append((name, title))
 
     # The model.
+
+    def enter(self, binding: str) -> None:
+        tenants = self.world.tenants
+        scope = admin_context() if binding == "admin" else tenant_context(tenants[binding])
+        scope.__enter__()
+        self.scopes.append((scope, binding))
+        self.quiet = True
+
+    def leave(self) -> None:
+        self.scopes.pop()[0].__exit__(None, None, None)
+        self.quiet = True
 
     @property
     def binding(self) -> str:

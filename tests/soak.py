@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -67,6 +68,8 @@ class World:
     superuser: psycopg.Connection[Any]
     foreign: psycopg.Connection[Any] | None = None
     operations: int = 0
+    # How often each kind of rule was done.
+    done: Counter[str] = field(default_factory=Counter)
     tenants: dict[str, int] = field(default_factory=dict)
     authors: dict[str, int] = field(default_factory=dict)
 
