@@ -161,13 +161,15 @@ def pooled_world(
         yield World(alias, superuser, foreign)
 
 
-def soak(worlds: list[World], seconds: float, seeds: random.Random) -> tuple[int, int]:
+def soak(
+    worlds: list[World], seconds: float, seeds: random.Random, examples: int
+) -> tuple[int, int]:
     """Run the machine with seed after seed; return how many operations and leaks there were."""
     from hypothesis import HealthCheck, Phase, seed, settings
     from hypothesis.stateful import run_state_machine_as_test
 
     options = settings(
-        max_examples=20,
+        max_examples=examples,
         stateful_step_count=50,
         deadline=None,
         database=None,
@@ -177,7 +179,7 @@ def soak(worlds: list[World], seconds: float, seeds: random.Random) -> tuple[int
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )
-    leaks = 0
+    leaks = operations = 0
     end = time.monotonic() + seconds
     report = 0.0
     while time.monotonic() < end:
@@ -196,6 +198,13 @@ def soak(worlds: list[World], seconds: float, seeds: random.Random) -> tuple[int
     return operations, leaks
 
 
+def judge(worlds: list[World], seconds: float, seed: int, *, examples: int = 20) -> int:
+    """Soak, and say what was found; return the exit status."""
+    operations, leaks = soak(worlds, seconds, random.Random(seed), examples)
+    print(f"operations: {operations}, leaks: {leaks}")
+    return 1 if leaks else 0
+
+
 def main() -> int:
     """Soak for as long as the arguments say; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -208,10 +217,7 @@ def main() -> int:
     # Statements fail here on purpose, and psycopg warns of each pipeline that one has ended.
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     with servers() as worlds:
-        seeds = random.Random(arguments.seed)
-        operations, leaks = soak(worlds, arguments.minutes * 60, seeds)
-    print(f"operations: {operations}, leaks: {leaks}")
-    return 1 if leaks else 0
+        return judge(worlds, arguments.minutes * 60, arguments.seed)
 
 
 if __name__ == "__main__":
