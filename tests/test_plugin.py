@@ -134,6 +134,20 @@ def test_a_database_can_be_kept(tested: Reader, superuser: psycopg.Connection[An
     assert names.fetchone()
 
 
+POOL = """
+DATABASES["default"]["OPTIONS"] = {
+    "pool": {"min_size": 1, "max_size": 2},
+    "pool_mode": "transaction",
+}
+"""
+
+
+def test_a_pool_for_transactions_is_tested_as_a_connection_is(tested: Reader) -> None:
+    configure(tested, POOL)
+    for tests, passed in ((CASES + MIGRATIONS, "11 passed"), (CASES, "8 passed")):
+        assert passed in run_pytest(tested, tests, "addopts = --reuse-db\n")
+
+
 def run_in(folder: Path, *arguments: str) -> str:
     """Run pytest where there is no project; return what it says."""
     return subprocess.run(
