@@ -8,9 +8,10 @@ import inspect
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,16 @@ from django.utils.module_loading import import_string
 
 import tenantry
 from example_asgi.servers import PgBouncer, Postgres
-from tenantry import asgi, exceptions, operations, tenant_context, testing
+from tenantry import (
+    aclose_pools,
+    aconnection,
+    arows,
+    asgi,
+    exceptions,
+    operations,
+    tenant_context,
+    testing,
+)
 from tenantry.backends.postgresql.apply import prefix
 from tenantry.backends.postgresql.options import OWN
 from tenantry.binding import Binding
@@ -359,6 +369,15 @@ def prepared(connection: Any) -> None:
     connection.connection.execute(SERIES_TO, [2])
 
 
+def mogrify(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        assert cursor.mogrify(SERIES_TO, [2]) == SERIES_TO % 2
+
+
+def by_hand(connection: Any) -> None:
+    psycopg.ClientCursor(connection.connection).execute(SERIES_TO, [2])
+
+
 def refused_in_a_transaction(connection: Connection) -> None:
     with connection.cursor() as cursor:
         cursor.execute("DISCARD ALL")
@@ -384,10 +403,17 @@ PATHS: dict[str, tuple[Callable[[Any], None], str]] = {
     "driver's `connection.execute()`": (of_drivers_connection, CLIENT_SIDE),
     "driver's named cursor `WITH HOLD`: DECLARE, one FETCH, CLOSE": (held, CLIENT_SIDE),
     "driver's pipeline of two statements": (pipeline, CLIENT_SIDE),
+    "cursor made by hand from a class of psycopg": (by_hand, CLIENT_SIDE),
+    "`cursor.mogrify()`": (mogrify, CLIENT_SIDE),
     "server-side binding: parameters": (execute, SERVER_SIDE),
     "server-side binding: no parameters": (execute_without_parameters, SERVER_SIDE),
     "server-side binding: binary results": (binary, SERVER_SIDE),
     "server-side binding: prepared statement, second time": (prepared, SERVER_SIDE),
+    "server-side binding: several statements": (execute_several, SERVER_SIDE),
+    "server-side binding: `executemany()` with three rows": (executemany, SERVER_SIDE),
+    "server-side binding: `copy()` from the server": (copy_from_server, SERVER_SIDE),
+    "server-side binding: `copy()` to the server": (copy_to_server, SERVER_SIDE),
+    "server-side binding: driver's pipeline of two statements": (pipeline, SERVER_SIDE),
     "server-side binding: `stream()` with parameters": (stream, SERVER_SIDE),
     "server-side binding: `.iterator()` with parameters": (iterator_with_parameters, SERVER_SIDE),
     "statement that PostgreSQL refuses in a transaction block": (
@@ -425,8 +451,12 @@ def measure(path: Callable[[Any], None], alias: str, wire: Wire) -> tuple[str, i
         if connection.in_atomic_block:
             transaction.set_rollback(True, using=alias)
         return "refused", 0
-    # libpq may ask for a flush, H, where it likes.
-    return wire.kinds.replace("H", ""), wire.round_trips
+    return sent(wire), wire.round_trips
+
+
+def sent(wire: Wire) -> str:
+    """Return the client's messages, but for the flush, H, for which libpq may ask as it likes."""
+    return wire.kinds.replace("H", "") or "none"
 
 
 def measure_twice(path: Callable[[Any], None], alias: str, wire: Wire) -> tuple[str, str, str]:
@@ -435,11 +465,12 @@ def measure_twice(path: Callable[[Any], None], alias: str, wire: Wire) -> tuple[
     with transaction.atomic(using=alias):
         inside, trips_inside = measure(path, alias, wire)
     trips = [str(number) for number in (trips_outside, trips_inside) if number]
-    return outside, inside, " / ".join(dict.fromkeys(trips))
+    return outside, inside, " / ".join(dict.fromkeys(trips)) or "0"
 
 
 def test_every_path_is_documented() -> None:
     assert list(DOCUMENTED) == list(PATHS)
+    assert list(ASYNC_DOCUMENTED) == list(ASYNC_PATHS)
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -452,3 +483,108 @@ def test_the_statement_paths_cost_what_the_page_says(
         messages = [re.sub("[` ]", "", cell) for cell in (outside, inside)]
         assert measure_twice(path, alias, wire) == (*messages, trips)
         assert measure_twice(path, stock[alias], wire)[2] == djangos_trips
+
+
+# Those of native async, each as a function of a connection.
+
+
+async def nothing(connection: Any) -> None:
+    """Send nothing."""
+
+
+async def aexecute(connection: Any) -> None:
+    await connection.execute(SERIES_TO, [2])
+
+
+async def aexecute_twice(connection: Any) -> None:
+    await aexecute(connection)
+    await aexecute(connection)
+
+
+async def aexecutemany(connection: Any) -> None:
+    rows = [["one"], ["two"], ["three"]]
+    await connection.cursor().executemany("INSERT INTO app_shared (text) VALUES (%s)", rows)
+
+
+async def acopy_from_server(connection: Any) -> None:
+    async with connection.cursor().copy(f"COPY ({SERIES}) TO STDOUT") as copy:
+        assert len([row async for row in copy.rows()]) == 2
+
+
+async def acopy_to_server(connection: Any) -> None:
+    async with connection.cursor().copy("COPY app_shared (text) FROM STDIN") as copy:
+        await copy.write_row(["one"])
+
+
+async def astream(connection: Any) -> None:
+    assert len([row async for row in connection.cursor().stream(SERIES_TO, [2])]) == 2
+
+
+async def anamed(connection: Any) -> None:
+    async with connection.cursor("named") as cursor:
+        await cursor.execute(SERIES)
+        assert len(await cursor.fetchmany(3)) == 2
+
+
+async def apipeline(connection: Any) -> None:
+    async with connection.pipeline():
+        await aexecute_twice(connection)
+
+
+def found(alias: str) -> Any:
+    return Shared.objects.using(alias).filter(text="x")
+
+
+async def arows_of_client_side(connection: Any) -> None:
+    await arows(found(CLIENT_SIDE), connection)
+
+
+BLOCKS: dict[str, Callable[[Any], Awaitable[None]]] = {
+    "no statement": nothing,
+    "`execute()`": aexecute,
+    "`execute()` twice": aexecute_twice,
+    "`executemany()` with three rows": aexecutemany,
+    "`copy()` from the server": acopy_from_server,
+    "`copy()` to the server": acopy_to_server,
+    "`stream()`": astream,
+    "named cursor: DECLARE, one FETCH, CLOSE": anamed,
+    "pipeline of two statements": apipeline,
+    "`arows()` on the connection": arows_of_client_side,
+}
+
+
+def in_block(act: Callable[[Any], Awaitable[None]], alias: str) -> Callable[[], Awaitable[None]]:
+    async def path() -> None:
+        async with aconnection(alias) as connection:
+            await act(connection)
+
+    return path
+
+
+async def arows_alone(alias: str) -> None:
+    await arows(found(alias))
+
+
+ASYNC_PATHS: dict[str, Callable[[], Awaitable[Any]]] = {
+    **{name: in_block(act, CLIENT_SIDE) for name, act in BLOCKS.items()},
+    "`arows()` alone": partial(arows_alone, CLIENT_SIDE),
+    "server-side binding: `execute()`": in_block(aexecute, SERVER_SIDE),
+    "server-side binding: `arows()` alone": partial(arows_alone, SERVER_SIDE),
+}
+ASYNC_DOCUMENTED = {
+    row[0]: row[1:] for row in table("reference/statement-paths.md", "Native async")
+}
+
+
+@pytest.mark.parametrize("name", ASYNC_PATHS)
+async def test_native_async_costs_what_the_page_says(
+    name: str, wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    messages, trips = ASYNC_DOCUMENTED[name]
+    path = ASYNC_PATHS[name]
+    async with tenant_context(tenants[0].pk):
+        await path()
+        wire.clear()
+        await path()
+    assert (sent(wire), str(wire.round_trips)) == (re.sub("[` ]", "", messages), trips)
+    await aclose_pools()

@@ -188,6 +188,57 @@ def test_what_only_a_transaction_can_carry_says_so(tenants: Tenants) -> None:
     assert Note.objects.count() == 0
 
 
+def several(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT 1; {TITLES}")
+
+
+def copy_out(connection: Any) -> None:
+    with connection.cursor() as cursor, cursor.copy(f"COPY ({TITLES}) TO STDOUT") as copy:
+        list(copy.rows())
+
+
+def copy_in(connection: Any) -> None:
+    with connection.cursor() as cursor, cursor.copy("COPY app_shared (text) FROM STDIN") as copy:
+        copy.write_row(["one"])
+
+
+@sealed_shape
+@pytest.mark.parametrize("act", [several, copy_out, copy_in])
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+def test_what_has_no_place_for_a_parameter_takes_one_round_trip_more_in_a_transaction(
+    alias: str, act: Callable[[Any], None], wire: Wire, tenants: Tenants
+) -> None:
+    connection = connections[alias]
+    with transaction.atomic(using=alias):
+        connection.cursor().execute("SELECT 1")
+        wire.clear()
+        act(connection)
+        # Who is unbound has no secret.
+        assert wire.round_trips == 1
+        wire.clear()
+        with tenant_context(tenants[0].pk):
+            act(connection)
+        assert wire.round_trips == 2
+
+
+@sealed_shape
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+def test_so_does_each_fetch_from_a_cursor_made_by_hand(
+    alias: str, wire: Wire, tenants: Tenants
+) -> None:
+    with transaction.atomic(using=alias):
+        connections[alias].ensure_connection()
+        with tenant_context(tenants[0].pk):
+            cursor = connections[alias].connection.cursor("c")
+            cursor.execute(TITLES)
+        for title in ("A 1", "A 2"):
+            wire.clear()
+            assert cursor.fetchone() == (title,)
+            assert wire.round_trips == 2
+        cursor.close()
+
+
 # What a token can be.
 
 

@@ -479,6 +479,25 @@ def test_a_procedure_that_commits_is_refused_with_the_reason(
             list(connection.cursor().stream(statement, params))
 
 
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+def test_before_postgresql_18_a_procedure_with_parameters_takes_two_round_trips_more(
+    alias: str, wire: Wire, superuser: psycopg.Connection[Any], tenants: tuple[Tenant, Tenant]
+) -> None:
+    superuser.execute(
+        "CREATE OR REPLACE PROCEDURE nothing(number bigint) LANGUAGE sql AS 'SELECT 1'"
+    )
+    more = 0 if superuser.info.server_version >= 180000 else 2
+    with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
+        wire.clear()
+        cursor.execute("CALL nothing(%s)", [1])
+        # What is merged into the text goes as everything does.
+        assert wire.round_trips == 1 + (more if alias == "wire_server_side" else 0)
+        for statement, rows in (("CALL nothing(%s)", [[1], [2]]), ("DO 'BEGIN END'", [[], []])):
+            wire.clear()
+            cursor.executemany(statement, rows)
+            assert wire.round_trips == 1 + more
+
+
 NUMBERS = "SELECT i, title FROM app_note, generate_series(1, %s) i ORDER BY i"
 
 
