@@ -47,6 +47,8 @@ class Cut:
         self.links: set[Link] = set()
         self.changed = threading.Condition()
         self.hears = True
+        # The connections that a deaf path has kept something from.
+        self.unheard: set[Link] = set()
         self.acceptor = threading.Thread(target=self.accept, daemon=True)
         self.acceptor.start()
 
@@ -88,6 +90,9 @@ class Cut:
     def hearing(self, link: Link) -> bool:
         """Wait while the path is deaf; return whether `link` is still there after that."""
         with self.changed:
+            if not self.hears:
+                self.unheard.add(link)
+                self.changed.notify_all()
             self.changed.wait_for(lambda: self.hears or link.ended)
             return not link.ended
 
@@ -102,10 +107,15 @@ class Cut:
             self.changed.notify_all()
             self.wait_until_closed(set(self.links))
 
-    def deafen(self) -> None:
-        """Forward nothing from now on, and close nothing, until the path is cut."""
+    def deafen(self, count: int = 0) -> None:
+        """Forward nothing from now on, and close nothing, until the path is cut.
+
+        Return once `count` connections wait for what does not come.
+        """
         with self.changed:
             self.hears = False
+            self.unheard.clear()
+            assert self.changed.wait_for(lambda: len(self.unheard) >= count, 10)
 
     def wait_until_closed(self, links: set[Link]) -> None:
         """Wait until `links` are closed, by whomever."""
