@@ -239,6 +239,22 @@ def test_so_does_each_fetch_from_a_cursor_made_by_hand(
         cursor.close()
 
 
+@sealed_shape
+def test_a_copy_that_was_not_sent_leaves_its_cursor_bound(tenants: Tenants) -> None:
+    a, b = tenants
+    copy = "COPY (SELECT title FROM app_note WHERE id > %s) TO STDOUT"
+    with transaction.atomic(), connections["default"].cursor() as cursor:
+        with (
+            tenant_context(a.pk),
+            pytest.raises(psycopg.ProgrammingError, match="1 placeholder"),
+            cursor.copy(copy, [0, 1]),
+        ):
+            pass
+        with tenant_context(b.pk):
+            cursor.execute(TITLES)
+            assert cursor.fetchall() == [("B 1",), ("B 2",)]
+
+
 # What a token can be.
 
 

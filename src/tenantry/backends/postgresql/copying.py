@@ -30,16 +30,17 @@ class CopyMixin(Base):  # type: ignore[misc]
             raise psycopg.NotSupportedError("COPY cannot be used in pipeline mode")
         yield from self._conn.settle()
         yield from self._start_query()
-        binding = self._binding()
-        if is_secret(binding) and not self.goes_bare():
-            yield from self._bind_first(binding, b"COPY")
         if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
             # COPY takes no parameters on the server; psycopg merges them in too.
             merged = psycopg.ClientCursor(self._conn).mogrify(statement, params)
             query = self._convert_query(merged.encode(self._encoding))
         else:
             query = self._convert_query(statement)
+        binding = self._binding()
         try:
+            # Last: the cursor is bare from here on until the statement has gone.
+            if is_secret(binding) and not self.goes_bare():
+                yield from self._bind_first(binding, b"COPY")
             self._execute_send(query, binary=False)
         finally:
             self._bare = False
