@@ -65,8 +65,11 @@ class PoolingMixin:
         super().__init__(*args, **kwargs)
         # Whether Django has prepared this wrapper, so that a checkout needs no more than itself.
         self.prepared = False
-        # The cursors that keep the connection checked out.
+        # The cursors that keep the connection checked out, and how many methods that hand it out.
         self.cursors: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.taken = 0
+        # The thread that Django lets use it.
+        self.thread = threading.get_ident()
 
     @property
     def per_transaction(self) -> bool:
@@ -266,25 +269,31 @@ class PoolingMixin:
             self.return_connection()
         return self.autocommit
 
-    def set_autocommit(self, *args: Any, **kwargs: Any) -> None:
+    def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         """Begin or end a transaction block, and with it the checkout."""
+        self.taken += not autocommit
         try:
-            super().set_autocommit(*args, **kwargs)  # type: ignore[misc]
+            super().set_autocommit(autocommit, *args, **kwargs)  # type: ignore[misc]
             if self.autocommit and self.connection is not None:
                 # Savepoints that wait were for a transaction that nothing began: psycopg refuses
                 # this in one that is open.
                 self.connection.savepoints.pending.clear()
         finally:
+            self.taken -= not autocommit
             # Also where a hook of on_commit() raises.
             self.return_connection()
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor, which keeps its connection checked out until it is closed."""
-        cursor = super().create_cursor(name)  # type: ignore[misc]
-        if self.connection.per_transaction:
-            self.cursors.add(cursor)
-            cursor.closed_by = self.forget_cursor
-        return cursor
+        self.taken += 1
+        try:
+            cursor = super().create_cursor(name)  # type: ignore[misc]
+            if self.connection.per_transaction:
+                self.cursors.add(cursor)
+                cursor.closed_by = self.forget_cursor
+            return cursor
+        finally:
+            self.taken -= 1
 
     def _close(self) -> None:
         # Whoever still holds a cursor of this connection keeps no other one checked out.
@@ -295,14 +304,21 @@ class PoolingMixin:
         super()._close()  # type: ignore[misc]
 
     def forget_cursor(self, cursor: Any) -> None:
-        """Return the connection if `cursor` was the last to need it."""
+        """Return the connection if `cursor` was the last to need it.
+
+        An async iteration that is left closes its cursor on the event loop's thread. The connection
+        then waits for its own thread, which may be about to begin a transaction on it.
+        """
         self.cursors.discard(cursor)
-        self.return_connection()
+        if self.thread == threading.get_ident():
+            self.return_connection()
 
     def return_connection(self) -> None:
         """Return the connection to the pool, unless a transaction or a cursor is open."""
         if (
-            self.prepared
+            # Garbage is collected at any moment, and may close a cursor.
+            not self.taken
+            and self.prepared
             and self.connection is not None
             and self.autocommit
             and not self.in_atomic_block

@@ -1,0 +1,77 @@
+"""What comes back to the pool, and when: other threads, forked processes, what is still open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import close_old_connections, connections, transaction
+
+from tests.fix_pool import ALIAS
+from tests.test_pool_states import execute, in_a_thread, texts, write
+
+pytestmark = pytest.mark.usefixtures("pool")
+
+
+def here(work: Callable[[], object]) -> None:
+    """Run `work` in this thread, as what collects garbage does."""
+    work()
+
+
+def opened(pool: Any) -> Any:
+    """Return a cursor of the pool that has executed something."""
+    cursor = pool.cursor()
+    cursor.execute("SELECT 1")
+    return cursor
+
+
+@pytest.mark.parametrize("run", [in_a_thread, here])
+def test_a_cursor_closed_by_others_ends_no_block_that_begins(
+    run: Callable[[Callable[[], object]], None], pool: Any
+) -> None:
+    cursor = opened(pool)
+    driver = pool.connection
+
+    def begin(value: bool) -> None:
+        # Whoever closes a named cursor has the lock that is waited for here.
+        del driver.set_autocommit
+        run(cursor.close)
+        driver.set_autocommit(value)
+
+    driver.set_autocommit = begin
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using=ALIAS):
+        write("undone")
+        raise ZeroDivisionError
+    assert texts() == []
+    assert pool.connection is None
+
+
+@pytest.mark.parametrize("run", [in_a_thread, here])
+def test_a_cursor_closed_by_others_leaves_one_that_is_made(
+    run: Callable[[Callable[[], object]], None], pool: Any
+) -> None:
+    left = opened(pool)
+    driver = pool.connection
+
+    class Collecting(driver.cursor_factory):  # type: ignore[misc, name-defined]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            run(left.close)
+
+    driver.cursor_factory = Collecting
+    with pool.cursor() as cursor:
+        assert pool.connection is driver
+        cursor.execute("SELECT 1")
+    assert pool.connection is None
+
+
+@pytest.mark.parametrize(
+    "close", [lambda: execute(connections[ALIAS], "SELECT 1"), close_old_connections]
+)
+def test_a_connection_waits_for_its_own_thread(close: Callable[[], None], pool: Any) -> None:
+    cursor = opened(pool)
+    in_a_thread(cursor.close)
+    assert pool.connection is not None
+    close()
+    assert pool.connection is None
