@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -75,3 +79,34 @@ def test_a_connection_waits_for_its_own_thread(close: Callable[[], None], pool: 
     assert pool.connection is not None
     close()
     assert pool.connection is None
+
+
+def test_a_forked_process_ends_no_transaction_of_another_thread(pool: Any) -> None:
+    begun, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        try:
+            with transaction.atomic(using=ALIAS):
+                write("before")
+                begun.set()
+                assert forked.wait(20)
+                write("after")
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as executor:
+        holding = executor.submit(hold)
+        assert begun.wait(20)
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - the child is not measured
+            try:
+                gc.collect()
+                for thread in threading.enumerate():
+                    if thread is not threading.current_thread():
+                        thread.join(20)
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        forked.set()
+        holding.result(20)
+    assert texts() == ["after", "before"]

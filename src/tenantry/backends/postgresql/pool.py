@@ -58,6 +58,8 @@ class PoolingMixin:
     alias: str
     autocommit: bool
     connection: Any
+    # The process whose connection it is.
+    process = 0
     in_atomic_block: bool
     settings_dict: dict[str, Any]
 
@@ -207,8 +209,10 @@ class PoolingMixin:
             raise exhausted(self.alias, pool) from error
 
     def __del__(self) -> None:
-        # A thread that ended, or a wrapper that was dropped, with its connection checked out.
-        if (pool := getattr(self.connection, "_pool", None)) is not None:
+        # A thread that ended, or a wrapper that was dropped, with its connection checked out. In a
+        # forked process it is a thread of the parent, whose session this would end.
+        pool = getattr(self.connection, "_pool", None)
+        if pool is not None and self.process == os.getpid():
             # The pool's lock may be held by whoever triggers this, hence from another thread.
             give_back = threading.Thread(target=replace, args=(pool, self.connection), daemon=True)
             with suppress(RuntimeError):  # Python is ending, and the connections with it.
@@ -219,6 +223,7 @@ class PoolingMixin:
     @async_unsafe
     def connect(self) -> None:
         """Connect as Django does, with all its preparations; a checkout after that needs none."""
+        self.process = os.getpid()
         if self.prepared and (pool := self.pool):
             self.connection = self.checkout(pool)
             self.accept_role()  # type: ignore[attr-defined]
