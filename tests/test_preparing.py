@@ -87,3 +87,20 @@ def test_the_others_are_prepared(preparing: str, tenants: Tenants) -> None:
             assert cursor.fetchall() == [("A 1",), ("A 2",)]
         cursor.execute("SELECT statement FROM pg_prepared_statements")
         assert (TITLES,) in cursor.fetchall()
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+@pytest.mark.parametrize(
+    "statement",
+    ["VACUUM app_shared", "DROP INDEX CONCURRENTLY IF EXISTS nothing", "DISCARD ALL"],
+)
+def test_what_postgresql_refuses_in_a_transaction(
+    statement: str, threshold: int, alias: Add, tenants: Tenants
+) -> None:
+    using = alias("owner", {**OPTIONS, "prepare_threshold": threshold})
+    with tenant_context(tenants[0].pk), connections[using].cursor() as cursor:
+        for _ in range(2):
+            cursor.execute(TITLES)
+            assert cursor.fetchall() == [("A 1",), ("A 2",)]
+            cursor.execute(statement)
+            assert cursor.rowcount == -1

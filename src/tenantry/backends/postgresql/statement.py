@@ -103,7 +103,8 @@ class StatementMixin(CopyMixin, FlushMixin):
         if prepare is None and self._conn.prepare_threshold is not None:
             # It is counted, until it is prepared, but for what cannot be.
             text = self.text_of(query)
-            return b";" in text.rstrip(b"; \n") or must_be_first(text)
+            several = b";" in text.rstrip(b"; \n")
+            return several or must_be_first(text) or first_word(text) in UTILITIES
         return True
 
     def may_be_pipelined(self, query: Any) -> bool:
