@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.db import close_old_connections, connections, transaction
+from django.db import OperationalError, close_old_connections, connections, transaction
 
 from tests.fix_pool import ALIAS
 from tests.test_pool_states import execute, in_a_thread, texts, write
@@ -110,3 +110,25 @@ def test_a_forked_process_ends_no_transaction_of_another_thread(pool: Any) -> No
         forked.set()
         holding.result(20)
     assert texts() == ["after", "before"]
+
+
+def test_a_connection_with_an_open_cursor_goes_to_nobody_else(pool: Any) -> None:
+    with pool.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        driver = pool.connection
+        # As Channels does before and after each call of database_sync_to_async().
+        close_old_connections()
+        assert pool.connection is None
+        assert driver.closed
+        with pytest.raises(OperationalError, match="closed"):
+            cursor.execute("INSERT INTO app_shared (text) VALUES ('late')")
+    write("after")
+    assert texts() == ["after"]
+
+
+def test_one_whose_cursors_are_closed_is_returned(pool: Any) -> None:
+    execute(pool, "BEGIN")
+    driver = pool.connection
+    close_old_connections()
+    assert pool.connection is None
+    assert not driver.closed

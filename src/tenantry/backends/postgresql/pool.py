@@ -301,11 +301,14 @@ class PoolingMixin:
             self.taken -= 1
 
     def _close(self) -> None:
-        # Whoever still holds a cursor of this connection keeps no other one checked out.
-        self.cursors.clear()
         if self.connection is not None:
             # The pool rolls back only what the server has heard of.
             self.connection.savepoints.clear()
+            if self.cursors:
+                # Whoever holds a cursor would use it in the transaction of who is next.
+                self.connection.close()
+        # Nor do they keep another connection checked out.
+        self.cursors.clear()
         super()._close()  # type: ignore[misc]
 
     def forget_cursor(self, cursor: Any) -> None:
