@@ -7,6 +7,7 @@ from django.db import connections, models, transaction
 from django.test.utils import isolate_apps
 
 from tenantry import RLSConstraint, aclose_pools, aconnection, tenant_context
+from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Tenant
 from tests.fix_aliases import Add
 
@@ -104,3 +105,24 @@ def test_what_postgresql_refuses_in_a_transaction(
             assert cursor.fetchall() == [("A 1",), ("A 2",)]
             cursor.execute(statement)
             assert cursor.rowcount == -1
+
+
+@pytest.mark.parametrize("statement", ["LISTEN news", "SELECT pg_advisory_lock(%s)"])
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_for_a_whole_session(
+    many: bool, statement: str, alias: Add, tenants: Tenants
+) -> None:
+    using = alias(options={**OPTIONS, "prepare_threshold": 0})
+    params = [1] if "%s" in statement else []
+    prepared = "SELECT count(*) FROM pg_prepared_statements WHERE NOT statement ~ 'prepared'"
+    with transaction.atomic(using=using), connections[using].cursor() as cursor:
+        cursor.execute(prepared)
+        before = cursor.fetchone()
+        with pytest.raises(UnbindableStatementError, match="is for a whole session"):
+            if many:
+                cursor.executemany(statement, [params])
+            else:
+                cursor.execute(statement, params)
+        # Not even prepared.
+        cursor.execute(prepared)
+        assert cursor.fetchone() == before

@@ -61,8 +61,6 @@ class FlushMixin(Base):  # type: ignore[misc]
 
     def _execute_together(self, pgq: Any, binary: bool | None) -> PQGen[None]:
         """Run a statement and a secret binding in one flush."""
-        if self._conn.per_transaction:
-            self.refuse_session_state(pgq.query)
         wanted = self.format if binary is None else Format(binary)
         if wanted == Format.BINARY and isinstance(self, ClientCursorMixin):
             raise psycopg.NotSupportedError("client-side cursors don't support binary results")

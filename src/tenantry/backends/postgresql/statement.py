@@ -208,6 +208,9 @@ class StatementMixin(CopyMixin, FlushMixin):
         self, pgq: Any, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
         self._together = False
+        if self._conn.per_transaction:
+            # Before it is prepared, which would leave that to the session.
+            self.refuse_session_state(pgq.query)
         rides = self.may_ride(pgq.query)
         if not self._conn._pipeline:
             # However often it is sent: the binding of a prepared statement needs a pipeline.
