@@ -657,3 +657,25 @@ def test_a_block_in_psycopgs_pipeline_is_a_transaction(wire: Wire) -> None:
             raise ZeroDivisionError
         write("in autocommit")
     assert written() == ["in autocommit", "kept", "kept, last", "kept, too"]
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_name_means_the_last_savepoint_that_has_it(sent: bool, wire: Wire) -> None:
+    with atomic():
+        transaction.clean_savepoints(using=ALIAS)
+        one = new_savepoint(using=ALIAS)
+        if sent:
+            write("undone")
+        transaction.clean_savepoints(using=ALIAS)
+        two = new_savepoint(using=ALIAS)
+        assert one == two
+        if sent:
+            write("undone, too")
+            transaction.savepoint_rollback(two, using=ALIAS)
+            write("undone, last")
+        transaction.savepoint_commit(two, using=ALIAS)
+        write("undone with the first")
+        transaction.savepoint_rollback(one, using=ALIAS)
+        write("kept")
+        transaction.savepoint_commit(one, using=ALIAS)
+    assert written() == ["kept"]

@@ -11,6 +11,11 @@ class SavepointSQL(str):
     __slots__ = ()
 
 
+def last(names: list[str], name: str) -> int:
+    """Return where `name` stands last in `names`, which is the savepoint that SQL means by it."""
+    return len(names) - 1 - names[::-1].index(name)
+
+
 class Savepoints:
     """Follow the savepoints of a transaction.
 
@@ -33,12 +38,12 @@ class Savepoints:
         created = SAVEPOINT + name
         if created in self.pending:
             # Nothing has happened since the savepoint, so there is nothing to keep or to undo.
-            del self.pending[self.pending.index(created) + (not release) :]
+            del self.pending[last(self.pending, created) + (not release) :]
             return True
         # A name that is unknown here may be unknown there: the error belongs to who sends it.
         if not release or name not in self.sent:
             return False
-        del self.sent[self.sent.index(name) :]
+        del self.sent[last(self.sent, name) :]
         self.pending.append(statement)
         return True
 
@@ -47,7 +52,7 @@ class Savepoints:
         if statement.startswith(SAVEPOINT):
             self.sent.append(statement.removeprefix(SAVEPOINT))
         elif (name := statement.removeprefix(ROLLBACK_TO)) in self.sent:
-            del self.sent[self.sent.index(name) + 1 :]
+            del self.sent[last(self.sent, name) + 1 :]
 
     def take(self) -> list[bytes]:
         """Return the statements that have waited, which must now be sent."""
