@@ -255,6 +255,19 @@ def test_a_copy_that_was_not_sent_leaves_its_cursor_bound(tenants: Tenants) -> N
             assert cursor.fetchall() == [("B 1",), ("B 2",)]
 
 
+@sealed_shape
+def test_a_copy_whose_binding_is_refused_says_why(tenants: Tenants, settings: Any) -> None:
+    settings.RLS_TENANTS = {**settings.RLS_TENANTS, "ADMIN_ROLE": "nobody"}
+    with (
+        admin_context(),
+        pytest.raises(psycopg.DataError, match='role "nobody" does not exist'),
+        transaction.atomic(),
+        connections["default"].cursor() as cursor,
+        cursor.copy(f"COPY ({TITLES}) TO STDOUT"),
+    ):
+        pass
+
+
 # What a token can be.
 
 

@@ -718,3 +718,15 @@ def test_what_fails_when_it_is_committed_is_raised(
                     cursor.connection.execute(insert, ["x"])
         cursor.execute("SELECT title FROM app_note ORDER BY id")
         assert cursor.fetchall() == [("A 1",), ("A 2",)]
+
+
+def test_a_binding_that_is_refused_says_why(tenants: tuple[Tenant, Tenant], settings: Any) -> None:
+    settings.RLS_TENANTS = {**settings.RLS_TENANTS, "ADMIN_ROLE": "nobody"}
+    connections["wire"].ensure_connection()
+    with (
+        admin_context(),
+        pytest.raises(psycopg.DataError, match='role "nobody" does not exist'),
+        transaction.atomic(using="wire"),
+        psycopg.ClientCursor(connections["wire"].connection) as cursor,
+    ):
+        cursor.execute(TITLES)

@@ -210,7 +210,9 @@ class ControlMixin(Base):  # type: ignore[misc]
         """Send `binding` in a message of its own, for the transaction that is open."""
         statement, values = parameters(binding, self.session)
         self.pgconn.send_query_params(statement, values)
-        yield from generators.execute(self.pgconn)
+        results = yield from generators.execute(self.pgconn)
+        if results[-1].status == ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(results[-1], encoding=self.info.encoding)
 
     # What follows overrides psycopg's internals.
 
