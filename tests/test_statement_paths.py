@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import psycopg
@@ -718,6 +718,29 @@ def test_what_fails_when_it_is_committed_is_raised(
                     cursor.connection.execute(insert, ["x"])
         cursor.execute("SELECT title FROM app_note ORDER BY id")
         assert cursor.fetchall() == [("A 1",), ("A 2",)]
+
+
+@pytest.mark.parametrize(("path", "nested"), [("stream", False), ("declare", True)])
+def test_what_libpq_does_not_send_leaves_the_connection_usable(
+    path: str, nested: bool, wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    using = "wire_server_side"
+    connection: Any = connections[using].connection
+    many = [0] * 65536
+    statement = f"SELECT title FROM app_note WHERE id IN ({', '.join(['%s'] * len(many))})"
+
+    def block() -> AbstractContextManager[None]:
+        return transaction.atomic(using=using) if nested else nullcontext()
+
+    with tenant_context(tenants[0].pk), block():
+        with pytest.raises(psycopg.OperationalError, match="number of parameters"), block():
+            if path == "stream":
+                list(connection.cursor().stream(statement, many))
+            else:
+                with connection.cursor("c") as cursor:
+                    cursor.execute(statement, many)
+        assert execute(using) == execute_with_parameters(using) == ["A 1", "A 2"]
+        assert connections[using].connection is connection
 
 
 def test_a_binding_that_is_refused_says_why(tenants: tuple[Tenant, Tenant], settings: Any) -> None:

@@ -65,7 +65,7 @@ class FlushMixin(Base):  # type: ignore[misc]
         if wanted == Format.BINARY and isinstance(self, ClientCursorMixin):
             raise psycopg.NotSupportedError("client-side cursors don't support binary results")
         self._together = True
-        ahead = self._send_flush(pgq, wanted)
+        ahead = yield from self._send_flush(pgq, wanted)
         yield from self._fetch_ahead(ahead)
         results = yield from generators.execute(self._pgconn)
         yield from self._end_flush()
@@ -89,7 +89,7 @@ class FlushMixin(Base):  # type: ignore[misc]
                 " execute(), or open atomic()"
             )
         wanted = self.format if binary is None else Format(binary)
-        ahead = self._send_flush(statement, wanted)
+        ahead = yield from self._send_flush(statement, wanted)
         yield from self._fetch_ahead(ahead)
         if size == 1:
             self._pgconn.set_single_row_mode()
@@ -107,8 +107,11 @@ class FlushMixin(Base):  # type: ignore[misc]
             yield from self._end_flush()
         return row
 
-    def _send_flush(self, query: Any, result_format: Format = Format.TEXT) -> int:
-        """Send BEGIN, the binding and `query` together; return how many results come first."""
+    def _send_flush(self, query: Any, result_format: Format = Format.TEXT) -> PQGen[int]:
+        """Send BEGIN, the binding and `query` together; return how many results come first.
+
+        Raises psycopg's error for what libpq does not send, such as too many parameters.
+        """
         ahead: list[tuple[bytes, list[bytes] | None]] = [
             *((control, None) for control in self._conn.take_control()),
             parameters(self._binding(), self._conn.session),
@@ -117,16 +120,22 @@ class FlushMixin(Base):  # type: ignore[misc]
         self._prefix_results = 0
         self._control: list[bytes] = []
         self._pgconn.enter_pipeline_mode()
-        for statement, values in ahead:
-            self._pgconn.send_query_params(statement, values)
         merged = isinstance(self, ClientCursorMixin)
-        self._pgconn.send_query_params(
-            query.query,
-            None if merged else query.params,
-            param_formats=None if merged else query.formats,
-            param_types=None if merged else query.types,
-            result_format=result_format,
-        )
+        try:
+            for statement, values in ahead:
+                self._pgconn.send_query_params(statement, values)
+            self._pgconn.send_query_params(
+                query.query,
+                None if merged else query.params,
+                param_formats=None if merged else query.formats,
+                param_types=None if merged else query.types,
+                result_format=result_format,
+            )
+        except psycopg.Error:
+            # What is ahead of it has gone, as it does where it goes first.
+            self._pgconn.pipeline_sync()
+            yield from self._end_flush()
+            raise
         self._pgconn.pipeline_sync()
         return len(ahead)
 

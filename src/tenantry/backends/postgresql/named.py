@@ -76,7 +76,7 @@ class NamedStatementMixin(StatementMixin):
         self._iter_rows = None
         yield from self._start_query(statement)
         declare = self._convert_query(statement, params)
-        ahead = self._send_flush(declare)
+        ahead = yield from self._send_flush(declare)
         yield from self._fetch_ahead(ahead)
         [result] = yield from generators.execute(self._pgconn)
         yield from self._end_flush()
