@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from http.cookies import SimpleCookie
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -34,9 +35,11 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from tenantry import aclose_pools, aconnection, tenant_context
 from tenantry.asgi import TenantMiddleware
+from tenantry.asgi.middleware import close_broken_connections
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tests import settings as project
 from tests.app.models import Note, Tenant, User
+from tests.fix_aliases import Add
 
 Tenants = tuple[Tenant, Tenant]
 A, B, NONE = ["A 1", "A 2"], ["B 1", "B 2"], list[str]()
@@ -483,6 +486,15 @@ async def test_a_connection_that_others_read_from_is_left_to_them(
 
     async with tenant_context(tenants[1].pk):
         assert await read() == B
+
+
+def test_a_connection_that_could_not_be_made_is_not_asked(alias: Add, tmp_path: Path) -> None:
+    name = str(tmp_path / "missing" / "file")
+    connection = connections[alias("default", ENGINE="tests.pinging", NAME=name)]
+    with pytest.raises(OperationalError, match="unable to open"):
+        connection.ensure_connection()
+    close_broken_connections()
+    assert connection.connection is None
 
 
 WITHOUT_USERS = """

@@ -98,7 +98,9 @@ class TenantMiddleware:
 def close_broken_connections() -> None:
     """Close connections that no longer answer; others in this thread may be using the rest."""
     for connection in connections.all(initialized_only=True):
-        if connection.errors_occurred and not connection.in_atomic_block:
+        # One that could not be made is none, and others' backends cannot tell whether it is usable.
+        made = connection.connection is not None
+        if made and connection.errors_occurred and not connection.in_atomic_block:
             if connection.is_usable():
                 connection.errors_occurred = False
             else:

@@ -1,0 +1,1 @@
+"""A database of another vendor, beside those of tenantry."""
