@@ -10,8 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, close_old_connections, connections, transaction
 
+from tenantry import aconnection
+from tests.fix_aliases import Add
 from tests.fix_pool import ALIAS
 from tests.test_pool_states import execute, in_a_thread, texts, write
 
@@ -132,3 +135,17 @@ def test_one_whose_cursors_are_closed_is_returned(pool: Any) -> None:
     close_old_connections()
     assert pool.connection is None
     assert not driver.closed
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_what_is_closed_is_not_to_come_back(mode: str, alias: Add) -> None:
+    using = alias(options={"pool": {"max_size": 4, "close_returns": True}, "pool_mode": mode})
+    with pytest.raises(ImproperlyConfigured, match=r"has 'close_returns', .*; remove it"):
+        connections[using].ensure_connection()
+
+
+async def test_nor_in_async_code(alias: Add) -> None:
+    using = alias(options={"pool": {"max_size": 4, "close_returns": True}})
+    with pytest.raises(ImproperlyConfigured, match="has 'close_returns'"):
+        async with aconnection(using):
+            pass

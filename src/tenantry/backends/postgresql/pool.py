@@ -100,6 +100,12 @@ class PoolingMixin:
                 f"OPTIONS['pool_mode'] of the database {self.alias!r} is {TRANSACTION!r}, but there"
                 " is no pool; add OPTIONS['pool'] = {'min_size': 2, 'max_size': 10}"
             )
+        if isinstance(given, dict) and given.get("close_returns"):
+            raise ImproperlyConfigured(
+                f"OPTIONS['pool'] of the database {self.alias!r} has 'close_returns', but what is"
+                " closed here is not to be used again; remove it: Django returns connections by"
+                " itself"
+            )
         if options.get("pool"):
             self.refuse_persistent_connections()
 
