@@ -743,6 +743,23 @@ def test_what_libpq_does_not_send_leaves_the_connection_usable(
         assert connections[using].connection is connection
 
 
+def test_a_fetch_that_is_not_sent_leaves_no_binding_behind(
+    wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    connection: Any = connections["wire"].connection
+    with transaction.atomic(using="wire"):
+        with tenant_context(tenants[0].pk):
+            cursor = connection.cursor("c", scrollable=True)
+            cursor.execute(TITLES)
+        with pytest.raises(ValueError, match="bad mode"):
+            cursor.scroll(1, "sideways")
+        assert connection.ahead == b""
+        cursor.close()
+        with pytest.raises(psycopg.InterfaceError, match="closed"):
+            cursor.fetchone()
+    assert wire.queries[-1] == "COMMIT"
+
+
 def test_a_binding_that_is_refused_says_why(tenants: tuple[Tenant, Tenant], settings: Any) -> None:
     settings.RLS_TENANTS = {**settings.RLS_TENANTS, "ADMIN_ROLE": "nobody"}
     connections["wire"].ensure_connection()

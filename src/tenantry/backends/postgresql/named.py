@@ -104,13 +104,20 @@ class NamedStatementMixin(StatementMixin):
         yield from super()._describe_gen()
 
     def _fetch_gen(self, num: int | None) -> PQGen[list[Any]]:
-        yield from self._rebind()
-        rows: list[Any] = yield from with_advice(super()._fetch_gen(num), self._binding())
+        try:
+            yield from self._rebind()
+            rows: list[Any] = yield from with_advice(super()._fetch_gen(num), self._binding())
+        finally:
+            # It may not even have been sent.
+            self._conn.ahead = b""
         return rows
 
     def _scroll_gen(self, value: int, mode: str) -> PQGen[None]:
-        yield from self._rebind()
-        yield from with_advice(super()._scroll_gen(value, mode), self._binding())
+        try:
+            yield from self._rebind()
+            yield from with_advice(super()._scroll_gen(value, mode), self._binding())
+        finally:
+            self._conn.ahead = b""
 
     def _rebind(self) -> PQGen[None]:
         if self._pgconn.transaction_status != TransactionStatus.INTRANS:
