@@ -165,6 +165,7 @@ def test_names_of_psycopg() -> None:
     assert callable(psycopg.generators.execute)
     assert callable(psycopg.generators.fetch)
     assert "_info" in vars(psycopg.Error())
+    assert "_tpc" in psycopg.BaseConnection.__init__.__code__.co_names
 
 
 def test_names_of_django() -> None:

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, close_old_connections, connections, transaction
 
-from tenantry import aconnection
+from tenantry import aclose_pools, aconnection
+from tests.app.models import Shared
 from tests.fix_aliases import Add
 from tests.fix_pool import ALIAS
 from tests.test_pool_states import execute, in_a_thread, texts, write
@@ -149,3 +151,39 @@ async def test_nor_in_async_code(alias: Add) -> None:
     with pytest.raises(ImproperlyConfigured, match="has 'close_returns'"):
         async with aconnection(using):
             pass
+
+
+# Two-phase transactions. The server has them turned off, so that the first phase fails; to psycopg
+# the second one is still to come.
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_connection_between_two_phases_goes_to_nobody_else(mode: str, alias: Add) -> None:
+    using = alias(options={"pool": {"min_size": 1, "max_size": 1}, "pool_mode": mode})
+    connection: Any = connections[using]
+    connection.set_autocommit(False)
+    driver = connection.connection
+    driver.tpc_begin("two")
+    with pytest.raises(psycopg.NotSupportedError):
+        driver.tpc_prepare()
+    connection.set_autocommit(True)
+    # It is for who ends the second phase.
+    assert connection.connection is driver
+    connection.close()
+    assert driver.closed
+    with transaction.atomic(using=using):
+        write("after", using)
+    assert texts() == ["after"]
+
+
+async def test_an_async_one_goes_to_nobody_else(alias: Add) -> None:
+    using = alias(options={"pool": {"min_size": 0, "max_size": 1}})
+    with pytest.raises(psycopg.ProgrammingError, match="during a two-phase transaction"):
+        async with aconnection(using) as connection:
+            await connection.tpc_begin("two")
+            with pytest.raises(psycopg.NotSupportedError):
+                await connection.tpc_prepare()
+    async with aconnection(using) as connection:
+        await connection.execute("INSERT INTO app_shared (text) VALUES ('after')")
+    assert [shared.text async for shared in Shared.objects.all()] == ["after"]
+    await aclose_pools()

@@ -188,6 +188,9 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
 async def give_back(pool: LoopPool, connection: AsyncBoundConnection) -> None:
     """Return a connection, as the settings want it, to its pool."""
     try:
+        if connection.is_in_two_phases():
+            # Nobody else could commit anything on it.
+            await connection.close()
         await connection.restore()
     except psycopg.Error as error:
         logger.warning("closing %r, which cannot be restored: %s", connection, error)

@@ -214,6 +214,10 @@ class ControlMixin(Base):  # type: ignore[misc]
         if results[-1].status == ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(results[-1], encoding=self.info.encoding)
 
+    def is_in_two_phases(self) -> bool:
+        """Return whether a two-phase transaction has begun, and neither half has ended it."""
+        return self._tpc is not None
+
     # What follows overrides psycopg's internals.
 
     def _start_query(self) -> PQGen[None]:
@@ -300,7 +304,9 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
         status = self.pgconn.transaction_status
         # A broken one is for its pool to replace, whatever it has left open.
         return status == TransactionStatus.UNKNOWN or (
-            status == TransactionStatus.IDLE and self._pipeline is None
+            status == TransactionStatus.IDLE
+            and self._pipeline is None
+            and not self.is_in_two_phases()
         )
 
     def cursor(
