@@ -10,10 +10,17 @@ import psycopg
 import pytest
 from django.apps import apps
 from django.db import IntegrityError, ProgrammingError, connections, models, transaction
-from django.db.migrations import AddConstraint, RemoveConstraint
+from django.db.migrations import (
+    AddConstraint,
+    AlterModelTable,
+    DeleteModel,
+    Migration,
+    RemoveConstraint,
+    RunSQL,
+)
 from django.db.migrations.state import ProjectState
 
-from tenantry import RawPredicate, RLSConstraint, SameTenant, tenant_context
+from tenantry import RawPredicate, RLSConstraint, SameTenant, admin_context, tenant_context
 from tenantry.exceptions import RLSConfigurationError
 from tenantry.external import current
 from tenantry.operations import (
@@ -24,7 +31,8 @@ from tenantry.operations import (
 )
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
-from tests.test_dependents_shared import child, manager, many, model, tags
+from tests.test_dependents_shared import child, manager, many, model, path_to, rls, tags
+from tests.test_retyping import check
 from tests.test_sharing import run
 
 Tenants = tuple[Tenant, Tenant]
@@ -137,6 +145,210 @@ def test_a_table_of_another_package_whose_policies_change(
         )
         for (function,) in made.fetchall():
             superuser.execute(f"DROP FUNCTION IF EXISTS {function} CASCADE".encode())
+
+
+# A constraint that changes is removed, and added again.
+
+Looks = list[set[tuple[str, int]]]
+KEYS = {"doc": "id", "tag": "id", "report": "doc_ptr_id", "doc_tags": "id", "line": "id"}
+LINE = RLSConstraint(path="up__tenant", name="line_rls", extra_bypass_flags=["login"])
+CHANGES = [
+    *(RemoveConstraint(name, f"{name}_rls") for name in ("doc", "tag", "line")),
+    *(AddConstraint(name, rls(f"{name}_rls", is_open=True)) for name in ("doc", "tag")),
+    AddConstraint("line", LINE),
+]
+
+
+def looks(tenants: Tenants, keys: dict[str, str] = KEYS) -> Looks:
+    """Return the rows that nobody and each of the tenants sees, on the connection of requests."""
+    sql = " UNION ALL ".join(
+        f"SELECT '{table}', {key} FROM migrated_{table}" for table, key in keys.items()
+    )
+    found = [{*run(sql)}]
+    for tenant in tenants:
+        with tenant_context(tenant.pk):
+            found.append({*run(sql)})
+    return found
+
+
+@contextmanager
+def nobody_sees_more(tenants: Tenants, keys: dict[str, str] = KEYS) -> Iterator[Looks]:
+    """Look after each statement of the owner, which is a transaction of its own."""
+    before = looks(tenants, keys)
+
+    def wrapper(execute: Any, sql: Any, params: Any, many: bool, context: Any) -> Any:
+        result = execute(sql, params, many, context)
+        for now, was in zip(looks(tenants, keys), before, strict=True):
+            assert now <= was, sql
+        return result
+
+    with connections["owner"].execute_wrapper(wrapper):
+        yield before
+
+
+def migration_with(*operations: Any) -> Any:
+    migration: Any = Migration("0002", "migrated")
+    migration.operations = [*operations]
+    migration.atomic = False
+    return migration
+
+
+def apply(migration: Migration, state: ProjectState) -> ProjectState:
+    with connections["owner"].schema_editor(atomic=False) as editor:
+        return migration.apply(state.clone(), editor)
+
+
+def unapply(migration: Migration, state: ProjectState) -> None:
+    with connections["owner"].schema_editor(atomic=False) as editor:
+        migration.unapply(state.clone(), editor)
+
+
+@pytest.fixture
+def docs(tenants: Tenants, migrate: Migrate) -> ProjectState:
+    """Return a state with two protected models and what hangs on them, each with rows of both."""
+    state: ProjectState = many(
+        migrate,
+        model("Tag", is_open=False),
+        model("Doc", is_open=False, tags=tags()),
+        child("Report", "Doc"),
+        path_to("Doc"),
+    )
+    made = []
+    for tenant in tenants:
+        with tenant_context(tenant.pk):
+            tag, report = (manager(state, name).create() for name in ("Tag", "Report"))
+            manager(state, "Line").create(up_id=report.pk)
+            doc = manager(state, "Doc").get(pk=report.pk)
+            doc.tags.add(tag)
+            made.append((doc, tag))
+    with admin_context():  # Who alone sees what relates rows of two tenants.
+        made[0][0].tags.add(made[1][1])
+    return state
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_no_table_is_open_while_its_constraint_changes(
+    backwards: bool,
+    docs: ProjectState,
+    tenants: Tenants,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    migration, names = migration_with(*CHANGES), {"Doc", "Doc_tags", "Tag", "Report", "Line"}
+    if backwards:
+        apply(migration, docs)
+    with nobody_sees_more(tenants) as before:
+        after = docs if backwards else apply(migration, docs)
+        if backwards:
+            unapply(migration, docs)
+    assert [len(rows) for rows in before] == [0, 5, 5]
+    assert looks(tenants) == before
+    check(after, names, monkeypatch)
+
+
+def test_no_table_is_open_after_a_change_that_has_failed(
+    docs: ProjectState, tenants: Tenants, superuser: Superuser
+) -> None:
+    with nobody_sees_more(tenants) as before:
+        with no_policy_is_made(superuser):
+            apply(migration_with(*CHANGES), docs)
+        for table in KEYS:
+            check_closed(f"migrated_{table}", tenants, superuser)
+        apply(migration_with(*CHANGES), docs)
+    assert looks(tenants) == before
+
+
+def test_a_table_that_is_everybodys_opens_when_the_migration_ends(
+    docs: ProjectState, tenants: Tenants, superuser: Superuser
+) -> None:
+    hanging = ("report", "doc_tags", "line")
+    migration = migration_with(RemoveConstraint("doc", "doc_rls"))
+    with connections["owner"].schema_editor(atomic=False) as editor:
+        with nobody_sees_more(tenants):
+            migration.apply(docs.clone(), editor)
+        for table in ("doc", *hanging):
+            check_closed(f"migrated_{table}", tenants, superuser)
+    assert is_protected("migrated_doc") == is_protected("migrated_report") == (False, False, 0)
+    with tenant_context(tenants[0].pk):
+        counts = {table: run(f"SELECT count(*) FROM migrated_{table}") for table in KEYS}
+    assert counts["doc"] == counts["report"] == [(2,)]
+    assert counts["tag"] == counts["doc_tags"] == [(1,)]
+
+
+def test_a_table_that_is_renamed_or_deleted_opens_or_does_not(
+    docs: ProjectState, tenants: Tenants
+) -> None:
+    migration = migration_with(
+        RemoveConstraint("doc", "doc_rls"),
+        AlterModelTable("doc", "migrated_paper"),
+        RemoveConstraint("line", "line_rls"),
+        DeleteModel("line"),
+    )
+    apply(migration, docs)
+    assert is_protected("migrated_paper") == (False, False, 0)
+    unapply(migration, docs)
+    assert is_protected("migrated_doc")[:2] == is_protected("migrated_line")[:2] == (True, True)
+
+
+def test_a_table_that_gets_other_policies_stays_closed(
+    docs: ProjectState, tenants: Tenants
+) -> None:
+    """Those of SQL that the same migration runs, and that would do nothing after it."""
+    policy = "CREATE POLICY own ON migrated_doc USING (tenant_id = 0)"
+    change = migration_with(RemoveConstraint("doc", "doc_rls"), RunSQL(policy))
+    with nobody_sees_more(tenants, {"doc": "id"}):
+        apply(change, docs)
+    assert is_protected("migrated_doc") == (True, True, 1)
+    run("DROP POLICY own ON migrated_doc", alias="owner")
+
+
+def test_a_child_whose_own_constraint_changes_is_not_seen_with_its_parent(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    a, b = tenants
+    keys = {"doc": "id", "report": "doc_ptr_id"}
+    state = migrate(own(), many(migrate, model("Doc", is_open=True), child("Report", "Doc")))
+    with tenant_context(a.pk):
+        manager(state, "Report").create(partner_id=b.pk)
+    flagged = RLSConstraint(path="doc_ptr__tenant", name="own_rls", extra_bypass_flags=["login"])
+    change = migration_with(
+        RemoveConstraint("report", "own_rls"),
+        RemoveConstraint("doc", "doc_rls"),
+        AddConstraint("report", flagged),
+        AddConstraint("doc", rls("doc_rls", is_open=True)),
+    )
+    with nobody_sees_more(tenants, keys) as before:
+        state = apply(change, state)
+    assert [len(rows) for rows in before] == [0, 2, 1]
+    assert looks(tenants, keys) == before
+    apply(migration_with(RemoveConstraint("report", "own_rls")), state)
+    assert [len(rows) for rows in looks(tenants, keys)] == [0, 2, 2]
+
+
+@pytest.mark.parametrize("closed", ["doc", "tag"])
+def test_a_foreign_key_is_checked_while_a_table_shows_nothing(
+    closed: str, tenants: Tenants, migrate: Migrate
+) -> None:
+    tag: Any = models.ForeignKey("migrated.Tag", models.CASCADE)
+    state = many(migrate, model("Tag", is_open=False), model("Doc", is_open=False, tag=tag))
+    target = ("migrated.tag", "tenant", "id")
+    same = SameTenant(field="tag", name="doc_tag_same", tenant="tenant", target=target)
+    change = migration_with(
+        RemoveConstraint(closed, f"{closed}_rls"),
+        AddConstraint("doc", same),
+        AddConstraint(closed, rls(f"{closed}_rls", is_open=False)),
+    )
+    made = {}
+    for tenant in tenants:
+        with tenant_context(tenant.pk):
+            made[tenant] = manager(state, "Tag").create()
+            manager(state, "Doc").create(tag_id=made[tenant].pk)
+    apply(change, state)
+    unapply(change, state)
+    with tenant_context(tenants[0].pk):
+        manager(state, "Doc").create(tag_id=made[tenants[1]].pk)
+    with pytest.raises(IntegrityError, match="doc_tag_same"):
+        apply(change, state)
+    assert is_protected(f"migrated_{closed}") == (True, True, 0)
 
 
 # Foreign keys that hold the tenant, which are checked in the rows of all tenants.

@@ -15,7 +15,8 @@ from django.db.backends.ddl_references import Statement, Table
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError
 from .keys import key_type_of
-from .policies.ddl import LATEST, Policy, Rule, close, unprotect
+from .opening import Opening, stay_closed
+from .policies.ddl import LATEST, Policy, Rule, close, drop, unprotect
 from .policies.owners import Hop, Owner, Quote
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
 from .targets import LET_DEPEND, field_of, is_tenant_model, names_tenant, not_the_tenant
@@ -158,6 +159,7 @@ class RLSConstraint(models.BaseConstraint):
         operation of the same migration is yet to add a field, the table shows nothing until then.
         """
         later = Later(self, model, schema_editor)
+        stay_closed(model._meta.db_table, schema_editor)
         try:
             self.rules(model, schema_editor.quote_name)
         except FieldDoesNotExist:
@@ -179,7 +181,10 @@ class RLSConstraint(models.BaseConstraint):
         return self.policy.protect(quote(model._meta.db_table), self.rules(model, quote))
 
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
-        """Return the SQL that ends the protection, and forget what was to begin it."""
+        """Return the SQL that ends the protection, and forget what was to begin it.
+
+        Outside of a transaction the table shows nothing until the migration ends.
+        """
         schema_editor.deferred_sql[:] = [
             each for each in schema_editor.deferred_sql if not self.is_of(each, model)
         ]
@@ -187,7 +192,11 @@ class RLSConstraint(models.BaseConstraint):
         # Only their names count, and those no other model changes.
         shared = "true" if self.extra_predicates else None
         rules = self.policy.rules("true", shared, self.extra_bypass_flags)
-        return _statement(unprotect(quote(model._meta.db_table), rules), model, schema_editor)
+        end = unprotect
+        if not schema_editor.atomic_migration:
+            schema_editor.deferred_sql.append(Opening(model._meta.db_table, schema_editor))
+            end = drop
+        return _statement(end(quote(model._meta.db_table), rules), model, schema_editor)
 
     def is_of(self, sql: Any, model: Any) -> bool:
         """Return whether `sql` is what waits to protect the table of `model` by this."""

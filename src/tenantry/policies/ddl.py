@@ -83,15 +83,17 @@ DO $tenantry$ DECLARE heirs text; BEGIN
   END IF;
 END $tenantry$"""
 
-_INDEPENDENT = """\
-{drops}
+_OPEN_1 = """\
 ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
 
-_UNPROTECT_1 = """\
-{drops}
-ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;
-ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"""
+# Somebody else's policies would go on showing less than all, and may have been made meanwhile.
+_REOPEN_1 = f"""\
+DO $tenantry$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = {{name}}::regclass) THEN
+{_OPEN_1};
+  END IF;
+END $tenantry$"""
 
 # For a table whose rows belong to rows of protected tables. The subqueries are subject to the
 # policies of those (PostgreSQL documentation, "Row Security Policies"), so they find what the
@@ -243,6 +245,14 @@ def close(table: str) -> str:
     return _ENABLE_1.format(table=table)
 
 
+def reopen(table: str, name: str) -> str:
+    """Return the SQL after which everybody sees a table, unless it has policies.
+
+    `name` is the quoted `table` as a string of SQL.
+    """
+    return _REOPEN_1.format(table=table, name=name)
+
+
 def drop(table: str, rules: Iterable[Rule]) -> str:
     """Return the SQL that drops policies of a table, which shows nothing from then on."""
     return ";\n".join(f"DROP POLICY IF EXISTS {rule.name} ON {table}" for rule in rules)
@@ -255,7 +265,7 @@ def unprotect(table: str, rules: Iterable[Rule]) -> str:
     TABLE", DROP COLUMN ... CASCADE).
     """
     drops = "\n".join(f"DROP POLICY IF EXISTS {rule.name} ON {table};" for rule in rules)
-    return _UNPROTECT_1.format(table=table, drops=drops)
+    return f"{drops}\n{_OPEN_1.format(table=table)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,7 +336,7 @@ def all_exist(table: str, references: Iterable[Reference], *, own: bool = False)
 
 def independ(table: str) -> str:
     """Return the SQL that undoes :func:`depend`, also where there is nothing to undo."""
-    return _INDEPENDENT.format(table=table, drops=_drops(table))
+    return f"{_drops(table)}\n{_OPEN_1.format(table=table)}"
 
 
 def let_depend_anew(table: str) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db import router, transaction
+from django.db import router
 from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
 from ... import samekeys
-from ...binding import ADMIN, pop, push
 from ...conf import rls_tenants
 from ...constraints import Later, RLSConstraint
 from ...dependents import (
@@ -21,11 +20,13 @@ from ...dependents import (
     is_asked,
     is_protected,
     links,
+    owners,
     policy_of,
     references_of,
     rules_of,
 )
 from ...expressions import CurrentTenant
+from ...opening import Opening
 from ...policies.columns import FOLLOWING, SPEAKING, let_go
 from ...policies.ddl import (
     IS_AS_WANTED,
@@ -40,7 +41,7 @@ from ...policies.seal import NAMESPACE_1, verifier
 from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of, target
 from ...samekeys import ForAllTenants, SameTenant
 from ...seal import send_seal_keys
-from .releasing import filled, looked_at, released
+from .releasing import as_admin, filled, looked_at, released
 
 if TYPE_CHECKING:
     # A mixin over the editors of two backends.
@@ -67,25 +68,8 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
                 super().execute(sql, params)
             return
         is_for_all = isinstance(sql, ForAllTenants) and rls_tenants().admin_role is None
-        with self.as_admin() if is_for_all else nullcontext():
+        with as_admin(self, *self.closed(sql)) if is_for_all else nullcontext():
             super().execute(sql, params)
-
-    @contextmanager
-    def as_admin(self) -> Iterator[None]:
-        """Be the admin, also where that is sealed, for several statements in one string."""
-        block: AbstractContextManager[Any] = nullcontext()
-        if rls_tenants().sealed and not self.collect_sql:
-            # This migration may be the one that has made their table.
-            send_seal_keys(self.connection)
-            if not self.connection.in_atomic_block:
-                # The string is a transaction anyway; what is sealed goes in front of it.
-                block = transaction.atomic(using=self.connection.alias)
-        frame = push(ADMIN)
-        try:
-            with block:
-                yield
-        finally:
-            pop(frame)
 
     def delete_model(self, model: Any) -> None:
         """Delete the table of `model`, and the unique constraints that only it needed."""
@@ -240,15 +224,8 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
 
     def depend_anew(self, through: Any) -> None:
         """Protect the table of a relation by what it refers to now."""
-        self.forget(through)
-        if not self.is_here(through) or has_constraint(through):
-            return
-        table = self.quote_name(through._meta.db_table)
-        if sql := self.dependence(through, through._meta.apps):
-            self.execute(let_depend_anew(table), params=None)
-            self.execute_in_turn(sql)
-        else:
-            self.execute(independ(table), params=None)
+        if self.is_here(through):
+            self.hang(through, through._meta.apps, loses=True)
 
     def __exit__(self, exc_type: Any, *others: Any) -> None:
         """Run what waits; a new table of seal keys gets those of the settings."""
@@ -276,15 +253,16 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             self.execute(let_depend_anew(self.quote_name(model._meta.db_table)), params=None)
         super().add_constraint(model, constraint)
         if protects:
-            self.follow(model)
+            self.follow(model, loses=False)
 
     def remove_constraint(self, model: Any, constraint: Any) -> None:
         """Remove a constraint; `model`, and what depends on it, follow."""
         super().remove_constraint(model, constraint)
         if isinstance(constraint, RLSConstraint):
-            if sql := self.dependence(model, model._meta.apps):
-                self.execute_in_turn(sql)
-            self.follow(model)
+            apps = model._meta.apps
+            if owners(model, apps):
+                self.hang(model, apps, loses=True)
+            self.follow(model, loses=True)
 
     def has_policies(self, model: Any) -> bool:
         """Return whether the table of `model` has policies of tenantry's already."""
@@ -295,18 +273,31 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             )
             return cursor.fetchone() is not None
 
-    def follow(self, model: Any) -> None:
-        """Protect what depends on `model` by what it refers to that is protected now."""
+    def follow(self, model: Any, *, loses: bool) -> None:
+        """Protect what depends on `model`, which `loses` its protection or gets one."""
         apps = model._meta.apps
         for dependent in dict.fromkeys(dependents(model, apps)):
-            if not self.is_here(dependent):
-                continue
-            self.forget(dependent)
-            if sql := self.dependence(dependent, apps):
-                self.execute_in_turn(sql)
-            elif not has_constraint(dependent):
-                table = self.quote_name(dependent._meta.db_table)
-                self.execute(independ(table), params=None)
+            if self.is_here(dependent):
+                self.hang(dependent, apps, loses=loses)
+
+    def hang(self, model: Any, apps: Any, *, loses: bool) -> None:
+        """Protect the table of `model` by what it refers to that is protected now, or not at all.
+
+        If it `loses` what protected it, it shows nothing in between, which outside of a transaction
+        lasts until the migration ends: what it refers to may be about to be protected again.
+        """
+        waits = self.forget(model)
+        if has_constraint(model):
+            return
+        table, sql = model._meta.db_table, self.dependence(model, apps)
+        if loses:
+            self.execute(let_depend_anew(self.quote_name(table)), params=None)
+        if (loses or waits) and not self.atomic_migration:
+            self.deferred_sql.append(sql or Opening(table, self))
+        elif sql:
+            self.execute_in_turn(sql)
+        else:
+            self.execute(independ(self.quote_name(table)), params=None)
 
     def depend_as_wanted(self, models: Iterable[Any], apps: Any) -> None:
         """Protect those of `models`, which hang on others, that are not protected by these yet."""
@@ -356,14 +347,31 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             if isinstance(sql, Dependence | Later) and sql.references_table(table)
         ]
 
-    def forget(self, model: Any) -> None:
-        """Forget what waits to protect `model` by what it refers to."""
+    def forget(self, model: Any) -> bool:
+        """Forget what waits to protect `model` by what it refers to; return if anything did."""
         table = model._meta.db_table
-        self.deferred_sql[:] = [
+        waits = [
             sql
             for sql in self.deferred_sql
-            if not (isinstance(sql, Dependence) and sql.references_table(table))
+            if isinstance(sql, Dependence | Opening) and sql.references_table(table)
         ]
+        for sql in waits:
+            self.deferred_sql.remove(sql)
+        return bool(waits)
+
+    def closed(self, sql: ForAllTenants) -> list[str]:
+        """Return the tables that must show their owner the rows that `sql` checks.
+
+        Those that show nothing until the migration ends show it not even to the admin.
+        """
+        if self.atomic_migration:
+            return []
+        closed = [
+            each.parts["table"].table
+            for each in self.deferred_sql
+            if isinstance(each, Dependence | Opening)
+        ]
+        return [sql.parts["table"].table, *closed] if closed else []
 
     def execute_in_turn(self, sql: Dependence) -> None:
         """Execute SQL, but after the constraints that wait, which make the functions it calls."""
