@@ -1,0 +1,181 @@
+"""Policies that change under the rows of a table: who sees which of them stays the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import ProgrammingError, connections
+from django.db.migrations.autodetector import MigrationAutodetector
+from django.db.migrations.graph import MigrationGraph
+from django.db.migrations.migration import Migration
+from django.db.migrations.questioner import MigrationQuestioner
+from django.db.migrations.state import ProjectState
+from django.db.migrations.writer import MigrationWriter
+
+from example_asgi.servers import ensure_admin_role
+from tenantry import admin_context, tenant_context
+from tests import settings as test_settings
+from tests.app.models import Tenant
+from tests.test_retyping import check
+from tests.test_sharing import base, paper, papers, run, titles
+
+pytestmark = pytest.mark.guc_shape
+
+Tenants = tuple[Tenant, Tenant]
+ADMIN = "reshaped_admin"
+ROLE = {"ADMIN_ROLE": ADMIN, "APP_ROLE": "app"}
+SEALED = {"SEALED": True, "SEAL_KEYS": test_settings.SHAPES["sealed"]["SEAL_KEYS"]}
+# Each follows the one before it, and comes before it on the way back.
+SHAPES: list[dict[str, Any]] = [
+    {},
+    ROLE,
+    ROLE | SEALED,
+    SEALED,
+    {},
+    SEALED | {"APP_ROLE": "app"},
+    {"APP_ROLE": "app"},
+    {"TENANT_PK_TYPE": "int"},
+    {"GUC_PREFIX": "reshaped_again"},
+]
+
+
+@pytest.fixture
+def roles(postgres: Any, superuser: psycopg.Connection[Any], tenants: Tenants) -> Iterator[bool]:
+    """Return whether the server knows admins that are roles; leave nothing that is made here."""
+    has_roles = superuser.info.server_version >= 160000
+    if has_roles:
+        ensure_admin_role(postgres.dsn(), ADMIN, members=["app"])
+    yield has_roles
+    connections.close_all()
+    made = "SELECT oid::regprocedure::text FROM pg_proc WHERE starts_with(proname, 'reshaped')"
+    for (function,) in superuser.execute(made).fetchall():
+        superuser.execute(f"DROP FUNCTION IF EXISTS {function} CASCADE".encode())
+    superuser.execute("DROP TABLE IF EXISTS tenantry.seal_keys")
+    if has_roles:
+        superuser.execute(f"DROP OWNED BY {ADMIN}; DROP ROLE {ADMIN}".encode())
+
+
+@pytest.fixture
+def undone(roles: bool) -> Iterator[list[tuple[Migration, ProjectState]]]:
+    """Return migrations with the states before them, which are undone after the test."""
+    done: list[tuple[Migration, ProjectState]] = []
+    yield done
+    connections.close_all()
+    while done:
+        undo(*done.pop())
+
+
+def configure(settings: Any, **shape: Any) -> None:
+    names = {"TENANT_MODEL": "app.Tenant", "GUC_PREFIX": "reshaped"}
+    settings.RLS_TENANTS = names | shape
+    # What a connection knows of the shape, it learns as it is made.
+    for alias in ("default", "owner"):
+        connections[alias].close()
+
+
+def makemigrations(before: ProjectState) -> Migration:
+    """Return what ``makemigrations`` writes for a model that follows the settings."""
+    after = base()
+    paper().state_forwards("migrated", after)
+    questioner = MigrationQuestioner({"ask_initial": True})
+    found = MigrationAutodetector(before, after, questioner).changes(MigrationGraph())
+    [migration] = found["migrated"]
+    scope: dict[str, Any] = {}
+    exec(MigrationWriter(migration).as_string(), scope)
+    made: Migration = scope["Migration"]("0001", "migrated")
+    return made
+
+
+def migrate(migration: Migration, state: ProjectState) -> ProjectState:
+    with connections["owner"].schema_editor() as editor:
+        return migration.apply(state.clone(), editor)
+
+
+def undo(migration: Migration, before: ProjectState) -> None:
+    with connections["owner"].schema_editor() as editor:
+        migration.unapply(before.clone(), editor)
+
+
+def check_rows(state: ProjectState, tenants: Tenants) -> None:
+    """Check what raw SQL and the ORM read and write, for each tenant, the admin and nobody."""
+    read = "SELECT title FROM migrated_paper ORDER BY title"
+    for tenant, other in (tenants, tenants[::-1]):
+        with tenant_context(tenant.pk):
+            assert run(read) == [(tenant.name,)]
+            assert titles(papers(state)) == [tenant.name]
+            with pytest.raises(ProgrammingError, match="row-level security"):
+                run("UPDATE migrated_paper SET tenant_id = %s", [other.pk])
+            run("INSERT INTO migrated_paper (title) VALUES ('new')")
+            assert run("DELETE FROM migrated_paper WHERE tenant_id = %s", [other.pk]) == 0
+            assert (
+                run(
+                    "DELETE FROM migrated_paper WHERE tenant_id = %s AND title = 'new'", [tenant.pk]
+                )
+                == 1
+            )
+    with admin_context():
+        assert run(read) == [("A",), ("B",)]
+        assert titles(papers(state)) == ["A", "B"]
+    assert run(read) == run(read, alias="owner") == []
+    assert titles(papers(state)) == []
+
+
+def policies() -> Any:
+    return run(
+        "SELECT policyname, permissive, roles::text, cmd, qual, with_check FROM pg_policies"
+        " WHERE tablename = 'migrated_paper' ORDER BY 1"
+    )
+
+
+@pytest.fixture
+def state(
+    undone: list[tuple[Migration, ProjectState]],
+    tenants: Tenants,
+    superuser: psycopg.Connection[Any],
+    roles: bool,
+    settings: Any,
+) -> ProjectState:
+    """Return a state with a table that holds a row of each tenant."""
+    configure(settings)
+    created = makemigrations(base())
+    undone.append((created, base()))
+    state = migrate(created, base())
+    for tenant in tenants:
+        with tenant_context(tenant.pk):
+            papers(state).create(title=tenant.name)
+    if roles:
+        # As `migrate` does.
+        superuser.execute(f"GRANT ALL ON migrated_paper TO {ADMIN}".encode())
+    return state
+
+
+def test_rows_stay_their_tenants_in_every_shape(
+    state: ProjectState,
+    undone: list[tuple[Migration, ProjectState]],
+    roles: bool,
+    tenants: Tenants,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = [shape for shape in SHAPES if roles or "ADMIN_ROLE" not in shape]
+    check_rows(state, tenants)
+    states, known = [state], [policies()]
+    for shape in shapes[1:]:
+        configure(settings, **shape)
+        migration = makemigrations(states[-1])
+        undone.append((migration, states[-1]))
+        states.append(migrate(migration, states[-1]))
+        check_rows(states[-1], tenants)
+        check(states[-1], {"Paper"}, monkeypatch)
+        known.append(policies())
+    assert all(one != next_ for one, next_ in pairwise(known))
+    for shape in reversed(shapes[:-1]):
+        undo(*undone.pop())
+        configure(settings, **shape)
+        states.pop(), known.pop()
+        check_rows(states[-1], tenants)
+        assert policies() == known[-1]
