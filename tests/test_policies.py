@@ -249,8 +249,13 @@ def test_migrations_hold_everything_that_models_declare(project: None) -> None:
 
 
 @pytest.mark.guc_shape
-def test_a_changed_setting_makes_a_migration(project: None, settings: Any) -> None:
-    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "GUC_PREFIX": "other"}
+@pytest.mark.parametrize(
+    ("key", "value"), [("GUC_PREFIX", "other"), ("TENANT_PK_TYPE", "int"), ("APP_ROLE", "app")]
+)
+def test_a_changed_setting_makes_a_migration(
+    key: str, value: str, project: None, settings: Any
+) -> None:
+    settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", key: value}
     output = io.StringIO()
     with pytest.raises(SystemExit):
         call_command("makemigrations", check=True, dry_run=True, stdout=output)

@@ -17,7 +17,9 @@ from django.db.migrations.state import ProjectState
 from django.db.migrations.writer import MigrationWriter
 
 from example_asgi.servers import ensure_admin_role
-from tenantry import admin_context, tenant_context
+from tenantry import RLSConstraint, admin_context, tenant_context
+from tenantry.policies import ddl
+from tenantry.policies.ddl import Policy, Rule
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.test_retyping import check
@@ -179,3 +181,43 @@ def test_rows_stay_their_tenants_in_every_shape(
         states.pop(), known.pop()
         check_rows(states[-1], tenants)
         assert policies() == known[-1]
+
+
+def test_a_new_version_of_the_policies_makes_a_migration(
+    state: ProjectState,
+    undone: list[tuple[Migration, ProjectState]],
+    tenants: Tenants,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a release will have it: the migrations of before say, and make, version 1."""
+    before = policies()
+    rules = Policy.rules
+
+    def with_one_more(self: Policy, holds: str, *more: Any) -> list[Rule]:
+        found = rules(self, holds, *more)
+        if self.version == 2:
+            found.append(Rule("tenantry_second", holds, holds))
+        return found
+
+    monkeypatch.setattr(Policy, "rules", with_one_more)
+    monkeypatch.setattr(ddl, "VERSIONS", (1, 2))
+    defaults: Any = RLSConstraint.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "version", 2)
+    migration = makemigrations(state)
+    assert [type(each).__name__ for each in migration.operations] == [
+        "RemoveConstraint",
+        "AddConstraint",
+    ]
+    undone.append((migration, state))
+    after = migrate(migration, state)
+    check_rows(after, tenants)
+    assert [name for name, *_ in policies()] == ["tenantry_isolation", "tenantry_second"]
+    undo(*undone.pop())
+    check_rows(state, tenants)
+    assert policies() == before
+    # As in a database that is made anew, by all migrations that there are.
+    created, nothing = undone.pop()
+    undo(created, nothing)
+    undone.append((created, nothing))
+    migrate(created, nothing)
+    assert policies() == before
