@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from django.db import close_old_connections, connections
+from django.db import DatabaseError, close_old_connections, connections, models, transaction
+from django.db.migrations import AddConstraint, AddField, DeleteModel, Migration, RemoveConstraint
+from django.db.migrations.state import ProjectState
 
-from tenantry import admin_context, tenant_context
+from tenantry import CurrentTenant, SameTenant, admin_context, tenant_context
+from tenantry.external import current
+from tenantry.grants import grant_to_admin_role
+from tenantry.operations import (
+    AddRLSPolicy,
+    AddSameTenantNotValid,
+    AlterRLSPolicy,
+    ValidateSameTenant,
+)
 from tests.app.models import Note, Tenant
+from tests.fix_aliases import Add
+from tests.test_dependents_shared import child, manager, model, path_to, rls, tags
+from tests.test_roles import arranged
+from tests.test_sharing import base, run
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -67,3 +82,125 @@ def test_a_connection_that_lasts_is_bound_anew(
     finally:
         connection.settings_dict["CONN_MAX_AGE"] = before
         connection.close()
+
+
+# Databases that have only some of the tables.
+
+
+class Elsewhere:
+    """Keep some models out of the database."""
+
+    refused: frozenset[str] = frozenset()
+
+    def allow_migrate(self, db: str, app_label: str, model_name: Any = None, **more: Any) -> Any:
+        return False if model_name in self.refused else None
+
+
+def sealed() -> Any:
+    stamped = CurrentTenant(guc_prefix="rls", key_type="bigint", sealed=True)
+    return models.BigIntegerField(db_default=stamped)
+
+
+def doc(**more: Any) -> Any:
+    tag = models.ForeignKey("migrated.Tag", models.CASCADE, null=True)
+    return model("Doc", is_open=False, tag=tag, tags=tags(), **more)
+
+
+SAME = SameTenant(
+    field="tag", name="doc_tag_same", tenant="tenant", target=("migrated.tag", "tenant", "id")
+)
+OPERATIONS: dict[str, tuple[list[Any], Any]] = {
+    "a protected model": ([], doc(other=sealed())),
+    "a model that is protected no more": ([doc()], DeleteModel("doc")),
+    "a sealed field": ([doc()], AddField("doc", "other", sealed())),
+    "a path": ([doc()], path_to("Doc")),
+    "a child": ([doc()], child("Report", "Doc")),
+    "protection": (
+        [doc(), child("Report", "Doc"), RemoveConstraint("doc", "doc_rls")],
+        AddConstraint("doc", rls("doc_rls", is_open=True)),
+    ),
+    "no protection": ([doc(), child("Report", "Doc")], RemoveConstraint("doc", "doc_rls")),
+    "a foreign key": ([doc()], AddConstraint("doc", SAME)),
+    "no foreign key": ([doc(), AddConstraint("doc", SAME)], RemoveConstraint("doc", SAME.name)),
+    "a foreign key that is not valid": ([doc()], AddSameTenantNotValid("doc", SAME)),
+    "a foreign key that is checked": (
+        [doc(), AddSameTenantNotValid("doc", SAME)],
+        ValidateSameTenant("doc", SAME.name),
+    ),
+    "a model of another package": (
+        [doc()],
+        AddRLSPolicy("migrated.Doc", tenant_model="app.Tenant", **current()),
+    ),
+    "other policies of one": (
+        [doc()],
+        AlterRLSPolicy("migrated.Doc", before=current(), **current()),
+    ),
+}
+
+
+def sent(alias: Add, before: ProjectState, *operations: Any) -> list[str]:
+    """Return what a migration sends, forwards and backwards; no table of it is there."""
+    statements: list[str] = []
+
+    def record(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        # What a block is made of has other names each time.
+        if "SAVEPOINT" not in sql:
+            statements.append(sql)
+        return execute(sql, params, many, context)
+
+    migration: Any = Migration("0002", "migrated")
+    migration.operations = [*operations]
+    for go in (migration.apply, migration.unapply):
+        # Django leaves the block open if what a migration does last fails.
+        owner = alias("owner")
+        with suppress(DatabaseError), transaction.atomic(using=owner):
+            with (
+                connections[owner].execute_wrapper(record),
+                connections[owner].schema_editor() as editor,
+            ):
+                go(before.clone(), editor)
+            transaction.set_rollback(True, using=owner)
+    return statements
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_does_nothing_where_its_table_is_not(
+    name: str, alias: Add, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier, operation = OPERATIONS[name]
+    before = base()
+    for each in (model("Tag", is_open=False), *earlier):
+        each.state_forwards("migrated", before)
+    nothing = sent(alias, before)
+    settings.DATABASE_ROUTERS = [Elsewhere()]
+    assert {*sent(alias, before, operation)} - {*nothing}
+    monkeypatch.setattr(Elsewhere, "refused", frozenset({"doc", "line", "report"}))
+    assert sent(alias, before, operation) == nothing
+
+
+def test_a_relation_of_a_model_that_is_elsewhere_is_left_alone(
+    project: None, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = base()
+    for each in (model("Tag", is_open=False), doc()):
+        each.state_forwards("migrated", state)
+    through = manager(state, "Doc").model.tags.through
+    settings.DATABASE_ROUTERS = [Elsewhere()]
+    for refused, sends in (frozenset[str](), True), (frozenset({"doc"}), False):
+        monkeypatch.setattr(Elsewhere, "refused", refused)
+        connection: Any = connections["owner"]
+        with connection.schema_editor(collect_sql=True) as editor:
+            editor.depend_anew(through)
+            assert bool(editor.collected_sql) == sends
+
+
+def test_the_admin_role_is_granted_the_tables_that_are_here(
+    project: None, postgres: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Elsewhere, "refused", frozenset({"tag"}))
+    settings.DATABASE_ROUTERS = [Elsewhere()]
+    back = "DROP OWNED BY elsewhere_admin; DROP ROLE elsewhere_admin"
+    with arranged(postgres, "CREATE ROLE elsewhere_admin NOLOGIN", back=back):
+        grant_to_admin_role(connections["owner"], "elsewhere_admin")
+        sql = "SELECT has_table_privilege('elsewhere_admin', %s, 'SELECT')"
+        assert [run(sql, [table]) for table in ("app_note", "app_tag")] == [[(True,)], [(False,)]]
