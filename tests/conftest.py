@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.fix_checks",
     "tests.fix_commands",
     "tests.fix_lifecycle",
+    "tests.fix_hanging",
     "tests.fix_docs",
     "tests.fix_jobs",
     "tests.fix_site",

@@ -279,9 +279,9 @@ ENDS = [
 
 
 @st.composite
-def reads(draw: st.DrawFn) -> Read:
-    """Draw a model, what is done to its queryset, and how that is evaluated."""
-    model = one_of(draw, list(TEXTS))
+def reads(draw: st.DrawFn, models: Sequence[type[Model]] = ()) -> Read:
+    """Draw one of `models`, or of all, what is done to its queryset, and how that is evaluated."""
+    model = one_of(draw, models or list(TEXTS))
     makers = draw(st.lists(st.sampled_from(STEPS), max_size=3))
     end = one_of(draw, ENDS)
     return Read(model, tuple(make(draw, model) for make in makers), end(draw, model))

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tenantry import admin_context, tenant_context
-from tests.querysets import Read, reads
+from tests.fix_hanging import Hanging
+from tests.querysets import RELATIONS, TEXTS, TO_ONE, Read, reads
 from tests.scoping import COMPARED, Tenants, sent
 from tests.test_orm_shapes import OFF
 
@@ -48,6 +49,22 @@ INSERT INTO app_comment (text, content_type_id, object_id, tenant_id)
 INSERT INTO app_invoice (tenant_id, number, total) VALUES (3, 1, 50);
 INSERT INTO app_payment (tenant_id, number, amount) VALUES (1, 9, 1), (3, 1, 1);
 """
+# The same of what hangs on others, and what hangs on nothing.
+ODD_HANGING = """
+INSERT INTO migrated_line (name, item_id, up_id)
+  SELECT 'odd ' || i.name, i.id, l.id FROM app_item i, migrated_line l
+  WHERE (i.name, l.name) IN (
+    ('A old', 'B first'), ('B new', 'A second'), ('C odd', 'A first'));
+INSERT INTO migrated_line (name, item_id, up_id)
+  SELECT 'none', NULL, id FROM migrated_line WHERE name = 'A first';
+INSERT INTO migrated_word (name, line_id)
+  SELECT 'odd ' || name, id FROM migrated_line WHERE name LIKE 'odd%' OR name = 'none';
+INSERT INTO migrated_word (name, line_id) VALUES ('none', NULL);
+INSERT INTO migrated_shelf (name, tenant_id) VALUES ('C shelf', 3), ('A empty', 1);
+INSERT INTO migrated_shelf_tags (shelf_id, tag_id)
+  SELECT s.id, t.id FROM migrated_shelf s, app_tag t WHERE (s.name, t.name) IN (
+    ('A shelf', 'B red'), ('A shelf', 'A blue'), ('B shelf', 'A red'), ('C shelf', 'A red'));
+"""
 SETTINGS = settings(
     max_examples=300,
     deadline=None,
@@ -80,19 +97,19 @@ def outcome(read: Read, scope: AbstractContextManager[Any]) -> tuple[str, Any]:
         return "refused", cause.sqlstate if isinstance(cause, psycopg.Error) else repr(cause)
 
 
-def test_rows_with_and_without_the_predicate(
-    library: Tenants, superuser: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+def compare(
+    reads: st.SearchStrategy[Read], many: settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    superuser.execute(ODD_ROWS)
+    """Compare what is read with the predicate, and without."""
     kinds: Counter[str] = Counter()
     results: list[tuple[str, Any]] = []
 
     def evaluate(read: Read, binding: str) -> str:
         return "\n".join(sent(lambda: results.append(outcome(read, BINDINGS[binding]()))))
 
-    @SETTINGS
-    @given(read=reads(), binding=st.sampled_from(list(BINDINGS)))
-    def compare(read: Read, binding: str) -> None:
+    @many
+    @given(read=reads, binding=st.sampled_from(list(BINDINGS)))
+    def compare_one(read: Read, binding: str) -> None:
         sql = evaluate(read, binding)
         with monkeypatch.context() as patch:
             patch.setattr(OFF, lambda apps: {})
@@ -103,7 +120,25 @@ def test_rows_with_and_without_the_predicate(
         kinds["rows"] += scoped[0] == "read" and bool(scoped[1])
         kinds["scoped"] += COMPARED.search(sql) is not None
 
-    compare()
+    compare_one()
     # Most of what is drawn is a query that is scoped and has rows.
     assert kinds["refused"] * 5 < kinds["read"] < kinds["rows"] * 3, kinds
     assert kinds["read"] < kinds["scoped"] * 2, kinds
+
+
+def test_rows_with_and_without_the_predicate(
+    library: Tenants, superuser: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    superuser.execute(ODD_ROWS)
+    compare(reads(), SETTINGS, monkeypatch)
+
+
+def test_rows_that_hang_on_others_with_and_without_the_predicate(
+    hanging: Hanging, superuser: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    superuser.execute(f"{ODD_ROWS}{ODD_HANGING}".encode())
+    for model, texts, relations, to_one in hanging.paths():
+        monkeypatch.setitem(TEXTS, model, texts)
+        monkeypatch.setitem(RELATIONS, model, relations)
+        monkeypatch.setitem(TO_ONE, model, to_one)
+    compare(reads(list(hanging)), settings(SETTINGS, max_examples=150), monkeypatch)
