@@ -9,12 +9,16 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.apps import apps
 from django.db import connections
+from django.db.migrations.migration import Migration
+from django.db.migrations.state import ProjectState
 from django.db.models import Count
 
 from tenantry import SameTenant, admin_context, tenant_context
 from tests import settings
 from tests.app.models import Note, Tagging, Tenant
+from tests.fix_hanging import OPERATIONS, Hanging, hanging_of
 
 TENANTS, ROWS = 500, 1_000_000
 RAW = "SELECT * FROM app_note ORDER BY title LIMIT 20"
@@ -52,6 +56,32 @@ def million(project: None, superuser: psycopg.Connection[Any]) -> Iterator[int]:
     yield 42
     superuser.execute("TRUNCATE app_tenant, app_user RESTART IDENTITY CASCADE")
     connections.close_all()
+
+
+@pytest.fixture(scope="module")
+def hanging_rows(million: int, superuser: psycopg.Connection[Any]) -> Iterator[Hanging]:
+    """Return models whose rows belong to those of others, of which there are many too."""
+    state = ProjectState.from_apps(apps)
+    migration: Any = Migration("0001", "migrated")
+    migration.operations = OPERATIONS
+    with connections["owner"].schema_editor() as editor:
+        after = migration.apply(state.clone(), editor)
+    superuser.execute(
+        "INSERT INTO migrated_line (name, item_id)"
+        " SELECT 'line', id FROM app_item, generate_series(1, 20)"
+    )
+    superuser.execute(
+        "INSERT INTO migrated_shelf (name, tenant_id)"
+        " SELECT 'shelf', id FROM app_tenant, generate_series(1, 10)"
+    )
+    superuser.execute(
+        "INSERT INTO migrated_shelf_tags (shelf_id, tag_id) SELECT s.id, t.id"
+        " FROM migrated_shelf s JOIN app_tag t ON t.tenant_id = s.tenant_id"
+    )
+    superuser.execute("VACUUM ANALYZE migrated_line, migrated_shelf, migrated_shelf_tags")
+    yield hanging_of(after)
+    with connections["owner"].schema_editor() as editor:
+        migration.unapply(state.clone(), editor)
 
 
 def plan(sql: str, params: Any = None) -> str:
@@ -95,6 +125,32 @@ def test_the_orm_reads_the_rows_of_the_tenant(name: str, million: int) -> None:
         assert "One-Time Filter" in text
     unbound = plan_of(QUERIES[name]())
     # Older servers do not say that NULL is false.
+    assert re.search("One-Time Filter: (?:false|NULL::boolean)\n", unbound)
+    assert removed(unbound) == 0
+
+
+HANGING: dict[str, Callable[[Hanging], Any]] = {
+    "a path": lambda m: m.line.objects.all(),
+    "a path, selected": lambda m: m.line.objects.select_related("item").order_by("item__name"),
+    "a path, joined": lambda m: m.item.objects.filter(lines__name__gt=""),
+    "a relation": lambda m: m.shelf.objects.filter(tags__name__gt=""),
+    "a relation, the other way": lambda m: m.tag.objects.values("name", "shelves__name"),
+    "a relation, related": lambda m: m.tag.objects.filter(shelves__in=m.shelf.objects.all()),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HANGING)
+def test_the_orm_reads_what_hangs_on_rows_of_the_tenant(
+    name: str, hanging_rows: Hanging, million: int
+) -> None:
+    with tenant_context(million):
+        text = plan_of(HANGING[name](hanging_rows))
+    assert not re.search("Seq Scan on migrated_(?:line|shelf_tags)", text)
+    assert re.search("Index Cond: [(](?:item|shelf|tag)_id = ", text)
+    # Of tables as small as those of the items and the tags, PostgreSQL may read all.
+    assert removed(text) <= 4 * TENANTS
+    unbound = plan_of(HANGING[name](hanging_rows))
     assert re.search("One-Time Filter: (?:false|NULL::boolean)\n", unbound)
     assert removed(unbound) == 0
 
