@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import psycopg
 import pytest
+from django.core.checks import ERROR
 from django.db import ProgrammingError, connections
 
 from tenantry import admin_context
 from tenantry.checks.admin import inspect_admin
-from tenantry.checks.inspection import inspect_database
+from tenantry.checks.inspection import inspect_database, inspect_login
 from tenantry.checks.models import inspect_models
+from tenantry.checks.registry import check_database, check_login
 from tenantry.seal import seal_keys
+from tenantry.testing import assert_role_is_bound
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
+from tests.fix_aliases import Add
+from tests.fix_checks import broken as changed
 
 Tenants = tuple[Tenant, Tenant]
 # Whom the session can be.
@@ -90,6 +95,56 @@ def test_what_is_wrong_with_the_admin_role_is_found(
     id_: str, how: str, back: str, message: str, tenants: Tenants, postgres: Any
 ) -> None:
     assert_found(id_, message, broken(postgres, how, back))
+
+
+def heirs(findings: Iterable[Any]) -> list[str]:
+    return [each.message for each in findings if each.id == "tenantry.E105"]
+
+
+ALWAYS_ADMIN = "is the ADMIN_ROLE, as which requests run, which so see every tenant's rows"
+
+
+def test_who_logs_in_as_the_admin_role_is_found(tenants: Tenants, settings: Any) -> None:
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": "app", "APP_ROLE": None}
+    connection = connections["default"]
+    told = heirs(inspect_login(connection))
+    sealed = test_settings.SHAPE == "sealed"
+    # The seal is what its policy asks for.
+    assert told == heirs(findings()) == ([] if sealed else [ALWAYS_ADMIN])
+    with nullcontext() if sealed else pytest.raises(AssertionError, match="as which requests run"):
+        assert_role_is_bound()
+    settings.DEBUG = False
+    messages = [each for each in check_login() if each.id == "tenantry.E105"]
+    # As the role of every database of the tests but one, and once for each.
+    assert {each.level for each in messages} == (set() if sealed else {ERROR})
+    of_database = check_database(databases=["default"])
+    assert [each for each in of_database if each.id == "tenantry.E105"] == []
+
+
+@pytest.mark.role_shape
+def test_who_assumes_the_admin_role_is_found(tenants: Tenants, alias: Add) -> None:
+    connection = connections[alias("default", {"assume_role": "app_admin"})]
+    assert heirs(inspect_database(connection)) == [ALWAYS_ADMIN]
+    # But not who is the admin for a while.
+    with admin_context():
+        assert heirs(inspect_login(connections["default"])) == []
+        assert_role_is_bound()
+
+
+@pytest.mark.role_shape
+def test_who_assumes_an_heir_of_the_admin_role_is_found_once(
+    arrange: psycopg.Connection[Any], alias: Add
+) -> None:
+    how = "CREATE ROLE boss; GRANT app_admin TO boss; GRANT boss TO app WITH INHERIT FALSE"
+    with changed(arrange, how, "DROP ROLE boss"):
+        connection = connections[alias("default", {"assume_role": "boss"})]
+        said = "is the ADMIN_ROLE, from which boss inherits, which so sees every tenant's rows"
+        assert heirs(inspect_database(connection)) == [said]
+        assert heirs(inspect_login(connection)) == [said]
+        # Of a role that does not serve requests the start tells nothing.
+        assert heirs(findings()) == [said]
+        assert heirs(inspect_login(connections["default"])) == []
+        connection.close()
 
 
 @pytest.mark.role_shape
@@ -215,7 +270,7 @@ def test_an_admin_role_on_an_old_server_is_one_finding(
 ) -> None:
     settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": role}
     with connections["default"].cursor() as cursor:
-        (one,) = inspect_admin(cursor, 150018, ["app_note"])
+        (one,) = inspect_admin(cursor, 150018, ["app_note"], {})
     assert (one.id, one.subject) == ("tenantry.E108", f"role {role}")
     assert one.message.endswith("needs PostgreSQL 16 or newer; this server is PostgreSQL 15")
     assert one.fix == "leave ADMIN_ROLE out of RLS_TENANTS, or upgrade the server"

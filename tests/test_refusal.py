@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import override_settings
 
-from tenantry import aclose_pools, aconnection
+from tenantry import aclose_pools, aconnection, admin_context
 from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Note
 from tests.fix_checks import broken
@@ -22,15 +22,21 @@ EXEMPT = [
     ("ALTER ROLE app BYPASSRLS", "ALTER ROLE app NOBYPASSRLS"),
     ("CREATE ROLE seesall BYPASSRLS; GRANT seesall TO app", "DROP ROLE seesall"),
 ]
+# To be the admin without a scope, as its role or as an heir of that.
+ADMINS = [
+    ("app", "SELECT", "SELECT"),
+    ("boss", "CREATE ROLE boss; GRANT boss TO app", "DROP ROLE boss"),
+]
+REFUSING = {"TENANT_MODEL": "app.Tenant", "REFUSE_EXEMPT_ROLE": True}
+IS_ADMIN = "the role .* is the ADMIN_ROLE, .*REFUSE_EXEMPT_ROLE"
 REFUSAL = r"the database '\w+' is refused, because the role app .*REFUSE_EXEMPT_ROLE"
 
 
 @pytest.fixture
 def refusing(arrange: Any) -> Iterator[None]:
-    settings = {"TENANT_MODEL": "app.Tenant", "REFUSE_EXEMPT_ROLE": True}
     connections.close_all()
     connections["pool"].close_pool()  # type: ignore[attr-defined]
-    with override_settings(RLS_TENANTS=settings):
+    with override_settings(RLS_TENANTS=REFUSING):
         yield
     connections.close_all()
     connections["pool"].close_pool()  # type: ignore[attr-defined]
@@ -49,6 +55,42 @@ def test_an_exempt_role_gets_no_connection(
                 Note.objects.using(alias).count()
             assert connections[alias].connection is None
     assert Note.objects.using(alias).count() == 0
+
+
+@pytest.mark.parametrize("alias", ["default", "pooled", "pool", "wire_server_side"])
+@pytest.mark.parametrize(("role", "how", "back"), ADMINS)
+def test_who_is_always_the_admin_gets_no_connection(
+    role: str, how: str, back: str, alias: str, refusing: None, arrange: psycopg.Connection[Any]
+) -> None:
+    connection: Any = connections[alias]
+    connection.close()
+    with (
+        broken(arrange, how, back),
+        override_settings(RLS_TENANTS={**REFUSING, "ADMIN_ROLE": role}),
+        pytest.raises(RLSConfigurationError, match=IS_ADMIN),
+    ):
+        connection.ensure_connection()
+
+
+@pytest.mark.role_shape
+def test_who_is_the_admin_for_a_while_connects(refusing: None) -> None:
+    connections["default"].close()
+    with override_settings(RLS_TENANTS={**REFUSING, "ADMIN_ROLE": "app_admin"}), admin_context():
+        connections["default"].ensure_connection()
+
+
+@pytest.mark.parametrize(("role", "how", "back"), ADMINS)
+async def test_who_is_always_the_admin_gets_no_async_connection(
+    role: str, how: str, back: str, refusing: None, arrange: psycopg.Connection[Any]
+) -> None:
+    with (
+        broken(arrange, how, back),
+        override_settings(RLS_TENANTS={**REFUSING, "ADMIN_ROLE": role}),
+        pytest.raises(RLSConfigurationError, match=IS_ADMIN),
+    ):
+        async with aconnection():
+            pytest.fail("it was accepted")
+    await aclose_pools()
 
 
 @pytest.mark.parametrize(("how", "back"), EXEMPT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.db import Error
@@ -14,6 +14,7 @@ from ..policies.seal import KEYS
 from ..seal import seal_keys
 from .findings import Finding
 from .migrations import Migrations
+from .role import exemptions, inherits, read_role
 
 # From here on a membership that may SET is another than one that inherits (release notes of 16).
 FIRST_WITH_SET = 160000
@@ -41,8 +42,13 @@ WHERE c.oid = to_regclass(%(keys)s) AND NOT rolsuper AND rolname NOT LIKE 'pg\\_
   AND has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE') ORDER BY 1"""
 
 
-def inspect_admin(cursor: Any, version: int, tables: list[str]) -> Iterator[Finding]:
-    """Yield what is wrong with ``RLS_TENANTS["ADMIN_ROLE"]``, if there is one; 150018 is 15.18."""
+def inspect_admin(
+    cursor: Any, version: int, tables: list[str], options: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """Yield what is wrong with ``RLS_TENANTS["ADMIN_ROLE"]``, if there is one; 150018 is 15.18.
+
+    `options` are the OPTIONS of the database. Whether requests are its heirs is told of their role.
+    """
     role = rls_tenants().admin_role
     if role is None:
         return
@@ -76,13 +82,10 @@ def inspect_admin(cursor: Any, version: int, tables: list[str]) -> Iterator[Find
             " fails",
             f"run GRANT {quoted} TO the role that serves requests WITH INHERIT FALSE, SET TRUE",
         )
-    for heir in heirs:
-        yield Finding(
-            "tenantry.E105",
-            subject,
-            f"is the ADMIN_ROLE, from which {heir} inherits, which so sees every tenant's rows",
-            f"run GRANT {quoted} TO {readable(heir)} WITH INHERIT FALSE, SET TRUE",
-        )
+    told = list(exemptions(read_role(cursor, options)))
+    for found in (inherits(role, heir) for heir in heirs):
+        if found not in told:
+            yield found
     if lacking:
         yield Finding(
             "tenantry.W103",

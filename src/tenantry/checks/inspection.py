@@ -42,14 +42,15 @@ def protected_models(connection: Any) -> list[Any]:
 
 def inspect_login(connection: Any) -> list[Finding]:
     """Return why the login role may see every row."""
-    return run(connection, "role", lambda cursor: exemptions(read_role(cursor)))
+    options = connection.settings_dict["OPTIONS"]
+    return run(connection, "role", lambda cursor: exemptions(read_role(cursor, options)))
 
 
 def login(connection: Any) -> str:
     """Return what findings about the login role are about."""
     try:
         with connection.cursor() as cursor:
-            return subject_of(read_role(cursor))
+            return subject_of(read_role(cursor, connection.settings_dict["OPTIONS"]))
     except Error:
         return "role"
 
@@ -77,14 +78,20 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
     models = protected_models(connection)
     migrations = Migrations(connection)
     tables = [connection.ops.quote_name(model._meta.db_table) for model in models]
-    checks: dict[str, Check] = {"role": inspect_role, "app role": inspect_app}
+    options = connection.settings_dict["OPTIONS"]
+    checks: dict[str, Check] = {
+        "role": partial(inspect_role, options=options),
+        "app role": inspect_app,
+    }
     if rls_tenants().admin_role is not None:
         used = [
             connection.ops.quote_name(model._meta.db_table)
             for model in apps.get_models(include_auto_created=True)
             if router.allow_migrate_model(connection.alias, model)
         ]
-        checks["admin role"] = partial(inspect_admin, version=connection.pg_version, tables=used)
+        checks["admin role"] = partial(
+            inspect_admin, version=connection.pg_version, tables=used, options=options
+        )
     if rls_tenants().sealed:
         checks["seal keys"] = partial(inspect_seal, migrations=migrations)
     for model in models:

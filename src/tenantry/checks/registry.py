@@ -19,9 +19,6 @@ from .options import inspect_options
 from .requests import inspect_requests
 from .views import inspect_views
 
-# What the start asks already.
-OF_LOGIN = ("tenantry.E101", "tenantry.E102", "tenantry.E103")
-
 
 def our_databases(aliases: Sequence[str] | None) -> Iterator[Any]:
     """Yield the connections that are bound among `aliases`, or among all."""
@@ -92,14 +89,18 @@ def check_database(
 ) -> list[checks.CheckMessage]:
     """Find what is wrong in a database, as warnings: migrate runs this, and may mend it.
 
-    What it is surely about to mend is no finding.
+    What it is surely about to mend is no finding, nor is what the start tells already.
     """
-    return [
-        each.message_for_django(as_error=False)
-        for connection in our_databases(databases or [])
-        for each in inspect_database(connection)
-        if each.id not in OF_LOGIN and not each.awaited
-    ]
+    messages = []
+    for connection in our_databases(databases or []):
+        found = list(inspect_database(connection))
+        told = inspect_login(connection) if found else []
+        messages += [
+            each.message_for_django(as_error=False)
+            for each in found
+            if each not in told and not each.awaited
+        ]
+    return messages
 
 
 def register() -> None:

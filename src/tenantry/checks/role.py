@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..policies.predicates import readable
+from .exempt import exempt_admin
 from .findings import Finding
 
-# Of the login role, to which a session that has assumed another one can always return.
+# Of the login role, to which a session that has assumed another one can always return; and which of
+# the two have the policy of the admin role. Not the current role: in a scope it may be the admin.
 ROLE = """\
 SELECT rolname::text, rolsuper, rolbypassrls, rolcreaterole, ARRAY(
   SELECT other.rolname::text FROM pg_roles other
   WHERE (other.rolsuper OR other.rolbypassrls) AND other.oid <> mine.oid
     AND NOT mine.rolsuper AND pg_has_role(mine.oid, other.oid, 'MEMBER')
   ORDER BY other.rolname
+), ARRAY(
+  SELECT heir.rolname::text FROM pg_roles heir
+  WHERE heir.rolname IN (session_user, %(assumed)s) AND NOT mine.rolsuper
+    AND pg_has_role(heir.oid, (SELECT oid FROM pg_roles WHERE rolname = %(admin)s), 'USAGE')
+  ORDER BY heir.rolname
 ) FROM pg_roles mine WHERE rolname = session_user"""
 
-Row = tuple[str, bool, bool, bool, list[str]]
+Row = tuple[str, bool, bool, bool, list[str], list[str]]
+
+
+def parameters(options: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the parameters of :data:`ROLE` for a database with these OPTIONS."""
+    return {"admin": exempt_admin(), "assumed": options.get("assume_role")}
 
 
 def subject_of(row: Row) -> str:
@@ -27,7 +39,7 @@ def subject_of(row: Row) -> str:
 
 def exemptions(row: Row) -> Iterator[Finding]:
     """Yield why the role, as :data:`ROLE` found it, may see every row."""
-    name, superuser, bypasses, _, others = row
+    name, superuser, bypasses, _, others, heirs = row
     subject = subject_of(row)
     if superuser:
         yield Finding(
@@ -51,20 +63,40 @@ def exemptions(row: Row) -> Iterator[Finding]:
             f"run REVOKE {readable(other)} FROM {readable(name)}, or from the role through which it"
             " is a member",
         )
+    for heir in heirs:
+        yield inherits(str(exempt_admin()), heir)
 
 
-def read_role(cursor: Any) -> Row:
-    """Return what the server knows of the login role."""
-    cursor.execute(ROLE)
+def inherits(admin: str, heir: str) -> Finding:
+    """Return the finding that the policy of the admin role is one of `heir`."""
+    if heir == admin:
+        return Finding(
+            "tenantry.E105",
+            f"role {admin}",
+            "is the ADMIN_ROLE, as which requests run, which so see every tenant's rows",
+            f"let requests log in as another role, and run GRANT {readable(admin)} TO that role WITH"
+            " INHERIT FALSE, SET TRUE",
+        )
+    return Finding(
+        "tenantry.E105",
+        f"role {admin}",
+        f"is the ADMIN_ROLE, from which {heir} inherits, which so sees every tenant's rows",
+        f"run GRANT {readable(admin)} TO {readable(heir)} WITH INHERIT FALSE, SET TRUE",
+    )
+
+
+def read_role(cursor: Any, options: Mapping[str, Any]) -> Row:
+    """Return what the server knows of the login role of a database with these OPTIONS."""
+    cursor.execute(ROLE, parameters(options))
     row: Row = cursor.fetchone()
     return row
 
 
-def inspect_role(cursor: Any) -> Iterator[Finding]:
+def inspect_role(cursor: Any, options: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what lets the role see everything, now or soon."""
-    row = read_role(cursor)
+    row = read_role(cursor, options)
     yield from exemptions(row)
-    name, superuser, _, creates, _ = row
+    name, superuser, _, creates, *_ = row
     if creates and not superuser:
         yield Finding(
             "tenantry.W101",

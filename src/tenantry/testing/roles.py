@@ -50,8 +50,9 @@ def assert_role_is_bound(using: str = DEFAULT_DB_ALIAS) -> None:
     What such a role sees proves nothing. tenantry's pytest plugin asserts it for every test that
     uses a database.
     """
-    with connections[using].cursor() as cursor:
-        row = read_role(cursor)
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        row = read_role(cursor, connection.settings_dict["OPTIONS"])
     for finding in exemptions(row):
         raise AssertionError(
             f"the tests of the database {using!r} prove nothing: the {finding.subject}"

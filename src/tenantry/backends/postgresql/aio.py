@@ -23,7 +23,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from ...binding import current_binding
-from ...checks.role import ROLE
+from ...checks.role import ROLE, parameters
 from ...engine import is_bound
 from ...exceptions import RLSConfigurationError
 from ...queries import binding_of_query
@@ -278,7 +278,8 @@ async def accept_role(alias: str, pool: Any, connection: psycopg.AsyncConnection
     """Raise RLSConfigurationError if the settings refuse the role of a pool's connections."""
     if is_accepted(pool):
         return
-    cursor = await connection.execute(ROLE)
+    options = connections[alias].settings_dict["OPTIONS"]
+    cursor = await connection.execute(ROLE, parameters(options))
     refuse_exempt(alias, await cursor.fetchone())
     await connection.commit()
     accept(pool)
