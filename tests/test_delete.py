@@ -425,6 +425,65 @@ def test_what_is_named_goes_where_the_tenant_refers_to_it(
     connections["default"].close()
 
 
+PARENTS = (
+    "ALTER TABLE app_note ADD COLUMN above_id bigint REFERENCES app_note{}; UPDATE app_note n"
+    " SET above_id = (SELECT min(id) FROM app_note m WHERE m.tenant_id = n.tenant_id)"
+    " WHERE id <> (SELECT min(id) FROM app_note m WHERE m.tenant_id = n.tenant_id);"
+    "SET CONSTRAINTS ALL IMMEDIATE;"
+)
+ONE_ROOT = {
+    "index": "CREATE UNIQUE INDEX one_root ON app_note (tenant_id) WHERE above_id IS NULL",
+    "expression": "CREATE UNIQUE INDEX one_root ON app_note (tenant_id, (coalesce(above_id, 0)))",
+    "nulls": "CREATE UNIQUE INDEX one_root ON app_note (tenant_id, above_id) NULLS NOT DISTINCT",
+    "check": (
+        "ALTER TABLE app_note ADD CONSTRAINT one_root"
+        " CHECK (above_id IS NOT NULL OR title LIKE '% 1')"
+    ),
+}
+
+
+@pytest.mark.parametrize("deferred", [" DEFERRABLE INITIALLY DEFERRED", ""])
+@pytest.mark.parametrize("rule", ONE_ROOT)
+@pytest.mark.parametrize("batch", [1, 1000])
+def test_a_tree_of_which_not_all_may_be_roots_goes(
+    batch: int,
+    rule: str,
+    deferred: str,
+    library: Tenants,
+    contents: Read,
+    arrange: psycopg.Connection[Any],
+) -> None:
+    a, b = library
+    how = f"{PARENTS.format(deferred)}; {ONE_ROOT[rule]}"
+    with broken(arrange, how, "ALTER TABLE app_note DROP COLUMN above_id CASCADE"):
+        before = contents()
+        command("delete_tenant", a.pk, "--yes", "--batch", batch, *ALSO)
+        after = contents()
+        assert not any(of(a, after).values())
+        assert of(b, after) == of(b, before)
+        connections["default"].close()
+
+
+STUBBORN = (
+    "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+    " 'BEGIN RAISE integrity_constraint_violation USING MESSAGE = ''it is needed''; END';"
+    "CREATE TRIGGER refuse BEFORE UPDATE ON app_item FOR EACH ROW EXECUTE FUNCTION refuse()"
+)
+
+
+def test_that_a_row_has_to_refer_to_another_one_is_said(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    before = {table: len(rows) for table, rows in contents().items()}
+    with (
+        broken(arrange, STUBBORN, "DROP FUNCTION refuse CASCADE"),
+        pytest.raises(CommandError, match=r"it is needed(?s:.)* Nothing was deleted; what refers"),
+    ):
+        command("delete_tenant", library[0].pk, "--yes", *ALSO)
+    assert {table: len(rows) for table, rows in contents().items()} == before
+    connections["default"].close()
+
+
 MAIN = (
     "ALTER TABLE app_tenant ADD COLUMN main_id bigint REFERENCES app_note DEFERRABLE INITIALLY"
     " DEFERRED; UPDATE app_tenant t SET main_id = (SELECT min(id) FROM app_note n"

@@ -18,7 +18,9 @@ class Reference:
     keys: tuple[str, ...]
     # What PostgreSQL does by itself to a row whose target is deleted: nothing, if it is "a" or "r".
     action: str = "a"
-    # A column that may be set to NULL, so that the row refers to nothing any more.
+    # A column that can be NULL.
+    nullable: str | None = None
+    # A column that may be set to NULL in any row, so that it refers to nothing any more.
     loose: str | None = None
     # Whether it says whose a row is, which is known only while its target is there.
     decides: bool = False

@@ -19,6 +19,16 @@ from .tables import Holdings, Owned, holdings, referring
 
 Note = Callable[[str, int], None]
 
+NOT_NULL = (
+    "A rule of the table does not let the tenant's rows refer to nothing, as they have to before"
+    " what they refer to can go. Nothing was deleted; what refers to nothing by now stays so."
+    " Change or delete these rows first, and run delete_tenant again."
+)
+NOT_DELETED = (
+    "These rows are of another tenant, or came in the meantime. What is deleted so far stays so;"
+    " change them as the admin, and run delete_tenant again."
+)
+
 
 class Removal:
     """Delete the rows of one tenant, in batches, each of which is a transaction of its own.
@@ -93,7 +103,7 @@ class Removal:
             if each.target in self.doomed() and each.target not in self.named_tables
         ]
         for each in self.kept():
-            if each.loose is None:
+            if each.nullable is None:
                 table = self.found.tables[each.table]
                 staying.append((each, table.quoted, table.condition))
         found = {}
@@ -112,15 +122,17 @@ class Removal:
         self.require_safe()
         with tenant_context(self.tenant.pk):
             doomed = self.doomed()
-            for cut in self.found.order.cuts:
-                if cut.table in doomed:
-                    self.cut(cut)
-            for each in self.kept():
-                if each.loose is not None:
-                    self.cut(each, referring(each, doomed[each.target], self.quote))
+            with explained(NOT_NULL):
+                for each in self.kept():
+                    if each.nullable is not None:
+                        which = referring(each, doomed[each.target], self.quote)
+                        self.cut(each, each.nullable, which)
+                for each in self.found.order.cuts:
+                    if each.table in doomed and each.loose is not None:
+                        self.cut(each, each.loose)
             for group in reversed(self.found.order.groups):
                 tables = [doomed[name] for name in reversed(group) if name in doomed]
-                with explained():
+                with explained(NOT_DELETED):
                     if is_bound(group, self.found.references):
                         self.empty_at_once(tables, note)
                     else:
@@ -209,10 +221,10 @@ class Removal:
             ) >= {*reference.columns, *keys}:
                 yield other
 
-    def cut(self, reference: Reference, which: str = "true") -> None:
-        """Let the tenant's rows refer to nothing, so that they can go in any order."""
+    def cut(self, reference: Reference, name: str, which: str = "true") -> None:
+        """Set a column to NULL in the tenant's rows, so that what they refer to can go."""
         table = self.found.tables[reference.table]
-        column = self.quote(reference.loose)
+        column = self.quote(name)
         condition = f"{table.condition} AND {column} IS NOT NULL AND {which}"
         while self.change(f"UPDATE {table.quoted} SET {column} = NULL", table, condition):  # noqa: S608
             pass
@@ -314,12 +326,9 @@ class Removal:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn what a foreign key refuses into a CommandError that says what to do."""
+def explained(advice: str) -> Iterator[None]:
+    """Turn what a constraint refuses into a CommandError that says what to do."""
     try:
         yield
     except IntegrityError as error:
-        raise CommandError(
-            f"{error} These rows are of another tenant, or came in the meantime. What is deleted so"
-            " far stays so; change them as the admin, and run delete_tenant again."
-        ) from error
+        raise CommandError(f"{error} {advice}") from error

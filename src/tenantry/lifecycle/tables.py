@@ -19,8 +19,19 @@ from .order import Order, Reference, in_order
 OIDS = (
     "SELECT name, to_regclass(quoted)::oid FROM unnest(%s::text[], %s::text[]) AS t (name, quoted)"
 )
+# What a CHECK or a unique index says may be true of a few rows that have NULL, and not of all.
 COLUMNS = """\
-SELECT attrelid, attname, format_type(atttypid, -1), NOT attnotnull
+SELECT attrelid, attname, format_type(atttypid, -1), NOT attnotnull,
+  EXISTS (SELECT FROM pg_catalog.pg_constraint
+    WHERE conrelid = attrelid AND contype = 'c' AND attnum = ANY (conkey))
+  OR EXISTS (SELECT FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::regclass
+      AND d.objid = i.indexrelid
+    WHERE d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = attrelid
+      AND d.refobjsubid = attnum AND (indisunique OR indisexclusion)
+      AND (indpred IS NOT NULL OR indexprs IS NOT NULL))
+  OR EXISTS (SELECT FROM pg_catalog.pg_index
+    WHERE indrelid = attrelid AND indnullsnotdistinct AND attnum = ANY (indkey))
 FROM pg_catalog.pg_attribute
 WHERE attrelid = ANY (%s::oid[]) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
 ORDER BY attrelid, attnum
@@ -62,6 +73,8 @@ class Column:
     name: str
     type: str
     nullable: bool
+    # Whether a rule of the table speaks of it, which may not let every row have NULL.
+    ruled: bool
 
 
 @dataclass(frozen=True)
@@ -164,9 +177,10 @@ def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdi
     cursor.execute(REFERENCES, [list(names), list(names)])
     for name, oid, table, target_oid, target_name, action, cols, keys, valid in cursor.fetchall():
         table = names.get(oid, table)
-        nullable = {each.name for each in columns.get(table, ()) if each.nullable}
         fixed = tables[table].keys if table in tables else ()
-        loose = next((each for each in cols if each in nullable and each not in fixed), None)
+        own = {each.name: each for each in columns.get(table, ()) if each.name not in fixed}
+        nullable = [each for each in cols if each in own and own[each].nullable]
+        loose = [each for each in nullable if not own[each].ruled]
         # Nothing has to be there for the tenant's own row to be its.
         decides = set(cols) <= set(fixed) and not tables[table].is_tenants
         references.append(
@@ -177,7 +191,8 @@ def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdi
                 names.get(target_oid, target_name),
                 tuple(keys),
                 action,
-                loose,
+                next(iter(nullable), None),
+                next(iter(loose), None),
                 decides=decides,
                 is_valid=valid,
             )
