@@ -20,6 +20,7 @@ from django.test.utils import isolate_apps
 from tenantry import admin_context
 from tenantry.lifecycle.removal import Removal
 from tests.app.models import Note, Shared, Tenant, User
+from tests.fix_aliases import Add
 from tests.fix_checks import broken
 from tests.fix_commands import manage
 from tests.fix_lifecycle import Contents, command
@@ -423,6 +424,55 @@ def test_what_is_named_goes_where_the_tenant_refers_to_it(
     assert {each.tenant_id for each in User.objects.all()} == {b.pk}
     assert User.objects.count() == 3
     connections["default"].close()
+
+
+KEPT = {
+    "policy": (
+        "CREATE POLICY keep ON app_tag AS RESTRICTIVE FOR DELETE USING (false)",
+        "DROP POLICY keep ON app_tag",
+    ),
+    "trigger": (
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER keep BEFORE DELETE ON app_tag FOR EACH ROW EXECUTE FUNCTION keep()",
+        "DROP FUNCTION keep CASCADE",
+    ),
+}
+
+
+@pytest.mark.parametrize("by", KEPT)
+def test_that_rows_are_still_there_is_said(
+    by: str, library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = library
+    before = contents()
+    with broken(arrange, *KEPT[by]):
+        # Nothing refers to the rows that stay, and the tenant is kept.
+        message = "rows of the tenant are still there, .*: 2 of app_tag. What is deleted so far"
+        with pytest.raises(CommandError, match=message):
+            command("delete_tenant", a.pk, "--yes", "--keep-tenant", *ALSO)
+        assert len(contents()["app_tag"]) == len(before["app_tag"])
+        connections["default"].close()
+    command("delete_tenant", a.pk, "--yes", *ALSO)
+    assert not any(of(a, contents()).values())
+    assert of(b, contents()) == of(b, before)
+
+
+def test_a_database_of_another_engine_is_refused(
+    library: Tenants, contents: Read, alias: Add, tmp_path: Any
+) -> None:
+    name = alias("default", ENGINE="django.db.backends.postgresql")
+    before = contents()
+    path = tmp_path / "a.jsonl"
+    command("export_tenant", library[0].pk, "--output", path)
+    for arguments in (
+        ["delete_tenant", library[0].pk, "--yes", *ALSO],
+        ["export_tenant", library[0].pk, "--output", tmp_path / "b.jsonl"],
+        ["import_tenant", path],
+    ):
+        with pytest.raises(CommandError, match="which does not inherit from tenantry's; name"):
+            command(*arguments, "--database", name)
+    assert contents() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 PARENTS = (

@@ -117,7 +117,8 @@ class Removal:
     def run(self, note: Note) -> None:
         """Delete the rows, and tell `note` of each batch.
 
-        Raises CommandError before anything is deleted when rows of other tables refer to them.
+        Raises CommandError before anything is deleted when rows of other tables refer to them, and
+        at the end when rows are still there.
         """
         self.require_safe()
         with tenant_context(self.tenant.pk):
@@ -137,6 +138,13 @@ class Removal:
                         self.empty_at_once(tables, note)
                     else:
                         self.empty(tables, note)
+        if left := {name: number for name, number in self.counts().items() if number}:
+            rows = ", ".join(f"{number} of {name}" for name, number in left.items())
+            raise CommandError(
+                "rows of the tenant are still there, which a policy or a trigger keeps, or which"
+                f" came in the meantime: {rows}. What is deleted so far stays so; delete these as"
+                " the owner of the tables, or run delete_tenant again."
+            )
 
     def doomed(self) -> dict[str, Owned]:
         """Return the tables whose rows go, those that refer to others first."""

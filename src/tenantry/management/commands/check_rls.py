@@ -23,9 +23,9 @@ from ...checks.models import inspect_models
 from ...checks.options import inspect_options
 from ...checks.policies import mend
 from ...checks.tables import problems_of
-from ...engine import is_bound
 from ...exceptions import TenantryError
 from ...policy_tests import policy_tests
+from ...runs.databases import bound_database
 
 # What SQL of the owner of a table can mend.
 MENDABLE = {f"tenantry.E{number}" for number in (111, 112, 114, 115, 116)}
@@ -75,13 +75,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what was found."""
-        connection: Any = connections[options["database"]]
-        if not is_bound(connection):
-            raise CommandError(
-                f"the database {options['database']!r} has the ENGINE"
-                f" {connection.settings_dict['ENGINE']!r}, which does not inherit from tenantry's;"
-                " name another one with --database"
-            )
+        connection = bound_database(options["database"])
         if options["policy_tests"]:
             for model in protected_models(connection):
                 refuse_misspelled(model)

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from ...lifecycle.removal import Removal
+from ...runs.databases import bound_database
 from ...runs.tenants import find_tenant
 
 
@@ -42,7 +43,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what there is, ask, and delete it."""
-        connection = connections[options["database"]]
+        connection = bound_database(options["database"])
         tenant = find_tenant(options["tenant"], options["by"], connection.alias)
         removal = Removal(
             connection,

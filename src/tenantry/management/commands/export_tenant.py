@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from ...lifecycle.archive import is_packed
 from ...lifecycle.export import export
+from ...runs.databases import bound_database
 from ...runs.files import written
 from ...runs.tenants import find_tenant
 
@@ -41,7 +42,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Write the file, and how many rows it has."""
-        connection = connections[options["database"]]
+        connection = bound_database(options["database"])
         tenant = find_tenant(options["tenant"], options["by"], connection.alias)
         path = options["output"]
         if path is None:

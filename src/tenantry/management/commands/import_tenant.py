@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from ...lifecycle.archive import Reader, is_packed
 from ...lifecycle.restore import Restore
+from ...runs.databases import bound_database
 
 
 class Command(BaseCommand):
@@ -31,12 +32,13 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Read the file, and print how many rows there are of each table."""
         path: Path = options["file"]
+        connection = bound_database(options["database"])
         try:
             with ExitStack() as stack:
                 file: Any = stack.enter_context(path.open("rb"))
                 if is_packed(path):
                     file = stack.enter_context(gzip.GzipFile(fileobj=file))
-                restore = Restore(connections[options["database"]], Reader(file, str(path)))
+                restore = Restore(connection, Reader(file, str(path)))
                 counts = restore.run(dry_run=options["dry_run"])
         except OSError as error:
             raise CommandError(f"cannot read {str(path)!r}: {error}") from error

@@ -1,0 +1,24 @@
+"""The database that a command works on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db import connections
+
+from ..engine import is_bound
+
+
+def bound_database(alias: str) -> Any:
+    """Return the connection of a database to which a tenant can be told.
+
+    Raises CommandError for one of another ENGINE, where statements would find no rows.
+    """
+    connection: Any = connections[alias]
+    if not is_bound(connection):
+        raise CommandError(
+            f"the database {alias!r} has the ENGINE {connection.settings_dict['ENGINE']!r}, which"
+            " does not inherit from tenantry's; name another one with --database"
+        )
+    return connection
