@@ -147,11 +147,34 @@ BREAKS = {
         "view every_note",
         "reads protected tables as its owner postgres",
     ),
+    "E121 of a child": (
+        "CREATE TABLE t () INHERITS (app_note); ALTER TABLE t OWNER TO owner; CREATE VIEW v AS"
+        " SELECT * FROM t; ALTER VIEW v OWNER TO owner; GRANT SELECT ON v TO app",
+        "DROP TABLE t CASCADE",
+        "view v",
+        "reads t, a partition or child of a protected table, as its owner owner, whom no policy of"
+        " that binds; run ALTER TABLE t ENABLE ROW LEVEL SECURITY and ALTER TABLE t FORCE ROW",
+    ),
+    "E121 of a child that does not bind its owner": (
+        "CREATE TABLE t () INHERITS (app_note); ALTER TABLE t OWNER TO owner; ALTER TABLE t ENABLE"
+        " ROW LEVEL SECURITY; CREATE VIEW w AS SELECT * FROM t; ALTER VIEW w OWNER TO owner;"
+        " CREATE VIEW v AS SELECT * FROM w; ALTER VIEW v OWNER TO owner; GRANT SELECT ON v TO app",
+        "DROP TABLE t CASCADE",
+        "view w",
+        "reads t, a partition or child of a protected table, as its owner owner",
+    ),
     "E122": (
         "CREATE MATERIALIZED VIEW kept AS SELECT * FROM app_note; GRANT SELECT ON kept TO app",
         "DROP MATERIALIZED VIEW kept",
         "materialized view kept",
         "to what it holds; run REVOKE ALL ON kept FROM PUBLIC and the role that serves requests",
+    ),
+    "E122 of a child": (
+        "CREATE TABLE t () INHERITS (app_note); CREATE MATERIALIZED VIEW m AS SELECT * FROM t;"
+        " GRANT SELECT ON m TO app",
+        "DROP TABLE t CASCADE",
+        "materialized view m",
+        "holds rows of protected tables",
     ),
     "E123": (
         "CREATE FUNCTION all_notes() RETURNS SETOF app_note LANGUAGE sql SECURITY DEFINER AS"
@@ -456,6 +479,17 @@ HARMLESS = {
     "an invoker's view": (
         "CREATE VIEW v WITH (security_invoker) AS SELECT * FROM app_note; GRANT SELECT ON v TO app",
         "DROP VIEW v",
+    ),
+    "a view of a child that binds its owner": (
+        "CREATE TABLE t () INHERITS (app_note); ALTER TABLE t OWNER TO owner; ALTER TABLE t ENABLE"
+        " ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE VIEW v AS SELECT * FROM t;"
+        " ALTER VIEW v OWNER TO owner; GRANT SELECT ON v TO app",
+        "DROP TABLE t CASCADE",
+    ),
+    "an invoker's view of a child": (
+        "CREATE TABLE t () INHERITS (app_note); CREATE VIEW v WITH (security_invoker) AS"
+        " SELECT * FROM t; GRANT SELECT ON v TO app",
+        "DROP TABLE t CASCADE",
     ),
     "a view that the role may not read": (
         "CREATE VIEW v AS SELECT * FROM app_note",

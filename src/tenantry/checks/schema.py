@@ -10,15 +10,19 @@ from ..policies.predicates import sealed_function
 from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
 
-# Views over the given tables, directly or not, that the role reads, directly or through a view.
+# Views over the given tables, or a partition or another child, directly or not, that the role reads,
+# directly or through a view; and those children whose policies do not bind the view's owner.
 VIEWS = f"""\
 WITH RECURSIVE uses(upper, lower) AS MATERIALIZED (
   SELECT DISTINCT ev_class, refobjid FROM pg_rewrite r
   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
     AND d.refclassid = 'pg_class'::regclass
   WHERE rulename = '_RETURN' AND ev_class <> refobjid
+), below(oid, child) AS (
+  SELECT to_regclass(name)::oid, false FROM unnest(%(tables)s::text[]) name
+  UNION SELECT inhrelid, true FROM below JOIN pg_inherits ON inhparent = below.oid
 ), over(oid) AS (
-  SELECT to_regclass(name)::oid FROM unnest(%(tables)s::text[]) name
+  SELECT oid FROM below
   UNION SELECT upper FROM over JOIN uses ON lower = over.oid
 ), reach(oid) AS (
   SELECT oid FROM pg_class WHERE relkind IN ('v', 'm')
@@ -29,7 +33,12 @@ WITH RECURSIVE uses(upper, lower) AS MATERIALIZED (
 )
 SELECT DISTINCT c.oid::regclass::text, relkind = 'm', rolname::text, {EXEMPT},
   COALESCE((SELECT option_value::boolean FROM pg_options_to_table(reloptions)
-    WHERE option_name = 'security_invoker'), false)
+    WHERE option_name = 'security_invoker'), false),
+  ARRAY(SELECT t.oid::regclass::text FROM uses JOIN pg_class t ON t.oid = lower
+    WHERE upper = c.oid AND t.oid IN (SELECT oid FROM below GROUP BY oid HAVING bool_and(child))
+      AND (NOT t.relrowsecurity
+        OR NOT t.relforcerowsecurity AND pg_has_role(o.oid, t.relowner, 'USAGE'))
+    ORDER BY 1)
 FROM over JOIN reach USING (oid) JOIN pg_class c USING (oid) JOIN pg_roles o ON o.oid = relowner
 WHERE relkind IN ('v', 'm') ORDER BY 1"""  # noqa: S608 - a constant
 
@@ -84,7 +93,7 @@ WHERE c.oid IN (SELECT oid FROM mine) ORDER BY 1, 2"""
 def inspect_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
     """Yield views of protected tables that show other tenants' rows."""
     cursor.execute(VIEWS, {"tables": tables, "admin": exempt_admin()})
-    for view, materialized, owner, exempt, invoker in cursor.fetchall():
+    for view, materialized, owner, exempt, invoker, children in cursor.fetchall():
         if materialized:
             yield Finding(
                 "tenantry.E122",
@@ -99,6 +108,16 @@ def inspect_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
                 f"reads protected tables as its owner {owner}, whom no policy binds",
                 f"run ALTER VIEW {view} SET (security_invoker = true)",
             )
+        elif not invoker:
+            for child in children:
+                yield Finding(
+                    "tenantry.E121",
+                    f"view {view}",
+                    f"reads {child}, a partition or child of a protected table, as its owner"
+                    f" {owner}, whom no policy of that binds",
+                    f"run ALTER TABLE {child} ENABLE ROW LEVEL SECURITY and ALTER TABLE {child}"
+                    " FORCE ROW LEVEL SECURITY, or let the view read the protected table",
+                )
 
 
 def inspect_functions(cursor: Any) -> Iterator[Finding]:
