@@ -117,6 +117,58 @@ BREAKS = {
         "table app_note",
         "has the partition or child old_note, which this role may use and no policy guards",
     ),
+    "E117 of a child": (
+        "CREATE TABLE t () INHERITS (app_note); ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
+        " GRANT TRUNCATE ON t TO app",
+        "DROP TABLE t",
+        "table t",
+        "can be emptied by this role, of all tenants' rows; run REVOKE TRUNCATE ON t FROM",
+    ),
+    "E116 of a child": (
+        'CREATE SCHEMA "Old" CREATE TABLE t () INHERITS (public.app_note); GRANT USAGE ON SCHEMA'
+        ' "Old" TO app; ALTER TABLE "Old".t ENABLE ROW LEVEL SECURITY; GRANT SELECT ON "Old".t'
+        ' TO app; CREATE POLICY p ON "Old".t USING (true)',
+        'DROP SCHEMA "Old" CASCADE',
+        'table "Old".t',
+        "has the permissive policy p, which adds rows",
+    ),
+    "E115 of a child": (
+        "CREATE TABLE t () INHERITS (app_note); CREATE TABLE u () INHERITS (t); ALTER TABLE u"
+        " ENABLE ROW LEVEL SECURITY; GRANT SELECT ON u TO app; CREATE POLICY tenantry_isolation"
+        " ON u USING (true)",
+        "DROP TABLE t CASCADE",
+        "table u",
+        "has a policy tenantry_isolation that differs from what the models ask for of its parent:"
+        " it is permissive for all commands to PUBLIC using 'true'",
+    ),
+    "E113 of a child": (
+        "CREATE ROLE other; CREATE TABLE t () INHERITS (app_note); ALTER TABLE t OWNER TO other;"
+        " ALTER TABLE t ENABLE ROW LEVEL SECURITY; GRANT other TO app",
+        "DROP TABLE t; DROP ROLE other",
+        "table t",
+        "belongs to other, which this role is or can become",
+    ),
+    "W112 of a child": (
+        "CREATE TABLE t () INHERITS (app_note); GRANT TRIGGER ON t TO app",
+        "DROP TABLE t",
+        "table t",
+        "can be given triggers by this role",
+    ),
+    "W113 of a child": (
+        "CREATE TABLE t () INHERITS (app_note); ALTER TABLE t ENABLE ROW LEVEL SECURITY; GRANT"
+        " INSERT ON t TO app; CREATE RULE copied AS ON INSERT TO t DO ALSO NOTHING",
+        "DROP TABLE t",
+        "table t",
+        "has the rule copied",
+    ),
+    "W114 of a child": (
+        "CREATE TABLE t () INHERITS (app_note); CREATE FUNCTION spy() RETURNS trigger LANGUAGE"
+        " plpgsql SECURITY DEFINER AS 'BEGIN RETURN OLD; END'; REVOKE EXECUTE ON FUNCTION spy FROM"
+        " PUBLIC; CREATE TRIGGER spies BEFORE DELETE ON t EXECUTE FUNCTION spy()",
+        "DROP TABLE t; DROP FUNCTION spy",
+        "table t",
+        "has the trigger spies, whose function spy() runs as postgres",
+    ),
     "W113": (
         "CREATE RULE copied AS ON INSERT TO app_note DO ALSO NOTHING",
         "DROP RULE copied ON app_note",
@@ -562,6 +614,36 @@ def test_what_is_harmless_is_not_found(name: str, arrange: psycopg.Connection[An
 @pytest.mark.unsealed
 def test_to_read_all_data_is_harmless(arrange: psycopg.Connection[Any]) -> None:
     with broken(arrange, "GRANT pg_read_all_data TO app", "REVOKE pg_read_all_data FROM app"):
+        assert findings() == []
+
+
+def test_a_child_with_the_policies_of_its_parent_is_harmless(
+    arrange: psycopg.Connection[Any],
+) -> None:
+    model: Any = Note
+    sql = "; ".join(
+        rule.create("old_note")
+        for rule in inspecting.rules_of(model, connections["default"].ops.quote_name, "old_note")
+    )
+    with broken(
+        arrange,
+        "CREATE TABLE old_note () INHERITS (app_note); GRANT SELECT ON old_note TO app;"
+        f" ALTER TABLE old_note ENABLE ROW LEVEL SECURITY; {sql}",
+        "DROP TABLE old_note",
+    ):
+        assert findings() == []
+        arrange.execute("REVOKE SELECT ON old_note FROM app; GRANT INSERT ON old_note TO app")
+        assert findings() == []
+
+
+def test_a_child_of_which_a_model_tells_is_not_looked_at_twice(
+    arrange: psycopg.Connection[Any],
+) -> None:
+    with broken(
+        arrange,
+        "ALTER TABLE app_tag INHERIT app_author",
+        "ALTER TABLE app_tag NO INHERIT app_author",
+    ):
         assert findings() == []
 
 

@@ -95,7 +95,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
     if rls_tenants().sealed:
         checks["seal keys"] = partial(inspect_seal, migrations=migrations)
     for model in models:
-        inspect = partial(inspect_one, connection, model, known, migrations)
+        inspect = partial(inspect_one, connection, model, tables, known, migrations)
         checks[f"table {model._meta.db_table}"] = inspect
     return checks | {
         "dependents": partial(inspect_hanging, connection),
@@ -112,10 +112,15 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
 
 
 def inspect_one(
-    connection: Any, model: Any, known: set[str], migrations: Migrations, cursor: Any
+    connection: Any,
+    model: Any,
+    tables: list[str],
+    known: set[str],
+    migrations: Migrations,
+    cursor: Any,
 ) -> Iterator[Finding]:
     """Yield what is wrong with one table."""
-    return inspect_table(connection, cursor, model, known, migrations)
+    return inspect_table(connection, cursor, model, tables, known, migrations)
 
 
 def run(

@@ -13,6 +13,7 @@ from ..external import arguments, current
 from ..policies.ddl import Policy, Rule
 from ..policies.owners import Owner
 from ..protected import column_of, external_models
+from .children import Child
 from .findings import Finding
 
 AGAIN = (
@@ -85,6 +86,35 @@ def inspect_policies(connection: Any, cursor: Any, model: Any) -> Iterator[Findi
                 f"has a policy {name} that differs from what the models ask for: it is"
                 f" {found[name]}, and should be {policy}",
                 again(model),
+            )
+
+
+def inspect_child_policies(
+    connection: Any, cursor: Any, model: Any, child: Child
+) -> Iterator[Finding]:
+    """Yield which policies of a child show more than those of the table of `model`.
+
+    One that it lacks shows nothing.
+    """
+    wanted = expected(connection, model, child.name)
+    for name, policy in policies_of(cursor, child.name).items():
+        if name not in wanted:
+            if policy.permissive:
+                yield Finding(
+                    "tenantry.E116",
+                    f"table {child.name}",
+                    f"has the permissive policy {name}, which adds rows to those of the tenant",
+                    "drop it, or make it AS RESTRICTIVE",
+                )
+        # To plan a query takes the privilege to make it.
+        elif child.may_read and not agree(cursor, child.name, policy, wanted[name]):
+            yield Finding(
+                "tenantry.E115",
+                f"table {child.name}",
+                f"has a policy {name} that differs from what the models ask for of its parent: it"
+                f" is {policy}, and should be {wanted[name]}",
+                f"run DROP POLICY {name} ON {child.name}, and where the role needs the rows, create"
+                " it as it should be",
             )
 
 
