@@ -37,6 +37,10 @@ def test_a_healthy_database_is_ok(alias: str, tenants: Tenants) -> None:
     connections[alias].close()
 
 
+# A role whose privileges are not those of the login role until that becomes it.
+OTHER = "ALTER ROLE app NOINHERIT; CREATE ROLE other; GRANT other TO app"
+NO_OTHER = "DROP OWNED BY other; DROP ROLE other; ALTER ROLE app INHERIT"
+
 # By id: how, back, subject, and what is said.
 BREAKS = {
     "E111": (
@@ -168,6 +172,51 @@ BREAKS = {
         "DROP TABLE t; DROP FUNCTION spy",
         "table t",
         "has the trigger spies, whose function spy() runs as postgres",
+    ),
+    "E117 of a role that it can become": (
+        f"{OTHER}; GRANT TRUNCATE ON app_note TO other",
+        NO_OTHER,
+        "table app_note",
+        "can be emptied by this role",
+    ),
+    "W111 of a role that it can become": (
+        f"{OTHER}; GRANT REFERENCES ON app_note TO other",
+        NO_OTHER,
+        "table app_note",
+        "can be referred to by tables of this role",
+    ),
+    "E118 of a role that it can become": (
+        f"{OTHER}; CREATE TABLE t () INHERITS (app_note); GRANT SELECT (title) ON t TO other",
+        f"DROP TABLE t; {NO_OTHER}",
+        "table app_note",
+        "has the partition or child t, which this role may use",
+    ),
+    "E121 of a role that it can become": (
+        f"{OTHER}; CREATE VIEW v AS SELECT * FROM app_note; GRANT SELECT ON v TO other",
+        f"DROP VIEW v; {NO_OTHER}",
+        "view v",
+        "reads protected tables as its owner postgres",
+    ),
+    "E123 of a role that it can become": (
+        f"{OTHER}; CREATE FUNCTION f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1';"
+        " REVOKE EXECUTE ON FUNCTION f FROM PUBLIC; GRANT EXECUTE ON FUNCTION f TO other",
+        f"DROP FUNCTION f; {NO_OTHER}",
+        "function f()",
+        "is SECURITY DEFINER and runs as postgres",
+    ),
+    "E124 of a role that it can become": (
+        f"{OTHER}; CREATE FUNCTION f() RETURNS int LANGUAGE sql SET rls.is_admin = 'true' AS"
+        " $$ SELECT 1 $$; REVOKE EXECUTE ON FUNCTION f FROM PUBLIC; GRANT EXECUTE ON FUNCTION f TO"
+        " other",
+        f"DROP FUNCTION f; {NO_OTHER}",
+        "function f()",
+        "runs with rls.is_admin = 'true'",
+    ),
+    "W124 of a role that it can become": (
+        f"{OTHER}; CREATE TABLE t AS SELECT * FROM app_note; GRANT DELETE ON t TO other",
+        f"DROP TABLE t; {NO_OTHER}",
+        "table t",
+        "has the column tenant_id of a tenant and no policy",
     ),
     "W113": (
         "CREATE RULE copied AS ON INSERT TO app_note DO ALSO NOTHING",
@@ -815,6 +864,17 @@ def test_warnings_are_counted(arrange: psycopg.Connection[Any]) -> None:
         output, status = check()
     assert output.endswith(" OK, 0 wrong, 1 with warnings\n")
     assert status == 0
+
+
+def test_what_the_login_role_may_do_counts_where_another_one_is_assumed(
+    arrange: psycopg.Connection[Any], alias: Add
+) -> None:
+    how = f"{OTHER}; GRANT TRUNCATE ON app_note TO app"
+    with broken(arrange, how, f"REVOKE TRUNCATE ON app_note FROM app; {NO_OTHER}"):
+        name = alias("default", {"assume_role": "other"})
+        found = [each[:2] for each in findings("--database", name)]
+        assert ("tenantry.E117", "table app_note") in found
+        connections[name].close()
 
 
 def test_a_database_of_another_engine_is_refused(tenants: Tenants, alias: Add) -> None:

@@ -197,6 +197,25 @@ def test_the_function_that_reads_the_keys_may_be_of_a_superuser(
         assert "tenantry.E123" not in found()
 
 
+@pytest.mark.parametrize("privilege", ["TRUNCATE", "TRIGGER"])
+@pytest.mark.role_shape
+def test_the_admin_role_may_do_everything(privilege: str, tenants: Tenants, postgres: Any) -> None:
+    how = f"GRANT {privilege} ON app_note TO app_admin"
+    with broken(postgres, how, f"REVOKE {privilege} ON app_note FROM app_admin"):
+        assert findings() == []
+
+
+@pytest.mark.parametrize(("privilege", "id_"), [("TRUNCATE", "E117"), ("TRIGGER", "W112")])
+@pytest.mark.sealed_shape
+def test_who_becomes_the_admin_role_without_a_seal_is_bound(
+    privilege: str, id_: str, tenants: Tenants, postgres: Any
+) -> None:
+    how = f"GRANT {privilege} ON app_note TO app_admin"
+    with broken(postgres, how, f"REVOKE {privilege} ON app_note FROM app_admin"):
+        found = [(each.id, each.subject) for each in findings()]
+        assert found == [(f"tenantry.{id_}", "table app_note")]
+
+
 @pytest.mark.sealed_shape
 @pytest.mark.admin_role
 def test_what_runs_as_the_admin_role_without_a_seal_is_not_found(

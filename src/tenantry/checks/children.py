@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from .findings import Finding
 from .privileges import belonging, inspect_privileges
+from .reach import UNLIMITED, USABLE
 from .triggers import inspect_rules, inspect_triggers
 
 # But for those that a model protects, which are looked at as its table.
-CHILDREN = """\
+CHILDREN = f"""\
 WITH RECURSIVE child(oid) AS (
   SELECT inhrelid FROM pg_inherits WHERE inhparent = %(table)s
   UNION
@@ -22,15 +23,10 @@ WITH RECURSIVE child(oid) AS (
 SELECT oid, oid::regclass::text, relrowsecurity, pg_get_userbyid(relowner),
   pg_has_role(session_user, relowner, 'MEMBER'),
   relowner = (SELECT relowner FROM pg_class WHERE oid = %(table)s),
-  has_any_column_privilege(current_user, oid, 'SELECT, INSERT, UPDATE')
-    OR has_table_privilege(current_user, oid, 'DELETE'),
-  has_table_privilege(current_user, oid, 'SELECT'),
-  has_table_privilege(current_user, oid, 'TRUNCATE'),
-  has_any_column_privilege(current_user, oid, 'REFERENCES'),
-  has_table_privilege(current_user, oid, 'TRIGGER')
-FROM child JOIN pg_class USING (oid)
+  {USABLE}, has_table_privilege(current_user, c.oid, 'SELECT'), {UNLIMITED}
+FROM child JOIN pg_class c USING (oid)
 WHERE NOT EXISTS (SELECT FROM unnest(%(tables)s::text[]) name WHERE to_regclass(name) = oid)
-ORDER BY 2"""
+ORDER BY 2"""  # noqa: S608 - constants
 
 
 class Child(NamedTuple):
@@ -59,9 +55,12 @@ class Child(NamedTuple):
         return self.is_guarded and self.may_use and not self.is_told
 
 
-def children_of(cursor: Any, oid: int, tables: list[str]) -> list[Child]:
-    """Return the children of a table, also of its children, but for the quoted `tables`."""
-    cursor.execute(CHILDREN, {"table": oid, "tables": tables})
+def children_of(cursor: Any, oid: int, tables: list[str], roles: list[int]) -> list[Child]:
+    """Return the children of a table, also of its children, but for the quoted `tables`.
+
+    They say what one of `roles` may do.
+    """
+    cursor.execute(CHILDREN, {"table": oid, "tables": tables, "roles": roles})
     return [Child(*row) for row in cursor.fetchall()]
 
 

@@ -15,13 +15,12 @@ from ..conf import is_shared
 from ..dependents import dependents, is_protected
 from ..protected import external_models
 from .findings import Finding
+from .reach import USABLE, reached
 
-# Those that the role may use.
-OPEN = """\
-SELECT name FROM unnest(%s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
-WHERE NOT relrowsecurity
-  AND (has_any_column_privilege(current_user, c.oid, 'SELECT, INSERT, UPDATE')
-    OR has_table_privilege(current_user, c.oid, 'DELETE'))"""
+# Those that one of the roles may use.
+OPEN = f"""\
+SELECT name FROM unnest(%(tables)s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+WHERE NOT relrowsecurity AND {USABLE}"""  # noqa: S608 - a constant
 
 
 def inspect_hanging(connection: Any, cursor: Any) -> Iterator[Finding]:
@@ -32,7 +31,7 @@ def inspect_hanging(connection: Any, cursor: Any) -> Iterator[Finding]:
         for external, model in unprotected()
         if router.allow_migrate_model(connection.alias, model)
     }
-    cursor.execute(OPEN, [[*hanging]])
+    cursor.execute(OPEN, {"tables": [*hanging], "roles": reached(cursor)})
     for (table,) in cursor.fetchall():
         model, external = hanging[table]
         kind = "a many-to-many relation" if model._meta.auto_created else "a child"

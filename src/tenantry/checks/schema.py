@@ -9,25 +9,30 @@ from ..conf import rls_tenants
 from ..policies.predicates import sealed_function
 from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
+from .reach import USABLE, reached
 
-# Views over the given tables, or a partition or another child, directly or not, that the role reads,
-# directly or through a view; and those children whose policies do not bind the view's owner.
+# The given tables, and those that are their partitions or other children, but for given ones.
+FAMILY = """\
+WITH RECURSIVE family(oid, child) AS (
+  SELECT to_regclass(name)::oid, false FROM unnest(%s::text[]) name
+  UNION SELECT inhrelid, true FROM family JOIN pg_inherits ON inhparent = family.oid
+)
+SELECT oid, bool_and(child) FROM family WHERE oid IS NOT NULL GROUP BY oid"""
+
+# Views over tables and their children, directly or not, that one of the roles reads, directly or
+# through a view; and the children whose policies do not bind its owner. They are a query of their
+# own, as PostgreSQL expects more rows of two recursions, and so compiles what takes no time.
 VIEWS = f"""\
 WITH RECURSIVE uses(upper, lower) AS MATERIALIZED (
   SELECT DISTINCT ev_class, refobjid FROM pg_rewrite r
   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
     AND d.refclassid = 'pg_class'::regclass
   WHERE rulename = '_RETURN' AND ev_class <> refobjid
-), below(oid, child) AS (
-  SELECT to_regclass(name)::oid, false FROM unnest(%(tables)s::text[]) name
-  UNION SELECT inhrelid, true FROM below JOIN pg_inherits ON inhparent = below.oid
 ), over(oid) AS (
-  SELECT oid FROM below
+  SELECT unnest(%(tables)s::oid[])
   UNION SELECT upper FROM over JOIN uses ON lower = over.oid
 ), reach(oid) AS (
-  SELECT oid FROM pg_class WHERE relkind IN ('v', 'm')
-    AND (has_any_column_privilege(current_user, oid, 'SELECT, INSERT, UPDATE')
-      OR has_table_privilege(current_user, oid, 'DELETE'))
+  SELECT oid FROM pg_class c WHERE relkind IN ('v', 'm') AND {USABLE}
   UNION SELECT lower FROM reach JOIN uses ON upper = reach.oid
     JOIN pg_class c ON c.oid = reach.oid AND c.relkind = 'v'
 )
@@ -35,18 +40,19 @@ SELECT DISTINCT c.oid::regclass::text, relkind = 'm', rolname::text, {EXEMPT},
   COALESCE((SELECT option_value::boolean FROM pg_options_to_table(reloptions)
     WHERE option_name = 'security_invoker'), false),
   ARRAY(SELECT t.oid::regclass::text FROM uses JOIN pg_class t ON t.oid = lower
-    WHERE upper = c.oid AND t.oid IN (SELECT oid FROM below GROUP BY oid HAVING bool_and(child))
+    WHERE upper = c.oid AND t.oid = ANY(%(children)s::oid[])
       AND (NOT t.relrowsecurity
         OR NOT t.relforcerowsecurity AND pg_has_role(o.oid, t.relowner, 'USAGE'))
     ORDER BY 1)
 FROM over JOIN reach USING (oid) JOIN pg_class c USING (oid) JOIN pg_roles o ON o.oid = relowner
 WHERE relkind IN ('v', 'm') ORDER BY 1"""  # noqa: S608 - a constant
 
-# That somebody has made, and that the role may call.
+# That somebody has made, and that one of the roles may call.
 CALLABLE = """\
 nspname NOT IN ('pg_catalog', 'information_schema')
-  AND has_function_privilege(current_user, p.oid, 'EXECUTE')
-  AND has_schema_privilege(current_user, n.oid, 'USAGE')
+  AND EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
+    WHERE has_function_privilege(role, p.oid, 'EXECUTE')
+      AND has_schema_privilege(role, n.oid, 'USAGE'))
   AND NOT EXISTS (SELECT FROM pg_depend
     WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')"""
 
@@ -92,7 +98,15 @@ WHERE c.oid IN (SELECT oid FROM mine) ORDER BY 1, 2"""
 
 def inspect_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
     """Yield views of protected tables that show other tenants' rows."""
-    cursor.execute(VIEWS, {"tables": tables, "admin": exempt_admin()})
+    cursor.execute(FAMILY, [tables])
+    family = dict(cursor.fetchall())
+    parameters = {
+        "tables": [*family],
+        "children": [oid for oid, is_child in family.items() if is_child],
+        "admin": exempt_admin(),
+        "roles": reached(cursor),
+    }
+    cursor.execute(VIEWS, parameters)
     for view, materialized, owner, exempt, invoker, children in cursor.fetchall():
         if materialized:
             yield Finding(
@@ -124,7 +138,8 @@ def inspect_functions(cursor: Any) -> Iterator[Finding]:
     """Yield functions that run as a role that no policy binds, or in a binding of their own."""
     # It reads the keys of seals, and nothing else. The check of policies compares its body.
     ours = f"{sealed_function(rls_tenants().guc_prefix)}(text)"
-    cursor.execute(FUNCTIONS, {"admin": exempt_admin(), "ours": ours})
+    roles = reached(cursor)
+    cursor.execute(FUNCTIONS, {"admin": exempt_admin(), "ours": ours, "roles": roles})
     for function, owner in cursor.fetchall():
         yield Finding(
             "tenantry.E123",
@@ -133,7 +148,7 @@ def inspect_functions(cursor: Any) -> Iterator[Finding]:
             f"run ALTER ROUTINE {function} SECURITY INVOKER, or REVOKE EXECUTE ON ROUTINE"
             f" {function} FROM PUBLIC and the role that serves requests",
         )
-    cursor.execute(SETTINGS, {"prefix": f"{rls_tenants().guc_prefix}."})
+    cursor.execute(SETTINGS, {"prefix": f"{rls_tenants().guc_prefix}.", "roles": roles})
     for function, name, value in cursor.fetchall():
         yield Finding(
             "tenantry.E124",

@@ -13,16 +13,16 @@ from ..dependents import is_protected
 from ..protected import column_of, external_models
 from .findings import Finding
 from .models import refers_to_tenant
+from .reach import USABLE, reached
 
-# Those that the role may use. A partition is looked at with its parent.
-STRANGERS = """\
+# Those that one of the roles may use. A partition is looked at with its parent.
+STRANGERS = f"""\
 SELECT c.oid::regclass::text, min(attname::text)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
 WHERE relkind IN ('r', 'p', 'f') AND relpersistence <> 't' AND NOT relrowsecurity
   AND nspname NOT LIKE 'pg\\_%%' AND nspname <> 'information_schema'
-  AND (has_any_column_privilege(current_user, c.oid, 'SELECT, INSERT, UPDATE')
-    OR has_table_privilege(current_user, c.oid, 'DELETE'))
+  AND {USABLE}
   AND NOT EXISTS (SELECT FROM unnest(%(known)s::text[]) name WHERE to_regclass(name) = c.oid)
   AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid)
   AND NOT EXISTS (SELECT FROM pg_depend
@@ -30,7 +30,7 @@ WHERE relkind IN ('r', 'p', 'f') AND relpersistence <> 't' AND NOT relrowsecurit
   AND (attname = ANY(%(columns)s) OR EXISTS (SELECT FROM pg_constraint
     WHERE conrelid = c.oid AND contype = 'f' AND confrelid = to_regclass(%(tenants)s)
       AND attnum = ANY(conkey)))
-GROUP BY c.oid ORDER BY 1"""
+GROUP BY c.oid ORDER BY 1"""  # noqa: S608 - a constant
 
 
 def inspect_strangers(connection: Any, cursor: Any) -> Iterator[Finding]:
@@ -41,6 +41,7 @@ def inspect_strangers(connection: Any, cursor: Any) -> Iterator[Finding]:
         {
             "known": [quote(model._meta.db_table) for model in known_models()],
             "columns": sorted(tenant_columns()),
+            "roles": reached(cursor),
             "tenants": quote(apps.get_model(rls_tenants().tenant_model)._meta.db_table),
         },
     )

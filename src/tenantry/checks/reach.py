@@ -1,0 +1,39 @@
+"""Whose privileges a session has, or takes when it becomes another role."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .exempt import exempt_admin
+
+# From PostgreSQL 16 on there are memberships that only inherit, and such that only administer, by
+# which a role grants itself the others.
+ROLES = """\
+SELECT oid FROM pg_roles WHERE rolname IS DISTINCT FROM %(admin)s
+AND pg_has_role(session_user, oid, CASE
+  WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
+  ELSE 'USAGE, SET, MEMBER WITH ADMIN OPTION' END)"""
+
+# Of a relation c, given the roles: whether one of them may read or write it. TRUNCATE is no use.
+USABLE = """\
+EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
+  WHERE has_any_column_privilege(role, c.oid, 'SELECT, INSERT, UPDATE')
+    OR has_table_privilege(role, c.oid, 'DELETE'))"""
+
+# The same for what no policy limits: TRUNCATE, REFERENCES and TRIGGER.
+UNLIMITED = """\
+EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
+  WHERE has_table_privilege(role, c.oid, 'TRUNCATE')),
+EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
+  WHERE has_any_column_privilege(role, c.oid, 'REFERENCES')),
+EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
+  WHERE has_table_privilege(role, c.oid, 'TRIGGER'))"""
+
+
+def reached(cursor: Any) -> list[int]:
+    """Return the roles whose privileges a statement may have: that of the login, and others.
+
+    The admin role is none where to be it is all that a policy asks for: it may see everything.
+    """
+    cursor.execute(ROLES, {"admin": exempt_admin()})
+    return [oid for (oid,) in cursor.fetchall()]
