@@ -290,6 +290,14 @@ BREAKS = {
         "function fill()",
         "run ALTER ROUTINE fill() SECURITY INVOKER, or REVOKE EXECUTE ON ROUTINE fill() FROM",
     ),
+    "E123 behind a view": (
+        "CREATE SCHEMA private; CREATE FUNCTION private.f() RETURNS SETOF app_note LANGUAGE sql"
+        " SECURITY DEFINER AS 'SELECT * FROM public.app_note'; CREATE VIEW v WITH"
+        " (security_invoker) AS SELECT * FROM private.f(); GRANT SELECT ON v TO app",
+        "DROP VIEW v; DROP SCHEMA private CASCADE",
+        "function private.f()",
+        "is SECURITY DEFINER and runs as postgres, whom no policy binds",
+    ),
     "W124": (
         "CREATE TABLE note_copy AS SELECT * FROM app_note; GRANT SELECT ON note_copy TO app",
         "DROP TABLE note_copy",
@@ -310,6 +318,13 @@ BREAKS = {
         "function peek()",
         "runs with rls.is_admin = 'true', whoever calls it in whatever scope;"
         " run ALTER ROUTINE peek() RESET rls.is_admin",
+    ),
+    "E124 behind a default": (
+        "CREATE SCHEMA private; CREATE FUNCTION private.f() RETURNS int LANGUAGE sql SET"
+        " rls.is_admin = 'true' AS 'SELECT 1'; CREATE TABLE t (n int DEFAULT private.f())",
+        "DROP TABLE t; DROP SCHEMA private CASCADE",
+        "function private.f()",
+        "runs with rls.is_admin = 'true'",
     ),
     "E124 as a tenant": (
         "CREATE PROCEDURE fill(n int) LANGUAGE sql SET rls.current_tenant = '1' AS $$ SELECT 1 $$",
@@ -600,6 +615,12 @@ HARMLESS = {
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1';"
         " REVOKE EXECUTE ON FUNCTION f FROM PUBLIC",
         "DROP FUNCTION f",
+    ),
+    "a function in a schema that the role may not use": (
+        "CREATE SCHEMA private; CREATE FUNCTION private.f() RETURNS trigger LANGUAGE plpgsql"
+        " SECURITY DEFINER AS 'BEGIN RETURN NEW; END'; CREATE TABLE t (n int); CREATE TRIGGER f"
+        " BEFORE INSERT ON t EXECUTE FUNCTION private.f()",
+        "DROP TABLE t; DROP SCHEMA private CASCADE",
     ),
     "a partition without grants": (
         "CREATE TABLE t () INHERITS (app_note)",

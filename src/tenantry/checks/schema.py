@@ -47,12 +47,15 @@ SELECT DISTINCT c.oid::regclass::text, relkind = 'm', rolname::text, {EXEMPT},
 FROM over JOIN reach USING (oid) JOIN pg_class c USING (oid) JOIN pg_roles o ON o.oid = relowner
 WHERE relkind IN ('v', 'm') ORDER BY 1"""  # noqa: S608 - a constant
 
-# That somebody has made, and that one of the roles may call.
+# That somebody has made, and that one of the roles may call. A view, a default or a policy calls one
+# in whatever schema, without USAGE of that; so does what else names it, but for triggers.
 CALLABLE = """\
 nspname NOT IN ('pg_catalog', 'information_schema')
   AND EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
     WHERE has_function_privilege(role, p.oid, 'EXECUTE')
-      AND has_schema_privilege(role, n.oid, 'USAGE'))
+      AND (has_schema_privilege(role, n.oid, 'USAGE') OR EXISTS (SELECT FROM pg_depend d
+        WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
+          AND d.classid NOT IN ('pg_trigger'::regclass, 'pg_event_trigger'::regclass))))
   AND NOT EXISTS (SELECT FROM pg_depend
     WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')"""
 
