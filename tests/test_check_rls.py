@@ -326,6 +326,14 @@ BREAKS = {
         "function private.f()",
         "runs with rls.is_admin = 'true'",
     ),
+    "E124 of a trigger": (
+        "CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql SET rls.is_admin = 'true' AS"
+        " 'BEGIN RETURN NEW; END'; REVOKE EXECUTE ON FUNCTION spy FROM PUBLIC;"
+        " CREATE TRIGGER spies BEFORE INSERT ON app_note EXECUTE FUNCTION spy()",
+        "DROP FUNCTION spy CASCADE",
+        "function spy()",
+        "runs with rls.is_admin = 'true', whoever calls it in whatever scope",
+    ),
     "E124 as a tenant": (
         "CREATE PROCEDURE fill(n int) LANGUAGE sql SET rls.current_tenant = '1' AS $$ SELECT 1 $$",
         "DROP PROCEDURE fill",

@@ -47,22 +47,28 @@ SELECT DISTINCT c.oid::regclass::text, relkind = 'm', rolname::text, {EXEMPT},
 FROM over JOIN reach USING (oid) JOIN pg_class c USING (oid) JOIN pg_roles o ON o.oid = relowner
 WHERE relkind IN ('v', 'm') ORDER BY 1"""  # noqa: S608 - a constant
 
-# That somebody has made, and that one of the roles may call. A view, a default or a policy calls one
-# in whatever schema, without USAGE of that; so does what else names it, but for triggers.
+# That somebody has made.
+MADE = """\
+nspname NOT IN ('pg_catalog', 'information_schema') AND NOT EXISTS (SELECT FROM pg_depend
+  WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')"""
+
+# That one of the roles may call. A view, a default or a policy calls one in whatever schema, without
+# USAGE of that; so does what else names it.
 CALLABLE = """\
-nspname NOT IN ('pg_catalog', 'information_schema')
-  AND EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
-    WHERE has_function_privilege(role, p.oid, 'EXECUTE')
-      AND (has_schema_privilege(role, n.oid, 'USAGE') OR EXISTS (SELECT FROM pg_depend d
-        WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
-          AND d.classid NOT IN ('pg_trigger'::regclass, 'pg_event_trigger'::regclass))))
-  AND NOT EXISTS (SELECT FROM pg_depend
-    WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')"""
+EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
+  WHERE has_function_privilege(role, p.oid, 'EXECUTE')
+    AND (has_schema_privilege(role, n.oid, 'USAGE') OR EXISTS (SELECT FROM pg_depend d
+      WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
+        AND d.classid NOT IN ('pg_trigger'::regclass, 'pg_event_trigger'::regclass))))"""
+
+# A trigger calls it for whoever writes, without a privilege.
+CALLED = f"""\
+({CALLABLE} OR EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid AND NOT tgisinternal))"""
 
 FUNCTIONS = f"""\
 SELECT p.oid::regprocedure::text, rolname::text
 FROM pg_proc p JOIN pg_roles o ON o.oid = proowner JOIN pg_namespace n ON n.oid = pronamespace
-WHERE prosecdef AND {EXEMPT} AND {CALLABLE}
+WHERE prosecdef AND {EXEMPT} AND {MADE} AND {CALLABLE}
   AND p.oid IS DISTINCT FROM to_regprocedure(%(ours)s) ORDER BY 1"""  # noqa: S608 - constants
 
 # What they run with instead of what the statement carries, unless that is nobody. A tenant may be
@@ -75,7 +81,7 @@ CROSS JOIN substr(setting, strpos(setting, '=') + 1) value
 WHERE CASE WHEN setting LIKE 'role=%%' THEN value <> 'none'
     WHEN starts_with(setting, %(prefix)s || 'is_admin=') THEN value = 'true'
     ELSE starts_with(setting, %(prefix)s) AND value <> '' END
-  AND {CALLABLE} ORDER BY 1, 2"""  # noqa: S608 - constants
+  AND {MADE} AND {CALLED} ORDER BY 1, 2"""  # noqa: S608 - constants
 
 # Each table, with those that it is a partition of, by which it may be published, and what takes it
 # out of the publication: nothing out of one for all tables.
