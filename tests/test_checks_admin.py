@@ -311,6 +311,36 @@ def test_who_reads_or_changes_a_key_is_found(
     assert findings() == []
 
 
+@pytest.mark.sealed_shape
+@pytest.mark.parametrize("role", ["app", "between"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("schema", "tenantry"),
+        ("table", "tenantry.seal_keys"),
+        ("function", "tenantry.rls_sealed(text)"),
+    ],
+)
+def test_who_owns_what_verifies_seals_is_found(
+    kind: str, name: str, role: str, tenants: Tenants, arrange: psycopg.Connection[Any]
+) -> None:
+    alter = f"ALTER {kind} {name} OWNER TO"
+    how = f"CREATE ROLE between; GRANT between TO app; {alter} {role}"
+    with changed(arrange, how, f"{alter} owner; DROP ROLE between"):
+        texts = [
+            f"{each.message}; {each.fix}"
+            for each in findings()
+            if (each.id, each.subject) == ("tenantry.E106", f"{kind} {name}")
+        ]
+        connections["default"].close()
+    assert texts == [
+        f"belongs to {role}, which this role is or can become; who owns it reads the keys, or puts"
+        f" others in their place, and can be any tenant; run ALTER {kind.upper()} {name} OWNER TO"
+        " the owner of the protected tables"
+    ]
+    assert findings() == []
+
+
 @pytest.mark.role_shape
 def test_sealing_without_a_table_of_keys_is_found(tenants: Tenants, settings: Any) -> None:
     settings.RLS_TENANTS = test_settings.RLS_TENANTS | test_settings.SHAPES["sealed"]

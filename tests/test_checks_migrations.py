@@ -110,7 +110,7 @@ def test_keys_of_seals_are_awaited_while_a_migration_is_yet_to_run(
 
     def awaited() -> bool:
         with connection.cursor() as cursor:
-            (found,) = inspect_seal(cursor, Migrations(connection))
+            (found,) = inspect_seal(cursor, Migrations(connection), ["app_note"])
         assert found.id == "tenantry.E107"
         return found.awaited
 

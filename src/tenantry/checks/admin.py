@@ -9,11 +9,12 @@ from django.db import Error
 
 from ..binding import Binding, pop, push
 from ..conf import rls_tenants
-from ..policies.predicates import readable, sealed_function
+from ..policies.predicates import SCHEMA, readable, sealed_function
 from ..policies.seal import KEYS
 from ..seal import seal_keys
 from .findings import Finding
 from .migrations import Migrations
+from .reach import owns_all
 from .role import exemptions, inherits, read_role
 
 # From here on a membership that may SET is another than one that inherits (release notes of 16).
@@ -40,6 +41,16 @@ SELECT rolname::text FROM pg_roles r, pg_class c
 WHERE c.oid = to_regclass(%(keys)s) AND NOT rolsuper AND rolname NOT LIKE 'pg\\_%%'
   AND NOT pg_has_role(r.oid, c.relowner, 'USAGE')
   AND has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE') ORDER BY 1"""
+
+# Of what verifies seals, what the session owns, or could.
+OWNED = """\
+SELECT kind, name, pg_get_userbyid(owner) FROM (
+  SELECT 'schema' AS kind, nspname::text AS name, nspowner AS owner
+    FROM pg_namespace WHERE nspname = %(schema)s
+  UNION ALL SELECT 'table', %(keys)s, relowner FROM pg_class WHERE oid = to_regclass(%(keys)s)
+  UNION ALL SELECT 'function', %(function)s, proowner FROM pg_proc
+    WHERE oid = to_regprocedure(%(function)s)
+) found WHERE pg_has_role(session_user, owner, 'MEMBER') ORDER BY kind DESC"""
 
 
 def inspect_admin(
@@ -110,10 +121,15 @@ def inspect_app(cursor: Any) -> Iterator[Finding]:
         )
 
 
-def inspect_seal(cursor: Any, migrations: Migrations) -> Iterator[Finding]:
-    """Yield who may read or change the keys of seals, and whether those that sign are known."""
+def inspect_seal(cursor: Any, migrations: Migrations, tables: list[str]) -> Iterator[Finding]:
+    """Yield who may read or change the keys of seals, and whether those that sign are known.
+
+    Not of the owner of the protected `tables`, who may do everything.
+    """
     if not rls_tenants().sealed:
         return
+    if not owns_all(cursor, tables):
+        yield from inspect_owner_of_seals(cursor)
     cursor.execute(READERS, {"keys": KEYS})
     for (reader,) in cursor.fetchall():
         yield Finding(
@@ -134,6 +150,20 @@ def inspect_seal(cursor: Any, migrations: Migrations) -> Iterator[Finding]:
         )
     else:
         yield from inspect_opening(cursor)
+
+
+def inspect_owner_of_seals(cursor: Any) -> Iterator[Finding]:
+    """Yield what of that which verifies seals belongs to the role."""
+    function = f"{sealed_function(rls_tenants().guc_prefix)}(text)"
+    cursor.execute(OWNED, {"schema": SCHEMA, "keys": KEYS, "function": function})
+    for kind, name, owner in cursor.fetchall():
+        yield Finding(
+            "tenantry.E106",
+            f"{kind} {name}",
+            f"belongs to {owner}, which this role is or can become; who owns it reads the keys, or"
+            " puts others in their place, and can be any tenant",
+            f"run ALTER {kind.upper()} {name} OWNER TO the owner of the protected tables",
+        )
 
 
 def inspect_opening(cursor: Any) -> Iterator[Finding]:

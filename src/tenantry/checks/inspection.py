@@ -93,7 +93,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
             inspect_admin, version=connection.pg_version, tables=used, options=options
         )
     if rls_tenants().sealed:
-        checks["seal keys"] = partial(inspect_seal, migrations=migrations)
+        checks["seal keys"] = partial(inspect_seal, migrations=migrations, tables=tables)
     for model in models:
         inspect = partial(inspect_one, connection, model, tables, known, migrations)
         checks[f"table {model._meta.db_table}"] = inspect

@@ -8,6 +8,7 @@ from typing import Any
 from ..conf import rls_tenants
 from ..policies.predicates import readable
 from .findings import Finding
+from .reach import owns_all
 
 # A superuser has them all, which is told already. Of the predefined roles those count that reach
 # the server's files or start programs on it; pg_read_all_data is bound by policies.
@@ -19,11 +20,6 @@ SELECT rolname::text, rolreplication, ARRAY(
     AND pg_has_role(mine.oid, other.oid, 'MEMBER')
   ORDER BY 1
 ) FROM pg_roles mine WHERE rolname = session_user AND NOT rolsuper"""
-
-# Whoever can become the owner of all of them can switch Row-Level Security off, which is told.
-OTHERS = """\
-SELECT FROM unnest(%s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
-WHERE NOT pg_has_role(session_user, relowner, 'MEMBER') LIMIT 1"""
 
 # Of every role that the session can become. In a database that nobody has changed PUBLIC may make
 # what is temporary.
@@ -80,10 +76,7 @@ def inspect_traps(cursor: Any, tables: list[str]) -> Iterator[Finding]:
 
     Not of the owner of the protected tables, who has to make others.
     """
-    if not rls_tenants().sealed:
-        return
-    cursor.execute(OTHERS, [tables])
-    if cursor.fetchone() is None:
+    if not rls_tenants().sealed or owns_all(cursor, tables):
         return
     cursor.execute(TEMPORARY)
     for database, is_public, roles in cursor.fetchall():

@@ -29,6 +29,19 @@ EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
 EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
   WHERE has_table_privilege(role, c.oid, 'TRIGGER'))"""
 
+OTHERS = """\
+SELECT FROM unnest(%s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+WHERE NOT pg_has_role(session_user, relowner, 'MEMBER') LIMIT 1"""
+
+
+def owns_all(cursor: Any, tables: list[str]) -> bool:
+    """Return whether the session can become the owner of all quoted `tables`.
+
+    It can switch Row-Level Security off then, which is told.
+    """
+    cursor.execute(OTHERS, [tables])
+    return cursor.fetchone() is None
+
 
 def reached(cursor: Any) -> list[int]:
     """Return the roles whose privileges a statement may have: that of the login, and others.

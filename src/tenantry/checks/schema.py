@@ -52,8 +52,8 @@ MADE = """\
 nspname NOT IN ('pg_catalog', 'information_schema') AND NOT EXISTS (SELECT FROM pg_depend
   WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')"""
 
-# That one of the roles may call. A view, a default or a policy calls one in whatever schema, without
-# USAGE of that; so does what else names it.
+# That one of the roles may call. A view, a default or a policy calls one in whatever schema,
+# without USAGE of that; so does what else names it.
 CALLABLE = """\
 EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
   WHERE has_function_privilege(role, p.oid, 'EXECUTE')
