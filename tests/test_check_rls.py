@@ -103,6 +103,25 @@ BREAKS = {
         "table app_note",
         "can be emptied by this role, of all tenants' rows; run REVOKE TRUNCATE ON",
     ),
+    "E120": (
+        "ALTER SCHEMA public OWNER TO app",
+        "ALTER SCHEMA public OWNER TO pg_database_owner",
+        "schema public",
+        "belongs to app, which this role is or can become, and so can drop protected tables, with"
+        " the rows of all tenants; run ALTER SCHEMA public OWNER TO the owner of the tables",
+    ),
+    "E120 of the database": (
+        "CREATE ROLE between; GRANT between TO app; ALTER DATABASE tenantry OWNER TO between",
+        "ALTER DATABASE tenantry OWNER TO owner; DROP ROLE between",
+        "database tenantry",
+        "belongs to between, which this role is or can become",
+    ),
+    "E120 by the database": (
+        "ALTER DATABASE tenantry OWNER TO app",
+        "ALTER DATABASE tenantry OWNER TO owner",
+        "schema public",
+        "belongs to pg_database_owner, which this role is or can become",
+    ),
     "W111": (
         "GRANT REFERENCES (id) ON app_note TO app",
         "REVOKE REFERENCES (id) ON app_note FROM app",

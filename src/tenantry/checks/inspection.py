@@ -18,6 +18,7 @@ from .findings import Finding
 from .hanging import inspect_hanging
 from .migrations import Migrations
 from .options import inspect_time_zone
+from .owners import inspect_owners
 from .powers import inspect_powers, inspect_traps
 from .role import exemptions, inspect_role, read_role, subject_of
 from .schema import inspect_functions, inspect_publications, inspect_views
@@ -98,6 +99,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         inspect = partial(inspect_one, connection, model, tables, known, migrations)
         checks[f"table {model._meta.db_table}"] = inspect
     return checks | {
+        "owners": partial(inspect_owners, tables=tables),
         "dependents": partial(inspect_hanging, connection),
         "strangers": partial(inspect_strangers, connection),
         "powers": inspect_powers,
