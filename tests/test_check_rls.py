@@ -422,6 +422,13 @@ BREAKS = {
         "role app",
         "to which no policy applies; run ALTER ROLE app NOREPLICATION",
     ),
+    "E135 of a role that it can become": (
+        f"{OTHER}; ALTER ROLE other REPLICATION",
+        NO_OTHER,
+        "role app",
+        "can become other, which has REPLICATION, and may copy the whole server, or stream all"
+        " changes of it, to which no policy applies; run REVOKE other FROM app, or from the role",
+    ),
     "E136": (
         "GRANT pg_read_server_files TO app",
         "REVOKE pg_read_server_files FROM app",
@@ -466,6 +473,14 @@ BREAKS = {
         'DROP ROLE "Sees-all"',
         "role app",
         'can become Sees-all, whom no policy binds; run REVOKE "Sees-all" FROM app',
+    ),
+    "W101 of a role that it can become": (
+        "CREATE ROLE dba CREATEROLE; CREATE ROLE between; GRANT dba TO between; GRANT between TO"
+        " app",
+        "DROP ROLE between, dba",
+        "role app",
+        "can become dba, which has CREATEROLE, and may make itself a member of roles that no policy"
+        " binds; run REVOKE dba FROM app",
     ),
     "W101": (
         "ALTER ROLE app CREATEROLE",

@@ -8,18 +8,22 @@ from typing import Any
 from ..conf import rls_tenants
 from ..policies.predicates import readable
 from .findings import Finding
-from .reach import owns_all
+from .reach import BECOME, owns_all
 
 # A superuser has them all, which is told already. Of the predefined roles those count that reach
-# the server's files or start programs on it; pg_read_all_data is bound by policies.
-POWERS = """\
-SELECT rolname::text, rolreplication, ARRAY(
+# the server's files or start programs on it. An attribute is had by SET ROLE only.
+POWERS = f"""\
+SELECT rolname::text, ARRAY(
+  SELECT other.rolname::text FROM pg_roles other
+  WHERE rolreplication AND NOT rolsuper AND pg_has_role(mine.oid, other.oid, {BECOME})
+  ORDER BY 1
+), ARRAY(
   SELECT other.rolname::text FROM pg_roles other
   WHERE other.rolname IN
       ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')
     AND pg_has_role(mine.oid, other.oid, 'MEMBER')
   ORDER BY 1
-) FROM pg_roles mine WHERE rolname = session_user AND NOT rolsuper"""
+) FROM pg_roles mine WHERE rolname = session_user AND NOT rolsuper"""  # noqa: S608 - a constant
 
 # Of every role that the session can become. In a database that nobody has changed PUBLIC may make
 # what is temporary.
@@ -50,15 +54,19 @@ GROUP BY kind, name ORDER BY kind, name"""
 def inspect_powers(cursor: Any) -> Iterator[Finding]:
     """Yield by what the role reads rows without a query."""
     cursor.execute(POWERS)
-    for name, replicates, others in cursor.fetchall():
+    for name, replicating, others in cursor.fetchall():
         subject = f"role {name}"
-        if replicates:
+        for other in replicating:
+            is_own = other == name
             yield Finding(
                 "tenantry.E135",
                 subject,
-                "has REPLICATION, and may copy the whole server, or stream all changes of it, to"
-                " which no policy applies",
-                f"run ALTER ROLE {readable(name)} NOREPLICATION",
+                f"{'has' if is_own else f'can become {other}, which has'} REPLICATION, and may copy"
+                " the whole server, or stream all changes of it, to which no policy applies",
+                f"run ALTER ROLE {readable(name)} NOREPLICATION"
+                if is_own
+                else f"run REVOKE {readable(other)} FROM {readable(name)}, or from the role through which it is a"
+                " member",
             )
         for other in others:
             yield Finding(

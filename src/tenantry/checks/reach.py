@@ -6,13 +6,15 @@ from typing import Any
 
 from .exempt import exempt_admin
 
-# From PostgreSQL 16 on there are memberships that only inherit, and such that only administer, by
-# which a role grants itself the others.
-ROLES = """\
+# For pg_has_role: that a role can become another one. From PostgreSQL 16 on there are memberships
+# that only inherit, and such that only administer, by which a role grants itself the others.
+BECOME = """\
+CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
+  ELSE 'SET, MEMBER WITH ADMIN OPTION' END"""
+
+ROLES = f"""\
 SELECT oid FROM pg_roles WHERE rolname IS DISTINCT FROM %(admin)s
-AND pg_has_role(session_user, oid, CASE
-  WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
-  ELSE 'USAGE, SET, MEMBER WITH ADMIN OPTION' END)"""
+AND (pg_has_role(session_user, oid, 'USAGE') OR pg_has_role(session_user, oid, {BECOME}))"""
 
 # Of a relation c, given the roles: whether one of them may read or write it. TRUNCATE is no use.
 USABLE = """\

@@ -8,23 +8,29 @@ from typing import Any
 from ..policies.predicates import readable
 from .exempt import exempt_admin
 from .findings import Finding
+from .reach import BECOME
 
 # Of the login role, to which a session that has assumed another one can always return; and which of
 # the two have the policy of the admin role. Not the current role: in a scope it may be the admin.
-ROLE = """\
-SELECT rolname::text, rolsuper, rolbypassrls, rolcreaterole, ARRAY(
+ROLE = f"""\
+SELECT rolname::text, rolsuper, rolbypassrls, ARRAY(
+  SELECT other.rolname::text FROM pg_roles other
+  WHERE other.rolcreaterole AND NOT other.rolsuper
+    AND NOT mine.rolsuper AND pg_has_role(mine.oid, other.oid, {BECOME})
+  ORDER BY other.rolname
+), ARRAY(
   SELECT other.rolname::text FROM pg_roles other
   WHERE (other.rolsuper OR other.rolbypassrls) AND other.oid <> mine.oid
-    AND NOT mine.rolsuper AND pg_has_role(mine.oid, other.oid, 'MEMBER')
+    AND NOT mine.rolsuper AND pg_has_role(mine.oid, other.oid, {BECOME})
   ORDER BY other.rolname
 ), ARRAY(
   SELECT heir.rolname::text FROM pg_roles heir
   WHERE heir.rolname IN (session_user, %(assumed)s) AND NOT mine.rolsuper
     AND pg_has_role(heir.oid, (SELECT oid FROM pg_roles WHERE rolname = %(admin)s), 'USAGE')
   ORDER BY heir.rolname
-) FROM pg_roles mine WHERE rolname = session_user"""
+) FROM pg_roles mine WHERE rolname = session_user"""  # noqa: S608 - a constant
 
-Row = tuple[str, bool, bool, bool, list[str], list[str]]
+Row = tuple[str, bool, bool, list[str], list[str], list[str]]
 
 
 def parameters(options: Mapping[str, Any]) -> dict[str, str | None]:
@@ -96,11 +102,15 @@ def inspect_role(cursor: Any, options: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what lets the role see everything, now or soon."""
     row = read_role(cursor, options)
     yield from exemptions(row)
-    name, superuser, _, creates, *_ = row
-    if creates and not superuser:
+    name, _, _, creating, *_ = row
+    for other in creating:
+        is_own = other == name
         yield Finding(
             "tenantry.W101",
             subject_of(row),
-            "has CREATEROLE, and may make itself a member of roles that no policy binds",
-            f"run ALTER ROLE {readable(name)} NOCREATEROLE",
+            f"{'has' if is_own else f'can become {other}, which has'} CREATEROLE, and may make"
+            " itself a member of roles that no policy binds",
+            f"run ALTER ROLE {readable(name)} NOCREATEROLE"
+            if is_own
+            else f"run REVOKE {readable(other)} FROM {readable(name)}, or from the role through which it is a member",
         )
