@@ -759,6 +759,22 @@ def test_a_child_of_which_a_model_tells_is_not_looked_at_twice(
         assert findings() == []
 
 
+def test_what_is_not_inherited_counts_for_who_can_become_it(
+    arrange: psycopg.Connection[Any],
+) -> None:
+    attributes = "BYPASSRLS REPLICATION CREATEROLE"
+    ids = ["tenantry.E103", "tenantry.W101", "tenantry.E135"]
+    with broken(arrange, f"CREATE ROLE other {attributes}; GRANT other TO app", "DROP ROLE other"):
+        assert [each[0] for each in findings()] == ids
+        # Before, a member can always become what it is a member of.
+        if arrange.info.server_version >= 160000:
+            arrange.execute("GRANT other TO app WITH INHERIT TRUE, SET FALSE")
+            assert findings() == []
+            # By which it grants itself the rest.
+            arrange.execute("GRANT other TO app WITH INHERIT FALSE, ADMIN TRUE")
+            assert [each[0] for each in findings()] == ids
+
+
 @pytest.mark.parametrize("bypasses", ["NOBYPASSRLS", "BYPASSRLS"])
 def test_a_superuser_is_one_finding(bypasses: str, arrange: psycopg.Connection[Any]) -> None:
     with broken(

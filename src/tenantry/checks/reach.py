@@ -13,8 +13,8 @@ CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
   ELSE 'SET, MEMBER WITH ADMIN OPTION' END"""
 
 ROLES = f"""\
-SELECT oid FROM pg_roles WHERE rolname IS DISTINCT FROM %(admin)s
-AND (pg_has_role(session_user, oid, 'USAGE') OR pg_has_role(session_user, oid, {BECOME}))"""
+SELECT oid FROM pg_roles WHERE rolname IS DISTINCT FROM %(admin)s AND NOT rolsuper
+AND (pg_has_role(session_user, oid, 'USAGE') OR pg_has_role(session_user, oid, {BECOME}))"""  # noqa: S608 - a constant
 
 # Of a relation c, given the roles: whether one of them may read or write it. TRUNCATE is no use.
 USABLE = """\
@@ -31,6 +31,7 @@ EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
 EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
   WHERE has_table_privilege(role, c.oid, 'TRIGGER'))"""
 
+# One of these tables that is another owner's.
 OTHERS = """\
 SELECT FROM unnest(%s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
 WHERE NOT pg_has_role(session_user, relowner, 'MEMBER') LIMIT 1"""
@@ -48,7 +49,8 @@ def owns_all(cursor: Any, tables: list[str]) -> bool:
 def reached(cursor: Any) -> list[int]:
     """Return the roles whose privileges a statement may have: that of the login, and others.
 
-    The admin role is none where to be it is all that a policy asks for: it may see everything.
+    The admin role is none where to be it is all that a policy asks for: it may see everything. So
+    may a superuser, which is told.
     """
     cursor.execute(ROLES, {"admin": exempt_admin()})
     return [oid for (oid,) in cursor.fetchall()]
