@@ -8,7 +8,7 @@ from typing import Any
 from ..conf import rls_tenants
 from ..policies.predicates import readable
 from .findings import Finding
-from .reach import BECOME, owns_all
+from .reach import BECOME, owns_all, reached
 
 # A superuser has them all, which is told already. Of the predefined roles those count that reach
 # the server's files or start programs on it. An attribute is had by SET ROLE only.
@@ -24,6 +24,14 @@ SELECT rolname::text, ARRAY(
     AND pg_has_role(mine.oid, other.oid, 'MEMBER')
   ORDER BY 1
 ) FROM pg_roles mine WHERE rolname = session_user AND NOT rolsuper"""  # noqa: S608 - a constant
+
+# A superuser among them is told already. The views over these show what policies let through.
+STATISTICS = """\
+SELECT DISTINCT session_user::text, pg_has_role(session_user, 'pg_read_all_data', 'MEMBER')
+FROM pg_roles r CROSS JOIN unnest(ARRAY['pg_statistic', 'pg_statistic_ext_data']) kept
+WHERE r.oid = ANY(%(roles)s::oid[]) AND NOT rolsuper
+  AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)
+  AND has_any_column_privilege(r.oid, 'pg_catalog.' || kept, 'SELECT')"""
 
 # Of every role that the session can become. In a database that nobody has changed PUBLIC may make
 # what is temporary.
@@ -77,6 +85,16 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
                 f"run REVOKE {other} FROM {readable(name)}, or from the role through which it is a"
                 " member",
             )
+    cursor.execute(STATISTICS, {"roles": reached(cursor)})
+    for name, is_reader in cursor.fetchall():
+        what = "pg_read_all_data" if is_reader else "SELECT ON pg_statistic, pg_statistic_ext_data"
+        yield Finding(
+            "tenantry.E139",
+            f"role {name}",
+            "may read the statistics of the server, which hold the most common values of all"
+            " tenants' rows, and to which no policy applies",
+            f"run REVOKE {what} FROM {name}, or from the role through which it has it",
+        )
 
 
 def inspect_traps(cursor: Any, tables: list[str]) -> Iterator[Finding]:
