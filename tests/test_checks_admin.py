@@ -312,6 +312,19 @@ def test_who_reads_or_changes_a_key_is_found(
 
 
 @pytest.mark.sealed_shape
+@pytest.mark.parametrize("role", ["pg_read_all_data", "pg_write_all_data"])
+def test_who_reads_or_changes_everything_is_told_what_to_revoke(
+    role: str, tenants: Tenants, postgres: Any
+) -> None:
+    with broken(postgres, f"GRANT {role} TO app", f"REVOKE {role} FROM app"):
+        assert found()["tenantry.E106"] == (
+            "table tenantry.seal_keys is open to the role app; who reads a key can be any tenant;"
+            f" run REVOKE {role} FROM app, or from the role through which it is a member"
+        )
+    assert findings() == []
+
+
+@pytest.mark.sealed_shape
 @pytest.mark.parametrize("role", ["app", "between"])
 @pytest.mark.parametrize(
     ("kind", "name"),

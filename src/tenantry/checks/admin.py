@@ -37,7 +37,10 @@ SELECT pg_has_role(session_user, oid, 'SET'),
 FROM pg_roles admin WHERE rolname = %(role)s"""
 
 READERS = """\
-SELECT rolname::text FROM pg_roles r, pg_class c
+SELECT rolname::text, ARRAY(SELECT p.rolname::text FROM pg_roles p
+  WHERE p.rolname IN ('pg_read_all_data', 'pg_write_all_data')
+    AND pg_has_role(r.oid, p.oid, 'USAGE') ORDER BY 1)
+FROM pg_roles r, pg_class c
 WHERE c.oid = to_regclass(%(keys)s) AND NOT rolsuper AND rolname NOT LIKE 'pg\\_%%'
   AND NOT pg_has_role(r.oid, c.relowner, 'USAGE')
   AND has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE') ORDER BY 1"""
@@ -131,12 +134,15 @@ def inspect_seal(cursor: Any, migrations: Migrations, tables: list[str]) -> Iter
     if not owns_all(cursor, tables):
         yield from inspect_owner_of_seals(cursor)
     cursor.execute(READERS, {"keys": KEYS})
-    for (reader,) in cursor.fetchall():
+    for reader, through in cursor.fetchall():
+        roles = ", ".join(through)
         yield Finding(
             "tenantry.E106",
             f"table {KEYS}",
             f"is open to the role {reader}; who reads a key can be any tenant",
-            "run migrate as the owner of the table, which revokes it",
+            f"run REVOKE {roles} FROM {reader}, or from the role through which it is a member"
+            if through
+            else "run migrate as the owner of the table, which revokes it",
         )
     key = seal_keys()[0].name
     cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [KEYS])
