@@ -324,6 +324,13 @@ BREAKS = {
         "has the column tenant_id of a tenant and no policy, and no model of which migrations make"
         " one; run REVOKE ALL ON note_copy FROM PUBLIC and the role that serves requests",
     ),
+    "W124 of a partition": (
+        "CREATE TABLE t (tenant_id bigint) PARTITION BY LIST (tenant_id); ALTER TABLE t ENABLE ROW"
+        " LEVEL SECURITY; CREATE TABLE part PARTITION OF t DEFAULT; GRANT SELECT ON part TO app",
+        "DROP TABLE t",
+        "table part",
+        "has the column tenant_id of a tenant and no policy",
+    ),
     "W124 by a foreign key": (
         "CREATE TABLE bill (customer bigint REFERENCES app_tenant); GRANT SELECT ON bill TO app",
         "DROP TABLE bill",
@@ -693,6 +700,10 @@ HARMLESS = {
     "a copy with a policy": (
         "CREATE TABLE t AS SELECT * FROM app_note; GRANT SELECT ON t TO app;"
         " ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "DROP TABLE t",
+    ),
+    "a child of a shared table": (
+        "CREATE TABLE t (tenant_id bigint) INHERITS (app_shared); GRANT SELECT ON t TO app",
         "DROP TABLE t",
     ),
     "a table that names no tenant": (

@@ -15,16 +15,19 @@ from .findings import Finding
 from .models import refers_to_tenant
 from .reach import USABLE, reached
 
-# Those that one of the roles may use. A partition is looked at with its parent.
+# Those that one of the roles may use. A partition of a table that is known is looked at with that.
 STRANGERS = f"""\
+WITH RECURSIVE known(oid) AS (
+  SELECT to_regclass(name)::oid FROM unnest(%(known)s::text[]) name
+  UNION SELECT inhrelid FROM known JOIN pg_inherits ON inhparent = known.oid
+)
 SELECT c.oid::regclass::text, min(attname::text)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
 WHERE relkind IN ('r', 'p', 'f') AND relpersistence <> 't' AND NOT relrowsecurity
   AND nspname NOT LIKE 'pg\\_%%' AND nspname <> 'information_schema'
   AND {USABLE}
-  AND NOT EXISTS (SELECT FROM unnest(%(known)s::text[]) name WHERE to_regclass(name) = c.oid)
-  AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid)
+  AND NOT EXISTS (SELECT FROM known WHERE known.oid = c.oid)
   AND NOT EXISTS (SELECT FROM pg_depend
     WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
   AND (attname = ANY(%(columns)s) OR EXISTS (SELECT FROM pg_constraint
