@@ -15,6 +15,7 @@ from tenantry import admin_context
 from tenantry.checks.admin import inspect_admin
 from tenantry.checks.inspection import inspect_database, inspect_login
 from tenantry.checks.models import inspect_models
+from tenantry.checks.policies import policy_for
 from tenantry.checks.registry import check_database, check_login
 from tenantry.seal import seal_keys
 from tenantry.testing import assert_role_is_bound
@@ -267,6 +268,47 @@ def test_by_what_a_seal_could_be_read_is_found(
     id_: str, how: str, back: str, message: str, tenants: Tenants, postgres: Any
 ) -> None:
     assert_found(id_, message, broken(postgres, how, back))
+
+
+OF_ROLE, OF_SEAL = "tenantry.rls_current_tenant_bigint()", "tenantry.rls_sealed(text)"
+REPLACED = (
+    "CREATE OR REPLACE FUNCTION tenantry.{} LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path ="
+    " pg_catalog, pg_temp AS 'BEGIN RETURN 1; END'"
+)
+CHANGES = [
+    (OF_ROLE, REPLACED.format("rls_current_tenant_bigint() RETURNS bigint")),
+    (OF_ROLE, f"ALTER FUNCTION {OF_ROLE} SET search_path = public"),
+    (OF_ROLE, f"ALTER FUNCTION {OF_ROLE} SECURITY DEFINER"),
+    (OF_SEAL, REPLACED.format("rls_sealed(claim text) RETURNS text SECURITY DEFINER")),
+    (OF_SEAL, f"ALTER FUNCTION {OF_SEAL} RESET search_path"),
+    (OF_SEAL, f"ALTER FUNCTION {OF_SEAL} SECURITY INVOKER"),
+]
+
+
+def assert_compared(name: str, change: str, arrange: psycopg.Connection[Any]) -> None:
+    model: Any = Note
+    assert findings() == []
+    with changed(arrange, change, policy_for(model).functions()):
+        subjects = [each.subject for each in findings() if each.id == "tenantry.E115"]
+        connections["default"].close()
+    assert subjects == [f"function {name}"]
+    assert findings() == []
+
+
+@pytest.mark.role_shape
+@pytest.mark.parametrize(("name", "change"), CHANGES[:3])
+def test_the_function_that_policies_call_is_compared(
+    name: str, change: str, arrange: psycopg.Connection[Any]
+) -> None:
+    assert_compared(name, change, arrange)
+
+
+@pytest.mark.sealed_shape
+@pytest.mark.parametrize(("name", "change"), CHANGES[3:])
+def test_the_function_that_verifies_seals_is_compared(
+    name: str, change: str, arrange: psycopg.Connection[Any]
+) -> None:
+    assert_compared(name, change, arrange)
 
 
 @pytest.mark.role_shape

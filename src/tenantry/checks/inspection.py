@@ -13,6 +13,7 @@ from ..conf import rls_tenants
 from ..dependents import is_protected
 from ..protected import external_models
 from .admin import inspect_admin, inspect_app, inspect_seal
+from .bodies import inspect_bodies
 from .failures import advice_for
 from .findings import Finding
 from .hanging import inspect_hanging
@@ -99,6 +100,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         inspect = partial(inspect_one, connection, model, tables, known, migrations)
         checks[f"table {model._meta.db_table}"] = inspect
     return checks | {
+        "bodies": partial(inspect_bodies, models=models, known=known),
         "owners": partial(inspect_owners, tables=tables),
         "dependents": partial(inspect_hanging, connection),
         "strangers": partial(inspect_strangers, connection),

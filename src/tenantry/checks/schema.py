@@ -145,7 +145,7 @@ def inspect_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
 
 def inspect_functions(cursor: Any) -> Iterator[Finding]:
     """Yield functions that run as a role that no policy binds, or in a binding of their own."""
-    # It reads the keys of seals, and nothing else. The check of policies compares its body.
+    # It reads the keys of seals, and nothing else, if it is what a migration made, which is asked.
     ours = f"{sealed_function(rls_tenants().guc_prefix)}(text)"
     roles = reached(cursor)
     cursor.execute(FUNCTIONS, {"admin": exempt_admin(), "ours": ours, "roles": roles})

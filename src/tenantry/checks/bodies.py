@@ -1,0 +1,44 @@
+"""The functions that policies call: whether they are what a migration made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+from ..policies.bodies import called
+from .findings import Finding
+from .policies import policy_for
+from .tables import NO_POLICIES
+
+# What is not there is told by the policies that call it.
+DIFFERS = """\
+SELECT FROM pg_proc p JOIN pg_language l ON l.oid = prolang
+WHERE p.oid = to_regprocedure(%(name)s) AND (lanname, prosrc, proconfig, prosecdef)
+  IS DISTINCT FROM ('plpgsql', %(text)s, %(settings)s::text[], %(definer)s)"""
+
+
+def inspect_bodies(cursor: Any, models: Iterable[Any], known: Collection[str]) -> Iterator[Finding]:
+    """Yield functions that differ from those that the policies of `models` are made to call.
+
+    What follows from findings whose ids are `known` is left out.
+    """
+    if NO_POLICIES.intersection(known):
+        return
+    functions = {each.name: each for model in models for each in called(policy_for(model))}
+    for name, each in functions.items():
+        parameters = {
+            "name": name,
+            "text": each.text,
+            "settings": each.settings,
+            "definer": each.is_definer,
+        }
+        cursor.execute(DIFFERS, parameters)
+        if cursor.fetchone() is not None:
+            yield Finding(
+                "tenantry.E115",
+                f"function {name}",
+                "is called by policies, and differs from what a migration made: its text, its"
+                " settings, or as whom it runs",
+                "run as its owner the CREATE OR REPLACE FUNCTION that sqlmigrate prints for a"
+                " migration with an RLSConstraint",
+            )
