@@ -64,6 +64,14 @@ def test_a_good_model_has_no_findings() -> None:
 
 
 @isolate_apps("tests.app")
+def test_a_relation_to_no_model_is_left_to_django() -> None:
+    nobody = "app.Nobdy"
+    odd = model({"friends": models.ManyToManyField(nobody)}, constraints=[policy()])
+    assert found(odd, odd.friends.through) == []
+    assert "fields.E300" in {each.id for each in odd.check()}
+
+
+@isolate_apps("tests.app")
 def test_two_policies_are_found() -> None:
     ((identifier, text),) = found(model({}, constraints=[policy("one"), policy("two")]))
     assert identifier == "tenantry.E151"

@@ -48,7 +48,9 @@ def links(model: Model) -> list[Any]:
     if options.proxy or not options.managed:
         return []
     if options.auto_created:
-        return [field for field in options.local_concrete_fields if field.is_relation]
+        relations = [field for field in options.local_concrete_fields if field.is_relation]
+        # Where there is no such model, Django has its name, and a check of its own.
+        return [each for each in relations if not isinstance(each.remote_field.model, str)]
     return [link for link in options.parents.values() if link in options.local_concrete_fields]
 
 
