@@ -72,6 +72,16 @@ def test_a_relation_to_no_model_is_left_to_django() -> None:
 
 
 @isolate_apps("tests.app")
+def test_a_unique_field_that_is_misspelled_is_left_to_django() -> None:
+    once = models.UniqueConstraint(Lower("nmae"), name="once")
+    together = {"unique_together": [("name", "nmae")]}
+    for options in ({}, together):
+        odd = model({"name": models.TextField()}, constraints=[policy(), once], **options)
+        assert found(odd) == []
+        assert "models.E012" in {each.id for each in odd.check(databases=["default"])}
+
+
+@isolate_apps("tests.app")
 def test_two_policies_are_found() -> None:
     ((identifier, text),) = found(model({}, constraints=[policy("one"), policy("two")]))
     assert identifier == "tenantry.E151"
@@ -387,6 +397,19 @@ UNIQUE: dict[str, tuple[Fields, dict[str, Any], bool]] = {
         lambda: {"room": models.IntegerField()},
         {"constraints": [exclusion((models.F("tenant"), "<>"))]},
         True,
+    ),
+    "an expression with the key": (
+        lambda: {"code": models.TextField()},
+        {"constraints": [models.UniqueConstraint(Lower("code"), models.F("pk"), name="once")]},
+        False,
+    ),
+    "an expression with a key of several fields": (
+        lambda: {
+            "pk": models.CompositePrimaryKey("tenant_id", "a"),
+            "a": models.TextField(),
+        },
+        {"constraints": [models.UniqueConstraint(Lower("a"), models.F("pk"), name="once")]},
+        False,
     ),
     "a UUID": (lambda: {"code": models.UUIDField(unique=True)}, {}, False),
     "the tenant": (lambda: {"tenant": key(unique=True)}, {}, False),

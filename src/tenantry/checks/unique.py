@@ -36,10 +36,11 @@ def inspect_unique(model: Model) -> Iterator[Finding]:
         parent = field.remote_field.model._meta.label
         wanted = f"move it to {parent}, and make it unique together with the tenant there"
     for key in keys_of(model):
-        names = {name.partition("__")[0] for name in key.fields}
-        if names & {field.name, field.attname} or any(
-            is_unguessable(model._meta.get_field(name)) for name in names
-        ):
+        try:
+            parts = [each for name in key.fields for each in fields_of(model, name)]
+        except FieldDoesNotExist:
+            continue  # Which Django tells.
+        if field in parts or any(map(is_unguessable, parts)):
             continue
         yield Finding(
             "tenantry.W155",
@@ -85,6 +86,16 @@ def keys_of(model: Model) -> Iterator[Key]:
             equal = [expression for expression, operator in each.expressions if operator == "="]
             expressions = [models.F(one) if isinstance(one, str) else one for one in equal]
             yield Key(each.name, set(names_in(expressions)))
+
+
+def fields_of(model: Model, name: str) -> list[Any]:
+    """Return the field that a name or a lookup begins with; of the primary key maybe several."""
+    first, key = name.partition("__")[0], model._meta.pk
+    if first != "pk":
+        return [model._meta.get_field(first)]
+    if isinstance(key, models.CompositePrimaryKey):
+        return [model._meta.get_field(each) for each in key.field_names]
+    return [key]
 
 
 def names_in(expressions: Any) -> Iterator[str]:
