@@ -150,6 +150,22 @@ def test_an_admin_does_not_mix_tenants_where_a_path_leads_to_them(
         assert list(made({}).errors) == ["offer"]
 
 
+def test_an_admin_moves_no_row_to_another_tenant_by_its_path(desks: tuple[Desk, Desk]) -> None:
+    a, b = desks
+    made = RLSTenantModelAdmin(Slip, AdminSite()).get_form(request())
+    with admin_context():
+        slip = Slip.objects.create(offer=a.offers[0])
+        for offer, errors in (a.offers[1], []), (b.offers[0], ["offer"]):
+            # As it is read for a page.
+            sent = made({"offer": offer.pk}, instance=Slip.objects.get(pk=slip.pk))
+            assert list(sent.errors) == errors
+        assert sent.errors["offer"] == [
+            "Select a valid choice. That choice is not one of the available choices."
+        ]
+        # One that is new goes where the admin says.
+        assert made({"offer": b.offers[0].pk}).is_valid()
+
+
 def test_an_admin_does_not_mix_tenants_in_an_inline_of_a_relation(
     desks: tuple[Desk, Desk],
 ) -> None:

@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db import connections, models
 
 from ...binding import current_binding
-from .fields import protection_of, tenant_field, tenant_of_row
+from .fields import first_step, protection_of, tenant_field, tenant_of_row
 
 
 class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -51,10 +51,21 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
         if self.tenant_field is not None and self.tenant_field.name not in self.fields:
             setattr(self.instance, self.tenant_field.attname, tenant)
         if binding.is_admin:
+            self.keep_tenant(tenant)
             for name in [*self.cleaned_data]:
                 if not belongs_to(tenant, self.cleaned_data[name]):
                     self.add_error(name, invalid_choice(self.cleaned_data[name]))
         return self.cleaned_data
+
+    def keep_tenant(self, tenant: Any) -> None:
+        """Add an error where a row that is there would become another tenant's by its path."""
+        first = first_step(self._meta.model)
+        if self.tenant_field is not None or self.instance._state.adding or first is None:
+            return
+        before = tenant_of_row(self.instance)
+        if before is not None and before != tenant:
+            chosen = self.cleaned_data.get(first)
+            self.add_error(first if first in self.fields else None, invalid_choice(chosen))
 
     def tenant(self) -> Any:
         """Return the key of the tenant that the row is for; None where it is not known."""
