@@ -252,6 +252,34 @@ def test_an_export_without_a_name_is_written_out(
     assert lines[1:-1] == exported(library[0])[1:-1]
 
 
+class OfDefault:
+    """Let tables migrate to one database, of which others are replicas."""
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
+        return db == "default"
+
+
+def test_a_database_without_the_protected_tables_is_refused(
+    library: Tenants, contents: Read, settings: Any, tmp_path: Path
+) -> None:
+    a, _ = library
+    settings.DATABASE_ROUTERS = [OfDefault()]
+    path = tmp_path / "a.jsonl"
+    before = contents()
+    for name, *arguments in (
+        ("export_tenant", a.pk, "--output", path),
+        ("delete_tenant", a.pk, "--yes"),
+        ("delete_tenant", a.pk, "--dry-run"),
+    ):
+        message = "the database 'pooled' has none of the protected tables, as allow_migrate"
+        with pytest.raises(CommandError, match=message):
+            command(name, *arguments, "--database", "pooled")
+    assert contents() == before
+    assert not path.exists()
+    command("export_tenant", a.pk, "--output", path)
+    connections["pooled"].close()
+
+
 def test_a_tenant_that_has_gone_is_not_exported(tenants: Tenants) -> None:
     gone = Tenant(pk=77)
     with pytest.raises(CommandError, match="the tenant 77 has no row in app_tenant any more"):

@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from ..checks.inspection import protected_models
+from ..checks.requests import has_protected_models
 from ..dependents import owner_of, writers
 from ..expressions import current_tenant_sql
 from ..protected import protections
@@ -100,10 +101,19 @@ class Holdings:
 
 
 def owned_tables(connection: Any) -> dict[str, Owned]:
-    """Return the tables that hold rows of tenants, and those of the tenant itself, by name."""
+    """Return the tables that hold rows of tenants, and those of the tenant itself, by name.
+
+    Raises CommandError when protected tables are all in other databases.
+    """
     quote = connection.ops.quote_name
     found = {}
-    for model in protected_models(connection):
+    protected = protected_models(connection)
+    if not protected and has_protected_models():
+        raise CommandError(
+            f"the database {connection.alias!r} has none of the protected tables, as"
+            " allow_migrate() of DATABASE_ROUTERS says; name the one with --database that has them"
+        )
+    for model in protected:
         name = model._meta.db_table
         condition, keys = ownership(model, quote)
         found[name] = Owned(name, quote(name), model, condition, keys)
