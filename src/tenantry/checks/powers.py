@@ -8,7 +8,7 @@ from typing import Any
 from ..conf import rls_tenants
 from ..policies.predicates import readable
 from .findings import Finding
-from .reach import BECOME, owns_all, reached
+from .reach import BECOME, leaving, owns_all, reached
 
 # A superuser has them all, which is told already. Of the predefined roles those count that reach
 # the server's files or start programs on it. An attribute is had by SET ROLE only.
@@ -73,8 +73,7 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
                 " the whole server, or stream all changes of it, to which no policy applies",
                 f"run ALTER ROLE {readable(name)} NOREPLICATION"
                 if is_own
-                else f"run REVOKE {readable(other)} FROM {readable(name)}, or from the role through which it is a"
-                " member",
+                else leaving(other, name),
             )
         for other in others:
             yield Finding(
@@ -82,8 +81,7 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
                 subject,
                 f"is a member of {other}, and so gets at the server's files, to which no policy"
                 " applies",
-                f"run REVOKE {other} FROM {readable(name)}, or from the role through which it is a"
-                " member",
+                leaving(other, name),
             )
     cursor.execute(STATISTICS, {"roles": reached(cursor)})
     for name, is_reader in cursor.fetchall():
@@ -93,7 +91,7 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
             f"role {name}",
             "may read the statistics of the server, which hold the most common values of all"
             " tenants' rows, and to which no policy applies",
-            f"run REVOKE {what} FROM {name}, or from the role through which it has it",
+            f"run REVOKE {what} FROM {readable(name)}, or from the role through which it has it",
         )
 
 

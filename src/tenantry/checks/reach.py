@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..policies.predicates import readable
 from .exempt import exempt_admin
 
 # For pg_has_role: that a role can become another one. From PostgreSQL 16 on there are memberships
@@ -54,3 +55,11 @@ def reached(cursor: Any) -> list[int]:
     """
     cursor.execute(ROLES, {"admin": exempt_admin()})
     return [oid for (oid,) in cursor.fetchall()]
+
+
+def leaving(role: str, name: str) -> str:
+    """Return the advice that ends a membership of `name` in `role`."""
+    return (
+        f"run REVOKE {readable(role)} FROM {readable(name)}, or from the role through which it is a"
+        " member"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from ..policies.predicates import readable
 from .exempt import exempt_admin
 from .findings import Finding
-from .reach import BECOME
+from .reach import BECOME, leaving
 
 # Of the login role, to which a session that has assumed another one can always return; and which of
 # the two have the policy of the admin role. Not the current role: in a scope it may be the admin.
@@ -66,8 +66,7 @@ def exemptions(row: Row) -> Iterator[Finding]:
             "tenantry.E103",
             subject,
             f"can become {other}, whom no policy binds",
-            f"run REVOKE {readable(other)} FROM {readable(name)}, or from the role through which it"
-            " is a member",
+            leaving(other, name),
         )
     for heir in heirs:
         yield inherits(str(exempt_admin()), heir)
@@ -80,8 +79,8 @@ def inherits(admin: str, heir: str) -> Finding:
             "tenantry.E105",
             f"role {admin}",
             "is the ADMIN_ROLE, as which requests run, which so see every tenant's rows",
-            f"let requests log in as another role, and run GRANT {readable(admin)} TO that role WITH"
-            " INHERIT FALSE, SET TRUE",
+            f"let requests log in as another role, and run GRANT {readable(admin)} TO that role"
+            " WITH INHERIT FALSE, SET TRUE",
         )
     return Finding(
         "tenantry.E105",
@@ -110,7 +109,5 @@ def inspect_role(cursor: Any, options: Mapping[str, Any]) -> Iterator[Finding]:
             subject_of(row),
             f"{'has' if is_own else f'can become {other}, which has'} CREATEROLE, and may make"
             " itself a member of roles that no policy binds",
-            f"run ALTER ROLE {readable(name)} NOCREATEROLE"
-            if is_own
-            else f"run REVOKE {readable(other)} FROM {readable(name)}, or from the role through which it is a member",
+            f"run ALTER ROLE {readable(name)} NOCREATEROLE" if is_own else leaving(other, name),
         )
