@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -336,19 +337,23 @@ def test_a_terminal_has_a_bar_and_a_pipe_has_lines(tenants: Tenants) -> None:
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=follower, text=True
     )
     os.close(follower)
+    parts: list[bytes] = []
+
+    def read() -> None:
+        # Linux tells of the end by an error.
+        with suppress(OSError):
+            while part := os.read(leader, 65536):
+                parts.append(part)
+
+    # Meanwhile: a terminal that nobody reads from takes a few kilobytes, and then has it wait.
+    reader = threading.Thread(target=read)
+    reader.start()
     output, _ = process.communicate(timeout=60)
+    reader.join(60)
+    os.close(leader)
     assert process.returncode == 1
     assert output.count("\n") == 3
-    drawn = b""
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:
-            break
-        drawn += part
-        if not part:
-            break
-    os.close(leader)
+    drawn = b"".join(parts)
     assert b"2/2" in drawn
     assert "━".encode() in drawn
     assert f"{a.pk} failed with 1".encode() in drawn
