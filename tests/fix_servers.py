@@ -72,7 +72,8 @@ def postgres(directory: Path) -> Iterator[Postgres]:
 def superuser(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
     """Return a connection that RLS does not bind: for arranging, never for asserting isolation."""
     with psycopg.connect(postgres.dsn("postgres", "postgres"), autocommit=True) as connection:
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+        # To compile a query takes longer than to run it, with tables as small as these.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes", "jit"):
             connection.execute(f"ALTER SYSTEM SET {setting} = off")
         connection.execute("SELECT pg_reload_conf()")
         connection.execute("CREATE ROLE owner LOGIN")
