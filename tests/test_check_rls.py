@@ -664,6 +664,11 @@ HARMLESS = {
         " ALTER VIEW v OWNER TO owner; GRANT SELECT ON v TO app",
         "DROP TABLE t CASCADE",
     ),
+    "a child with a policy in a schema that the role may not use": (
+        "CREATE SCHEMA parts CREATE TABLE t () INHERITS (public.app_note); ALTER TABLE parts.t"
+        " ENABLE ROW LEVEL SECURITY; GRANT SELECT ON parts.t TO app",
+        "DROP SCHEMA parts CASCADE",
+    ),
     "an invoker's view of a child": (
         "CREATE TABLE t () INHERITS (app_note); CREATE VIEW v WITH (security_invoker) AS"
         " SELECT * FROM t; GRANT SELECT ON v TO app",

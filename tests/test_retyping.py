@@ -141,6 +141,15 @@ def test_a_table_shows_nothing_without_its_policies(tenants: Tenants, migrate: M
         assert count("paper") == 1
 
 
+def test_a_column_made_by_hand_is_added(tenants: Tenants, migrate: Migrate) -> None:
+    state = migrate(paper(), base())
+    age: Any = models.IntegerField(null=True)
+    age.set_attributes_from_name("age")
+    with connections["owner"].schema_editor() as editor:
+        editor.add_field(state.apps.get_model("migrated", "Paper"), age)
+    assert run("SELECT age FROM migrated_paper") == []
+
+
 def test_nothing_else_is_made_again(tenants: Tenants, migrate: Migrate) -> None:
     state = migrate(path_to("Paper"), migrate(paper(), base()))
     before = run("SELECT oid FROM pg_policy ORDER BY oid")

@@ -140,7 +140,8 @@ def inspect_seal(cursor: Any, migrations: Migrations, tables: list[str]) -> Iter
             "tenantry.E106",
             f"table {KEYS}",
             f"is open to the role {reader}; who reads a key can be any tenant",
-            f"run REVOKE {roles} FROM {reader}, or from the role through which it is a member"
+            f"run REVOKE {roles} FROM {readable(reader)}, or from the role through which it is a"
+            " member"
             if through
             else "run migrate as the owner of the table, which revokes it",
         )

@@ -23,7 +23,8 @@ WITH RECURSIVE child(oid) AS (
 SELECT oid, oid::regclass::text, relrowsecurity, pg_get_userbyid(relowner),
   pg_has_role(session_user, relowner, 'MEMBER'),
   relowner = (SELECT relowner FROM pg_class WHERE oid = %(table)s),
-  {USABLE}, has_table_privilege(current_user, c.oid, 'SELECT'), {UNLIMITED}
+  {USABLE}, has_table_privilege(current_user, c.oid, 'SELECT'),
+  has_schema_privilege(current_user, relnamespace, 'USAGE'), {UNLIMITED}
 FROM child JOIN pg_class c USING (oid)
 WHERE NOT EXISTS (SELECT FROM unnest(%(tables)s::text[]) name WHERE to_regclass(name) = oid)
 ORDER BY 2"""  # noqa: S608 - constants
@@ -40,6 +41,7 @@ class Child(NamedTuple):
     has_parents_owner: bool
     may_use: bool
     may_read: bool
+    may_name: bool
     may_truncate: bool
     may_refer: bool
     may_trigger: bool
@@ -51,8 +53,8 @@ class Child(NamedTuple):
 
     @property
     def is_shown(self) -> bool:
-        """Whether its policies say what the role finds in it."""
-        return self.is_guarded and self.may_use and not self.is_told
+        """Whether its policies say what the role finds in it, which it has to name for that."""
+        return self.is_guarded and self.may_use and self.may_name and not self.is_told
 
 
 def children_of(cursor: Any, oid: int, tables: list[str], roles: list[int]) -> list[Child]:

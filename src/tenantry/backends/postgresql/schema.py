@@ -91,7 +91,8 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         self.provide([field])
         with released(self, *looked_at(model, field)):
             super().add_field(model, field)
-        self.ask_anew(field.model)
+        # A field that was made by hand belongs to no model.
+        self.ask_anew(getattr(field, "model", model))
 
     def remove_field(self, model: Any, field: Any) -> None:
         """Drop a column, and first let go of it what other tables are protected by.
