@@ -630,7 +630,7 @@ def test_a_cursor_that_outlives_a_transaction_has_no_rows_of_who_came_later(
 @sealed_shape
 @pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
-@pytest.mark.parametrize("end", [of_django, of_psycopg])
+@pytest.mark.parametrize("end", [of_django, of_psycopg, of_pipeline])
 def test_what_was_deferred_runs_as_whoever_came_last(
     end: Callable[[str], AbstractContextManager[object]],
     alias: str,
@@ -657,6 +657,22 @@ def test_what_was_deferred_runs_as_whoever_came_last(
             assert connection.execute("SELECT name FROM app_tag").fetchall() == [("noted",)]
     finally:
         superuser.execute("DROP FUNCTION note() CASCADE")
+
+
+@sealed_shape
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+def test_a_pipeline_whose_error_was_taken_leaves_no_transaction(
+    alias: str, tenants: Tenants
+) -> None:
+    connections[alias].ensure_connection()
+    connection: Any = connections[alias].connection
+    with tenant_context(tenants[0].pk):
+        with connection.pipeline() as pipeline, connection.transaction():
+            connection.execute("SELECT 1 / 0")
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                pipeline.sync()
+        assert connection.info.transaction_status == TransactionStatus.IDLE
+        assert connection.execute(TITLES).fetchall() == [("A 1",), ("A 2",)]
 
 
 @sealed_shape

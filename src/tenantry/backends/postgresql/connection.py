@@ -258,9 +258,7 @@ class ControlMixin(Base):  # type: ignore[misc]
         ahead, self.ahead = self.ahead, b""
         if command == COMMIT and rls_tenants().sealed:
             if self._pipeline:
-                self.queue([IMMEDIATE])
-                statement, values = parameters(UNBOUND, self.session)
-                self.queue([statement], values)
+                yield from self._unbind_in_pipeline()
             ahead = before_commit(self.pgconn.server_version, self.session)
         if (
             not (self.savepoints.pending or ahead)
@@ -281,6 +279,21 @@ class ControlMixin(Base):  # type: ignore[misc]
                 # A COMMIT that fails ends the transaction. This one has not been reached.
                 yield from super()._exec_command(b"ROLLBACK")
             raise
+
+    def _unbind_in_pipeline(self) -> PQGen[None]:
+        """Send what goes in front of COMMIT, and wait: a COMMIT after what fails is not run."""
+        if self.pgconn.transaction_status == TransactionStatus.INERROR:
+            return
+        self.queue([IMMEDIATE])
+        try:
+            yield from self._pipeline._sync_gen()
+        except psycopg.Error:
+            if self.pgconn.transaction_status == TransactionStatus.INERROR:
+                yield from super()._exec_command(b"ROLLBACK")
+                yield from self._pipeline._sync_gen()
+            raise
+        statement, values = parameters(UNBOUND, self.session)
+        self.queue([statement], values)
 
 
 class BoundConnection(ControlMixin, psycopg.Connection[Any]):
