@@ -139,6 +139,18 @@ def test_scopes_are_logged_with_what_was_around_them(
     )
 
 
+def test_a_queryset_of_a_user_logs_a_scope_for_each_query(
+    log: Callable[[], list[Any]], tenants: Tenants, user: User
+) -> None:
+    notes = Note.objects.for_user(user)
+    with configured():
+        some = notes.order_by("pk")[:1]
+        assert log() == []
+        for act in (lambda: len(some), lambda: notes[0], lambda: notes.contains(Note(pk=1))):
+            act()
+            assert [record.event for record in log()] == ["entered", "exited"]
+
+
 async def test_tasks_log_their_own_scopes(log: Callable[[], list[Any]], tenants: Tenants) -> None:
     async def visit(tenant: Tenant) -> None:
         async with tenant_context(tenant.pk):

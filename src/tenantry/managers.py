@@ -46,9 +46,8 @@ def of_own_rows(name: str) -> Callable[..., Any]:
     return run
 
 
-def of_fetched(name: str) -> Callable[..., Any]:
-    """Return the method `name`, which answers from rows that are fetched already, if they are."""
-    method = in_scope(name)
+def of_fetched(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method that answers from rows that are fetched already, if they are."""
 
     @wraps(method)
     def run(self: RLSQuerySet, *args: Any, **kwargs: Any) -> Any:
@@ -215,10 +214,11 @@ class RLSQuerySet(models.QuerySet[Any]):
             )
 
     aggregate = in_scope("aggregate")
-    count = of_fetched("count")
-    contains = of_fetched("contains")
-    exists = of_fetched("exists")
-    __getitem__ = of_fetched("__getitem__")
+    count = of_fetched(in_scope("count"))
+    exists = of_fetched(in_scope("exists"))
+    # These ask by methods that are run in the scope.
+    contains = of_fetched(models.QuerySet.contains)
+    __getitem__ = of_fetched(models.QuerySet.__getitem__)
     explain = in_scope("explain")
     create = in_scope("create")
     bulk_create = in_scope("bulk_create")
