@@ -179,6 +179,7 @@ def test_names_of_django() -> None:
     for name in (
         "_configure_connection",
         "_configure_role",
+        "_configure_timezone",
         "_savepoint",
         "_savepoint_rollback",
         "_savepoint_commit",

@@ -13,8 +13,10 @@ import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, close_old_connections, connections, transaction
+from django.test import override_settings
 
 from tenantry import aclose_pools, aconnection
+from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Shared
 from tests.fix_aliases import Add
 from tests.fix_pool import ALIAS
@@ -84,6 +86,21 @@ def test_a_connection_waits_for_its_own_thread(close: Callable[[], None], pool: 
     assert pool.connection is not None
     close()
     assert pool.connection is None
+
+
+def test_the_time_zone_is_overridden_where_a_transaction_is_open(pool: Any) -> None:
+    def zone() -> Any:
+        with pool.cursor() as cursor:
+            cursor.execute("SHOW timezone")
+            return cursor.fetchone()[0]
+
+    with transaction.atomic(using=ALIAS):
+        before = zone()
+        with override_settings(USE_TZ=False, TIME_ZONE="Asia/Tokyo"):
+            assert zone() == "Asia/Tokyo"
+        assert zone() == before
+        with pytest.raises(UnbindableStatementError), pool.cursor() as cursor:
+            cursor.execute("SELECT set_config('TimeZone', %s, false)", ["Asia/Tokyo"])
 
 
 def test_a_forked_process_ends_no_transaction_of_another_thread(pool: Any) -> None:

@@ -175,6 +175,14 @@ class PoolingMixin:
                 cursor.execute(assume(role))
         return bool(role)
 
+    def _configure_timezone(self, connection: BoundConnection) -> bool:
+        # Of a session that no pool has: it is new, or Django has closed the pool for another zone.
+        per_transaction, connection.per_transaction = connection.per_transaction, False
+        try:
+            return bool(super()._configure_timezone(connection))  # type: ignore[misc]
+        finally:
+            connection.per_transaction = per_transaction
+
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return a connection, from the pool when there is one.
 

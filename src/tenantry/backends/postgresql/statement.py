@@ -208,8 +208,8 @@ class StatementMixin(CopyMixin, FlushMixin):
         self, pgq: Any, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
         self._together = False
-        if self._conn.per_transaction:
-            # Before it is prepared, which would leave that to the session.
+        if self._conn.per_transaction and (self._execmany_returning is None or self._many is None):
+            # Before it is prepared, which would leave that to the session; of all rows once.
             self.refuse_session_state(pgq.query)
         rides = self.may_ride(pgq.query)
         if not self._conn._pipeline:
