@@ -180,6 +180,7 @@ def test_names_of_django() -> None:
         "_configure_connection",
         "_configure_role",
         "_configure_timezone",
+        "_cursor",
         "_savepoint",
         "_savepoint_rollback",
         "_savepoint_commit",

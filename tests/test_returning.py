@@ -77,6 +77,22 @@ def test_a_cursor_closed_by_others_leaves_one_that_is_made(
     assert pool.connection is None
 
 
+@pytest.mark.parametrize("use", [lambda pool: pool.cursor().close(), lambda pool: pool.is_usable()])
+def test_nor_before_it_is_made(
+    use: Callable[[Any], Any], pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = opened(pool)
+    ensure = pool.ensure_connection
+
+    def ensure_and_collect() -> None:
+        ensure()
+        left.close()
+
+    monkeypatch.setattr(pool, "ensure_connection", ensure_and_collect)
+    assert use(pool) in (None, True)
+    assert pool.connection is None
+
+
 @pytest.mark.parametrize(
     "close", [lambda: execute(connections[ALIAS], "SELECT 1"), close_old_connections]
 )

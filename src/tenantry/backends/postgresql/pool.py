@@ -272,6 +272,7 @@ class PoolingMixin:
 
     def is_usable(self) -> bool:
         """Return whether the database answers, with a checkout if there is none."""
+        self.taken += 1
         try:
             if self.prepared:
                 self.ensure_connection()  # type: ignore[attr-defined]
@@ -279,6 +280,7 @@ class PoolingMixin:
         except DatabaseError:
             return False
         finally:
+            self.taken -= 1
             self.return_connection()
 
     def get_autocommit(self) -> bool:
@@ -302,17 +304,20 @@ class PoolingMixin:
             # Also where a hook of on_commit() raises.
             self.return_connection()
 
-    def create_cursor(self, name: str | None = None) -> Any:
-        """Return a cursor, which keeps its connection checked out until it is closed."""
+    def _cursor(self, name: str | None = None) -> Any:
         self.taken += 1
         try:
-            cursor = super().create_cursor(name)  # type: ignore[misc]
-            if self.connection.per_transaction:
-                self.cursors.add(cursor)
-                cursor.closed_by = self.forget_cursor
-            return cursor
+            return super()._cursor(name)  # type: ignore[misc]
         finally:
             self.taken -= 1
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        """Return a cursor, which keeps its connection checked out until it is closed."""
+        cursor = super().create_cursor(name)  # type: ignore[misc]
+        if self.connection.per_transaction:
+            self.cursors.add(cursor)
+            cursor.closed_by = self.forget_cursor
+        return cursor
 
     def _close(self) -> None:
         if self.connection is not None:
