@@ -21,7 +21,7 @@ from tests.fix_faults import wait_for
 from tests.test_servers import clients, left_behind
 from tests.visitors import LIMITS, VISIBLE, Visitor, together
 
-OPERATIONS = int(os.environ.get("TENANTRY_OPERATIONS", "4000"))
+OPERATIONS = int(os.environ.get("TENANTRY_OPERATIONS", "3000"))
 CLIENTS_OF_EACH = 10
 ROOT = Path(__file__).resolve().parent.parent
 ADMIN_PAGES = ["/admin/", "/admin/notes/note/", "/admin/notes/note/?q=the", "/admin/notes/tag/"]
