@@ -51,7 +51,7 @@ def test_a_checkout_sends_nothing_of_its_own(
     assert read() == EXPECTED
     assert wire.round_trips == 2
     assert wire.queries[0].startswith("BEGIN ISOLATION LEVEL REPEATABLE READ")
-    assert wire.queries[-1] == "COMMIT"
+    assert wire.queries[-1].endswith("COMMIT")
 
 
 async def test_an_async_checkout_sends_nothing_of_its_own(
@@ -69,5 +69,5 @@ async def test_an_async_checkout_sends_nothing_of_its_own(
     assert await read() == EXPECTED
     assert wire.round_trips == 2
     assert wire.queries[0].startswith("BEGIN ISOLATION LEVEL REPEATABLE READ")
-    assert wire.queries[-1] == "COMMIT"
+    assert wire.queries[-1].endswith("COMMIT")
     await aclose_pools()

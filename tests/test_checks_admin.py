@@ -109,7 +109,7 @@ def test_who_logs_in_as_the_admin_role_is_found(tenants: Tenants, settings: Any)
     settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "ADMIN_ROLE": "app", "APP_ROLE": None}
     connection = connections["default"]
     told = heirs(inspect_login(connection))
-    sealed = test_settings.SHAPE == "sealed"
+    sealed = test_settings.IS_SEALED
     # The seal is what its policy asks for.
     assert told == heirs(findings()) == ([] if sealed else [ALWAYS_ADMIN])
     with nullcontext() if sealed else pytest.raises(AssertionError, match="as which requests run"):
@@ -208,6 +208,7 @@ def test_the_admin_role_may_do_everything(privilege: str, tenants: Tenants, post
 
 @pytest.mark.parametrize(("privilege", "id_"), [("TRUNCATE", "E117"), ("TRIGGER", "W112")])
 @pytest.mark.sealed_shape
+@pytest.mark.admin_role
 def test_who_becomes_the_admin_role_without_a_seal_is_bound(
     privilege: str, id_: str, tenants: Tenants, postgres: Any
 ) -> None:

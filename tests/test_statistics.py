@@ -39,7 +39,7 @@ def watched(postgres: Postgres, directory: Path, alias: Add) -> Iterator[list[st
         superuser.execute("CREATE EXTENSION pg_stat_statements")
         superuser.execute("CREATE ROLE app LOGIN")
         superuser.execute("GRANT pg_read_all_stats TO app")
-        if settings.SHAPE != "guc":
+        if settings.HAS_ADMIN_ROLE:
             ensure_admin_role(server.dsn(), "app_admin", members=["app"])
         grant_by_default(server.dsn(), owner="postgres", to="app")
         place = {"NAME": "postgres", "HOST": server.host, "PORT": str(server.port)}
