@@ -145,8 +145,14 @@ def test_a_column_made_by_hand_is_added(tenants: Tenants, migrate: Migrate) -> N
     state = migrate(paper(), base())
     age: Any = models.IntegerField(null=True)
     age.set_attributes_from_name("age")
+    older: Any = models.BigIntegerField(null=True)
+    older.set_attributes_from_name("age")
+    # Django's own tests have such a field.
+    older.model = models.BigIntegerField
+    model = state.apps.get_model("migrated", "Paper")
     with connections["owner"].schema_editor() as editor:
-        editor.add_field(state.apps.get_model("migrated", "Paper"), age)
+        editor.add_field(model, age)
+        editor.alter_field(model, age, older)
     assert run("SELECT age FROM migrated_paper") == []
 
 

@@ -167,8 +167,8 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             self.stop_waiting(table)
         again: list[str] = []
         known = []
-        # A field that was made by hand belongs to no model.
-        after = getattr(new_field, "model", model)._meta.apps
+        # A field that was made by hand belongs to no model, or to what is none.
+        after = getattr(getattr(new_field, "model", model), "_meta", model._meta).apps
         for own, rules in self.policies(apps, after):
             if speaks_of(columns, own, rules):
                 known.append(quote(own))
