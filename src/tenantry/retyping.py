@@ -18,6 +18,14 @@ from .policies.ddl import Rule
 Column = tuple[str, str]
 
 
+def registry_of(field: Any, model: Any) -> Any:
+    """Return the registry of the models of `field`, which is to be one of the table of `model`.
+
+    One that was made by hand belongs to no model, or to what is none.
+    """
+    return getattr(getattr(field, "model", model), "_meta", model._meta).apps
+
+
 def retyped(columns: set[Column], apps: Apps) -> set[Column]:
     """Return the columns that get the type of some: these, and those that refer to them."""
     found = set(columns)

@@ -38,7 +38,15 @@ from ...policies.ddl import (
     let_depend_anew,
 )
 from ...policies.seal import NAMESPACE_1, verifier
-from ...retyping import Column, refers_elsewhere, relates_elsewhere, retyped, speaks_of, target
+from ...retyping import (
+    Column,
+    refers_elsewhere,
+    registry_of,
+    relates_elsewhere,
+    retyped,
+    speaks_of,
+    target,
+)
 from ...samekeys import ForAllTenants, SameTenant
 from ...seal import send_seal_keys
 from .releasing import as_admin, filled, looked_at, released
@@ -91,8 +99,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         self.provide([field])
         with released(self, *looked_at(model, field)):
             super().add_field(model, field)
-        # A field that was made by hand belongs to no model.
-        self.ask_anew(getattr(field, "model", model))
+        self.ask_anew(registry_of(field, model))
 
     def remove_field(self, model: Any, field: Any) -> None:
         """Drop a column, and first let go of it what other tables are protected by.
@@ -123,7 +130,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             self.execute(sql, params=None)
         if is_elsewhere:
             self.depend_anew(new_field.remote_field.through)
-        self.ask_anew(getattr(new_field, "model", model))
+        self.ask_anew(registry_of(new_field, model))
 
     def alter_db_table(self, model: Any, old_db_table: str, new_db_table: str) -> None:
         """Rename a table, after what waits to protect it under its old name."""
@@ -131,14 +138,14 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             self.stop_waiting(old_db_table)
         super().alter_db_table(model, old_db_table, new_db_table)
 
-    def ask_anew(self, model: Any) -> None:
-        """Let what waits for a field ask the registry of `model`, which may have got it.
+    def ask_anew(self, apps: Any) -> None:
+        """Let what waits for a field ask the registry `apps`, which may have got it.
 
         Where a migration is undone, each of its operations has a registry of its own.
         """
         for sql in self.deferred_sql:
             if isinstance(sql, Later | samekeys.Later):
-                sql.apps = model._meta.apps
+                sql.apps = apps
 
     def stop_waiting(self, table: str) -> None:
         """Execute what waits and names a table, before it, or a column of it, is renamed."""
@@ -167,9 +174,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             self.stop_waiting(table)
         again: list[str] = []
         known = []
-        # A field that was made by hand belongs to no model, or to what is none.
-        after = getattr(getattr(new_field, "model", model), "_meta", model._meta).apps
-        for own, rules in self.policies(apps, after):
+        for own, rules in self.policies(apps, registry_of(new_field, model)):
             if speaks_of(columns, own, rules):
                 known.append(quote(own))
                 self.execute(drop(quote(own), rules), params=None)
