@@ -11,6 +11,7 @@ from django import forms
 from django.contrib.admin import AdminSite
 from django.contrib.admin.utils import flatten_fieldsets
 from django.contrib.contenttypes.models import ContentType
+from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.test import RequestFactory, override_settings
 
@@ -20,7 +21,7 @@ from tenantry.contrib.admin import RLSTenantModelAdmin, RLSTenantTabularInline
 from tenantry.contrib.admin.fields import is_protected, tenant_field
 from tenantry.contrib.admin.forms import belongs_to
 from tests import settings as project
-from tests.app.models import Book, Item, Label, NewestFirst, Note, Shared, Tag, Tenant, User
+from tests.app.models import Author, Book, Item, Label, NewestFirst, Note, Shared, Tag, Tenant, User
 from tests.desk.models import Badge, Firm, Folder, Line, Offer, Remark, Seal, Slip
 from tests.fix_admin import Desk
 
@@ -370,6 +371,23 @@ def test_what_a_row_needs_to_be_added(model: Any, name: str | None) -> None:
     assert not made.has_add_permission(request())
     with tenant_context(1):
         assert made.has_add_permission(request())
+
+
+@pytest.mark.parametrize("wrong", [{"field": "tenat"}, {"path": "title__tenant"}])
+def test_a_constraint_that_is_misspelled_is_left_to_its_check(
+    wrong: dict[str, Any], tenants: tuple[Tenant, Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = type("Lines", (RLSTenantTabularInline,), {"model": Note, "fk_name": "author"})
+    authors = type("Authors", (RLSTenantModelAdmin,), {"inlines": [lines]})
+    monkeypatch.setattr(Note._meta, "constraints", [RLSConstraint(**wrong, name="wrong")])
+    # What was found out about the models is forgotten, before and after.
+    with override_settings(RLS_TENANTS=project.RLS_TENANTS):
+        options = [RLSTenantModelAdmin(Note, AdminSite()), authors(Author, AdminSite())]
+        assert [each.check() for each in options] == [[], []]
+        (error,) = Note.check(databases=["default"])
+        assert "app.Note" in error.msg
+        with pytest.raises(FieldDoesNotExist, match=r"app\.Note"):
+            Note.objects.count()
 
 
 def test_a_model_of_another_package() -> None:

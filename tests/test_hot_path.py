@@ -80,12 +80,13 @@ def scope(alias: str) -> None:
     ("action", "most"), [(statement, 4), (block, -102), (query, 6), (joins, 27)]
 )
 def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: str) -> None:
-    # Python 3.11 counts comprehensions, too, and PostgreSQL before 18 takes one call more for each
-    # statement. A block needs fewer calls than Django's.
+    # Python 3.11 counts comprehensions, too. A block needs fewer calls than Django's.
     theirs = calls(action, stock)
     with tenant_context(1):
         added = calls(action, "default") - theirs
-    assert added <= most
+    # Before PostgreSQL 18, each statement is asked whether it has to be the first of its message.
+    old = connections["default"].pg_version < 180000  # type: ignore[attr-defined]
+    assert added <= most + (old and action in (statement, block))
 
 
 def test_a_scope_takes_few_calls() -> None:

@@ -19,7 +19,7 @@ from .opening import Opening, stay_closed
 from .policies.ddl import LATEST, Policy, Rule, close, drop, unprotect
 from .policies.owners import Hop, Owner, Quote
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
-from .targets import LET_DEPEND, field_of, is_tenant_model, names_tenant, not_the_tenant
+from .targets import LET_DEPEND, field_of, is_tenant_model, key_of, names_tenant, not_the_tenant
 
 # What Django's migrations and clone() need, beside the name.
 SETTINGS = ("guc_prefix", "key_type", "version", "admin_role", "app_role", "sealed")
@@ -132,7 +132,7 @@ class RLSConstraint(models.BaseConstraint):
         *steps, last = (self.field or self.path or "").split("__")
         hops = []
         for step in steps:
-            key = field_of(model, step)
+            key = key_of(model, step)
             target = key.remote_field.model
             hops.append(Hop(key.column, target._meta.db_table, key.target_field.column))
             model = target

@@ -32,6 +32,17 @@ def field_of(model: Any, name: str) -> Any:
     return field
 
 
+def key_of(model: Any, name: str) -> Any:
+    """Return a foreign key of `model`, by which a path leads on.
+
+    Raises FieldDoesNotExist, with the label of the model, when there is none of that name.
+    """
+    field = field_of(model, name)
+    if not isinstance(field, models.ForeignKey):
+        raise FieldDoesNotExist(f"{model._meta.label}.{name} is not a foreign key")
+    return field
+
+
 def is_tenant_model(model: Any) -> bool:
     """Return whether `model` is that of the tenants, or a proxy of it; the setting may name one."""
     label = rls_tenants().tenant_model

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from django.core.exceptions import ObjectDoesNotExist
+from django.core.exceptions import FieldDoesNotExist, ObjectDoesNotExist
 from django.db import models
 
 from ...constraints import RLSConstraint
@@ -17,8 +17,16 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def is_protected(model: Any) -> bool:
-    """Return whether a row of `model`, or what it inherits, needs a tenant, however it names it."""
-    known = protections(model._meta.apps)
+    """Return whether a row of `model`, or what it inherits, needs a tenant, however it names it.
+
+    False where a constraint of the project names a field that does not exist, which its check says.
+    """
+    try:
+        known = protections(model._meta.apps)
+    except FieldDoesNotExist:
+        # Options are made when the site is, before any check could say what is wrong. Each query
+        # raises this again.
+        return False
     return any(known.flags(owner._meta.db_table) is not None for owner in with_parents(model))
 
 
