@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import itertools
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
+import django
 import psycopg
+import psycopg_pool
 import pytest
-from asgiref.sync import SyncToAsync, sync_to_async
+from asgiref.sync import SyncToAsync, async_to_sync, sync_to_async
+from django import forms
+from django.contrib.gis.db.backends.postgis import base as postgis
 from django.core.exceptions import ImproperlyConfigured
-from django.db.backends.postgresql import base, compiler, psycopg_any
+from django.db import models
+from django.db.backends.postgresql import base, compiler, creation, psycopg_any, schema
+from rest_framework.request import Request
 
 import tenantry
 from tenantry.backends.postgresql import base as our_base
+from tenantry.backends.postgresql import cursor
+from tenantry.binding import waiting_for_async
 from tests.app.models import Note
 
 SOURCE = Path(tenantry.__file__).parent
@@ -125,67 +136,161 @@ def test_the_async_wrapper_is_imported_when_somebody_asks_for_it() -> None:
         our_base.nonsense  # noqa: B018
 
 
-# Private or undocumented names of others that are relied on. A release that renames one fails here.
+# Names of others that are relied on, though private or undocumented. A release that renames one
+# fails here; and so does a module of ours that relies on one more, until it is named here as well.
+
+PRIVATE = re.compile(r"_[A-Za-z]\w*")
+# Of Django and Python, which document them.
+DOCUMENTED = {"_base_manager", "_default_manager", "_meta", "_replace", "_state"}
+RELIED_ON: dict[Any, str] = {
+    psycopg.Cursor: """
+        _check_results _conn _convert_query _encoding _execmany_returning _execute_gen _execute_send
+        _last_query _maybe_prepare_gen _pgconn _query _query_cls _raise_for_result _reset
+        _send_query_prepared _set_results _start_copy_gen _start_query _stream_fetchone_gen
+        _stream_send_gen _tx
+    """,
+    psycopg.ClientCursor: "_execute_send",
+    psycopg.ServerCursor: """
+        _close_gen _declare_gen _describe_gen _described _fetch_gen _format _iter_rows
+        _make_declare_statement _scroll_gen
+    """,
+    psycopg.Connection: """
+        _check_connection_ok _commit_gen _exec_command _get_tx_start_command _pipeline _rollback_gen
+        _start_query _tpc lock wait
+    """,
+    psycopg.Pipeline: """
+        _communicate_gen _enqueue_sync _enter_gen _exit _exit_gen _fetch_gen _process_results
+        _sync_gen command_queue level result_queue
+    """,
+    psycopg.Error: "_info",
+    psycopg.errors: "error_from_result",
+    psycopg.generators: "execute fetch",
+    psycopg_pool.ConnectionPool: "_pool",
+    psycopg_pool.AsyncConnectionPool: "_pool schedule_task worker",
+    base: "TIMESTAMPTZ_OID",
+    base.CursorMixin: "callproc",
+    base.DatabaseWrapper: """
+        _close _configure_connection _configure_role _configure_timezone _cursor _savepoint
+        _savepoint_commit _savepoint_rollback
+    """,
+    postgis.DatabaseWrapper: "_type_infos",
+    creation.DatabaseCreation: "_execute_create_test_db",
+    schema.DatabaseSchemaEditor: "_create_index_name sql_create_fk",
+    psycopg_any: "register_tzloader",
+    compiler.SQLCompiler: "get_from_clause get_related_selections",
+    compiler.SQLDeleteCompiler: "_as_sql",
+    models.BaseConstraint: "_check" if django.VERSION < (6,) else "check",
+    models.Expression: "_resolve_output_field",
+    # Whatever deconstructible() decorates.
+    models.F: "_constructor_args",
+    models.Model: "_get_unique_checks",
+    models.QuerySet: """
+        _chain _combinator_query _db _fetch_all _not_support_combined_queries _result_cache
+    """,
+    forms.ModelForm: "_get_validation_exclusions",
+    asyncio: "_get_running_loop",
+    Request: "_request",
+}
+if find_spec("django_async_backend") is not None:
+    asyncs: Any = import_module("django_async_backend.db.backends.postgresql.async_base")
+    RELIED_ON[asyncs.AsyncDatabaseWrapper] = """
+        _configure_connection _configure_role _connection_pools
+    """
+    asyncs = import_module("django_async_backend.db.models.sql.compiler")
+    RELIED_ON[asyncs.SQLDeleteCompiler] = "_as_sql"
+PAIRS = [(owner, name) for owner, names in RELIED_ON.items() for name in names.split()]
 
 
-def test_names_of_psycopg() -> None:
-    cursor: Any = psycopg.Cursor
-    for name in (
-        "_execute_gen",
-        "_execute_send",
-        "_last_query",
-        "_maybe_prepare_gen",
-        "_reset",
-        "_send_query_prepared",
-        "_check_results",
-        "_raise_for_result",
-        "_stream_send_gen",
-        "_start_copy_gen",
-        "_start_query",
-        "_convert_query",
-        "_set_results",
-        "_execmany_returning",
+def is_named_in(owner: Any, name: str) -> bool:
+    """Return whether `name` is one of a module or class, or one that its methods set on objects."""
+    functions = [
+        getattr(value, "__func__", value)
+        for each in getattr(owner, "__mro__", ())
+        for value in vars(each).values()
+    ]
+    return hasattr(owner, name) or any(
+        name in function.__code__.co_names
+        for function in functions
+        if isinstance(function, FunctionType)
+    )
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), PAIRS, ids=[f"{owner.__name__}.{name}" for owner, name in PAIRS]
+)
+def test_a_name_that_is_relied_on(owner: Any, name: str) -> None:
+    assert is_named_in(owner, name)
+
+
+def assigned(node: ast.AST) -> Iterator[str]:
+    """Yield the names that a module or a class gives to what it has, and to its objects."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield node.name
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            yield from (each.id for each in ast.walk(target) if isinstance(each, ast.Name))
+            if ast.unparse(target) in {"SLOTS", "__slots__"}:
+                yield from texts(node.value)
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+        yield node.target.id
+    if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+        for each in ast.walk(node):
+            if isinstance(each, ast.Attribute) and isinstance(each.ctx, ast.Store):
+                yield each.attr
+
+
+def asked(node: ast.AST) -> Iterator[str]:
+    """Yield the names of attributes that are asked for, as such or in a text."""
+    if isinstance(node, ast.Attribute):
+        yield node.attr
+    if isinstance(node, ast.Compare) or (
+        isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"attrgetter", "delattr", "getattr", "hasattr", "setattr"}
     ):
-        assert hasattr(cursor, name) or name in cursor.__mro__[1].__slots__, name
-    slots = cursor.__mro__[1].__slots__
-    assert {"_conn", "_pgconn", "_query", "_tx", "_execmany_returning"} <= set(slots)
-    for name in ("_declare_gen", "_describe_gen", "_fetch_gen", "_scroll_gen"):
-        assert hasattr(psycopg.ServerCursor, name), name
-    for name in ("_enter_gen", "_exit_gen", "_exit", "_enqueue_sync", "_process_results"):
-        assert callable(getattr(psycopg.Pipeline, name)), name
-    for name in (
-        "_check_connection_ok",
-        "_commit_gen",
-        "_exec_command",
-        "_get_tx_start_command",
-        "_rollback_gen",
-        "_start_query",
-    ):
-        assert callable(getattr(psycopg.Connection, name)), name
-    assert callable(psycopg.generators.execute)
-    assert callable(psycopg.generators.fetch)
-    assert "_info" in vars(psycopg.Error())
-    assert "_tpc" in psycopg.BaseConnection.__init__.__code__.co_names
+        yield from texts(node)
 
 
-def test_names_of_django() -> None:
-    assert base.TIMESTAMPTZ_OID == 1184
-    assert callable(psycopg_any.register_tzloader)
-    assert callable(base.CursorMixin.callproc)
+def private(names: Callable[[ast.AST], Iterator[str]]) -> set[str]:
+    """Return the private ones of the names that a function finds in all modules."""
+    trees = [
+        ast.parse(module.read_text())
+        for module, name in zip(MODULES, NAMES, strict=True)
+        if importable(name)
+    ]
+    found = (each for tree in trees for node in ast.walk(tree) for each in names(node))
+    return set(filter(PRIVATE.fullmatch, found))
+
+
+def overridden() -> Iterator[tuple[type, str]]:
+    """Yield the classes of others that have a private name which a class over them has too."""
+    ours = private(assigned)
+    classes: set[Any] = {cursor.bound(psycopg.ClientCursor)}
+    for name in filter(importable, NAMES):
+        found = vars(import_module(name)).values()
+        classes |= {each for each in found if getattr(each, "__module__", None) == name}
+    for each in classes:
+        bases = getattr(each, "__mro__", ())
+        known = {name for cls in filter(is_ours, bases) for name in ours & set(vars(cls))}
+        for other in itertools.filterfalse(is_ours, bases):
+            yield from ((other, name) for name in known & set(vars(other)))
+
+
+def is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "tenantry"
+
+
+def test_all_names_that_are_relied_on_are_known() -> None:
+    over = set(overridden())
+    wanted = (private(asked) - private(assigned) - DOCUMENTED) | {name for _, name in over}
+    assert wanted == {name for _, name in PAIRS if PRIVATE.fullmatch(name)}
+    # Also where several classes have one of the name.
+    classes = [pair for pair in PAIRS if isinstance(pair[0], type)]
+    for other, name in over:
+        assert any(issubclass(owner, other) for owner, each in classes if each == name), other
+
+
+def test_constraints_that_django_writes_into_migrations() -> None:
     assert Note._meta.original_attrs["constraints"] is Note._meta.constraints
-    assert callable(compiler.SQLCompiler.get_from_clause)
-    assert callable(compiler.SQLCompiler.get_related_selections)
-    assert hasattr(compiler.SQLDeleteCompiler, "_as_sql")
-    for name in (
-        "_configure_connection",
-        "_configure_role",
-        "_configure_timezone",
-        "_cursor",
-        "_savepoint",
-        "_savepoint_rollback",
-        "_savepoint_commit",
-    ):
-        assert callable(getattr(base.DatabaseWrapper, name)), name
 
 
 async def test_names_of_asyncio() -> None:
@@ -199,3 +304,16 @@ async def test_names_of_asgiref() -> None:
     loop, pid = await sync_to_async(in_hop)()
     assert loop.is_running()
     assert pid > 0
+
+
+async def test_names_of_asgiref_where_sync_code_waits_for_async_code() -> None:
+    async def inner() -> Any:
+        return await sync_to_async(waiting_for_async)()
+
+    def in_hop() -> Any:
+        return "task_context" in vars(SyncToAsync.threadlocal), async_to_sync(inner)()
+
+    has_tasks, (executor, tasks) = await sync_to_async(in_hop)()
+    assert has_tasks
+    assert executor is not None
+    assert tasks is not None
