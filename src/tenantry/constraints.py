@@ -13,6 +13,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement, Table
 
 from .conf import rls_tenants, tenant_key
+from .declared import constraints_of
 from .exceptions import RLSConfigurationError
 from .keys import key_type_of
 from .opening import Opening, stay_closed
@@ -97,6 +98,11 @@ class RLSConstraint(models.BaseConstraint):
         return hash((self.name, self.field, self.path))
 
     @property
+    def way(self) -> str:
+        """The field, or the path, that leads to the tenant."""
+        return self.field or self.path or ""
+
+    @property
     def policy(self) -> Policy:
         """What the table's policies depend on; the settings fill what was left out."""
         given = {name: getattr(self, name) for name in SETTINGS}
@@ -129,7 +135,7 @@ class RLSConstraint(models.BaseConstraint):
 
         Raises FieldDoesNotExist when a field on the way does not exist.
         """
-        *steps, last = (self.field or self.path or "").split("__")
+        *steps, last = self.way.split("__")
         hops = []
         for step in steps:
             key = key_of(model, step)
@@ -229,7 +235,7 @@ class RLSConstraint(models.BaseConstraint):
 
     def problems(self, model: Any) -> list[checks.CheckMessage]:
         """Return the errors for which no policies can be made, or wrong ones."""
-        found = self.check_path(model, (self.field or self.path or "").split("__"))
+        found = self.check_path(model, self.way.split("__"))
         return found + check_extra_predicates(model, self.extra_predicates)
 
     def check_path(self, model: Any, steps: Sequence[str]) -> list[checks.CheckMessage]:
@@ -270,9 +276,7 @@ class RLSConstraint(models.BaseConstraint):
         problem = self.end_problem(at, field)
         if problem is None:
             return []
-        message = (
-            f"{model._meta.label} cannot be protected by {self.field or self.path}: {problem}."
-        )
+        message = f"{model._meta.label} cannot be protected by {self.way}: {problem}."
         hint = (
             f"Name a foreign key to the primary key of {rls_tenants().tenant_model} in"
             " RLSConstraint(field=...), or at the end of its path."
@@ -289,10 +293,7 @@ class RLSConstraint(models.BaseConstraint):
                 return not_the_tenant(field)
         elif self.path is not None and not (
             (field.primary_key and is_tenant_model(model))
-            or any(
-                isinstance(each, RLSConstraint) and each.field == field.name
-                for each in model._meta.constraints
-            )
+            or any(each.field == field.name for each in constraints_of(model))
         ):
             return f"{model._meta.label}.{field.name} is not a foreign key to the tenant"
         key_type, wanted = key_type_of(field), self.policy.key_type
@@ -324,12 +325,8 @@ def check_installed(model: type[models.Model]) -> list[checks.CheckMessage]:
     """Return a warning, of the first protected model, if the app is not installed."""
     if apps.is_installed("tenantry"):
         return []
-    protected = (
-        each
-        for each in model._meta.apps.get_models(include_auto_created=True)
-        if any(isinstance(constraint, RLSConstraint) for constraint in each._meta.constraints)
-    )
-    if model is not next(protected, None):
+    every = model._meta.apps.get_models(include_auto_created=True)
+    if model is not next(filter(constraints_of, every), None):
         return []
     return [
         checks.Warning(

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.apps.registry import Apps
 
-from .constraints import RLSConstraint
+from .declared import constraint_of, constraints_of
 from .policies.ddl import Policy, Reference, Rule, all_exist, dependent_rules
 from .policies.predicates import unlike
 from .sharing import TenantField
@@ -29,16 +29,15 @@ def is_protected(model: Model, apps: Apps) -> bool:
 
 def has_constraint(model: Model) -> bool:
     """Return whether the model's rows name their tenant."""
-    return any(isinstance(each, RLSConstraint) for each in model._meta.constraints)
+    return constraint_of(model) is not None
 
 
 def is_asked(model: Model, field: Any) -> bool:
     """Return whether a constraint of `model` asks `field` whose a row is, or who may read it."""
     names = set()
-    for each in model._meta.constraints:
-        if isinstance(each, RLSConstraint):
-            names.add((each.field or each.path or "").partition("__")[0])
-            names |= {one.field for one in each.extra_predicates if isinstance(one, TenantField)}
+    for each in constraints_of(model):
+        names.add(each.way.partition("__")[0])
+        names |= {one.field for one in each.extra_predicates if isinstance(one, TenantField)}
     return field.name in names
 
 
@@ -88,25 +87,22 @@ def writers(model: Model, apps: Apps) -> list[Any]:
 
 def is_open(model: Model, apps: Apps) -> bool:
     """Return whether others may read rows of `model` that only their tenant may write."""
-    for constraint in model._meta.constraints:
-        if isinstance(constraint, RLSConstraint):
-            return bool(constraint.extra_predicates or constraint.extra_bypass_flags)
+    if constraint := constraint_of(model):
+        return bool(constraint.extra_predicates or constraint.extra_bypass_flags)
     return any(is_open(owner_of(key, apps), apps) for key in writers(model, apps))
 
 
 def holds(model: Model, apps: Apps, quote: Callable[[str], str], alias: str) -> str:
     """Return the predicate that a row of a protected model, as `alias`, is the tenant's."""
-    for constraint in model._meta.constraints:
-        if isinstance(constraint, RLSConstraint):
-            return constraint.owner(model).holds(alias, constraint.policy.tenant, quote)
+    if constraint := constraint_of(model):
+        return constraint.owner(model).holds(alias, constraint.policy.tenant, quote)
     return all_exist(alias, references_of(model, apps, quote, f"{alias}_of"), own=True)
 
 
 def policy_of(model: Model, apps: Apps) -> Policy:
     """Return what the policy of a protected model depends on, or of the first it refers to."""
-    for constraint in model._meta.constraints:
-        if isinstance(constraint, RLSConstraint):
-            return constraint.policy
+    if constraint := constraint_of(model):
+        return constraint.policy
     return policy_of(owner_of(owners(model, apps)[0], apps), apps)
 
 
@@ -115,9 +111,8 @@ def rules_of(
 ) -> list[Rule]:
     """Return the policies of a protected model's table, or of a quoted one of the same columns."""
     table = table or quote(model._meta.db_table)
-    for constraint in model._meta.constraints:
-        if isinstance(constraint, RLSConstraint):
-            return constraint.rules(model, quote, table)
+    if constraint := constraint_of(model):
+        return constraint.rules(model, quote, table)
     return dependent_rules(table, references_of(model, apps, quote), policy_of(model, apps))
 
 

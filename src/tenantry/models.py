@@ -11,6 +11,7 @@ from django.db.models.signals import class_prepared
 from .binding import current_binding
 from .conf import rls_tenants
 from .constraints import RLSConstraint
+from .declared import constraints_of
 from .exceptions import RLSConfigurationError
 from .expressions import CurrentTenant
 from .managers import RLSManager
@@ -76,7 +77,7 @@ def protect(sender: type[models.Model], **kwargs: Any) -> None:
     if not issubclass(sender, RLSProtectedModel):
         return
     options = sender._meta
-    if options.proxy or any(isinstance(each, RLSConstraint) for each in options.constraints):
+    if options.proxy or constraints_of(sender):
         return
     field = rls_tenants().tenant_fk_field
     if field not in {local.name for local in options.local_fields}:
@@ -97,11 +98,7 @@ def require_protected_parent(model: type[models.Model], name: str) -> None:
     In multi-table inheritance the rows of `model` then belong to those of the parent, whatever
     names their tenant.
     """
-    if not any(
-        isinstance(each, RLSConstraint)
-        for parent in model._meta.get_parent_list()
-        for each in parent._meta.constraints
-    ):
+    if not any(map(constraints_of, model._meta.get_parent_list())):
         raise RLSConfigurationError(
             f"{model._meta.label} is an RLSProtectedModel without the foreign key {name!r} in its"
             " table, so that nothing would protect it; remove what replaces the field, or name"

@@ -18,7 +18,7 @@ from django.apps import apps
 from .binding import ADMIN, Binding
 from .checks.inspection import protected_models
 from .conf import rls_tenants, tenant_key
-from .constraints import RLSConstraint
+from .declared import constraint_of
 from .dependents import references_of
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
 from .policies.ddl import Reference, all_exist
@@ -122,9 +122,9 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
         columns = [
             quote(field.column) for field in options.local_concrete_fields if not field.generated
         ]
-        own = [each for each in options.constraints if isinstance(each, RLSConstraint)]
-        owner = own[0].owner(model) if own else None
-        is_shared = bool(own and own[0].extra_predicates)
+        constraint = constraint_of(model)
+        owner = constraint.owner(model) if constraint else None
+        is_shared = bool(constraint and constraint.extra_predicates)
         if model in external:
             owner = Owner(external[model])
             # It need not be a field's.

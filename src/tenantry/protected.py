@@ -14,6 +14,7 @@ from django.db.models.signals import class_prepared
 
 from .conf import rls_tenants
 from .constraints import RLSConstraint
+from .declared import constraints_of
 from .dependents import is_open, owner_of, owners, target, writers
 from .exceptions import NoTenantContextError, RLSConfigurationError
 from .policies.owners import Hop, Owner, Quote
@@ -121,9 +122,7 @@ def protections(apps: Apps) -> Protections:
 def constrained(apps: Apps) -> Iterator[tuple[str, Protection]]:
     """Yield the tables that models of a registry protect by a constraint, and how."""
     for model in apps.get_models(include_auto_created=True):
-        for constraint in model._meta.constraints:
-            if not isinstance(constraint, RLSConstraint):
-                continue
+        for constraint in constraints_of(model):
             try:
                 owner = owner_by(constraint, model)
             except (FieldDoesNotExist, LookupError):

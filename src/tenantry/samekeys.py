@@ -15,6 +15,7 @@ from django.db.models.fields.related import lazy_related_operation
 
 from .conf import rls_tenants
 from .constraints import RLSConstraint
+from .declared import constraint_of
 from .dependents import target as referred
 from .exceptions import RLSConfigurationError
 from .instances import tenant_to_validate
@@ -333,14 +334,13 @@ def shortened(name: str, suffix: str = "") -> str:
 
 def tenant_field(model: Any) -> str | None:
     """Return the name of the field by which `model` is protected."""
-    found = (each.field for each in model._meta.constraints if isinstance(each, RLSConstraint))
-    return next(found, None)
+    constraint = constraint_of(model)
+    return constraint.field if constraint else None
 
 
 def policy_of(model: Any) -> Policy:
     """Return what the policy of `model` depends on, or would by the settings."""
-    policies = (each.policy for each in model._meta.constraints if isinstance(each, RLSConstraint))
-    return next(policies, None) or RLSConstraint(field="tenant").policy
+    return (constraint_of(model) or RLSConstraint(field="tenant")).policy
 
 
 def foreign_key(model: Any, name: str) -> Any:

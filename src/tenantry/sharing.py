@@ -11,6 +11,7 @@ from django.db import DatabaseError
 from django.utils.deconstruct import deconstructible
 
 from .conf import rls_tenants
+from .declared import constraint_of
 from .exceptions import RLSConfigurationError
 from .policies.expressions import unbalanced
 from .policies.owners import Quote
@@ -233,14 +234,6 @@ def stray(model: Any, name: str) -> str | None:
     if names_tenant(field):
         return None
     return f"{not_the_tenant(field)}; name a foreign key to the tenant's primary key"
-
-
-def constraint_of(model: Any) -> Any:
-    """Return the ``RLSConstraint`` of `model`, if it has one."""
-    from .constraints import RLSConstraint  # noqa: PLC0415 - which holds extra predicates
-
-    found = (each for each in model._meta.constraints if isinstance(each, RLSConstraint))
-    return next(found, None)
 
 
 def check_extra_predicates(model: Any, predicates: Any) -> list[checks.CheckMessage]:

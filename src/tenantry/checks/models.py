@@ -11,6 +11,7 @@ from django.db.models import CASCADE
 
 from ..conf import is_shared, rls_tenants
 from ..constraints import RLSConstraint
+from ..declared import constraint_of, constraints_of
 from ..dependents import is_protected, owner_of, owners
 from ..keys import key_type_of
 from ..protected import external_models
@@ -27,7 +28,7 @@ Model = type[Any]
 def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
     """Yield what is wrong with models that have tables."""
     for model in found:
-        constraints = [each for each in model._meta.constraints if isinstance(each, RLSConstraint)]
+        constraints = constraints_of(model)
         # What others that are not managed have is told by the database, which is asked.
         if model._meta.proxy or not (model._meta.managed or constraints):
             continue
@@ -44,24 +45,14 @@ def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
                 "remove all but one",
             )
         for constraint in constraints:
-            if (key := key_of(model, constraint)) is not None:
+            if (key := compared_field(model, constraint)) is not None:
                 yield from inspect_key(model, constraint, key)
         yield from inspect_unique(model)
 
 
-def field_of(model: Model, constraint: RLSConstraint) -> Any:
-    """Return the field that names the tenant; None for a path, or if there is no such field."""
-    if constraint.field is None:
-        return None
-    try:
-        return model._meta.get_field(constraint.field)
-    except FieldDoesNotExist:
-        return None
-
-
-def key_of(model: Model, constraint: RLSConstraint) -> Any:
+def compared_field(model: Model, constraint: RLSConstraint) -> Any:
     """Return the field that the policy compares; None if nothing leads there."""
-    *steps, last = (constraint.field or constraint.path or "").split("__")
+    *steps, last = constraint.way.split("__")
     try:
         for step in steps:
             model = model._meta.get_field(step).remote_field.model
@@ -92,7 +83,7 @@ def inspect_key(model: Model, constraint: RLSConstraint, field: Any) -> Iterator
         yield Finding(
             "tenantry.E153",
             f"model {model._meta.label}",
-            f"is protected by {constraint.field or constraint.path}, a column of type {key_type},"
+            f"is protected by {constraint.way}, a column of type {key_type},"
             f" but its RLSConstraint compares it with a tenant id of type {wanted}",
             fix_of_key(constraint, field),
         )
@@ -179,8 +170,7 @@ def cascades(on_delete: Any) -> bool:
 
 def path_of(model: Model) -> str:
     """Return the path from a protected model to its tenant."""
-    for constraint in model._meta.constraints:
-        if isinstance(constraint, RLSConstraint):
-            return constraint.field or constraint.path or ""
+    if constraint := constraint_of(model):
+        return constraint.way
     link = owners(model, apps)[0]
     return f"{link.name}__{path_of(owner_of(link, apps))}"

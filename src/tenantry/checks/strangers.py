@@ -8,8 +8,7 @@ from typing import Any
 from django.apps import apps
 
 from ..conf import is_shared, rls_tenants
-from ..constraints import RLSConstraint
-from ..dependents import is_protected
+from ..dependents import has_constraint, is_protected
 from ..protected import column_of, external_models
 from .findings import Finding
 from .models import refers_to_tenant
@@ -79,8 +78,7 @@ def tenant_columns() -> set[str]:
     """Return the names of the columns that hold the tenant, in any table."""
     columns = {column_of(model, column) for model, column in external_models()}
     for model in apps.get_models(include_auto_created=True):
-        protected = any(isinstance(each, RLSConstraint) for each in model._meta.constraints)
-        if protected or not model._meta.managed:
+        if has_constraint(model) or not model._meta.managed:
             fields: Any = model._meta.local_concrete_fields
             columns |= {field.column for field in fields if refers_to_tenant(field)}
     return columns

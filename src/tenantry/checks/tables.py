@@ -10,7 +10,7 @@ from django.core.checks import CheckMessage
 from django.core.exceptions import FieldDoesNotExist
 from django.db import Error
 
-from ..constraints import RLSConstraint
+from ..declared import constraints_of
 from ..dependents import owner_of, owners
 from .children import Child, children_of, inspect_child
 from .findings import Finding
@@ -92,9 +92,8 @@ def inspect_comparable(
 
 def problems_of(model: Any) -> Iterator[CheckMessage]:
     """Yield what is wrong with the constraints that the policies of `model` are made of."""
-    for constraint in model._meta.constraints:
-        if isinstance(constraint, RLSConstraint):
-            yield from constraint.problems(model)
+    for constraint in constraints_of(model):
+        yield from constraint.problems(model)
     for link in owners(model, apps):
         yield from problems_of(owner_of(link, apps))
 

@@ -11,7 +11,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 from django.db.models.fields import NOT_PROVIDED
 
-from ..constraints import RLSConstraint
+from ..declared import constraint_of
 from ..dependents import owners
 from .findings import Finding
 
@@ -56,13 +56,11 @@ def field_of_tenant(model: Model) -> Any:
     It is None for a model without one, and for the table of a ManyToManyField, whose foreign keys
     are all that it has.
     """
-    for constraint in model._meta.constraints:
-        if isinstance(constraint, RLSConstraint):
-            name = (constraint.field or constraint.path or "").partition("__")[0]
-            try:
-                return model._meta.get_field(name)
-            except FieldDoesNotExist:
-                return None
+    if constraint := constraint_of(model):
+        try:
+            return model._meta.get_field(constraint.way.partition("__")[0])
+        except FieldDoesNotExist:
+            return None
     if model._meta.auto_created:
         return None
     return next(iter(owners(model, apps)), None)

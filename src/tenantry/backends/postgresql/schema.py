@@ -14,6 +14,7 @@ from django.db.backends.postgresql import schema
 from ... import samekeys
 from ...conf import rls_tenants
 from ...constraints import Later, RLSConstraint
+from ...declared import constraints_of
 from ...dependents import (
     dependents,
     has_constraint,
@@ -252,7 +253,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         protects = isinstance(constraint, RLSConstraint)
         # The table of a many-to-many relation that is a model's now still has the policies of that.
         # Those of another constraint are that one's to drop.
-        protectors = [each for each in model._meta.constraints if isinstance(each, RLSConstraint)]
+        protectors = constraints_of(model)
         if protects and (links(model) or (len(protectors) < 2 and self.has_policies(model))):
             # Its rows name their tenant now, and depend on nothing else.
             self.forget(model)
