@@ -193,6 +193,14 @@ def external_models() -> Iterator[tuple[Any, str]]:
             ) from error
 
 
+def external_column(model: Any) -> str | None:
+    """Return what ``EXTERNAL_MODELS`` says names the tenant of `model`; None for any other.
+
+    Raises RLSConfigurationError where it names one that is not installed.
+    """
+    return dict(external_models()).get(model)
+
+
 def column_of(model: Any, name: str) -> str:
     """Return the column of a field of that name, or the name of a column that has no field."""
     try:

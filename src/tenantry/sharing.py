@@ -156,7 +156,8 @@ class SharedWith(ExtraPredicate):
             raise FieldDoesNotExist(
                 f"there is no model {self.model}, with a field named {self.row!r}"
             ) from error
-        row, owner = field_of(shares, self.row), field_of(model, constraint_of(model).field)
+        constraint: Any = constraint_of(model)
+        row, owner = field_of(shares, self.row), field_of(model, constraint.field)
         shared_owner = field_of(shares, self.owner).column
         share = unlike("share", table)
         return (
@@ -206,7 +207,8 @@ class SharedWith(ExtraPredicate):
                 f" and not to {model._meta.label}; name the foreign key to {model._meta.label} in"
                 " SharedWith(row=...)"
             )
-        if constraint_of(model).field is None:
+        constraint: Any = constraint_of(model)
+        if constraint.field is None:
             return (
                 "SharedWith compares the tenant of the row with that of the share, and the"
                 " RLSConstraint has a path; give the model a foreign key to the tenant, and"

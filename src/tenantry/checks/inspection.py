@@ -11,7 +11,7 @@ from django.db import Error, router, transaction
 
 from ..conf import rls_tenants
 from ..dependents import is_protected
-from ..protected import external_models
+from ..protected import external_column
 from .admin import inspect_admin, inspect_app, inspect_seal
 from .bodies import inspect_bodies
 from .failures import advice_for
@@ -32,11 +32,10 @@ Check = Callable[[Any], Iterable[Finding]]
 
 def protected_models(connection: Any) -> list[Any]:
     """Return the models whose tables in the database of `connection` are protected."""
-    external = {model for model, _ in external_models()}
     return [
         model
         for model in apps.get_models(include_auto_created=True)
-        if (is_protected(model, apps) or model in external)
+        if (is_protected(model, apps) or external_column(model))
         and not model._meta.proxy
         and router.allow_migrate_model(connection.alias, model)
     ]

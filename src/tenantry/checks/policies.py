@@ -12,7 +12,7 @@ from ..constraints import RLSConstraint
 from ..external import arguments, current
 from ..policies.ddl import Policy, Rule
 from ..policies.owners import Owner
-from ..protected import column_of, external_models
+from ..protected import column_of, external_column
 from .children import Child
 from .findings import Finding
 
@@ -120,13 +120,12 @@ def inspect_child_policies(
 
 def again(model: Any) -> str:
     """Return how the table of `model` gets the policies that the models ask for."""
-    for external, column in external_models():
-        if external is model:
-            return (
-                f"put AlterRLSPolicy({model._meta.label!r}, {column!r}, {arguments(current())},"
-                " before={...}) into a migration, with what AddRLSPolicy says in the braces, or"
-                " AddRLSPolicy if no migration has it"
-            )
+    if column := external_column(model):
+        return (
+            f"put AlterRLSPolicy({model._meta.label!r}, {column!r}, {arguments(current())},"
+            " before={...}) into a migration, with what AddRLSPolicy says in the braces, or"
+            " AddRLSPolicy if no migration has it"
+        )
     return AGAIN if dependents.has_constraint(model) else OF_ANOTHER
 
 
@@ -185,19 +184,15 @@ def mend(connection: Any, cursor: Any, model: Any) -> str:
 
 def policy_for(model: Any) -> Policy:
     """Return what the policies of `model` depend on."""
-    for external, column in external_models():
-        if external is model:
-            return RLSConstraint(field=column).policy
-    return dependents.policy_of(model, apps)
+    column = external_column(model)
+    return RLSConstraint(field=column).policy if column else dependents.policy_of(model, apps)
 
 
 def rules_of(model: Any, quote: Any, table: str) -> list[Rule]:
     """Return the policies that the models ask for, of a quoted table like that of `model`."""
-    for external, column in external_models():
-        if external is model:
-            policy = RLSConstraint(field=column).policy
-            owner = Owner(column_of(model, column))
-            return policy.rules(owner.holds(table, policy.tenant, quote))
+    if column := external_column(model):
+        policy, owner = policy_for(model), Owner(column_of(model, column))
+        return policy.rules(owner.holds(table, policy.tenant, quote))
     return dependents.rules_of(model, apps, quote, table)
 
 

@@ -9,7 +9,7 @@ from django.apps import apps
 
 from ..conf import is_shared, rls_tenants
 from ..dependents import has_constraint, is_protected
-from ..protected import column_of, external_models
+from ..protected import column_of, external_column, external_models
 from .findings import Finding
 from .models import refers_to_tenant
 from .reach import USABLE, reached
@@ -63,11 +63,10 @@ def known_models() -> Iterator[Any]:
 
     What an unmanaged model has is told by the database: a view needs no policy.
     """
-    external = {model for model, _ in external_models()}
     for model in apps.get_models(include_auto_created=True):
         if (
             model._meta.managed
-            or model in external
+            or external_column(model)
             or is_shared(model)
             or is_protected(model, apps)
         ):
