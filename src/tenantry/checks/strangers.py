@@ -7,7 +7,7 @@ from typing import Any
 
 from django.apps import apps
 
-from ..conf import is_shared, rls_tenants
+from ..conf import is_shared, tenant_model
 from ..dependents import has_constraint, is_protected
 from ..protected import column_of, external_column, external_models
 from .findings import Finding
@@ -44,7 +44,7 @@ def inspect_strangers(connection: Any, cursor: Any) -> Iterator[Finding]:
             "known": [quote(model._meta.db_table) for model in known_models()],
             "columns": sorted(tenant_columns()),
             "roles": reached(cursor),
-            "tenants": quote(apps.get_model(rls_tenants().tenant_model)._meta.db_table),
+            "tenants": quote(tenant_model()._meta.db_table),
         },
     )
     for table, column in cursor.fetchall():

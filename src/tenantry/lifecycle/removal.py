@@ -12,8 +12,8 @@ from django.core.management.base import CommandError
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 
+from ..conf import tenant_model
 from ..context import tenant_context
-from ..runs.tenants import tenant_model
 from .order import Reference, is_bound
 from .tables import Holdings, Owned, holdings, referring
 

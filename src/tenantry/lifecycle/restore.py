@@ -8,8 +8,9 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import DatabaseError, transaction
 
+from ..conf import tenant_model
 from ..context import tenant_context
-from ..runs.tenants import parse_key, tenant_model
+from ..runs.tenants import parse_key
 from .archive import Reader, Row
 from .export import meanings
 from .tables import Holdings, Owned, holdings

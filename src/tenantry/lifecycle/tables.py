@@ -10,10 +10,10 @@ from django.core.management.base import CommandError
 
 from ..checks.inspection import protected_models
 from ..checks.requests import has_protected_models
+from ..conf import tenant_model
 from ..dependents import owner_of, writers
 from ..expressions import current_tenant_sql
 from ..protected import protections
-from ..runs.tenants import tenant_model
 from .order import Order, Reference, in_order
 
 # By table: its oid. Not all may be there.

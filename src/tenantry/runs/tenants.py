@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist, FieldError, ValidationError
 from django.core.management.base import CommandError
 from django.db import router
 
 from ..binding import TenantId
-from ..conf import rls_tenants, tenant_key
+from ..conf import tenant_key, tenant_model
 from ..exceptions import InvalidTenantIdError
 
 LIST_THEM = (
@@ -19,11 +18,6 @@ LIST_THEM = (
     " primary key)"
 )
 BY_FIELD = f"name a tenant by another field with --by FIELD, or {LIST_THEM}"
-
-
-def tenant_model() -> Any:
-    """Return the tenant's model."""
-    return apps.get_model(rls_tenants().tenant_model)
 
 
 def all_tenants(database: str | None = None) -> Any:

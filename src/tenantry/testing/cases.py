@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.apps import apps
 from django.db import models
 from django.db.models.fields import NOT_PROVIDED
 from django.test import TestCase, TransactionTestCase
 
-from ..conf import rls_tenants
+from ..conf import tenant_model
 from .assertions import rls_as_tenant
 
 
@@ -18,7 +17,7 @@ def create_tenant(name: str) -> Any:
 
     Raises TypeError for a tenant that needs more than texts.
     """
-    model = apps.get_model(rls_tenants().tenant_model)
+    model = tenant_model()
     texts = [field for field in model._meta.concrete_fields if not _is_optional(field)]
     for field in texts:
         if not isinstance(field, models.CharField | models.TextField):
