@@ -31,7 +31,7 @@ key                           default                means
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -185,6 +185,17 @@ def cache_of_sessions() -> tuple[str, Any]:
         return "", None
     alias = django_settings.SESSION_CACHE_ALIAS
     return alias, django_settings.CACHES.get(alias, {}).get("KEY_FUNCTION")
+
+
+def forget_with_settings(uid: str, *clear: Callable[[], object]) -> None:
+    """Call each of `clear` after ``override_settings`` changed the settings; `uid` is its own."""
+
+    def receive(*, setting: str, **kwargs: Any) -> None:
+        if setting == SETTING:
+            for each in clear:
+                each()
+
+    setting_changed.connect(receive, weak=False, dispatch_uid=uid)
 
 
 def forget(*, setting: str, **kwargs: Any) -> None:

@@ -9,10 +9,9 @@ from weakref import WeakKeyDictionary
 from django.apps.registry import Apps
 from django.apps.registry import apps as installed
 from django.core.exceptions import FieldDoesNotExist
-from django.core.signals import setting_changed
 from django.db.models.signals import class_prepared
 
-from .conf import rls_tenants
+from .conf import forget_with_settings, rls_tenants
 from .constraints import RLSConstraint
 from .declared import constraints_of
 from .dependents import is_open, owner_of, owners, target, writers
@@ -251,10 +250,5 @@ def _forget(sender: Any, **kwargs: Any) -> None:
         _protections.pop(sender._meta.apps, None)
 
 
-def _forget_settings(*, setting: str, **kwargs: Any) -> None:
-    if setting == "RLS_TENANTS":
-        _forget_installed()
-
-
 class_prepared.connect(_forget, dispatch_uid="tenantry.protected.forget")
-setting_changed.connect(_forget_settings, dispatch_uid="tenantry.protected.forget_settings")
+forget_with_settings("tenantry.protected.forget_settings", _forget_installed)

@@ -10,10 +10,8 @@ from functools import lru_cache
 from time import time
 from typing import Any, NamedTuple
 
-from django.core.signals import setting_changed
-
 from .binding import Binding
-from .conf import rls_tenants
+from .conf import forget_with_settings, rls_tenants
 from .policies.seal import KEYS, replace_keys
 
 BLOCK = 64  # bytes, of SHA-256
@@ -75,9 +73,4 @@ def sign(binding: Binding, database: str, expiry: int) -> str:
     return f"1:{key.name}:{expiry}:{binding.grant}:{signature}:{tenant}"
 
 
-def _forget(*, setting: str, **kwargs: object) -> None:
-    if setting == "RLS_TENANTS":
-        sign.cache_clear()
-
-
-setting_changed.connect(_forget, dispatch_uid="tenantry.seal.forget")
+forget_with_settings("tenantry.seal.forget", sign.cache_clear)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from django.core.signals import setting_changed
 from psycopg import sql
 
 from ...binding import ADMIN, UNBOUND, Binding
-from ...conf import rls_tenants
+from ...conf import forget_with_settings, rls_tenants
 from ...seal import token
 
 # From here on pg_stat_statements normalizes the values of SET (PostgreSQL 18 release notes), so
@@ -191,10 +190,4 @@ def _quote(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
-    if setting == "RLS_TENANTS":
-        _set_local.cache_clear()
-        _select.cache_clear()
-
-
-setting_changed.connect(_forget, dispatch_uid="tenantry.apply.forget")
+forget_with_settings("tenantry.apply.forget", _set_local.cache_clear, _select.cache_clear)
