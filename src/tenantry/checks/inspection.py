@@ -9,7 +9,6 @@ from typing import Any
 from django.apps import apps
 from django.db import Error, router, transaction
 
-from ..conf import rls_tenants
 from ..dependents import is_protected
 from ..protected import external_column
 from .admin import inspect_admin, inspect_app, inspect_seal
@@ -79,25 +78,29 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
     models = protected_models(connection)
     migrations = Migrations(connection)
     tables = [connection.ops.quote_name(model._meta.db_table) for model in models]
+    used = [
+        connection.ops.quote_name(model._meta.db_table)
+        for model in apps.get_models(include_auto_created=True)
+        if router.allow_migrate_model(connection.alias, model)
+    ]
     options = connection.settings_dict["OPTIONS"]
     checks: dict[str, Check] = {
         "role": partial(inspect_role, options=options),
         "app role": inspect_app,
-    }
-    if rls_tenants().admin_role is not None:
-        used = [
-            connection.ops.quote_name(model._meta.db_table)
-            for model in apps.get_models(include_auto_created=True)
-            if router.allow_migrate_model(connection.alias, model)
-        ]
-        checks["admin role"] = partial(
+        "admin role": partial(
             inspect_admin, version=connection.pg_version, tables=used, options=options
-        )
-    if rls_tenants().sealed:
-        checks["seal keys"] = partial(inspect_seal, migrations=migrations, tables=tables)
+        ),
+        "seal keys": partial(inspect_seal, migrations=migrations, tables=tables),
+    }
     for model in models:
-        inspect = partial(inspect_one, connection, model, tables, known, migrations)
-        checks[f"table {model._meta.db_table}"] = inspect
+        checks[f"table {model._meta.db_table}"] = partial(
+            inspect_table,
+            connection,
+            model=model,
+            tables=tables,
+            known=known,
+            migrations=migrations,
+        )
     return checks | {
         "bodies": partial(inspect_bodies, models=models, known=known),
         "owners": partial(inspect_owners, tables=tables),
@@ -112,18 +115,6 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         "time zone": partial(inspect_time_zone, connection),
         "server": lambda cursor: inspect_version(connection.pg_version),
     }
-
-
-def inspect_one(
-    connection: Any,
-    model: Any,
-    tables: list[str],
-    known: set[str],
-    migrations: Migrations,
-    cursor: Any,
-) -> Iterator[Finding]:
-    """Yield what is wrong with one table."""
-    return inspect_table(connection, cursor, model, tables, known, migrations)
 
 
 def run(
