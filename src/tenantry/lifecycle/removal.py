@@ -184,7 +184,7 @@ class Removal:
                 " or change them first, or let their models' rows be deleted, too, with --also"
                 " app.Model; nothing was deleted"
             )
-        for refusal in self.refusals():
+        if refusal := next(self.refusals(), None):
             raise CommandError(f"{refusal}; nothing was deleted")
 
     def refusals(self) -> Iterator[str]:
@@ -198,16 +198,19 @@ class Removal:
             )
         for each in self.found.references:
             if self.reaches_others(each):
-                fix = (
-                    "" if self.found.tables[each.table].is_tenants else "add SameTenant for it, or "
-                )
-                for other in self.guards(each):
-                    fix = f"validate {other.name}, with ValidateSameTenant, or "
                 yield (
                     f"the foreign key {each.name} of {each.table} deletes or changes rows of other"
                     " tenants, too, because PostgreSQL applies no policies to what ON DELETE does;"
-                    f" {fix}drop its ON DELETE"
+                    f" {self.fix_of(each)}drop its ON DELETE"
                 )
+
+    def fix_of(self, reference: Reference) -> str:
+        """Return what else keeps PostgreSQL from following `reference` to rows of others."""
+        if guard := next(self.guards(reference), None):
+            return f"validate {guard.name}, with ValidateSameTenant, or "
+        if self.found.tables[reference.table].is_tenants:
+            return ""
+        return "add SameTenant for it, or "
 
     def reaches_others(self, reference: Reference) -> bool:
         """Return whether PostgreSQL may change rows of other tenants by a reference to this one."""

@@ -53,7 +53,7 @@ def assert_role_is_bound(using: str = DEFAULT_DB_ALIAS) -> None:
     connection = connections[using]
     with connection.cursor() as cursor:
         row = read_role(cursor, connection.settings_dict["OPTIONS"])
-    for finding in exemptions(row):
+    if finding := next(exemptions(row), None):
         raise AssertionError(
             f"the tests of the database {using!r} prove nothing: the {finding.subject}"
             f" {finding.message}; let them log in as the role that serves requests, and name a role"

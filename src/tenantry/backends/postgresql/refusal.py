@@ -26,7 +26,7 @@ def accept(pool: Any) -> None:
 
 def refuse_exempt(alias: str, row: Any) -> None:
     """Raise RLSConfigurationError if the role, as the server describes it, is exempt."""
-    for finding in exemptions(row):
+    if finding := next(exemptions(row), None):
         raise RLSConfigurationError(
             f"the database {alias!r} is refused, because the {finding.subject} {finding.message};"
             f" {finding.fix}, or leave out RLS_TENANTS['REFUSE_EXEMPT_ROLE'] where no requests are"

@@ -64,7 +64,8 @@ class Command(BaseCommand):
 
     def generate(self, connection: Any) -> None:
         """Print the SQL for what the database lacks."""
-        for each in inspect_connection(connection):
+        if unreachable := inspect_connection(connection):
+            each = unreachable[0]
             raise CommandError(f"{each.subject} {each.message}; {each.fix}")
         wrong = {each.subject for each in inspect_database(connection) if each.id in MENDABLE}
         for model in protected_models(connection):
@@ -112,7 +113,7 @@ class Command(BaseCommand):
 
 def refuse_misspelled(model: Any) -> None:
     """Raise CommandError where no policy can be made of the constraints of `model`."""
-    for problem in problems_of(model):
+    if problem := next(problems_of(model), None):
         raise CommandError(f"{problem.msg} {problem.hint}")
 
 
