@@ -318,8 +318,7 @@ class Removal:
 
     def key(self, table: Owned) -> str:
         """Return the columns of a table's primary key."""
-        fields = getattr(table.model._meta, "pk_fields", [table.model._meta.pk])
-        return ", ".join(self.quote(each.column) for each in fields)
+        return ", ".join(self.quote(each.column) for each in table.model._meta.pk_fields)
 
     def execute(self, sql: str) -> int:
         """Run a statement, and return how many rows it changed."""
