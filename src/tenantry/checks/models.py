@@ -15,12 +15,10 @@ from ..declared import constraint_of, constraints_of
 from ..dependents import is_protected, owner_of, owners
 from ..keys import key_type_of
 from ..protected import external_column
+from ..samekeys import MAX_NAME
 from ..targets import is_tenant_model
 from .findings import Finding
 from .unique import inspect_unique
-
-# PostgreSQL cuts longer names off.
-LONGEST_NAME = 63
 
 Model = type[Any]
 
@@ -66,12 +64,12 @@ def inspect_name(model: Model) -> Iterator[Finding]:
     # Django takes "schema"."table" for a name that is quoted already; each part has its own limit.
     name = max(model._meta.db_table.strip('"').split('"."'), key=lambda part: len(part.encode()))
     length = len(name.encode())
-    if length > LONGEST_NAME:
+    if length > MAX_NAME:
         yield Finding(
             "tenantry.E152",
             f"model {model._meta.label}",
             f"has the table name {name!r} of {length} bytes, which PostgreSQL cuts off after"
-            f" {LONGEST_NAME}",
+            f" {MAX_NAME}",
             "set a shorter db_table in its Meta",
         )
 

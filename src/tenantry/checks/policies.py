@@ -68,12 +68,7 @@ def inspect_policies(connection: Any, cursor: Any, model: Any) -> Iterator[Findi
     wanted = expected(connection, model, table)
     for name, policy in found.items():
         if policy.permissive and name not in wanted:
-            yield Finding(
-                "tenantry.E116",
-                subject,
-                f"has the permissive policy {name}, which adds rows to those of the tenant",
-                "drop it, or make it AS RESTRICTIVE",
-            )
+            yield stray(subject, name)
     for name, policy in wanted.items():
         if name not in found:
             yield Finding(
@@ -100,12 +95,7 @@ def inspect_child_policies(
     for name, policy in policies_of(cursor, child.name).items():
         if name not in wanted:
             if policy.permissive:
-                yield Finding(
-                    "tenantry.E116",
-                    f"table {child.name}",
-                    f"has the permissive policy {name}, which adds rows to those of the tenant",
-                    "drop it, or make it AS RESTRICTIVE",
-                )
+                yield stray(f"table {child.name}", name)
         # To plan a query takes the privilege to make it.
         elif child.may_read and not agree(cursor, child.name, policy, wanted[name]):
             yield Finding(
@@ -116,6 +106,16 @@ def inspect_child_policies(
                 f"run DROP POLICY {name} ON {child.name}, and where the role needs the rows, create"
                 " it as it should be",
             )
+
+
+def stray(subject: str, name: str) -> Finding:
+    """Return the finding that a table has a policy that nobody asks for."""
+    return Finding(
+        "tenantry.E116",
+        subject,
+        f"has the permissive policy {name}, which adds rows to those of the tenant",
+        "drop it, or make it AS RESTRICTIVE",
+    )
 
 
 def again(model: Any) -> str:
