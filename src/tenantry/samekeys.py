@@ -21,6 +21,7 @@ from .exceptions import RLSConfigurationError
 from .instances import tenant_to_validate
 from .policies import samekeys
 from .policies.ddl import Policy
+from .policies.predicates import literal
 from .targets import LET_DEPEND, field_of
 
 # PostgreSQL documentation, "Identifiers and Key Words".
@@ -193,9 +194,9 @@ class SameTenant(models.BaseConstraint):
             columns=Columns(options.db_table, columns, quote),
             unique=quote(unique),
             target=Table(table, quote),
-            target_text=Table(table, lambda name: samekeys.literal(quote(name))),
+            target_text=Table(table, lambda name: literal(quote(name))),
             keys=Columns(table, keys, quote),
-            keys_text=Columns(table, keys, samekeys.literal),
+            keys_text=Columns(table, keys, literal),
         )
 
     def validation(self, model: Any, schema_editor: Any) -> tuple[list[Any], list[Any]]:
@@ -208,7 +209,7 @@ class SameTenant(models.BaseConstraint):
         to = referred(model._meta.get_field(self.field), model._meta.apps)._meta.concrete_model
         quote, table = schema_editor.quote_name, to._meta.db_table
         parts["target"] = Table(table, quote)
-        parts["target_text"] = Table(table, lambda name: samekeys.literal(quote(name)))
+        parts["target_text"] = Table(table, lambda name: literal(quote(name)))
         first = [Statement(samekeys.RELEASE_OWNER, **parts), check]
         if schema_editor.atomic_migration:
             first.insert(0, Statement(samekeys.REFUSE_ROWS, **parts))
@@ -219,9 +220,9 @@ class SameTenant(models.BaseConstraint):
         quote, table = schema_editor.quote_name, model._meta.db_table
         return {
             "table": Table(table, quote),
-            "table_text": Table(table, lambda name: samekeys.literal(quote(name))),
+            "table_text": Table(table, lambda name: literal(quote(name))),
             "name": quote(self.name),
-            "name_text": samekeys.literal(self.name),
+            "name_text": literal(self.name),
         }
 
     def tenants(self, model: Any, to: Any) -> tuple[str, str]:

@@ -111,8 +111,3 @@ def validate(policy: Policy) -> str:
 def see_all(policy: Policy) -> str:
     """Return the SQL that raises an error where rows are hidden."""
     return _SEE_ALL.format(is_admin=is_admin(policy.guc_prefix, sealed=policy.sealed))
-
-
-def literal(text: str) -> str:
-    """Return `text` as a string constant of SQL."""
-    return "'" + text.replace("'", "''") + "'"
