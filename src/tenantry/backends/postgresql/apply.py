@@ -141,6 +141,11 @@ def first_word(statement: bytes) -> bytes:
     return match[1].upper() if match else b""
 
 
+def excerpt(statement: bytes) -> str:
+    """Return the beginning of `statement`, as errors show it."""
+    return statement.decode(errors="replace")[:60]
+
+
 @lru_cache(maxsize=16)
 def _calls(names: tuple[str, ...]) -> bytes:
     calls = (

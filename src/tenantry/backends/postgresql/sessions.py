@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ...exceptions import UnbindableStatementError
+from .apply import excerpt
 
 # Possessive quantifiers keep the time proportional to the length, whatever there is before a word.
 SESSION_STATE = re.compile(
@@ -43,7 +44,7 @@ def refuse_session_state(statement: bytes) -> None:
     It sees no function of the project's that does, and takes text in quotes for SQL.
     """
     if SESSION_STATE.search(statement):
-        shown = statement.decode(errors="replace")[:60]
+        shown = excerpt(statement)
         raise UnbindableStatementError(
             f"{shown!r} is for a whole session, but OPTIONS['pool_mode'] is 'transaction', so that"
             " its connection goes to somebody else next; use what ends with a transaction (SET with"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...exceptions import UnbindableStatementError
-from .apply import GAP, first_word
+from .apply import GAP, excerpt, first_word
 
 # What ends a transaction, or a part of one.
 ENDS = frozenset({b"ABORT", b"COMMIT", b"END", b"ROLLBACK"})
@@ -67,7 +67,7 @@ def refuse_undoing(statement: bytes, pgconn: Any) -> None:
     else:
         refused = END_WORDS.search(statement) is not None
     if refused:
-        shown = statement.decode(errors="replace")[:60]
+        shown = excerpt(statement)
         raise UnbindableStatementError(
             f"{shown!r} ends its transaction, or rolls back to a savepoint, and goes on after that,"
             " where the tenant is no longer bound; send its statements one by one"

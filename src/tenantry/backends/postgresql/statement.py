@@ -24,7 +24,15 @@ from ...binding import Binding, current_binding
 from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
 from .advice import advised, is_refused_row
-from .apply import first_word, is_secret, must_be_first, parameters, prefix, without_tenant
+from .apply import (
+    excerpt,
+    first_word,
+    is_secret,
+    must_be_first,
+    parameters,
+    prefix,
+    without_tenant,
+)
 from .copying import CopyMixin
 from .flush import FlushMixin
 from .positions import without_prefix
@@ -245,7 +253,7 @@ class StatementMixin(CopyMixin, FlushMixin):
         """
         refuse_undoing(statement, self._pgconn)
         if self.is_outside() or self._conn.single:
-            shown = statement.decode(errors="replace")[:60]
+            shown = excerpt(statement)
             raise UnbindableStatementError(
                 f"{shown!r} cannot carry a sealed tenant outside a transaction, because it is COPY,"
                 " or seems to be several statements, or may commit; send them one by one, or open"
@@ -289,7 +297,7 @@ class StatementMixin(CopyMixin, FlushMixin):
                 return
         elif self.may_commit(query):
             raise UnbindableStatementError(
-                f"{query.decode(errors='replace')[:60]!r} cannot carry the tenant in a pipeline"
+                f"{excerpt(query)!r} cannot carry the tenant in a pipeline"
                 " outside a transaction, because a procedure could end the binding there; open"
                 " atomic() around the pipeline"
             )
