@@ -7,7 +7,7 @@ Django's ORM runs in threads even in async code. What is hot enough to do withou
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from copy import copy
 from operator import attrgetter
@@ -57,6 +57,23 @@ class AsyncBoundConnection(ControlMixin, psycopg.AsyncConnection[Any]):
     lent = False
     # What the settings say about it.
     preferred: tuple[Any, ...] = ()
+
+    async def use_settings(self, wrapper: Any, level: psycopg.IsolationLevel | None) -> None:
+        """Be what the settings of Django's `wrapper` say, for all blocks that will have it."""
+        options = wrapper.settings_dict["OPTIONS"]
+        self.server_cursor_factory = named_cursor_class(options)
+        self.use_options(options)
+        await self.set_autocommit(True)
+        if self.info.parameter_status("TimeZone") != wrapper.timezone_name:
+            await self.execute(wrapper.ops.set_time_zone_sql(), [wrapper.timezone_name])
+        await wrapper.aprepare_connection(self)
+        if role := options.get("assume_role"):
+            await self.execute(assume(role))
+        await self.set_autocommit(False)
+        if level:
+            await self.set_isolation_level(level)
+        self.preferred = preferences(self)
+        self.per_transaction = True
 
     async def restore(self) -> None:
         """Undo what a block has set, before the next one gets the connection."""
@@ -141,6 +158,12 @@ class AsyncServerSideCursor(NamedStatementMixin, AsyncBindingMixin, psycopg.Asyn
 
 class AsyncMergingServerSideCursor(AsyncServerSideCursor, ClientCursorMixin[Any, Any]):
     """Be the bound server-side cursor that merges parameters on the client."""
+
+
+def named_cursor_class(options: Mapping[str, Any]) -> type[AsyncServerSideCursor]:
+    """Return the class of server-side cursors that OPTIONS ask for."""
+    on_server = options.get("server_side_binding") is True
+    return AsyncServerSideCursor if on_server else AsyncMergingServerSideCursor
 
 
 @asynccontextmanager
@@ -304,32 +327,18 @@ def _make_pool(using: str, *, ahead: bool) -> LoopPool:
             " set it to 'tenantry.backends.postgresql', or name another database"
         )
     wrapper.check_settings()
-    server_side = settings["OPTIONS"].get("server_side_binding") is True
+    on_server = settings["OPTIONS"].get("server_side_binding") is True
     level = isolation_level(using, settings["OPTIONS"])
 
     async def prepare(connection: AsyncBoundConnection) -> None:
         pool.made.add(connection)
-        connection.server_cursor_factory = (
-            AsyncServerSideCursor if server_side else AsyncMergingServerSideCursor
-        )
-        connection.use_options(settings["OPTIONS"])
-        await connection.set_autocommit(True)
-        if connection.info.parameter_status("TimeZone") != wrapper.timezone_name:
-            await connection.execute(wrapper.ops.set_time_zone_sql(), [wrapper.timezone_name])
-        await wrapper.aprepare_connection(connection)
-        if role := settings["OPTIONS"].get("assume_role"):
-            await connection.execute(assume(role))
-        await connection.set_autocommit(False)
-        if level:
-            await connection.set_isolation_level(level)
-        connection.preferred = preferences(connection)
-        connection.per_transaction = True
+        await connection.use_settings(wrapper, level)
 
     pool = LoopPool(
         **async_attempts(AsyncBoundConnection, prepare),
         kwargs={
             **wrapper.get_connection_params(),
-            "cursor_factory": AsyncServerBindingCursor if server_side else AsyncCursor,
+            "cursor_factory": AsyncServerBindingCursor if on_server else AsyncCursor,
             "autocommit": False,
         },
         **pool_options(using, settings, ahead=ahead),

@@ -19,9 +19,9 @@ from ...conf import rls_tenants
 from .aio import (
     AsyncBindingMixin,
     AsyncBoundConnection,
-    AsyncMergingServerSideCursor,
     AsyncServerSideCursor,
     accept_role,
+    named_cursor_class,
 )
 from .apply import assume
 from .lean import SLOTS, LeanMixin
@@ -115,8 +115,7 @@ class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[mis
 
     def named_cursor_class(self) -> type[AsyncServerSideCursor]:
         """Return the class of server-side cursors that OPTIONS ask for now."""
-        on_server = self.settings_dict["OPTIONS"].get("server_side_binding") is True
-        return AsyncServerSideCursor if on_server else AsyncMergingServerSideCursor
+        return named_cursor_class(self.settings_dict["OPTIONS"])
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a bound cursor; the package would make a named one from a class of its own.
