@@ -15,7 +15,7 @@ from ..seal import seal_keys
 from .findings import Finding
 from .migrations import Migrations
 from .reach import owns_all
-from .role import exemptions, inherits, read_role
+from .role import Row, exemptions, inherits, read_role
 
 # From here on a membership that may SET is another than one that inherits (release notes of 16).
 FIRST_WITH_SET = 160000
@@ -87,6 +87,12 @@ def inspect_admin(
             " that serves requests WITH INHERIT FALSE, SET TRUE",
         )
         return
+    yield from inspect_membership(role, row, read_role(cursor, options))
+
+
+def inspect_membership(role: str, row: Any, login: Row) -> Iterator[Finding]:
+    """Yield what is wrong with the admin `role`, as :data:`ADMIN` and :data:`ROLE` found it."""
+    subject, quoted = f"role {role}", readable(role)
     may_set, heirs, lacking = row
     if not may_set:
         yield Finding(
@@ -96,7 +102,7 @@ def inspect_admin(
             " fails",
             f"run GRANT {quoted} TO the role that serves requests WITH INHERIT FALSE, SET TRUE",
         )
-    told = list(exemptions(read_role(cursor, options)))
+    told = list(exemptions(login))
     for found in (inherits(role, heir) for heir in heirs):
         if found not in told:
             yield found
