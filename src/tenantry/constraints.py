@@ -13,14 +13,14 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement, Table
 
 from .conf import rls_tenants, tenant_key
-from .declared import constraints_of
+from .declared import constraints_of, holds_tenant
 from .exceptions import RLSConfigurationError
 from .keys import key_type_of
 from .opening import Opening, stay_closed
 from .policies.ddl import LATEST, Policy, Rule, close, drop, unprotect
 from .policies.owners import Hop, Owner, Quote
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
-from .targets import LET_DEPEND, field_of, is_tenant_model, key_of, names_tenant, not_the_tenant
+from .targets import LET_DEPEND, field_of, key_of, names_tenant, not_the_tenant
 
 # What Django's migrations and clone() need, beside the name.
 SETTINGS = ("guc_prefix", "key_type", "version", "admin_role", "app_role", "sealed")
@@ -291,10 +291,7 @@ class RLSConstraint(models.BaseConstraint):
         if isinstance(field, models.ForeignKey):
             if not names_tenant(field):
                 return not_the_tenant(field)
-        elif self.path is not None and not (
-            (field.primary_key and is_tenant_model(model))
-            or any(each.field == field.name for each in constraints_of(model))
-        ):
+        elif self.path is not None and not holds_tenant(model, field):
             return f"{model._meta.label}.{field.name} is not a foreign key to the tenant"
         key_type, wanted = key_type_of(field), self.policy.key_type
         # Of a column of the model itself, E153 tells.

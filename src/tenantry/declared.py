@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .targets import is_tenant_model
+
 if TYPE_CHECKING:
     from .constraints import RLSConstraint
 
@@ -18,3 +20,10 @@ def constraints_of(model: Any) -> list[RLSConstraint]:
 def constraint_of(model: Any) -> RLSConstraint | None:
     """Return the first of them; None of a model whose rows name no tenant."""
     return next(iter(constraints_of(model)), None)
+
+
+def holds_tenant(model: Any, field: Any) -> bool:
+    """Return whether a plain `field` is the key of the tenant itself, or protects its `model`."""
+    if field.primary_key and is_tenant_model(model):
+        return True
+    return any(each.field == field.name for each in constraints_of(model))
