@@ -136,7 +136,7 @@ MUTANTS = {
     ),
     "a flush has no binding": Mutant(
         f"{SEALS}test_raw_sql_reads_the_tenant_and_is_stamped",
-        is_now(f"{DRIVER}.flush.parameters", lambda *arguments: (b"SELECT 1", [])),
+        is_now(f"{DRIVER}.flush.binding_query", lambda *arguments: (b"SELECT 1", [])),
         "sealed_guc",
     ),
     "a signature is not looked at": Mutant(

@@ -9,9 +9,9 @@ import pytest
 
 from tenantry.backends.postgresql.apply import (
     Session,
+    binding_query,
     first_word,
     must_be_first,
-    parameters,
     prefix,
 )
 from tenantry.binding import ADMIN, UNBOUND, Binding
@@ -43,7 +43,7 @@ def test_both_values_are_always_sent(binding: Binding, tenant: str, admin: str) 
         f"pg_catalog.set_config('rls.is_admin','{admin}',true);\n"
     )
     assert old.results == 1
-    statement, values = parameters(binding)
+    statement, values = binding_query(binding)
     assert statement.count(b"$") == 2
     assert values == [tenant.replace("''", "'").encode(), admin.encode()]
 
@@ -139,4 +139,4 @@ def test_where_the_admin_is_a_role_it_is_always_sent(
         f"SELECT pg_catalog.set_config('rls.current_tenant','{tenant}',true),"
         f"pg_catalog.set_config('role','{role}',true);\n"
     )
-    assert parameters(binding, Session(assumed))[1] == [tenant.encode(), role.encode()]
+    assert binding_query(binding, Session(assumed))[1] == [tenant.encode(), role.encode()]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantry.lifecycle.order import Reference, in_order, is_bound
+from tenantry.lifecycle.order import Reference, in_order, is_cyclic
 
 
 def refer(text: str) -> list[Reference]:
@@ -46,8 +46,8 @@ def test_the_order_of_tables(text: str, groups: str, cuts: str) -> None:
 
 
 def test_a_group_that_refers_to_itself_goes_at_once() -> None:
-    assert is_bound(["a"], refer("a>a"))
-    assert not is_bound(["a"], refer("a~a a>b"))
+    assert is_cyclic(["a"], refer("a>a"))
+    assert not is_cyclic(["a"], refer("a~a a>b"))
 
 
 @pytest.mark.parametrize(
@@ -79,5 +79,5 @@ def test_nothing_refers_to_what_comes_later(edges: list[tuple[str, str, str]]) -
         assert each in order.cuts or place[each.target] <= place[each.table]
         # Only what is cut, or goes at once, may stay inside a group.
         if place[each.target] == place[each.table] and each not in order.cuts:
-            assert is_bound(order.groups[place[each.table]], references)
+            assert is_cyclic(order.groups[place[each.table]], references)
     assert all(each.loose for each in order.cuts)

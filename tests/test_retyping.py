@@ -19,7 +19,7 @@ from django.db.migrations.state import ProjectState
 from tenantry import RawPredicate, RLSConstraint, TenantField, admin_context, tenant_context
 from tenantry.checks import policies as inspecting
 from tenantry.checks.policies import inspect_policies
-from tenantry.constraints import Later
+from tenantry.constraints import DeferredProtection
 from tenantry.dependents import is_protected
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
@@ -256,7 +256,7 @@ def test_a_table_is_renamed_while_a_path_waits_for_its_field(
     line = state.apps.get_model("migrated", "Line")
     connection: Any = connections["owner"]
     with connection.schema_editor() as editor:
-        waiting = Later(RLSConstraint(path="up__owner", name="line_rls"), line, editor)
+        waiting = DeferredProtection(RLSConstraint(path="up__owner", name="line_rls"), line, editor)
         editor.deferred_sql.append(waiting)
         editor.stop_waiting("migrated_paper")
         assert editor.deferred_sql == [waiting]

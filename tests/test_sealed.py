@@ -22,7 +22,7 @@ from django.db import (
 from psycopg.pq import TransactionStatus
 
 from tenantry import RLSConstraint, aconnection, admin_context, arows, tenant_context
-from tenantry.backends.postgresql.apply import Session, parameters, prefix
+from tenantry.backends.postgresql.apply import Session, binding_query, prefix
 from tenantry.binding import ADMIN, UNBOUND, Binding
 from tenantry.checks.options import inspect_options
 from tenantry.exceptions import RLSConfigurationError, UnbindableStatementError
@@ -387,7 +387,7 @@ def test_a_token_is_signed_anew_before_it_expires(settings: Any, monkeypatch: An
     tokens = {}
     for now in range(1_000_000, 1_000_301):
         monkeypatch.setattr("tenantry.seal.time", lambda now=now: now)
-        [token, *_] = parameters(Binding(1), Session(database="d"))[1]
+        [token, *_] = binding_query(Binding(1), Session(database="d"))[1]
         expiry = int(token.split(b":")[2])
         assert 50 <= expiry - now <= 100
         tokens[expiry] = token
@@ -396,9 +396,9 @@ def test_a_token_is_signed_anew_before_it_expires(settings: Any, monkeypatch: An
 
 def test_the_values_of_a_secret_binding_are_not_in_a_prefix(settings: Any) -> None:
     settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "SEALED": True, "SEAL_KEYS": [SECRET]}
-    assert b"is_admin" not in parameters(ADMIN)[0]
-    assert parameters(UNBOUND)[1] == [b""]
-    token = parameters(ADMIN, Session(database="d"))[1][0].decode()
+    assert b"is_admin" not in binding_query(ADMIN)[0]
+    assert binding_query(UNBOUND)[1] == [b""]
+    token = binding_query(ADMIN, Session(database="d"))[1][0].decode()
     assert token.split(":")[3] == "admin"
     # If some path put it into the text all the same, the database would refuse it.
     assert b"'1'" in prefix(Binding(1), b"SELECT", 180000).text

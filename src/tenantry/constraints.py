@@ -156,7 +156,7 @@ class RLSConstraint(models.BaseConstraint):
 
     def constraint_sql(self, model: Any, schema_editor: Any) -> Any:
         """Protect a table that is being created, once it is there."""
-        schema_editor.deferred_sql.append(Later(self, model, schema_editor))
+        schema_editor.deferred_sql.append(DeferredProtection(self, model, schema_editor))
 
     def create_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that protects the table of `model`.
@@ -164,7 +164,7 @@ class RLSConstraint(models.BaseConstraint):
         Django asks before the table is there if a column has a default with parameters. Where an
         operation of the same migration is yet to add a field, the table shows nothing until then.
         """
-        later = Later(self, model, schema_editor)
+        later = DeferredProtection(self, model, schema_editor)
         stay_closed(model._meta.db_table, schema_editor)
         try:
             self.rules(model, schema_editor.quote_name)
@@ -207,7 +207,7 @@ class RLSConstraint(models.BaseConstraint):
     def is_of(self, sql: Any, model: Any) -> bool:
         """Return whether `sql` is what waits to protect the table of `model` by this."""
         return (
-            isinstance(sql, Later)
+            isinstance(sql, DeferredProtection)
             and sql.constraint.name == self.name
             and sql.references_table(model._meta.db_table)
         )
@@ -336,7 +336,7 @@ def check_installed(model: type[models.Model]) -> list[checks.CheckMessage]:
     ]
 
 
-class Later(Statement):
+class DeferredProtection(Statement):
     """Be the SQL of a constraint whose predicates may speak of tables that are yet to come."""
 
     def __init__(self, constraint: RLSConstraint, model: Any, schema_editor: Any) -> None:

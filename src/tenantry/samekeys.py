@@ -32,7 +32,7 @@ MAX_NAME = 63
 # because it counts it twice. It promises no order; releases 15 to 18 have that of the names, by
 # which pg_constraint is indexed. In another one only estimates would be worse.
 FIRST = "0_"
-LATER = "-- A foreign key is made at the end of the migration"
+PLACEHOLDER = "-- A foreign key is made at the end of the migration"
 
 
 class ForAllTenants(Statement):
@@ -46,7 +46,7 @@ class ForAllTenants(Statement):
         self.constraint = constraint
 
 
-class Later(ForAllTenants):
+class DeferredSameTenant(ForAllTenants):
     """Be such SQL about a column that an operation of the same migration is yet to add."""
 
     def __init__(self, constraint: SameTenant, model: Any, schema_editor: Any) -> None:
@@ -152,9 +152,9 @@ class SameTenant(models.BaseConstraint):
         try:
             return self.statement(model, schema_editor)
         except FieldDoesNotExist:
-            schema_editor.deferred_sql.append(Later(self, model, schema_editor))
+            schema_editor.deferred_sql.append(DeferredSameTenant(self, model, schema_editor))
             # Not None, which Django would defer, and execute as text, for some new tables.
-            return Statement(LATER)
+            return Statement(PLACEHOLDER)
 
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that drops the foreign key, and the unique one that nothing else needs."""

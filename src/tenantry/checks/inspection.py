@@ -21,7 +21,7 @@ from .options import inspect_time_zone
 from .owners import inspect_owners
 from .powers import inspect_powers, inspect_traps
 from .role import exemptions, inspect_role, read_role, subject_of
-from .schema import inspect_functions, inspect_publications, inspect_views
+from .schema import inspect_functions, inspect_publications, inspect_sql_views
 from .server import inspect_defaults, inspect_version
 from .strangers import inspect_strangers
 from .tables import inspect_table
@@ -108,7 +108,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         "strangers": partial(inspect_strangers, connection),
         "powers": inspect_powers,
         "traps": partial(inspect_traps, tables=tables),
-        "views": partial(inspect_views, tables=tables),
+        "views": partial(inspect_sql_views, tables=tables),
         "functions": inspect_functions,
         "publications": partial(inspect_publications, tables=tables),
         "defaults": inspect_defaults,

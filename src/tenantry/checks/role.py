@@ -33,7 +33,7 @@ SELECT rolname::text, rolsuper, rolbypassrls, ARRAY(
 Row = tuple[str, bool, bool, list[str], list[str], list[str]]
 
 
-def parameters(options: Mapping[str, Any]) -> dict[str, str | None]:
+def role_parameters(options: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the parameters of :data:`ROLE` for a database with these OPTIONS."""
     return {"admin": exempt_admin(), "assumed": options.get("assume_role")}
 
@@ -92,7 +92,7 @@ def inherits(admin: str, heir: str) -> Finding:
 
 def read_role(cursor: Any, options: Mapping[str, Any]) -> Row:
     """Return what the server knows of the login role of a database with these OPTIONS."""
-    cursor.execute(ROLE, parameters(options))
+    cursor.execute(ROLE, role_parameters(options))
     row: Row = cursor.fetchone()
     return row
 

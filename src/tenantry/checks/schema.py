@@ -105,7 +105,7 @@ JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
 WHERE c.oid IN (SELECT oid FROM mine) ORDER BY 1, 2"""
 
 
-def inspect_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
+def inspect_sql_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
     """Yield views of protected tables that show other tenants' rows."""
     cursor.execute(FAMILY, [tables])
     family = dict(cursor.fetchall())

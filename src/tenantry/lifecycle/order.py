@@ -102,7 +102,7 @@ def owners_first(tables: Sequence[str], references: Sequence[Reference]) -> list
     return ordered
 
 
-def is_bound(tables: Sequence[str], references: Iterable[Reference]) -> bool:
+def is_cyclic(tables: Sequence[str], references: Iterable[Reference]) -> bool:
     """Return whether rows of the tables refer to each other, so that only all of them can go."""
     return any(
         each.table in tables and each.target in tables and each.loose is None for each in references

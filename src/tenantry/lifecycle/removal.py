@@ -14,7 +14,7 @@ from django.db.models import QuerySet
 
 from ..conf import tenant_model
 from ..context import tenant_context
-from .order import Reference, is_bound
+from .order import Reference, is_cyclic
 from .tables import Holdings, Owned, holdings, referring
 
 Note = Callable[[str, int], None]
@@ -134,7 +134,7 @@ class Removal:
             for group in reversed(self.found.order.groups):
                 tables = [doomed[name] for name in reversed(group) if name in doomed]
                 with explained(NOT_DELETED):
-                    if is_bound(group, self.found.references):
+                    if is_cyclic(group, self.found.references):
                         self.empty_at_once(tables, note)
                     else:
                         self.empty(tables, note)

@@ -23,7 +23,7 @@ from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from ...binding import current_binding
-from ...checks.role import ROLE, parameters
+from ...checks.role import ROLE, role_parameters
 from ...engine import is_bound
 from ...exceptions import RLSConfigurationError
 from ...queries import binding_of_query
@@ -302,7 +302,7 @@ async def accept_role(alias: str, pool: Any, connection: psycopg.AsyncConnection
     if is_accepted(pool):
         return
     options = connections[alias].settings_dict["OPTIONS"]
-    cursor = await connection.execute(ROLE, parameters(options))
+    cursor = await connection.execute(ROLE, role_parameters(options))
     refuse_exempt(alias, await cursor.fetchone())
     await connection.commit()
     accept(pool)

@@ -78,7 +78,7 @@ def prefix(
     return _select(binding, session.role)
 
 
-def parameters(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes, list[bytes]]:
+def binding_query(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes, list[bytes]]:
     """Return a statement that applies `binding`, and its parameters, for the extended protocol.
 
     It is a SELECT on every server: in a pipeline without an explicit transaction, SET LOCAL has

@@ -25,7 +25,7 @@ from django.db.backends.postgresql import base
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 from psycopg.pq import Format
 
-from ...checks.role import ROLE, parameters
+from ...checks.role import ROLE, role_parameters
 from ...conf import rls_tenants
 from ...exceptions import UnsupportedServerError
 from . import driver
@@ -129,7 +129,7 @@ class BoundConnections(Base):  # type: ignore[misc]
             return
         try:
             with connection.cursor() as cursor:
-                cursor.execute(ROLE, parameters(self.settings_dict["OPTIONS"]))
+                cursor.execute(ROLE, role_parameters(self.settings_dict["OPTIONS"]))
                 refuse_exempt(self.alias, cursor.fetchone())
             if not connection.autocommit:
                 connection.commit()

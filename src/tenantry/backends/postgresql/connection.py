@@ -21,7 +21,7 @@ from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 from ...binding import UNBOUND, Binding, current_binding
 from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
-from .apply import IMMEDIATE, LOGGED_IN, NO_ROLE, Session, before_commit, parameters
+from .apply import IMMEDIATE, LOGGED_IN, NO_ROLE, Session, before_commit, binding_query
 from .cursor import bound
 from .preferences import NAMES, preferences
 from .savepoints import SAVEPOINT, Savepoints, SavepointSQL
@@ -208,7 +208,7 @@ class ControlMixin(Base):  # type: ignore[misc]
 
     def apply(self, binding: Binding) -> PQGen[None]:
         """Send `binding` in a message of its own, for the transaction that is open."""
-        statement, values = parameters(binding, self.session)
+        statement, values = binding_query(binding, self.session)
         self.pgconn.send_query_params(statement, values)
         results = yield from generators.execute(self.pgconn)
         if results[-1].status == ExecStatus.FATAL_ERROR:
@@ -237,7 +237,7 @@ class ControlMixin(Base):  # type: ignore[misc]
             )
         if status != TransactionStatus.INERROR:
             if self._pipeline:
-                statement, values = parameters(current_binding(), self.session)
+                statement, values = binding_query(current_binding(), self.session)
                 self.queue([statement], values)
             else:
                 yield from self.apply(current_binding())
@@ -292,7 +292,7 @@ class ControlMixin(Base):  # type: ignore[misc]
                 yield from super()._exec_command(b"ROLLBACK")
                 yield from self._pipeline._sync_gen()
             raise
-        statement, values = parameters(UNBOUND, self.session)
+        statement, values = binding_query(UNBOUND, self.session)
         self.queue([statement], values)
 
 

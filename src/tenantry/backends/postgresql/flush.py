@@ -16,7 +16,7 @@ from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus, TransactionStatus
 
 from ...exceptions import UnbindableStatementError
-from .apply import first_word, parameters
+from .apply import binding_query, first_word
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -114,7 +114,7 @@ class FlushMixin(Base):  # type: ignore[misc]
         """
         ahead: list[tuple[bytes, list[bytes] | None]] = [
             *((control, None) for control in self._conn.take_control()),
-            parameters(self._binding(), self._conn.session),
+            binding_query(self._binding(), self._conn.session),
         ]
         self._query = query
         self._prefix_results = 0

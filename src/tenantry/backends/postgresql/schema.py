@@ -11,9 +11,8 @@ from django.db import router
 from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
-from ... import samekeys
 from ...conf import rls_tenants
-from ...constraints import Later, RLSConstraint
+from ...constraints import DeferredProtection, RLSConstraint
 from ...declared import constraints_of
 from ...dependents import (
     dependents,
@@ -48,7 +47,7 @@ from ...retyping import (
     speaks_of,
     target,
 )
-from ...samekeys import ForAllTenants, SameTenant
+from ...samekeys import DeferredSameTenant, ForAllTenants, SameTenant
 from ...seal import send_seal_keys
 from .releasing import as_admin, filled, looked_at, released
 
@@ -145,13 +144,13 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         Where a migration is undone, each of its operations has a registry of its own.
         """
         for sql in self.deferred_sql:
-            if isinstance(sql, Later | samekeys.Later):
+            if isinstance(sql, DeferredProtection | DeferredSameTenant):
                 sql.apps = apps
 
     def stop_waiting(self, table: str) -> None:
         """Execute what waits and names a table, before it, or a column of it, is renamed."""
         for sql in [*self.deferred_sql]:
-            if isinstance(sql, Dependence | Later) and sql.speaks_of(table):
+            if isinstance(sql, Dependence | DeferredProtection) and sql.speaks_of(table):
                 self.deferred_sql.remove(sql)
                 self.execute(sql, params=None)
 
@@ -351,7 +350,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
         return [
             sql
             for sql in self.deferred_sql
-            if isinstance(sql, Dependence | Later) and sql.references_table(table)
+            if isinstance(sql, Dependence | DeferredProtection) and sql.references_table(table)
         ]
 
     def forget(self, model: Any) -> bool:
@@ -382,7 +381,7 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
 
     def execute_in_turn(self, sql: Dependence) -> None:
         """Execute SQL, but after the constraints that wait, which make the functions it calls."""
-        if any(isinstance(each, Later) for each in self.deferred_sql):
+        if any(isinstance(each, DeferredProtection) for each in self.deferred_sql):
             self.deferred_sql.append(sql)
         else:
             self.execute(sql, params=None)

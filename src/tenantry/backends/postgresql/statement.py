@@ -25,11 +25,11 @@ from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
 from .advice import advised, is_refused_row
 from .apply import (
+    binding_query,
     excerpt,
     first_word,
     is_secret,
     must_be_first,
-    parameters,
     prefix,
     without_tenant,
 )
@@ -304,7 +304,7 @@ class StatementMixin(CopyMixin, FlushMixin):
         else:
             binding = self._binding()
             self._conn.queue(self._conn.take_control())
-        statement, values = parameters(binding, self._conn.session)
+        statement, values = binding_query(binding, self._conn.session)
         if values != queued:
             self._conn.queue([statement], values)
         if many:
