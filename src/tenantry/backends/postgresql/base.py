@@ -167,25 +167,25 @@ class RidingSavepoints(Base):  # type: ignore[misc]
     each savepoint, as with Django's backend.
     """
 
-    def waits(self, statement: SavepointSQL) -> bool:
+    def kept(self, statement: SavepointSQL) -> bool:
         """Keep `statement` for the next message if it can wait and nobody looks at cursors."""
         connection: BoundConnection | None = self.connection
         return (
             connection is not None
             and not (self.queries_logged or self.execute_wrappers or self.needs_rollback)
-            and connection.waits(statement)
+            and connection.keep(statement)
         )
 
     def _savepoint(self, sid: str) -> None:
-        if not self.waits(self.ops.savepoint_create_sql(sid)):
+        if not self.kept(self.ops.savepoint_create_sql(sid)):
             super()._savepoint(sid)
 
     def _savepoint_rollback(self, sid: str) -> None:
-        if not self.waits(self.ops.savepoint_rollback_sql(sid)):
+        if not self.kept(self.ops.savepoint_rollback_sql(sid)):
             super()._savepoint_rollback(sid)
 
     def _savepoint_commit(self, sid: str) -> None:
-        if not self.waits(self.ops.savepoint_commit_sql(sid)):
+        if not self.kept(self.ops.savepoint_commit_sql(sid)):
             super()._savepoint_commit(sid)
 
 

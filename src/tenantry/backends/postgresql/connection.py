@@ -130,12 +130,12 @@ class ControlMixin(Base):  # type: ignore[misc]
 
     def defer(self, statement: SavepointSQL) -> bool:
         """Keep `statement` for the next message; return False if it must be sent now."""
-        if self.waits(statement):
+        if self.keep(statement):
             return True
         self.savepoints.note(statement)
         return False
 
-    def waits(self, statement: SavepointSQL) -> bool:
+    def keep(self, statement: SavepointSQL) -> bool:
         """Keep `statement` for the next message if it can wait; return whether it does."""
         status = self.pgconn.transaction_status
         if status == TransactionStatus.IDLE:
