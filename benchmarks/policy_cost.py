@@ -19,12 +19,12 @@ from benchmarks import program
 from benchmarks.program import ROWS_READ, Workload
 from benchmarks.rounds import Candidate
 from tenantry import tenant_context
-from tenantry.policies.predicates import current_tenant
+from tenantry.policies.predicates import tenant_sql
 
 # A policy with a constant in it is one for a single tenant, so all read the rows of the same one.
 TENANT = 1
 FILTERED = f"WHERE tenant_id = {TENANT}"
-SETTING = current_tenant("rls", "bigint")
+SETTING = tenant_sql("rls", "bigint")
 # What tenant_id is compared with, by the name of the table.
 POLICIES = {
     "constant": str(TENANT),

@@ -18,7 +18,7 @@ from tenantry import RawPredicate, RLSConstraint, SharedWith, TenantField
 from tenantry.policies import samekeys
 from tenantry.policies.ddl import Policy, Reference, depend, independ, unprotect
 from tenantry.policies.owners import Hop, Owner
-from tenantry.policies.predicates import current_tenant
+from tenantry.policies.predicates import tenant_sql
 from tenantry.policies.seal import verifier
 
 TABLE = '"t"'
@@ -47,7 +47,7 @@ def quote(name: str) -> str:
 
 def protect(policy: Policy, owner: Owner) -> str:
     """Return what protects a table."""
-    return policy.protect(TABLE, policy.rules(owner.holds(TABLE, policy.tenant, quote)))
+    return policy.protect(TABLE, policy.rules(owner.holds_sql(TABLE, policy.tenant, quote)))
 
 
 def shared(policy: Policy) -> str:
@@ -111,7 +111,7 @@ TEXTS: dict[str, Callable[[Policy], str]] = {
     "SameTenant": lambda policy: samekeys.add(policy, valid=True),
     "SameTenant, not valid": lambda policy: samekeys.add(policy, valid=False),
     "SameTenant, validated": samekeys.validate,
-    "a default": lambda policy: current_tenant(
+    "a default": lambda policy: tenant_sql(
         policy.guc_prefix, policy.key_type, sealed=policy.sealed
     ),
 }

@@ -149,7 +149,7 @@ class RLSConstraint(models.BaseConstraint):
         table = table or quote(model._meta.db_table)
         policy = self.policy
         shared = [each.sql(model, table, policy.tenant, quote) for each in self.extra_predicates]
-        holds = self.owner(model).holds(table, policy.tenant, quote)
+        holds = self.owner(model).holds_sql(table, policy.tenant, quote)
         return policy.rules(holds, " OR ".join(shared) or None, self.extra_bypass_flags)
 
     # Django calls these with both arguments, and takes None and Statements; the stubs know strings.

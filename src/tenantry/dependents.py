@@ -15,7 +15,7 @@ from typing import Any
 from django.apps.registry import Apps
 
 from .declared import constraint_of, constraints_of
-from .policies.ddl import Policy, Reference, Rule, all_exist, dependent_rules
+from .policies.ddl import Policy, Reference, Rule, all_exist_sql, dependent_rules
 from .policies.predicates import unlike
 from .sharing import TenantField
 
@@ -69,7 +69,7 @@ def references_of(
     decisive = writers(model, apps)
     for key in owners(model, apps):
         to = owner_of(key, apps)
-        own = holds(to, apps, quote, alias) if key in decisive and is_open(to, apps) else None
+        own = holds_sql(to, apps, quote, alias) if key in decisive and is_open(to, apps) else None
         table, primary_key = quote(to._meta.db_table), quote(to._meta.pk.column)
         found.append(Reference(quote(key.column), table, primary_key, own, alias))
     return found
@@ -92,11 +92,11 @@ def is_open(model: Model, apps: Apps) -> bool:
     return any(is_open(owner_of(key, apps), apps) for key in writers(model, apps))
 
 
-def holds(model: Model, apps: Apps, quote: Callable[[str], str], alias: str) -> str:
+def holds_sql(model: Model, apps: Apps, quote: Callable[[str], str], alias: str) -> str:
     """Return the predicate that a row of a protected model, as `alias`, is the tenant's."""
     if constraint := constraint_of(model):
-        return constraint.owner(model).holds(alias, constraint.policy.tenant, quote)
-    return all_exist(alias, references_of(model, apps, quote, f"{alias}_of"), own=True)
+        return constraint.owner(model).holds_sql(alias, constraint.policy.tenant, quote)
+    return all_exist_sql(alias, references_of(model, apps, quote, f"{alias}_of"), own=True)
 
 
 def policy_of(model: Model, apps: Apps) -> Policy:

@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models.expressions import Expression
 
 from .conf import rls_tenants, tenant_key
-from .policies.predicates import current_tenant, tenant_function
+from .policies.predicates import tenant_function, tenant_sql
 
 FIELDS: dict[str, type[models.Field[Any, Any]]] = {
     "int": models.IntegerField,
@@ -61,7 +61,7 @@ class CurrentTenant(Expression):
     def as_sql(self, compiler: Any, connection: Any) -> Any:
         """Return the expression, which has no parameters."""
         # A list, to which Django's schema editor adds others.
-        return current_tenant(**self.names), []
+        return tenant_sql(**self.names), []
 
     def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
         """Return what a migration needs to make this expression again, settings included."""

@@ -11,7 +11,7 @@ from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES
 from .policies.ddl import LATEST, Policy, drop, unprotect
 from .policies.owners import Owner, Quote
-from .policies.predicates import current_tenant
+from .policies.predicates import tenant_sql
 from .validators import GUC_PREFIX, MODEL_LABEL, PREFIX_IS
 
 
@@ -82,7 +82,7 @@ def add_external(
     They make it, a foreign key to ``tenant_model``, if there is one.
     """
     table = quote(model._meta.db_table)
-    rules = policy.rules(Owner(column).holds(table, policy.tenant, quote))
+    rules = policy.rules(Owner(column).holds_sql(table, policy.tenant, quote))
     # The functions first, which the default of the column may call.
     statements = [policy.functions()]
     if tenant_model is not None:
@@ -100,7 +100,7 @@ def add_external(
 
 def set_default(policy: Policy, table: str, column: str) -> str:
     """Return the SQL that fills a quoted `column` with the current tenant."""
-    default = current_tenant(policy.guc_prefix, policy.key_type, sealed=policy.sealed)
+    default = tenant_sql(policy.guc_prefix, policy.key_type, sealed=policy.sealed)
     return f"ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"
 
 
@@ -115,7 +115,7 @@ def alter_external(
     statements = [new.functions(), drop(table, old.rules("true"))]
     if with_default:
         statements.append(set_default(new, table, quote(column)))
-    rules = new.rules(Owner(column).holds(table, new.tenant, quote))
+    rules = new.rules(Owner(column).holds_sql(table, new.tenant, quote))
     return [*statements, new.protect(table, rules)]
 
 

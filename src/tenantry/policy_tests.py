@@ -21,7 +21,7 @@ from .conf import rls_tenants, tenant_key
 from .declared import constraint_of
 from .dependents import references_of
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
-from .policies.ddl import Reference, all_exist
+from .policies.ddl import Reference, all_exist_sql
 from .policies.owners import Owner, Quote
 from .policies.predicates import unlike
 from .protected import column_of, external_models
@@ -137,7 +137,7 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
                 if owner is not None
                 else references_of(model, apps, quote)
             )
-            column, visible = references[0].column, all_exist(table, references)
+            column, visible = references[0].column, all_exist_sql(table, references)
         yield Subject(options.db_table, table, column, columns, visible, is_shared)
 
 

@@ -42,7 +42,7 @@ class Protection:
         """Return the SQL condition that a row of the quoted `alias` is of the one parameter."""
         found = self._conditions.get(alias)
         if found is None:
-            found = self.owner.equals(alias, quote)
+            found = self.owner.equals_sql(alias, quote)
             # Every query asks, nearly always for the table's own name.
             if len(self._conditions) < MOST_ALIASES:
                 self._conditions[alias] = found

@@ -192,7 +192,7 @@ def rules_of(model: Any, quote: Any, table: str) -> list[Rule]:
     """Return the policies that the models ask for, of a quoted table like that of `model`."""
     if column := external_column(model):
         policy, owner = policy_for(model), Owner(column_of(model, column))
-        return policy.rules(owner.holds(table, policy.tenant, quote))
+        return policy.rules(owner.holds_sql(table, policy.tenant, quote))
     return dependents.rules_of(model, apps, quote, table)
 
 

@@ -153,7 +153,7 @@ def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
     if protection is not None:
         owner = protection.owner
         first = owner.hops[0].column if owner.hops else owner.column
-        return owner.holds(table, current_tenant_sql(), quote), (first,)
+        return owner.holds_sql(table, current_tenant_sql(), quote), (first,)
     links = writers(model, apps)
     conditions = []
     for link in links:

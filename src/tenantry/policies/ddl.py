@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from .predicates import (
     admin_function,
-    bypass,
-    current_tenant,
+    bypass_sql,
     identifier,
-    is_admin,
+    is_admin_sql,
     literal,
     tenant_function,
+    tenant_sql,
 )
 from .seal import NAMESPACE_1, verifier
 
@@ -160,7 +160,7 @@ class Policy:
         """
         if self.admin_role is not None and not self.sealed:
             return f"(SELECT {tenant_function(self.guc_prefix, self.key_type)}())"
-        return f"(SELECT {current_tenant(self.guc_prefix, self.key_type, sealed=self.sealed)})"
+        return f"(SELECT {tenant_sql(self.guc_prefix, self.key_type, sealed=self.sealed)})"
 
     def rules(self, holds: str, shared: str | None = None, flags: Iterable[str] = ()) -> list[Rule]:
         """Return the policies of a table.
@@ -170,7 +170,7 @@ class Policy:
         """
         own = holds
         if self.admin_role is None:
-            admin = is_admin(self.guc_prefix, sealed=self.sealed)
+            admin = is_admin_sql(self.guc_prefix, sealed=self.sealed)
             # Of a condition that it cannot estimate PostgreSQL expects a half of the rows to pass,
             # and of one that ends like this almost all. The filter that a query has besides is
             # what selects, and is estimated as if there were no policy.
@@ -178,14 +178,16 @@ class Policy:
         rules = [Rule(POLICY, own, own)]
         if self.admin_role is not None:
             # To become the role is not enough where bindings are sealed.
-            admin = f"(SELECT {is_admin(self.guc_prefix, sealed=True)})" if self.sealed else "true"
+            admin = (
+                f"(SELECT {is_admin_sql(self.guc_prefix, sealed=True)})" if self.sealed else "true"
+            )
             rules.append(Rule(ADMIN_POLICY, admin, admin, role=self.admin_role))
         readable = []
         if shared is not None:
             readable.append(shared)
             rules.append(Rule(SHARING, shared, None, "SELECT"))
         if flags:
-            flag = bypass(self.guc_prefix, sealed=self.sealed)
+            flag = bypass_sql(self.guc_prefix, sealed=self.sealed)
             readable.append(f"(SELECT {flag}) IN ({', '.join(map(literal, sorted(flags)))})")
             rules.append(Rule(BYPASS, readable[-1], None, "SELECT"))
         return rules + self.restrictions(own, readable)
@@ -224,11 +226,11 @@ class Policy:
 
     def functions(self) -> str:
         """Return the SQL that creates the functions for raw SQL."""
-        admin = is_admin(self.guc_prefix, sealed=self.sealed)
+        admin = is_admin_sql(self.guc_prefix, sealed=self.sealed)
         if self.admin_role is not None and not self.sealed:
             admin = f"CURRENT_USER = {literal(self.admin_role)}"
         body = _BODY_1 if self.admin_role is None or self.sealed else _CALLED_1
-        tenant = current_tenant(self.guc_prefix, self.key_type, sealed=self.sealed)
+        tenant = tenant_sql(self.guc_prefix, self.key_type, sealed=self.sealed)
         seal = ";\n" + verifier(self.guc_prefix) if self.sealed else ""
         return _FUNCTIONS_1.format(
             namespace=NAMESPACE_1 + seal,
@@ -283,7 +285,7 @@ class Reference:
     own: str | None = None
     alias: str = "owner"
 
-    def exists(self, table: str, *, own: bool = False) -> str:
+    def exists_sql(self, table: str, *, own: bool = False) -> str:
         """Return that the row of the quoted `table` refers to a visible one, or to an `own` one."""
         condition = f" AND {self.own}" if own and self.own else ""
         return (
@@ -323,15 +325,15 @@ def dependent_rules(table: str, references: Sequence[Reference], policy: Policy)
 
     Of rows that somebody else may read one policy would let them be written as well.
     """
-    visible = all_exist(table, references)
+    visible = all_exist_sql(table, references)
     if any(reference.own for reference in references):
-        return policy.rules(all_exist(table, references, own=True), visible)
+        return policy.rules(all_exist_sql(table, references, own=True), visible)
     return [Rule(POLICY, visible, visible), *policy.restrictions(visible)]
 
 
-def all_exist(table: str, references: Iterable[Reference], *, own: bool = False) -> str:
+def all_exist_sql(table: str, references: Iterable[Reference], *, own: bool = False) -> str:
     """Return that all rows exist, and are visible, that a row of the quoted `table` refers to."""
-    return " AND ".join(reference.exists(table, own=own) for reference in references)
+    return " AND ".join(reference.exists_sql(table, own=own) for reference in references)
 
 
 def independ(table: str) -> str:

@@ -26,7 +26,7 @@ class Owner:
     column: str
     hops: tuple[Hop, ...] = ()
 
-    def holds(self, table: str, tenant: str, quote: Quote) -> str:
+    def holds_sql(self, table: str, tenant: str, quote: Quote) -> str:
         """Return the predicate of a policy: that a row of the quoted `table` is of `tenant`.
 
         PostgreSQL looks at the row that is referred to, or at all those of the tenant at once,
@@ -42,7 +42,7 @@ class Owner:
             f" AND {aliases[-1]}.{quote(self.column)} = {tenant})"
         )
 
-    def equals(self, alias: str, quote: Quote) -> str:
+    def equals_sql(self, alias: str, quote: Quote) -> str:
         """Return the same for a query, of the quoted `alias` and a parameter.
 
         A subquery of IN can be joined in any order, and so begin with the tenant's rows.

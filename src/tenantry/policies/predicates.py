@@ -24,7 +24,7 @@ def sealed_function(guc_prefix: str) -> str:
     return f"{SCHEMA}.{guc_prefix}_sealed"
 
 
-def current_tenant(guc_prefix: str, key_type: str, *, sealed: bool = False) -> str:
+def tenant_sql(guc_prefix: str, key_type: str, *, sealed: bool = False) -> str:
     """Return the expression that reads the tenant; NULL when there is none.
 
     current_setting() gives '' and not NULL once a transaction has set the value locally.
@@ -35,14 +35,14 @@ def current_tenant(guc_prefix: str, key_type: str, *, sealed: bool = False) -> s
     return f"NULLIF({setting}, '')::{key_type}"
 
 
-def is_admin(guc_prefix: str, *, sealed: bool = False) -> str:
+def is_admin_sql(guc_prefix: str, *, sealed: bool = False) -> str:
     """Return the expression that reads the admin flag; NULL when nothing has set it."""
     if sealed:
         return f"{sealed_function(guc_prefix)}('grant') = 'admin'"
     return f"pg_catalog.current_setting('{guc_prefix}.is_admin', true) = 'true'"
 
 
-def bypass(guc_prefix: str, *, sealed: bool = False) -> str:
+def bypass_sql(guc_prefix: str, *, sealed: bool = False) -> str:
     """Return the expression that reads the bypass flag; NULL or empty when there is none."""
     if sealed:
         return f"{sealed_function(guc_prefix)}('grant')"

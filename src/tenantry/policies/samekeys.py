@@ -7,7 +7,7 @@ Policies"), so only a key that holds the tenant keeps a row from pointing to ano
 from __future__ import annotations
 
 from .ddl import Policy
-from .predicates import is_admin
+from .predicates import is_admin_sql
 
 # What the names of unique constraints end with that are made here, and so may be dropped again.
 SUFFIX = "_same_tenant"
@@ -110,4 +110,4 @@ def validate(policy: Policy) -> str:
 
 def see_all(policy: Policy) -> str:
     """Return the SQL that raises an error where rows are hidden."""
-    return _SEE_ALL.format(is_admin=is_admin(policy.guc_prefix, sealed=policy.sealed))
+    return _SEE_ALL.format(is_admin=is_admin_sql(policy.guc_prefix, sealed=policy.sealed))
