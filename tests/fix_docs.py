@@ -30,6 +30,7 @@ BLOCK = re.compile(
 )
 # What a reader installs by hand, and tests have already.
 INSTALLATION = ("docker run ", "export PG", "python -m venv ", ". .venv/", "pip install ")
+EXPORT = re.compile(r"export (\w+)=.+")
 # Runs the examples of an interactive session, and fails if what they print is not what it says.
 SESSION = """\
 import doctest, sys, django
@@ -98,9 +99,14 @@ class Reader:
     def run_commands(self, text: str) -> None:
         for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             command, _, expected = part.partition("\n")
-            if not command.startswith(INSTALLATION):
-                output = self.run_watched(command)
-                assert not expected or lines(output) == lines(expected)
+            if command.startswith(INSTALLATION):
+                continue
+            if exported := EXPORT.fullmatch(command):
+                value = self.run(["sh", "-c", f"{command}; printenv {exported[1]}"])
+                self.environment[exported[1]] = value.rstrip("\n")
+                continue
+            output = self.run_watched(command)
+            assert not expected or lines(output) == lines(expected)
 
     def run_watched(self, command: str) -> str:
         def run() -> str:
@@ -157,6 +163,7 @@ def reader(
     shutil.copytree(after_tutorial.folder, folder)
     superuser.execute(f"ALTER DATABASE {DATABASE} RENAME TO template_of_docs")
     superuser.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER} TEMPLATE template_of_docs")
-    yield replace(after_tutorial, folder=folder)
+    # What a page exports is for its own commands.
+    yield replace(after_tutorial, folder=folder, environment={**after_tutorial.environment})
     superuser.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
     superuser.execute(f"ALTER DATABASE template_of_docs RENAME TO {DATABASE}")
