@@ -148,6 +148,15 @@ def test_options_that_a_pooler_breaks_are_found(settings: dict[str, Any], found:
     assert [each.id for each in inspect_options("default", settings)] == found
 
 
+def test_an_alias_that_reads_in_parts_beside_another_one_is_left_alone(alias: Add) -> None:
+    pooled = alias("default", PORT="6432", DISABLE_SERVER_SIDE_CURSORS=True)
+    second = {**connections.settings[pooled], "PORT": 6432, "DISABLE_SERVER_SIDE_CURSORS": False}
+    assert list(inspect_options("second", second)) == []
+    for key in ("HOST", "NAME", "USER"):
+        (found,) = inspect_options("second", {**second, key: "other"})
+        assert found.id == "tenantry.W141"
+
+
 def test_a_time_zone_that_django_sets_behind_a_pooler_is_found(
     arrange: psycopg.Connection[Any],
 ) -> None:

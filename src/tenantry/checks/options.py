@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from django.db import connections
+
 from ..conf import rls_tenants
 from .findings import Finding
 
 PGBOUNCER = "6432"
+# What says that two aliases are one database to the pooler.
+POOL = ("HOST", "PORT", "NAME", "USER")
 
 
 # Names of one zone are many, so it is the clocks that are compared.
@@ -22,6 +26,18 @@ def signs_of_a_pooler(settings: Mapping[str, Any]) -> tuple[bool, bool]:
     """Return whether the port is a pooler's, and whether a setting is made that poolers need."""
     on_port = str(settings.get("PORT", "")) == PGBOUNCER
     return on_port, settings.get("DISABLE_SERVER_SIDE_CURSORS") is True
+
+
+def is_second(settings: Mapping[str, Any]) -> bool:
+    """Return whether another alias reaches the same pool without server-side cursors.
+
+    This one is then there to read in parts, in transactions.
+    """
+    return any(
+        other.get("DISABLE_SERVER_SIDE_CURSORS") is True
+        and all(str(other[key]) == str(settings.get(key, "")) for key in POOL)
+        for other in connections.settings.values()
+    )
 
 
 def inspect_time_zone(connection: Any, cursor: Any) -> Iterator[Finding]:
@@ -47,7 +63,7 @@ def inspect_options(alias: str, settings: Mapping[str, Any]) -> Iterator[Finding
     """
     on_port, disabled = signs_of_a_pooler(settings)
     subject = f"database {alias!r}"
-    if on_port and not disabled:
+    if on_port and not disabled and not is_second(settings):
         yield Finding(
             "tenantry.W141",
             subject,
