@@ -951,6 +951,7 @@ def test_json_names_id_level_and_fix(arrange: psycopg.Connection[Any]) -> None:
                 "fix": "run ALTER ROLE app NOBYPASSRLS",
             }
         ],
+        "silenced": [],
     }
 
 
@@ -965,6 +966,48 @@ def test_warnings_are_counted(arrange: psycopg.Connection[Any]) -> None:
         output, status = check()
     assert output.endswith(" OK, 0 wrong, 1 with warnings\n")
     assert status == 0
+
+
+def test_what_is_silenced_is_left_out_and_counted(
+    arrange: psycopg.Connection[Any], settings: Any
+) -> None:
+    settings.SILENCED_SYSTEM_CHECKS = ["tenantry.E117", "tenantry.W101"]
+    how = "ALTER ROLE app CREATEROLE; GRANT TRUNCATE ON app_note, app_tag TO app"
+    back = "ALTER ROLE app NOCREATEROLE; REVOKE TRUNCATE ON app_note, app_tag FROM app"
+    with broken(arrange, how, back):
+        output, status = check("--verbose", "--fail-level", "WARNING")
+        assert status == 0
+        assert "table app_note:\n  tenantry.E117 is silenced\n" in output
+        left_out = "left out, as SILENCED_SYSTEM_CHECKS says: 3 (tenantry.E117, tenantry.W101)\n"
+        assert output.endswith(f" OK, 0 wrong, 3 silenced\n{left_out}")
+        quiet, _ = check()
+        assert "app_note" not in quiet
+        assert quiet.endswith(left_out)
+        report = json.loads(check("--json")[0])
+        assert not any(each["findings"] for each in report)
+        assert {each["subject"]: each["silenced"] for each in report if each["silenced"]} == {
+            "role app": ["tenantry.W101"],
+            "table app_note": ["tenantry.E117"],
+            "table app_tag": ["tenantry.E117"],
+        }
+        # What is not silenced of the same subject is reported, and fails.
+        with broken(
+            arrange, "GRANT REFERENCES ON app_tag TO app", "REVOKE REFERENCES ON app_tag FROM app"
+        ):
+            output, status = check("--fail-level", "WARNING")
+        assert status == 1
+        assert "table app_tag:\n  tenantry.W111" in output
+        assert f" OK, 0 wrong, 1 with warnings, 2 silenced\n{left_out}" in output
+
+
+def test_that_nobody_has_looked_is_told_whatever_is_silenced(arrange: Any, settings: Any) -> None:
+    settings.SILENCED_SYSTEM_CHECKS = ["tenantry.E190"]
+    connections["default"].close()
+    with broken(arrange, "ALTER ROLE app NOLOGIN", "ALTER ROLE app LOGIN"):
+        output, status = check()
+    assert status == 1
+    assert "tenantry.E190" in output
+    assert "SILENCED" not in output
 
 
 def test_what_the_login_role_may_do_counts_where_another_one_is_assumed(

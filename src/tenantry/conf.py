@@ -161,6 +161,11 @@ def is_debug() -> bool:
     return bool(django_settings.DEBUG)
 
 
+def silenced_checks() -> frozenset[str]:
+    """Return ``settings.SILENCED_SYSTEM_CHECKS``."""
+    return frozenset(django_settings.SILENCED_SYSTEM_CHECKS)
+
+
 def root_urlconf() -> Any:
     """Return ``settings.ROOT_URLCONF``; None where a project serves no requests."""
     return getattr(django_settings, "ROOT_URLCONF", None)

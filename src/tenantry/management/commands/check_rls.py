@@ -23,12 +23,15 @@ from ...checks.models import inspect_models
 from ...checks.options import inspect_options
 from ...checks.policies import mend
 from ...checks.tables import problems_of
+from ...conf import silenced_checks
 from ...exceptions import TenantryError
 from ...policy_tests import policy_tests
 from ...runs.databases import bound_database
 
 # What SQL of the owner of a table can mend.
 MENDABLE = {f"tenantry.E{number}" for number in (111, 112, 114, 115, 116)}
+# That something could not be checked. A report without it would pass although nobody has looked.
+UNCHECKED = "tenantry.E190"
 Report = dict[str, list[Finding]]
 
 
@@ -88,27 +91,28 @@ class Command(BaseCommand):
         if options["generate"]:
             self.generate(connection)
             return
-        report = collect(connection)
+        report, silenced = without_silenced(collect(connection))
         if options["json"]:
-            self.stdout.write(json.dumps(list(as_json(report)), indent=2))
+            self.stdout.write(json.dumps(list(as_json(report, silenced)), indent=2))
         else:
-            self.write_text(report, verbose=options["verbose"])
+            self.write_text(report, silenced, verbose=options["verbose"])
         levels = {"ERROR", options["fail_level"]}
         if any(each.level in levels for found in report.values() for each in found):
             sys.exit(1)
 
-    def write_text(self, report: Report, *, verbose: bool) -> None:
+    def write_text(self, report: Report, silenced: Report, *, verbose: bool) -> None:
         """Print each subject with its findings, and a summary."""
         for subject, found in report.items():
+            hidden = silenced[subject]
             if found or verbose:
-                self.stdout.write(f"{subject}:" if found else f"{subject}: OK")
+                self.stdout.write(f"{subject}:" if found or hidden else f"{subject}: OK")
             for each in found:
                 self.stdout.write(f"  {each.id} {each.message}; {each.fix}")
-        wrong = sum(any(each.is_error for each in found) for found in report.values())
-        well = sum(not found for found in report.values())
-        warned = len(report) - wrong - well
-        ending = f", {warned} with warnings" if warned else ""
-        self.stdout.write(f"{well} OK, {wrong} wrong{ending}")
+            if verbose:
+                for each in hidden:
+                    self.stdout.write(f"  {each.id} is silenced")
+        for line in summary(report, silenced):
+            self.stdout.write(line)
 
 
 def refuse_misspelled(model: Any) -> None:
@@ -139,8 +143,33 @@ def collect(connection: Any) -> Report:
     return report
 
 
-def as_json(report: Report) -> Iterator[dict[str, Any]]:
-    """Yield the subjects with what was found about them."""
+def without_silenced(report: Report) -> tuple[Report, Report]:
+    """Return the findings that are reported, and those that the settings silence, by subject."""
+    ids = silenced_checks() - {UNCHECKED}
+    kept = {name: [each for each in found if each.id not in ids] for name, found in report.items()}
+    rest = {name: [each for each in found if each.id in ids] for name, found in report.items()}
+    return kept, rest
+
+
+def summary(report: Report, silenced: Report) -> Iterator[str]:
+    """Yield how many subjects are well or not, and how many findings were left out."""
+    wrong = sum(any(each.is_error for each in found) for found in report.values())
+    warned = sum(bool(found) for found in report.values()) - wrong
+    hidden = sum(bool(silenced[subject]) and not found for subject, found in report.items())
+    counts = [f"{len(report) - wrong - warned - hidden} OK", f"{wrong} wrong"]
+    if warned:
+        counts.append(f"{warned} with warnings")
+    if hidden:
+        counts.append(f"{hidden} silenced")
+    yield ", ".join(counts)
+    left_out = [each.id for found in silenced.values() for each in found]
+    if left_out:
+        ids = ", ".join(sorted(set(left_out)))
+        yield f"left out, as SILENCED_SYSTEM_CHECKS says: {len(left_out)} ({ids})"
+
+
+def as_json(report: Report, silenced: Report) -> Iterator[dict[str, Any]]:
+    """Yield the subjects with what was found about them, and the ids of what was left out."""
     for subject, found in report.items():
         yield {
             "subject": subject,
@@ -148,4 +177,5 @@ def as_json(report: Report) -> Iterator[dict[str, Any]]:
                 {"id": each.id, "level": each.level, "message": each.message, "fix": each.fix}
                 for each in found
             ],
+            "silenced": [each.id for each in silenced[subject]],
         }
