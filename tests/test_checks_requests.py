@@ -20,7 +20,7 @@ from tenantry.checks import requests
 from tenantry.checks.registry import check_requests
 from tenantry.checks.requests import DJANGOS, OURS, inspect_requests
 from tenantry.middleware import RLSTenantMiddleware
-from tenantry.resolvers import HeaderResolver
+from tenantry.resolvers.places import HeaderResolver
 from tests import settings as test_settings
 from tests.app.models import Tenant
 

@@ -32,6 +32,7 @@ from tenantry import (
     asgi,
     exceptions,
     operations,
+    resolvers,
     tenant_context,
     testing,
 )
@@ -157,6 +158,13 @@ def test_the_options_are_those_that_are_read() -> None:
     assert sorted(documented) == sorted(OWN)
 
 
+def test_the_loggers_are_those_that_log() -> None:
+    modules = "".join(path.read_text() for path in (SOURCE / "tenantry").rglob("*.py"))
+    found = re.findall(r'getLogger\("([\w.]+)"\)', modules)
+    documented = [name.strip("`") for name, _ in table("reference/settings.md", "Loggers")]
+    assert sorted(documented) == sorted(set(found))
+
+
 def emitted() -> set[str]:
     """Return the ids of all checks."""
     return {
@@ -200,10 +208,10 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {"tenantry.contrib.cache.make_key", "tenantry.contrib.cache.shared"}
     public |= {"tenantry.contrib.storage.TenantStorageMixin"}
     public |= {"tenantry.contrib.storage.TenantFileSystemStorage"}
-    public |= {"tenantry.managers.RLSQuerySet.for_user", "tenantry.resolvers.Resolver"}
+    public |= {"tenantry.managers.RLSQuerySet.for_user"}
     public |= {"tenantry.managers.RLSQuerySet.including_shared", "tenantry.managers.RLSQuerySet"}
     public |= {"tenantry.binding.Binding", "tenantry.binding.current_binding"}
-    public |= {"tenantry.resolvers.UNKNOWN"}
+    public |= {f"tenantry.resolvers.{name}" for name in resolvers.__all__}
     public |= {"tenantry.contrib.celery.TenantTask", "tenantry.contrib.tasks.TenantTasks"}
     public |= {f"tenantry.operations.{name}" for name in operations.__all__}
     public |= {f"tenantry.testing.{name}" for name in testing.__all__}

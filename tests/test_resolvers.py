@@ -23,7 +23,8 @@ from tenantry.conf import rls_tenants
 from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
 from tenantry.middleware import RLSTenantMiddleware
 from tenantry.resolution import aresolve, resolve
-from tenantry.resolvers import Resolver, resolvers
+from tenantry.resolvers import Resolver
+from tenantry.resolvers.base import resolvers
 from tenantry.resolvers.lookup import TenantLookup, relatives
 from tenantry.selection import switch_tenant
 from tests import settings as project

@@ -13,14 +13,14 @@ from ..conf import installed_middleware, rls_tenants, user_model
 from ..dependents import is_protected
 from ..exceptions import RLSConfigurationError
 from ..middleware import RLSTenantMiddleware
-from ..resolvers import (
+from ..resolvers.base import resolvers
+from ..resolvers.places import (
     HeaderResolver,
     PathResolver,
     SessionResolver,
     SubdomainResolver,
-    UserResolver,
 )
-from ..resolvers.base import resolvers
+from ..resolvers.user import UserResolver
 from ..users import missing_of
 from .findings import Finding
 

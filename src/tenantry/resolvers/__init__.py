@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-from .base import UNKNOWN, Resolver, resolvers
-from .places import HeaderResolver, PathResolver, SessionResolver, SubdomainResolver
-from .tokens import JWTResolver
-from .user import UserResolver
+from .base import UNKNOWN, Resolver
 
-__all__ = [
-    "UNKNOWN",
-    "HeaderResolver",
-    "JWTResolver",
-    "PathResolver",
-    "Resolver",
-    "SessionResolver",
-    "SubdomainResolver",
-    "UserResolver",
-    "resolvers",
-]
+__all__ = ["UNKNOWN", "Resolver"]

@@ -20,12 +20,12 @@ from ..validators import SETTING
 # What a resolver returns for a name that no tenant has.
 UNKNOWN = object()
 BUILT_IN = {
-    "header": "tenantry.resolvers.HeaderResolver",
-    "jwt": "tenantry.resolvers.JWTResolver",
-    "path": "tenantry.resolvers.PathResolver",
-    "session": "tenantry.resolvers.SessionResolver",
-    "subdomain": "tenantry.resolvers.SubdomainResolver",
-    "user": "tenantry.resolvers.UserResolver",
+    "header": "tenantry.resolvers.places.HeaderResolver",
+    "jwt": "tenantry.resolvers.tokens.JWTResolver",
+    "path": "tenantry.resolvers.places.PathResolver",
+    "session": "tenantry.resolvers.places.SessionResolver",
+    "subdomain": "tenantry.resolvers.places.SubdomainResolver",
+    "user": "tenantry.resolvers.user.UserResolver",
 }
 
 
