@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
+from random import Random
 
+import httpx
 import psycopg
 import pytest
 
 from tests.fix_example import SESSIONS, Example
-from tests.visitors import VISIBLE, drive, together
+from tests.visitors import VISIBLE, Visitor, drive, tenants_in, together
 
 CLIENTS_OF_EACH = 13
 VISITS_OF_EACH = 80
@@ -68,3 +71,30 @@ async def test_nobody_sees_a_row_of_another_tenant(example: Example, polluted: b
         if " 500 " in line and "/boom/" not in line
     ]
     assert unexpected == []
+
+
+async def test_an_admin_who_has_selected_a_tenant_writes_for_it(example: Example) -> None:
+    with psycopg.connect(example.dsn()) as client:
+        found = client.execute("SELECT id FROM notes_tenant WHERE slug = 'acme'").fetchone()
+    assert found
+    acme = str(found[0])
+    async with httpx.AsyncClient(base_url=example.url, timeout=60) as http:
+        root = Visitor(http, "root", Random(0))
+        await root.log_in()
+        assert (await http.get("/notes/new/")).status_code == 403
+        header = await http.get("/admin/")
+        assert (await root.post("/admin/switch-tenant/", header, tenant=acme)).status_code == 302
+        page = await http.get("/notes/new/")
+        assert "It will belong to Acme" in page.text
+        tag = re.search(r'name="tags" value="(\d+)"', page.text)
+        assert tag
+        answer = await root.post("/notes/new/", page, title="driven", body="by root", tags=tag[1])
+        assert answer.status_code == 302
+        note = answer.headers["location"]
+        assert tenants_in((await http.get(note)).text) == {"acme"}
+    with psycopg.connect(example.dsn()) as client:
+        client.execute("SELECT set_config('rls.current_tenant', %s, true)", [acme])
+        tags = client.execute(
+            "SELECT tag_id FROM notes_notetag WHERE note_id = %s", [note.strip("/").split("/")[-1]]
+        )
+        assert tags.fetchall() == [(int(tag[1]),)]

@@ -37,13 +37,11 @@ class NoteForm(forms.ModelForm):
         fields = ["title", "body", "tags"]
         widgets = {"body": forms.Textarea(attrs={"rows": 8})}
 
-    def save_for(self, user):
-        """Save the note as one of `user`'s tenant and return it."""
-        tenant_id = user.rls_tenant_id
+    def save_by(self, author):
+        """Save the note and return it; PostgreSQL fills in its tenant, and that of its tags."""
         note = self.instance
-        note.author = user
-        note.tenant_id = tenant_id
+        note.author = author
         with transaction.atomic():
             note.save()
-            note.tags.set(self.cleaned_data["tags"], through_defaults={"tenant_id": tenant_id})
+            note.tags.set(self.cleaned_data["tags"])
         return note

@@ -13,10 +13,11 @@ from django.http import JsonResponse, StreamingHttpResponse
 from django.shortcuts import aget_object_or_404, redirect, render
 
 from tenantry import admin_context
+from tenantry.binding import current_binding
 
 from .export import csv_lines
 from .forms import NoteForm, SearchForm, SlowForm
-from .models import Note
+from .models import Note, Tenant
 from .reports import run_reports
 from .sampledata import LOGINS, PASSWORD
 
@@ -69,15 +70,17 @@ async def note_detail(request, pk):
 
 @login_required
 def note_create(request):
-    """Write a note."""
-    if request.user.rls_tenant_id is None:
-        raise PermissionDenied("A note belongs to a tenant, and administrators have none.")
+    """Write a note of the tenant that the request runs as."""
+    tenant_id = current_binding().tenant_id
+    if tenant_id is None:
+        raise PermissionDenied("A note belongs to a tenant: select one in the header of the admin.")
     form = NoteForm(request.POST or None)
     if form.is_valid():
-        note = form.save_for(request.user)
+        note = form.save_by(request.user)
         messages.success(request, "The note is saved.")
         return redirect("note", note.pk)
-    return render(request, "notes/form.html", {"form": form})
+    tenant = Tenant.objects.get(pk=tenant_id)
+    return render(request, "notes/form.html", {"form": form, "tenant": tenant})
 
 
 def report(request):
