@@ -63,6 +63,8 @@ class Reader:
 
     folder: Path
     environment: dict[str, str]
+    # What a command says, and what is meant by it here.
+    meant: Mapping[str, str] = field(default_factory=dict)
     # What a test does around a command: by a part of it, a function of one that runs it.
     around: Mapping[str, Callable[[Callable[[], str]], str]] = field(default_factory=dict)
 
@@ -109,6 +111,9 @@ class Reader:
             assert not expected or lines(output) == lines(expected)
 
     def run_watched(self, command: str) -> str:
+        for said, meant in self.meant.items():
+            command = command.replace(said, meant)
+
         def run() -> str:
             return self.run(["sh", "-c", command])
 

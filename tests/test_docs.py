@@ -114,7 +114,10 @@ def test_the_guide_to_pgbouncer_does_what_it_says(
     settings: dict[str, Any] = dict(ini["pgbouncer"])
     with PgBouncer(postgres, directory / "docs", users=[APP], **settings) as pooler:
         pooled = {"PGHOST": pooler.host, "PGPORT": str(pooler.port)}
-        done = replace(reader, environment=reader.environment | pooled).follow(page)
+        # The page says where PostgreSQL itself is.
+        direct = {"PGPORT=5432": f"PGHOST={postgres.host} PGPORT={postgres.port}"}
+        through = replace(reader, environment=reader.environment | pooled, meant=direct)
+        done = through.follow(page)
     assert done.count("pycon") == 1
 
 
