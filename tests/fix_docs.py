@@ -140,21 +140,26 @@ def lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
-@pytest.fixture(scope="session")
-def tutorial(
-    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Reader, list[str]]:
-    """Return a reader who has done what the tutorial says, and what that was."""
-    programs = [str(Path(sys.executable).parent), str(postgres.bindir), os.environ["PATH"]]
+def reader_in(folder: Path, server: Postgres) -> Reader:
+    """Return a reader who has done nothing yet."""
+    programs = [str(Path(sys.executable).parent), str(server.bindir), os.environ["PATH"]]
     environment = {name: os.environ[name] for name in os.environ if not name.startswith("PG")} | {
         "PATH": os.pathsep.join(programs),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH")])),
         "LC_ALL": "C.UTF-8",
         "DJANGO_SETTINGS_MODULE": f"{DATABASE}.settings",
-        "PGHOST": postgres.host,
-        "PGPORT": str(postgres.port),
+        "PGHOST": server.host,
+        "PGPORT": str(server.port),
     }
-    reader = Reader(tmp_path_factory.mktemp("tutorial"), environment)
+    return Reader(folder, environment)
+
+
+@pytest.fixture(scope="session")
+def tutorial(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Reader, list[str]]:
+    """Return a reader who has done what the tutorial says, and what that was."""
+    reader = reader_in(tmp_path_factory.mktemp("tutorial"), postgres)
     return reader, reader.follow("tutorial.md")
 
 
@@ -172,3 +177,18 @@ def reader(
     yield replace(after_tutorial, folder=folder, environment={**after_tutorial.environment})
     superuser.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
     superuser.execute(f"ALTER DATABASE template_of_docs RENAME TO {DATABASE}")
+
+
+@pytest.fixture
+def modern_reader(
+    postgres: Postgres, modern: Postgres, tmp_path: Path, request: pytest.FixtureRequest
+) -> Reader:
+    """Return a reader with the same, on a server on which the admin can be a role."""
+    if modern is postgres:
+        found: Reader = request.getfixturevalue("reader")
+        return found
+    folder = tmp_path / "project"
+    folder.mkdir()
+    reader = reader_in(folder, modern)
+    reader.follow("tutorial.md")
+    return reader

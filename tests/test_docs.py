@@ -100,6 +100,10 @@ def test_every_guide_is_followed() -> None:
         assert f'"{page}"' in tests or f"how-to/{page}.md" in tests, page
 
 
+def test_the_guide_to_shapes_does_what_it_says(modern_reader: Reader) -> None:
+    assert modern_reader.follow("how-to/choose-a-shape.md").count("pycon") == 2
+
+
 @pytest.mark.parametrize("page", ["run-commands", "export-and-delete"])
 def test_a_guide_to_commands_does_what_it_says(page: str, reader: Reader) -> None:
     assert reader.follow(f"how-to/{page}.md").count("console") >= 5
@@ -119,6 +123,37 @@ def test_the_guide_to_pgbouncer_does_what_it_says(
         through = replace(reader, environment=reader.environment | pooled, meant=direct)
         done = through.follow(page)
     assert done.count("pycon") == 1
+
+
+def run_block(page: str, caption: str, dsn: str) -> None:
+    """Run the SQL of a page for another project, one statement after the other."""
+    [text] = [block.text for block in blocks(page) if block.caption == caption]
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for statement in text.replace("notebook", "managed").split(";"):
+            if statement.strip():
+                connection.execute(statement.encode())
+
+
+def test_the_roles_are_made_without_a_superuser(
+    postgres: Postgres, superuser: psycopg.Connection[Any]
+) -> None:
+    has_admin = superuser.info.server_version >= 160000
+    superuser.execute("CREATE ROLE manager LOGIN CREATEROLE CREATEDB")
+    try:
+        run_block("how-to/deploy-behind-pgbouncer.md", "managed.sql", postgres.dsn("manager"))
+        run_block("tutorial.md", "privileges.sql", postgres.dsn("manager", "managed"))
+        if has_admin:
+            run_block("how-to/choose-a-shape.md", "admin.sql", postgres.dsn("manager"))
+        with psycopg.connect(postgres.dsn("managed_owner", "managed")) as owner:
+            owner.execute("CREATE SCHEMA own; CREATE TABLE note (id serial)")
+        with psycopg.connect(postgres.dsn("managed_app", "managed")) as app:
+            app.execute("INSERT INTO note DEFAULT VALUES")
+            if has_admin:
+                app.execute("SET ROLE managed_admin")
+    finally:
+        superuser.execute("DROP DATABASE IF EXISTS managed WITH (FORCE)")
+        for role in ("managed_owner", "managed_app", "managed_admin", "manager"):
+            superuser.execute(f"DROP ROLE IF EXISTS {role}".encode())
 
 
 def test_the_guide_to_celery_does_what_it_says(reader: Reader, broker: str) -> None:
