@@ -24,7 +24,10 @@ class TenantUser(Protocol):
 
     @property
     def rls_tenant_id(self) -> Any:
-        """The primary key of the user's tenant; None for an admin."""
+        """The primary key of the user's tenant; None for an admin.
+
+        Reading it must not ask the database: async code reads it as it is.
+        """
 
 
 @runtime_checkable
