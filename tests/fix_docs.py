@@ -76,7 +76,7 @@ class Reader:
             if block.language == "pycon":
                 session += block.text
                 if following.language != "pycon":
-                    self.run([sys.executable, "-W", "error", "-c", SESSION], session)
+                    self.run_session(session)
                     session = ""
             elif block.language == "console":
                 self.run_commands(block.text)
@@ -84,6 +84,9 @@ class Reader:
                 self.write(block)
             done.append(block.language)
         return done
+
+    def run_session(self, text: str) -> None:
+        self.run([sys.executable, "-W", "error", "-c", SESSION], text)
 
     def run(self, command: list[str], text: str = "") -> str:
         result = subprocess.run(

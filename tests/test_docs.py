@@ -92,6 +92,30 @@ def test_a_guide_does_what_it_says(page: str, reader: Reader) -> None:
     assert "pycon" in reader.follow(f"how-to/{page}.md")
 
 
+LOGGED = """\
+>>> from django.contrib.admin.models import LogEntry
+>>> from django.test import Client
+>>> from notes.models import Tenant, User
+>>> from tenantry import tenant_context
+>>> acme, globex = Tenant.objects.order_by("name")
+>>> ada = Client(SERVER_NAME="localhost")
+>>> ada.force_login(User.objects.get(username="ada"))
+>>> ada.post("/admin/notes/note/add/", {"title": "Buy glue"}).status_code
+302
+>>> for tenant in (acme, globex):
+...     with tenant_context(tenant.pk):
+...         LogEntry.objects.filter(object_repr="Buy glue").count()
+1
+0
+"""
+
+
+def test_the_admin_writes_a_log_that_is_protected(reader: Reader) -> None:
+    reader.follow("how-to/protect-other-packages.md")
+    reader.follow("how-to/use-the-admin.md")
+    reader.run_session(LOGGED)
+
+
 def test_every_guide_is_followed() -> None:
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     pages = [path.stem for path in (DOCS / "how-to").glob("*.md")]
