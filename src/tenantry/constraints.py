@@ -337,7 +337,7 @@ def check_installed(model: type[models.Model]) -> list[checks.CheckMessage]:
 
 
 class DeferredProtection(Statement):
-    """Be the SQL of a constraint whose predicates may speak of tables that are yet to come."""
+    """The SQL of a constraint whose predicates may speak of tables that are yet to come."""
 
     def __init__(self, constraint: RLSConstraint, model: Any, schema_editor: Any) -> None:
         table = Table(model._meta.db_table, schema_editor.quote_name)

@@ -20,43 +20,43 @@ from django.db import NotSupportedError
 
 
 class TenantryError(Exception):
-    """Be the base of the errors that tenantry adds to those of Python and Django."""
+    """The base of the errors that tenantry adds to those of Python and Django."""
 
 
 class RLSConfigurationError(TenantryError, ImproperlyConfigured):
-    """Report a setting that is missing or wrong; the message names key, value and fix."""
+    """A setting is missing or wrong; the message names key, value and fix."""
 
 
 class InvalidTenantIdError(TenantryError, ValueError):
-    """Report a tenant id whose value does not fit the tenant key."""
+    """A tenant id has a value that does not fit the tenant key."""
 
 
 class TenantIdTypeError(TenantryError, TypeError):
-    """Report a tenant id whose Python type does not fit the tenant key."""
+    """A tenant id has a Python type that does not fit the tenant key."""
 
 
 class NoTenantContextError(TenantryError, RuntimeError):
-    """Report a file of a tenant, or in strict mode an ORM query of a protected model, in no scope.
+    """In no scope, a tenant's file is used, or in strict mode a protected model is queried.
 
     :class:`~tenantry.contrib.storage.TenantStorageMixin` raises it with strict mode or without.
     """
 
 
 class ScopeError(TenantryError, RuntimeError):
-    """Report a scope object that is entered or left out of order."""
+    """A scope object is entered or left out of order, or a queryset is used in two bindings."""
 
 
 class InvalidEnvelopeError(TenantryError, BadSignature):
-    """Report a job whose binding was forged, or is not for it; the job does not run."""
+    """A job's binding was forged, or is not for it; the job does not run."""
 
 
 class TenantDeniedError(TenantryError, PermissionDenied):
-    """Report a request for a tenant that its user may not act for; Django answers with 403."""
+    """A request is for a tenant that its user may not act for; Django answers with 403."""
 
 
 class UnbindableStatementError(TenantryError, NotSupportedError):
-    """Report a statement that PostgreSQL cannot run together with a binding."""
+    """PostgreSQL cannot run a statement together with a binding."""
 
 
 class UnsupportedServerError(RLSConfigurationError, NotSupportedError):
-    """Report a server that is too old; Django raises NotSupportedError for one."""
+    """The server is too old, for which Django raises NotSupportedError."""

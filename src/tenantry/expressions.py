@@ -19,7 +19,7 @@ FIELDS: dict[str, type[models.Field[Any, Any]]] = {
 
 
 class CurrentTenant(Expression):
-    """Be the tenant id of the binding that a statement runs in; NULL unbound and as admin.
+    """The tenant id of the binding that a statement runs in; NULL when unbound, and for the admin.
 
     It reads what the policies read (PostgreSQL documentation, "current_setting"). As a column's
     database default it stamps what is written by the ORM, in bulk and by raw SQL::

@@ -21,7 +21,7 @@ DECIMAL = re.compile(r"-?[0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class TenantKey:
-    """Be the type of tenant ids: ``int``, ``bigint``, ``uuid`` or ``text``."""
+    """The type of tenant ids: ``int``, ``bigint``, ``uuid`` or ``text``."""
 
     sql_type: str
 

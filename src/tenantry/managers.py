@@ -116,7 +116,7 @@ async def asteps(rows: Any, binding: Binding) -> AsyncIterator[Any]:
 
 
 class RLSQuerySet(models.QuerySet[Any]):
-    """Be a queryset that can run in the binding of a user, whoever evaluates it.
+    """A queryset that can run in a user's binding, whoever evaluates it.
 
     It adds no filter of its own: the backend's compiler scopes every query, whichever queryset it
     comes from, and the database refuses the rest. Rows that it keeps are not asked for again: where
@@ -289,4 +289,4 @@ class RLSQuerySet(models.QuerySet[Any]):
 
 
 class RLSManager(models.Manager.from_queryset(RLSQuerySet)):  # type: ignore[misc]
-    """Be the default manager of protected models; see :class:`RLSQuerySet`."""
+    """The default manager of protected models; see :class:`RLSQuerySet`."""

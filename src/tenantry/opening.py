@@ -16,7 +16,7 @@ from .policies.predicates import literal
 
 
 class Opening(Statement):
-    """Be the SQL that waits to let everybody see a table; Django forgets it with its table."""
+    """The SQL that waits to let everybody see a table; Django forgets it with its table."""
 
     def __init__(self, table: str, schema_editor: Any) -> None:
         quote = schema_editor.quote_name

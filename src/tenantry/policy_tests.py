@@ -46,7 +46,7 @@ Check = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Be a protected table: its quoted names, and what tells whose a row is."""
+    """A protected table: its quoted names, and what tells whose a row is."""
 
     name: str
     table: str

@@ -23,7 +23,7 @@ MOST_ALIASES = 256
 
 
 class Protection:
-    """Hold how the rows of a table name their tenant, and who else reads them."""
+    """How the rows of a table name their tenant, and who else reads them."""
 
     __slots__ = ("_conditions", "flags", "is_exact", "is_shared", "owner")
 
@@ -50,7 +50,7 @@ class Protection:
 
 
 class Protections(dict[str, Protection]):
-    """Map the names of protected tables to how they are protected."""
+    """How tables are protected, by their names."""
 
     def __init__(self, found: Mapping[str, Protection], apps: Apps) -> None:
         super().__init__(found)

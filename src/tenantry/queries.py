@@ -13,7 +13,7 @@ from .exceptions import ScopeError
 
 
 class OfUser(Value):
-    """Be a condition that holds in a query of ``for_user()``, and is refused in any other.
+    """A condition that holds in a query of ``for_user()``, and is refused in any other.
 
     Where a queryset of another class is on the left of an operator, Django copies the conditions of
     the right one into its query, and not whose they are.
@@ -34,7 +34,7 @@ class OfUser(Value):
 
 
 class SharedQuery(Query):
-    """Be a query that has the rows that other tenants share.
+    """A query that has the rows that other tenants share.
 
     For what exclude() leaves out by related rows, Django asks with another of the same class.
     """

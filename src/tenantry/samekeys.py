@@ -36,7 +36,7 @@ PLACEHOLDER = "-- A foreign key is made at the end of the migration"
 
 
 class ForAllTenants(Statement):
-    """Be SQL that has to see every row.
+    """SQL that has to see every row.
 
     The schema editor runs it as the admin, unless the admin is a role, which owns no tables.
     """
@@ -47,7 +47,7 @@ class ForAllTenants(Statement):
 
 
 class DeferredSameTenant(ForAllTenants):
-    """Be such SQL about a column that an operation of the same migration is yet to add."""
+    """SQL that has to see every row, once an operation of the migration has added a column."""
 
     def __init__(self, constraint: SameTenant, model: Any, schema_editor: Any) -> None:
         table = Table(model._meta.db_table, schema_editor.quote_name)

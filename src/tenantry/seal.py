@@ -18,7 +18,7 @@ BLOCK = 64  # bytes, of SHA-256
 
 
 class SealKey(NamedTuple):
-    """Hold a key as the database knows it: a name for it, and the two pads of RFC 2104."""
+    """A key as the database knows it: a name for it, and the two pads of RFC 2104."""
 
     name: str
     inside: bytes

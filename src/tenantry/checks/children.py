@@ -31,7 +31,7 @@ ORDER BY 2"""  # noqa: S608 - constants
 
 
 class Child(NamedTuple):
-    """Be a child of a protected table, and what the role may do with it."""
+    """A child of a protected table, and what the role may do with it."""
 
     oid: int
     name: str

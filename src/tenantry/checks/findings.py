@@ -10,7 +10,7 @@ from django.core import checks
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Hold one thing that is wrong; the letter of its id says how bad it is.
+    """One thing that is wrong; the letter of its id says how bad it is.
 
     `awaited` says that a migration which is yet to run mends it.
     """

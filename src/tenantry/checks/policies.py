@@ -44,7 +44,7 @@ COMMANDS = {letter: command for command, letter in LETTERS.items()} | {"*": "all
 
 
 class Found(NamedTuple):
-    """Be a policy as the catalog has it."""
+    """A policy as the catalog has it."""
 
     permissive: bool
     command: str

@@ -19,7 +19,7 @@ Model = type[Any]
 
 
 class Key(NamedTuple):
-    """Be what a table has once: how to call it, and the fields that are compared by equality."""
+    """What a table has once: how to call it, and the fields that are compared by equality."""
 
     label: str
     fields: set[str]

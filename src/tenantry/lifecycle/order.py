@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 
 @dataclass(frozen=True)
 class Reference:
-    """Hold a foreign key of the database: from columns of a table to columns of another."""
+    """A foreign key of the database: from columns of a table to columns of another."""
 
     name: str
     table: str
@@ -35,7 +35,7 @@ class Reference:
 
 @dataclass
 class Order:
-    """Hold groups of tables, those that are referred to first, and the references to cut before.
+    """Groups of tables, those that are referred to first, and the references to cut before.
 
     Tables are in one group when they refer to each other by columns that cannot be NULL; in it,
     those are first that say whose the rows of others are.

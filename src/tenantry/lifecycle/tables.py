@@ -54,7 +54,7 @@ ORDER BY c.conrelid, c.conname
 
 @dataclass(frozen=True)
 class Owned:
-    """Hold a table, and the SQL that says of a row that it is the tenant's of the binding."""
+    """A table, and the SQL condition that a row of it is the current tenant's."""
 
     name: str
     quoted: str
@@ -69,7 +69,7 @@ class Owned:
 
 @dataclass(frozen=True)
 class Column:
-    """Hold a column of a table, and its type without a length."""
+    """A column of a table, and its type without a length."""
 
     name: str
     type: str
@@ -80,7 +80,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Holdings:
-    """Hold all tables with rows of tenants, and what refers to what."""
+    """All tables with rows of tenants, and what refers to what."""
 
     tables: dict[str, Owned]
     columns: dict[str, list[Column]]

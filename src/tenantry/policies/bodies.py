@@ -19,7 +19,7 @@ _CALLED = re.compile(
 
 
 class Function(NamedTuple):
-    """Be a function in PL/pgSQL: its name with its arguments' types, its text and its settings."""
+    """A function in PL/pgSQL: its name with its arguments' types, its text and its settings."""
 
     name: str
     text: str

@@ -107,7 +107,7 @@ ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Be one policy of a table, as PostgreSQL knows it."""
+    """One policy of a table, as PostgreSQL knows it."""
 
     name: str
     using: str | None
@@ -130,7 +130,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Name everything that the policies of one table depend on, but for the table itself.
+    """Everything that the policies of one table depend on, but for the table itself.
 
     With `admin_role` the admin is that role, and otherwise a GUC. `app_role` gets restrictive
     policies beside the permissive ones. Where `sealed`, the binding is signed.
@@ -272,7 +272,7 @@ def unprotect(table: str, rules: Iterable[Rule]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Name a column and what it refers to: a table and its key. All are quoted.
+    """A column and what it refers to: a table and its key. All are quoted.
 
     `own` says of the row that it refers to, as `alias`, that it is the tenant's. It is there where
     a row may be visible that is not, and where only the tenant may write rows that refer to it.

@@ -12,7 +12,7 @@ Quote = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """Name a foreign key's column, and the table and the key that it refers to."""
+    """A foreign key's column, and the table and the key that it refers to."""
 
     column: str
     table: str
@@ -21,7 +21,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Name the tenant column, and the foreign keys that lead to its table, if that is another."""
+    """The tenant column, and the foreign keys that lead to its table, if that is another."""
 
     column: str
     hops: tuple[Hop, ...] = ()

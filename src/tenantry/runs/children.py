@@ -23,7 +23,7 @@ PATIENCE = 10
 
 @dataclass
 class Outcome:
-    """Hold how a command went for one tenant."""
+    """How a command went for one tenant."""
 
     tenant: str
     status: str = "not run"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Interrupted(BaseException):
-    """Say that a signal asks for the end of a run."""
+    """A signal asks for the end of a run."""
 
 
 @contextmanager

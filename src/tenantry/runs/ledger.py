@@ -14,7 +14,7 @@ VERSION = 1
 
 
 class Ledger:
-    """Hold the tenants that are done, in a file if there is one.
+    """The tenants that are done, in a file if there is one.
 
     Raises CommandError for a file of another command, or one that is none of ours.
     """

@@ -16,7 +16,7 @@ from ..conf import rls_tenants, tenant_key
 
 
 class Wire:
-    """Hold the SQL that connections of one database have sent: ``statements``, in their order."""
+    """The SQL that connections of one database have sent: ``statements``, in their order."""
 
     def __init__(self, using: str) -> None:
         self.using = using

@@ -18,15 +18,15 @@ from ..postgresql.schema import SchemaEditorMixin
 
 
 class DatabaseOperations(OperationsMixin, operations.PostGISOperations):
-    """Be the operations of Django's PostGIS backend, with tenant predicates."""
+    """The operations of Django's PostGIS backend, with tenant predicates."""
 
 
 class DatabaseSchemaEditor(SchemaEditorMixin, schema.PostGISSchemaEditor):
-    """Be the schema editor of Django's PostGIS backend, for protected tables."""
+    """The schema editor of Django's PostGIS backend, for protected tables."""
 
 
 class DatabaseWrapper(PoolingMixin, RidingSavepoints, BoundConnections, base.DatabaseWrapper):
-    """Be Django's PostGIS backend with bound cursors and tenant predicates in ORM SQL."""
+    """Django's PostGIS backend, with bound cursors and tenant predicates in ORM SQL."""
 
     Database = driver
     SchemaEditorClass = DatabaseSchemaEditor

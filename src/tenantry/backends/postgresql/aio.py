@@ -51,7 +51,7 @@ preferences = attrgetter(*BY_METHOD, *OF_CURSORS)
 
 
 class AsyncBoundConnection(ControlMixin, psycopg.AsyncConnection[Any]):
-    """Be a psycopg async connection whose BEGIN rides with the first statement."""
+    """A psycopg async connection whose BEGIN rides with the first statement."""
 
     # Whether a block has it.
     lent = False
@@ -153,11 +153,11 @@ class AsyncServerBindingCursor(LeanMixin, AsyncBindingMixin, psycopg.AsyncCursor
 
 
 class AsyncServerSideCursor(NamedStatementMixin, AsyncBindingMixin, psycopg.AsyncServerCursor[Any]):
-    """Be the bound server-side cursor, for ``OPTIONS["server_side_binding"]``."""
+    """The bound server-side cursor, for ``OPTIONS["server_side_binding"]``."""
 
 
 class AsyncMergingServerSideCursor(AsyncServerSideCursor, ClientCursorMixin[Any, Any]):
-    """Be the bound server-side cursor that merges parameters on the client."""
+    """The bound server-side cursor that merges parameters on the client."""
 
 
 def named_cursor_class(options: Mapping[str, Any]) -> type[AsyncServerSideCursor]:

@@ -34,7 +34,7 @@ SET_CONSTRAINTS = re.compile(GAP + rb"SET" + GAP + rb"CONSTRAINTS\b(?!\.)", re.I
 
 
 class Session(NamedTuple):
-    """Hold what a binding needs to know of the session that it goes to."""
+    """What a binding needs to know of the session that it goes to."""
 
     # The role that OPTIONS["assume_role"] names, and the name of the database.
     role: str = NO_ROLE
@@ -45,7 +45,7 @@ LOGGED_IN = Session()
 
 
 class Prefix(NamedTuple):
-    """Hold the text that goes in front of a statement, and how many results it makes."""
+    """The text that goes in front of a statement, and how many results it makes."""
 
     text: bytes
     results: int

@@ -12,7 +12,7 @@ class SQLCompiler(ScopedSelectMixin, compiler.SQLCompiler):  # type: ignore[misc
 
 
 class SQLInsertCompiler(StrictInsertMixin, compiler.SQLInsertCompiler):  # type: ignore[misc]
-    """Be the package's, but strict."""
+    """The package's compiler of INSERT, but strict."""
 
 
 class SQLUpdateCompiler(ScopedWhereMixin, compiler.SQLUpdateCompiler):  # type: ignore[misc]
@@ -24,4 +24,4 @@ class SQLDeleteCompiler(ScopedDeleteMixin, compiler.SQLDeleteCompiler):  # type:
 
 
 class SQLAggregateCompiler(compiler.SQLAggregateCompiler):  # type: ignore[misc]
-    """Be the package's: what it aggregates over is a scoped SELECT."""
+    """The package's compiler: what it aggregates over is a scoped SELECT."""

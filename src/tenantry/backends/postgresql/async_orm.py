@@ -66,7 +66,7 @@ class AsyncDatabaseOperations(async_base.AsyncDatabaseOperations):  # type: igno
 
 
 class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[misc]
-    """Be the package's wrapper, with connections and cursors that are bound."""
+    """The package's wrapper, with connections and cursors that are bound."""
 
     Database = SimpleNamespace(**vars(psycopg) | {"AsyncConnection": AsyncBoundConnection})
     ops_class = AsyncDatabaseOperations

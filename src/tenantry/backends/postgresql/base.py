@@ -190,7 +190,7 @@ class RidingSavepoints(Base):  # type: ignore[misc]
 
 
 class DatabaseWrapper(PoolingMixin, RidingSavepoints, BoundConnections, base.DatabaseWrapper):
-    """Be Django's PostgreSQL backend with bound cursors and tenant predicates in ORM SQL."""
+    """Django's PostgreSQL backend, with bound cursors and tenant predicates in ORM SQL."""
 
     Database = driver
     SchemaEditorClass = DatabaseSchemaEditor

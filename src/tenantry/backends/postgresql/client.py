@@ -43,4 +43,4 @@ class ClientMixin:
 
 
 class DatabaseClient(ClientMixin, client.DatabaseClient):
-    """Be Django's client, bound."""
+    """Django's client, bound."""

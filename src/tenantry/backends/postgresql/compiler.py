@@ -31,7 +31,7 @@ EXPECTED = "CASE WHEN {} THEN 1 END IS NOT NULL"
 
 
 class ScopedWhere:
-    """Be a WHERE clause and a condition on the tenant that is added to it.
+    """A WHERE clause and a condition on the tenant that is added to it.
 
     The clause of the query stays what it is: it may be compiled again for another tenant.
     """
@@ -328,7 +328,7 @@ class StrictInsertMixin(ScopedMixin):
 
 
 class SQLInsertCompiler(StrictInsertMixin, compiler.SQLInsertCompiler):  # type: ignore[misc]
-    """Be Django's, but strict."""
+    """Django's compiler of INSERT, but strict."""
 
 
 class SQLUpdateCompiler(ScopedWhereMixin, compiler.SQLUpdateCompiler):
@@ -340,7 +340,7 @@ class SQLDeleteCompiler(ScopedDeleteMixin, compiler.SQLDeleteCompiler):
 
 
 class SQLAggregateCompiler(compiler.SQLAggregateCompiler):
-    """Be Django's: what it aggregates over is a scoped SELECT."""
+    """Django's compiler: what it aggregates over is a scoped SELECT."""
 
 
 def of_base(query: Any) -> set[str]:

@@ -297,7 +297,7 @@ class ControlMixin(Base):  # type: ignore[misc]
 
 
 class BoundConnection(ControlMixin, psycopg.Connection[Any]):
-    """Be a psycopg connection whose transaction control rides along."""
+    """A psycopg connection whose transaction control rides along."""
 
     # Whether receivers of Django's connection_created have seen it.
     announced = False

@@ -21,7 +21,7 @@ GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"""
 
 
 class DatabaseCreation(creation.DatabaseCreation):
-    """Be Django's, and know who owns the test database."""
+    """Django's creation of test databases, which knows who owns them."""
 
     def owner(self) -> dict[str, Any] | None:
         """Return the login of the owner; None where the tests are the owner themselves.

@@ -120,11 +120,11 @@ class ClosingMixin(BindingMixin):
 class ServerSideCursor(  # type: ignore[misc]
     NamedStatementMixin, ClosingMixin, CursorMixin, psycopg.ServerCursor[Any]
 ):
-    """Be the bound server-side cursor, for ``OPTIONS["server_side_binding"]``."""
+    """The bound server-side cursor, for ``OPTIONS["server_side_binding"]``."""
 
 
 class MergingServerSideCursor(ServerSideCursor, ClientCursorMixin[Any, Any]):  # type: ignore[misc]
-    """Be the bound server-side cursor that merges parameters on the client, as Django's does."""
+    """The bound server-side cursor that merges parameters on the client, as Django's does."""
 
 
 @lru_cache(maxsize=64)

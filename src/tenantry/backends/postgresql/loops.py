@@ -41,7 +41,7 @@ class CancellableTasks:
 
 
 class LoopPool(AsyncConnectionPool[Any]):
-    """Be psycopg_pool's pool, which can be left to the end of its event loop."""
+    """A pool of psycopg_pool that can be left to the end of its event loop."""
 
     def __init__(self, **options: Any) -> None:
         # The connections that may be open.

@@ -68,4 +68,4 @@ class OperationsMixin(SavepointMixin):
 
 
 class DatabaseOperations(OperationsMixin, operations.DatabaseOperations):
-    """Be Django's operations, with tenant predicates and savepoints that wait."""
+    """Django's operations, with tenant predicates and savepoints that wait."""

@@ -13,7 +13,7 @@ SHOWN_LINE = re.compile(r"^LINE (\d+): (.*)\n( *\^)", re.MULTILINE)
 
 
 class ShiftedResult:
-    """Be a ``PGresult`` whose error position does not count the text before the statement."""
+    """A ``PGresult`` whose error position does not count the text before the statement."""
 
     def __init__(self, result: Any, characters: int) -> None:
         self._result = result

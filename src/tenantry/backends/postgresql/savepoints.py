@@ -6,7 +6,7 @@ SAVEPOINT, RELEASE, ROLLBACK_TO = "SAVEPOINT ", "RELEASE SAVEPOINT ", "ROLLBACK 
 
 
 class SavepointSQL(str):
-    """Be a statement of Django's about a savepoint, which may wait for the next message."""
+    """A statement of Django's about a savepoint, which may wait for the next message."""
 
     __slots__ = ()
 

@@ -59,7 +59,7 @@ else:
 
 
 class Dependence(Statement):
-    """Be SQL that Django forgets when its table is deleted in the same migration."""
+    """SQL that Django forgets when its table is deleted in the same migration."""
 
     def speaks_of(self, table: str) -> bool:
         """Return whether the SQL names a table."""
@@ -397,4 +397,4 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
 
 
 class DatabaseSchemaEditor(SchemaEditorMixin, schema.DatabaseSchemaEditor):
-    """Be Django's schema editor, for protected tables."""
+    """Django's schema editor, for protected tables."""

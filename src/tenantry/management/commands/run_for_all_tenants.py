@@ -114,7 +114,7 @@ class Command(BaseCommand):
 
 
 class InsteadOf(argparse.Action):
-    """Be a switch that is given instead of a positional argument."""
+    """A switch that is given instead of a positional argument."""
 
     def __init__(
         self, option_strings: list[str], dest: str, *, other: argparse.Action, **kwargs: Any
