@@ -21,14 +21,14 @@ class TenantryConfig(AppConfig):
         """Check the settings and register the checks; errors name the fix."""
         require_engine()
         tenant_key()
-        # Which that does not ask for where the settings give its type.
+        # tenant_key() does not look at the model where the settings give the type of its key.
         tenant_model()
         register()
         from .grants import keep_up  # noqa: PLC0415 - it needs the registry of apps
         from .protected import external_models  # noqa: PLC0415 - so does it
         from .undoing import protect_dependents  # noqa: PLC0415 - so does this
 
-        # One that is not installed is an error.
+        # Raises for a label that is not installed.
         list(external_models())
         # Before, because a migration may write rows, and after, for the new tables.
         for signal in (pre_migrate, post_migrate):

@@ -49,7 +49,8 @@ class RLSConstraint(models.BaseConstraint):
     that they never change their meaning: where ``guc_prefix`` and ``key_type`` are given, nothing
     is read from the settings.
 
-    Do not use it on a table that all tenants share.
+    Do not use it on a table that all tenants share. Raises RLSConfigurationError unless it gets
+    either a field or a path, and for a text where a list is wanted.
     """
 
     def __init__(
@@ -284,7 +285,7 @@ class RLSConstraint(models.BaseConstraint):
         return [checks.Error(message, hint, model, "tenantry.E007")]
 
     def end_problem(self, model: Any, field: Any) -> str | None:
-        """Return why a `field` of `model` does not name the tenant, if so.
+        """Return why a `field` of `model` does not name the tenant, or None.
 
         A plain column may, of a model that is protected by it.
         """
@@ -294,7 +295,7 @@ class RLSConstraint(models.BaseConstraint):
         elif self.path is not None and not holds_tenant(model, field):
             return f"{model._meta.label}.{field.name} is not a foreign key to the tenant"
         key_type, wanted = key_type_of(field), self.policy.key_type
-        # Of a column of the model itself, E153 tells.
+        # E153 reports a column of the model itself.
         if self.path is not None and key_type not in (None, wanted):
             return (
                 f"{model._meta.label}.{field.name} is of type {key_type}, and a tenant id of type"
@@ -304,9 +305,9 @@ class RLSConstraint(models.BaseConstraint):
 
 
 def require_lists(predicates: object, flags: object) -> None:
-    """Raise RLSConfigurationError for one of what there may be several of.
+    """Raise RLSConfigurationError for a predicate, or a flag, where a list is wanted.
 
-    The letters of a string would be taken for them.
+    A string would be taken for a list of its letters.
     """
     for name, given in (("extra_predicates", predicates), ("extra_bypass_flags", flags)):
         if isinstance(given, str | ExtraPredicate):

@@ -26,8 +26,8 @@ def given(**policy: Any) -> dict[str, Any]:
 def check_arguments(operation: str, model: Any, policy: Mapping[str, Any]) -> None:
     """Look at what an operation of a migration was given.
 
-    Raises TypeError for an argument that there is not, and RLSConfigurationError for a value that
-    is none.
+    Raises TypeError for an unknown argument, and RLSConfigurationError for a value that is not
+    allowed.
     """
     if not isinstance(model, str) or not MODEL_LABEL.fullmatch(model):
         raise RLSConfigurationError(

@@ -28,7 +28,7 @@ def tenant_to_validate(instance: Any, field: Any) -> Any:
     """Return the tenant that `field` names; None where validation has nothing to compare.
 
     As Django does, it fetches nothing that was deferred, and leaves it to the validation of `field`
-    to refuse what is no key.
+    to refuse anything that is not a key.
     """
     if field.attname in instance.get_deferred_fields():
         return None

@@ -30,7 +30,7 @@ def in_scope(name: str) -> Callable[..., Any]:
 
 
 def of_own_rows(name: str) -> Callable[..., Any]:
-    """Return the same, of the rows without those that others share, which cannot be written."""
+    """Return the same, of the tenant's own rows: what others share cannot be written."""
     method = in_scope(name)
 
     @wraps(method)
@@ -137,8 +137,9 @@ class RLSQuerySet(models.QuerySet[Any]):
         current by then. An anonymous user, or None, sees nothing.
 
         Raises ImproperlyConfigured when the user has no ``rls_tenant_id``, ValueError when a user
-        that is no admin has no tenant, and TypeError for what is no user. Not for subqueries, and
-        not to combine with another user's: a statement has one binding.
+        who is not an admin has no tenant, and TypeError for anything that is not a user. Do not use
+        it in a subquery, and do not combine it with another user's queryset: a statement has one
+        binding, and ScopeError is raised.
         """
         queryset = self._chain()  # type: ignore[attr-defined]
         bind(queryset.query, binding_of(user))
@@ -151,7 +152,9 @@ class RLSQuerySet(models.QuerySet[Any]):
         They can be read, not written. For a model whose ``RLSConstraint`` has
         ``extra_predicates``. PostgreSQL then finds the rows by those, and not by the index on the
         tenant. Call it before exclude(), which looks for what it leaves out among the rows that
-        the queryset has by then. Not after union() and its like.
+        the queryset has by then.
+
+        Raises NotSupportedError after union() and its like.
         """
         self._not_support_combined_queries("including_shared")  # type: ignore[attr-defined]
         queryset = self._chain()  # type: ignore[attr-defined]
@@ -169,7 +172,7 @@ class RLSQuerySet(models.QuerySet[Any]):
         return nullcontext() if self.binding is None else Scope(self.binding)
 
     def raw(self, *args: Any, **kwargs: Any) -> Any:
-        """Return a raw queryset; not of a user, because it would not remember."""
+        """Return a raw queryset; raise ScopeError after for_user(), which it would forget."""
         if self.binding is not None:
             raise ScopeError("raw() cannot be used after for_user(); open a tenant_context()")
         return super().raw(*args, **kwargs)
@@ -188,7 +191,7 @@ class RLSQuerySet(models.QuerySet[Any]):
         """Fetch the rows, or raise ScopeError if they are here and another binding's."""
         if self._result_cache is None:
             current = current_binding()
-            # Rows of a user are that user's wherever they are read, and of nobody there are none.
+            # Rows of for_user() are the user's wherever they are read; unbound code gets none.
             is_kept = self.binding is None and (current.tenant_id is not None or current.grant)
             self.fetched_as = current if is_kept else None
         elif self.fetched_as is not None:

@@ -30,7 +30,8 @@ class RLSProtectedModel(models.Model):
     What is unique in a tenant is validated in forms that do not show the tenant, too, except for an
     admin's new row, whose tenant is not known then.
 
-    Not for tables that all tenants share.
+    Not for tables that all tenants share. Raises RLSConfigurationError for a subclass that replaces
+    the foreign key, and has neither a constraint of its own nor a protected parent.
     """
 
     # In a class body, because the field's name is a setting.

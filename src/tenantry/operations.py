@@ -31,17 +31,21 @@ __all__ = ["AddRLSPolicy", "AddSameTenantNotValid", "AlterRLSPolicy", "ValidateS
 class AddRLSPolicy(Operation):
     """Protect the table of a model of another package.
 
-    `model` is its label, such as ``"taggit.Tag"``. `column` is its tenant column, which is made
-    unless ``create_column`` is False: without a field of the model, filled by the database with
-    the current tenant, and empty in rows that are there already, which then nobody but the admin
-    sees. It refers to ``tenant_model``. Name model and column in ``RLS_TENANTS["EXTERNAL_MODELS"]``
-    as well. The migration depends on the one of that package that creates the table, and on the
-    one that creates the tenant's.
+    `model` is its label, such as ``"taggit.Tag"``, and `column` its tenant column. Unless
+    ``create_column`` is False the operation adds it, a foreign key to ``tenant_model``. The model
+    has no field for it; the database fills it with the current tenant, and existing rows get NULL,
+    so that only the admin sees them. Name model and column in ``RLS_TENANTS["EXTERNAL_MODELS"]`` as
+    well. The migration depends on the one of that package that creates the table, and on the one
+    that creates the tenant's.
 
     The rest is what the policies are made of: ``guc_prefix``, ``key_type`` and ``version``, and
     where the settings have them ``admin_role``, ``app_role`` and ``sealed``. A migration keeps its
-    meaning when the settings change, so it has to say them. Without them the error says what to
-    write. When the settings change, write :class:`AlterRLSPolicy`.
+    meaning when the settings change, so it has to say them. When they change, write
+    :class:`AlterRLSPolicy`.
+
+    Raises RLSConfigurationError, with what to write, if ``guc_prefix``, ``key_type``, ``version``,
+    or for a new column ``tenant_model``, is left out; also for a value that is not allowed. Raises
+    ValueError for a ``version`` that this release does not know.
 
     For your own models use ``RLSProtectedModel`` or ``RLSConstraint``.
     """
@@ -135,6 +139,11 @@ class AlterRLSPolicy(Operation):
     `model`, `column` and ``create_column`` are those of that operation. ``before`` holds what its
     policies are made of, or those of the last ``AlterRLSPolicy``, and the rest is what holds from
     now on.
+
+    Raises RLSConfigurationError, with what to write, if ``guc_prefix``, ``key_type`` or ``version``
+    is left out; also for a value that is not allowed, and for another ``key_type`` than before.
+    Raises TypeError for an unknown name in ``before``, and ValueError for a ``version`` that this
+    release does not know.
     """
 
     reversible = True
@@ -236,6 +245,7 @@ class AddSameTenantNotValid(AddConstraint):
     """Add a :class:`SameTenant` that holds for what is written from now on.
 
     Put it in the place of ``AddConstraint``, and :class:`ValidateSameTenant` in a later migration.
+    Raises RLSConfigurationError for another constraint than :class:`SameTenant`.
     """
 
     def __init__(self, model_name: str, constraint: SameTenant) -> None:

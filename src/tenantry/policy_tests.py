@@ -2,7 +2,7 @@
 
 The program runs each statement as an identity, in a transaction that it rolls back, and the
 statements of a denial once more as one whom no policy binds, so that a denial because of an empty
-table is no success.
+table does not count.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def checks_of(subject: Subject) -> Iterator[Check]:
 
 
 def tenant_checks(subject: Subject, tenant: str, other: str) -> Iterator[Check]:
-    """Yield that a tenant works with its own rows, and with no others."""
+    """Yield the checks that a tenant works with its own rows, and with no others."""
     own, foreign, value = subject.own(tenant), subject.foreign(tenant), subject.value(other)
     # Only for a tenant there are rows whose owner is invisible.
     proof = {} if subject.visible is None else {"sanity_required": False}
@@ -221,7 +221,7 @@ def tenant_checks(subject: Subject, tenant: str, other: str) -> Iterator[Check]:
 
 
 def unbound_checks(subject: Subject) -> Iterator[Check]:
-    """Yield that who is nobody works with no rows at all."""
+    """Yield the checks that unbound code works with no rows at all."""
     for verb, template in (("select", SELECT), ("update", UPDATE), ("delete", DELETE)):
         yield check(subject, UNBOUND_NAME, verb, subject.sql(template), "deny")
     sql = subject.sql(INSERT, value=subject.value(TENANTS[0]))
@@ -229,7 +229,7 @@ def unbound_checks(subject: Subject) -> Iterator[Check]:
 
 
 def admin_checks(subject: Subject) -> Iterator[Check]:
-    """Yield that the admin works with the rows of both tenants."""
+    """Yield the checks that the admin works with the rows of both tenants."""
     for tenant in TENANTS:
         sql = subject.sql(SELECT, subject.own(tenant))
         yield check(subject, ADMIN_NAME, f"select {tenant}", sql, "allow")
@@ -254,5 +254,5 @@ def check(
 
 def refused(subject: Subject, identity: str, label: str, sql: str) -> Check:
     """Return the check that a row is an error of the policy, and of nothing else."""
-    # It is no statement that anybody could run: it leaves out columns, or repeats a key.
+    # Nobody could run this statement: it leaves out columns, or repeats a key.
     return check(subject, identity, label, sql, "error", error_match="row-level security policy")

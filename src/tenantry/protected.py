@@ -18,7 +18,7 @@ from .dependents import is_open, owner_of, owners, target, writers
 from .exceptions import NoTenantContextError, RLSConfigurationError
 from .policies.owners import Hop, Owner, Quote
 
-# Of the aliases of one table whose condition is kept, more than queries have.
+# How many aliases of a table to keep conditions for: more than queries have.
 MOST_ALIASES = 256
 
 

@@ -65,7 +65,7 @@ def _aliases_of_tests() -> list[str]:
 
     every: Iterable[Any] = connections.all()
     ours = [each for each in every if is_bound(each)]
-    # Of the others, tests may use none, and no server need be there.
+    # The tests may use none of the others, whose servers need not be there.
     made = [each.alias for each in ours if each.creation.is_test_database()]
     # A project may have a django_db_setup of its own, which uses a database that is there.
     return made or [each.alias for each in ours if each.alias == DEFAULT_DB_ALIAS]

@@ -21,7 +21,7 @@ Column = tuple[str, str]
 def registry_of(field: Any, model: Any) -> Any:
     """Return the registry of the models of `field`, which is to be one of the table of `model`.
 
-    One that was made by hand belongs to no model, or to what is none.
+    A field that was made by hand belongs to no model, or to something that is not one.
     """
     return getattr(getattr(field, "model", model), "_meta", model._meta).apps
 

@@ -78,8 +78,8 @@ class SameTenant(models.BaseConstraint):
     The migration that adds it makes a second foreign key, of the tenant and `field` to the tenant
     and the key of the target, and on the target the unique constraint that this needs. It is
     checked when a transaction commits. ``full_clean()`` and forms report such a row as one that
-    does not exist. PostgreSQL estimates joins of a tenant's rows by it as long as its name comes
-    before that of Django's foreign key, as the default does. A name that is too long is shortened.
+    does not exist. PostgreSQL estimates joins of a tenant's rows by it as long as its name sorts
+    before Django's foreign key, as the default name does. A name that is too long is shortened.
     ``tenant`` and ``target`` come from the models when left out; migrations spell them out.
 
     Not for the table that Django makes for a ``ManyToManyField`` without ``through``.

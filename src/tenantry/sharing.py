@@ -47,7 +47,7 @@ class ExtraPredicate:
         raise NotImplementedError
 
     def problem(self, model: Any) -> str | None:
-        """Return why there is no such SQL, if so."""
+        """Return why there is no such SQL, or None."""
         raise NotImplementedError
 
 
@@ -55,7 +55,7 @@ class ExtraPredicate:
 class TenantField(ExtraPredicate):
     """Show a row to the tenant that another of its foreign keys names, such as a partner.
 
-    `field` is a foreign key to the tenant model. A row that names nobody there is not shared.
+    `field` is a foreign key to the tenant model. A row where it is NULL is not shared.
     """
 
     def __init__(self, field: str) -> None:
@@ -66,7 +66,7 @@ class TenantField(ExtraPredicate):
         return f"{quote(field_of(model, self.field).column)} = {tenant}"
 
     def problem(self, model: Any) -> str | None:
-        """Return that there is no such foreign key to the tenant, if so."""
+        """Return why `field` is no foreign key to the tenant, or None."""
         return missing(model, self.field) or stray(model, self.field)
 
 
@@ -86,7 +86,7 @@ class RawPredicate(ExtraPredicate):
         return f"({tenant} IS NOT NULL AND ({self.text}))"
 
     def problem(self, model: Any) -> str | None:
-        """Return that it is no expression of its own, if so; PostgreSQL parses it in migrate."""
+        """Return why it is not one expression, or None; PostgreSQL parses it in migrate."""
         if not isinstance(self.text, str) or not self.text.strip():
             return f"{self.text!r} is not a boolean expression of SQL"
         found = unbalanced(self.text)
@@ -116,9 +116,9 @@ class RawPredicate(ExtraPredicate):
 class SharedWith(ExtraPredicate):
     """Show a row to the tenants that rows of another protected model name, such as ``NoteShare``.
 
-    ``model`` is the label of that model. It belongs to the tenant that shares, its foreign key
-    ``row`` names the shared row, and ``tenant`` whom it is shared with, who must be able to read
-    the share::
+    ``model`` is the label of that model. Its rows belong to the tenant that shares, its foreign key
+    ``row`` names the shared row, and its ``tenant`` the tenant that the row is shared with, which
+    must be able to read the share::
 
         class NoteShare(RLSProtectedModel):
             note = ForeignKey(Note, on_delete=CASCADE)
@@ -129,9 +129,9 @@ class SharedWith(ExtraPredicate):
                     RLSConstraint(field="tenant", extra_predicates=[TenantField("recipient")])
                 ]
 
-    and on ``Note``: ``SharedWith("app.NoteShare", row="note", tenant="recipient")``. Only who owns
-    a row can share it. ``owner`` names the tenant foreign key of the other model where it is not
-    ``RLS_TENANTS["TENANT_FK_FIELD"]``.
+    and on ``Note``: ``SharedWith("app.NoteShare", row="note", tenant="recipient")``. Only the
+    tenant that owns a row can share it. ``owner`` names the tenant foreign key of the other model
+    where it is not ``RLS_TENANTS["TENANT_FK_FIELD"]``.
     """
 
     def __init__(self, model: str, *, row: str, tenant: str, owner: str | None = None) -> None:
@@ -148,7 +148,7 @@ class SharedWith(ExtraPredicate):
         return "tenantry.SharedWith", (self.model,), kwargs
 
     def sql(self, model: Any, table: str, tenant: str, quote: Quote) -> str:
-        """Return that a share of the row's own tenant names the tenant."""
+        """Return the SQL that a share of the row's own tenant names `tenant`."""
         try:
             shares = model._meta.apps.get_model(self.model)
         except LookupError as error:
@@ -168,7 +168,7 @@ class SharedWith(ExtraPredicate):
         )
 
     def problem(self, model: Any) -> str | None:
-        """Return what the other model lacks, if so."""
+        """Return what the other model lacks, or None."""
         apps: Apps = model._meta.apps
         if not (isinstance(self.model, str) and self.model.count(".") == 1):
             return f"{self.model!r} is not the label of a model, such as 'app_label.Model'"
@@ -199,7 +199,7 @@ class SharedWith(ExtraPredicate):
         return None
 
     def misfit(self, model: Any, shares: Any) -> str | None:
-        """Return that shares do not refer to rows of `model`, or those to no tenant, if so."""
+        """Return why no row of `shares` can share one of `model`, or None."""
         row = shares._meta.get_field(self.row)
         if not same_table(row.remote_field.model, model):
             return (
@@ -218,7 +218,7 @@ class SharedWith(ExtraPredicate):
 
 
 def missing(model: Any, name: str) -> str | None:
-    """Return that `model` has no foreign key of that name in its own table, if so."""
+    """Return why `name` is no foreign key in the table of `model`, or None."""
     try:
         field = model._meta.get_field(name)
     except FieldDoesNotExist:
@@ -231,7 +231,7 @@ def missing(model: Any, name: str) -> str | None:
 
 
 def stray(model: Any, name: str) -> str | None:
-    """Return that the foreign key of that name does not refer to the tenant, if so."""
+    """Return why the foreign key `name` of `model` does not refer to the tenant, or None."""
     field = model._meta.get_field(name)
     if names_tenant(field):
         return None

@@ -80,7 +80,7 @@ def names_tenant(field: Any) -> bool:
 
 
 def not_the_tenant(field: Any) -> str:
-    """Return that the foreign key `field` does not refer to the primary key of the tenant."""
+    """Return the message that a foreign key does not refer to the primary key of the tenant."""
     name, to = f"{field.model._meta.label}.{field.name}", field.remote_field.model
     tenant = f"the tenant, {rls_tenants().tenant_model}"
     if is_tenant_model(to):

@@ -6,7 +6,7 @@ from typing import Any
 
 from .binding import Binding
 
-# Of the name, OpenTelemetry's semantic conventions say nothing yet.
+# OpenTelemetry's semantic conventions have no name for it yet.
 ATTRIBUTE = "tenant.id"
 
 
@@ -18,7 +18,7 @@ def mark_request(binding: Binding) -> None:
 
 
 def mark_request_anew(binding: Binding) -> None:
-    """Mark the request's span again; of no tenant, where it was of one, the attribute is empty."""
+    """Mark the request's span again; the attribute becomes empty where the tenant is gone."""
     from opentelemetry import trace  # noqa: PLC0415 - it is optional
 
     span = trace.get_current_span()

@@ -28,7 +28,7 @@ def tenant_fields(row: Any, exclude: Collection[str] | None) -> set[str]:
         return set()
     names = {
         each.field
-        # Of its parents, and of what it is a proxy of, too.
+        # Those of its parents, and of the model that it is a proxy of, too.
         for _, constraints in row.get_constraints()
         for each in constraints
         if isinstance(each, RLSConstraint) and each.field

@@ -28,7 +28,7 @@ SEAL_KEYS_ARE = (
     " [os.environ['TENANTRY_SEAL_KEY']]; make one with: python -c 'import secrets;"
     " print(secrets.token_urlsafe(48))'"
 )
-# Longer names PostgreSQL cuts off; of the others, it keeps those that begin with pg_ to itself.
+# PostgreSQL truncates longer names, and reserves those that begin with pg_.
 ROLE = re.compile(r"(?!pg_|(none|public)\Z)[A-Za-z_][A-Za-z0-9_-]{0,62}")
 
 

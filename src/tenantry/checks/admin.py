@@ -45,7 +45,7 @@ WHERE c.oid = to_regclass(%(keys)s) AND NOT rolsuper AND rolname NOT LIKE 'pg\\_
   AND NOT pg_has_role(r.oid, c.relowner, 'USAGE')
   AND has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE') ORDER BY 1"""
 
-# Of what verifies seals, what the session owns, or could.
+# The parts of what verifies seals that the session owns, or could.
 OWNED = """\
 SELECT kind, name, pg_get_userbyid(owner) FROM (
   SELECT 'schema' AS kind, nspname::text AS name, nspowner AS owner
@@ -61,7 +61,8 @@ def inspect_admin(
 ) -> Iterator[Finding]:
     """Yield what is wrong with ``RLS_TENANTS["ADMIN_ROLE"]``, if there is one; 150018 is 15.18.
 
-    `options` are the OPTIONS of the database. Whether requests are its heirs is told of their role.
+    `options` are the OPTIONS of the database. That requests run as its heirs is reported of the
+    role that serves them.
     """
     role = rls_tenants().admin_role
     if role is None:
@@ -116,7 +117,7 @@ def inspect_membership(role: str, row: Any, login: Row) -> Iterator[Finding]:
 
 
 def inspect_app(cursor: Any) -> Iterator[Finding]:
-    """Yield whether ``RLS_TENANTS["APP_ROLE"]`` is missing, if there is one."""
+    """Yield a finding if ``RLS_TENANTS["APP_ROLE"]`` names a role that does not exist."""
     role = rls_tenants().app_role
     if role is None:
         return
@@ -131,9 +132,9 @@ def inspect_app(cursor: Any) -> Iterator[Finding]:
 
 
 def inspect_seal(cursor: Any, migrations: Migrations, tables: list[str]) -> Iterator[Finding]:
-    """Yield who may read or change the keys of seals, and whether those that sign are known.
+    """Yield a finding for each role that may use the keys of seals, and if no seal can be verified.
 
-    Not of the owner of the protected `tables`, who may do everything.
+    The owner of the protected `tables` is not reported here: it may do everything.
     """
     if not rls_tenants().sealed:
         return
@@ -166,7 +167,7 @@ def inspect_seal(cursor: Any, migrations: Migrations, tables: list[str]) -> Iter
 
 
 def inspect_owner_of_seals(cursor: Any) -> Iterator[Finding]:
-    """Yield what of that which verifies seals belongs to the role."""
+    """Yield a finding for each part of what verifies seals that belongs to the role."""
     function = f"{sealed_function(rls_tenants().guc_prefix)}(text)"
     cursor.execute(OWNED, {"schema": SCHEMA, "keys": KEYS, "function": function})
     for kind, name, owner in cursor.fetchall():
@@ -180,7 +181,7 @@ def inspect_owner_of_seals(cursor: Any) -> Iterator[Finding]:
 
 
 def inspect_opening(cursor: Any) -> Iterator[Finding]:
-    """Yield whether the database refuses a seal that is made with the settings."""
+    """Yield a finding if the database refuses a seal that is made with the settings."""
     function = sealed_function(rls_tenants().guc_prefix)
     # Nothing is compared with it, so that any tenant will do.
     frame = push(Binding("0"))

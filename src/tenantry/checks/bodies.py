@@ -10,7 +10,7 @@ from .findings import Finding
 from .policies import policy_for
 from .tables import NO_POLICIES
 
-# What is not there is told by the policies that call it.
+# A missing function shows up as E114 or E115 of the policies that call it.
 DIFFERS = """\
 SELECT FROM pg_proc p JOIN pg_language l ON l.oid = prolang
 WHERE p.oid = to_regprocedure(%(name)s) AND (lanname, prosrc, proconfig, prosecdef)

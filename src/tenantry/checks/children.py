@@ -48,7 +48,7 @@ class Child(NamedTuple):
 
     @property
     def is_told(self) -> bool:
-        """Whether what is told of the parent says all."""
+        """Whether the findings about the parent say it all."""
         return self.may_own and self.has_parents_owner
 
     @property
@@ -69,9 +69,9 @@ def children_of(cursor: Any, oid: int, tables: list[str], roles: list[int]) -> l
 def inspect_child(
     cursor: Any, model: Any, child: Child, known: Collection[str]
 ) -> Iterator[Finding]:
-    """Yield by what rows of a child get past the policy of the table of `model`.
+    """Yield a finding for each way in which rows of a child get past the policies of its parent.
 
-    What follows from findings whose ids are `known` is left out.
+    `model` is the parent's. What follows from findings whose ids are `known` is left out.
     """
     subject = f"table {child.name}"
     yield from inspect_triggers(cursor, subject, child.oid, copies=False)

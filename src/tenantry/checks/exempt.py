@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..conf import rls_tenants
 
-# Of a role o of pg_roles, given the parameter `admin`; the policy for the admin role is one for its
-# heirs, too.
+# Whether a role o of pg_roles sees every row, given the parameter `admin`: the policy for the admin
+# role holds for its heirs, too.
 EXEMPT = """\
 (o.rolsuper OR o.rolbypassrls OR COALESCE(pg_has_role(o.oid,
   (SELECT oid FROM pg_roles WHERE rolname = %(admin)s), 'USAGE'), false))"""

@@ -1,4 +1,4 @@
-"""What a database has refused to answer, and what to do that it does."""
+"""Why a database did not answer, and what to do about it."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
     """Yield what is wrong with models that have tables."""
     for model in found:
         constraints = constraints_of(model)
-        # What others that are not managed have is told by the database, which is asked.
+        # Other unmanaged models are looked at in the database, which knows what they have.
         if model._meta.proxy or not (model._meta.managed or constraints):
             continue
         if is_protected(model, apps):
@@ -60,7 +60,7 @@ def compared_field(model: Model, constraint: RLSConstraint) -> Any:
 
 
 def inspect_name(model: Model) -> Iterator[Finding]:
-    """Yield whether PostgreSQL would know the table by another name than Django."""
+    """Yield a finding if PostgreSQL would cut off the table's name."""
     # Django takes "schema"."table" for a name that is quoted already; each part has its own limit.
     name = max(model._meta.db_table.strip('"').split('"."'), key=lambda part: len(part.encode()))
     length = len(name.encode())
@@ -75,7 +75,7 @@ def inspect_name(model: Model) -> Iterator[Finding]:
 
 
 def inspect_key(model: Model, constraint: RLSConstraint, field: Any) -> Iterator[Finding]:
-    """Yield whether the tenant's column has another type than the policy compares it with."""
+    """Yield a finding if the tenant's column has another type than the policy compares it with."""
     key_type, wanted = key_type_of(field), constraint.policy.key_type
     if key_type is not None and key_type != wanted:
         yield Finding(
@@ -118,7 +118,7 @@ def has_other_key(model: Model) -> bool:
 
 
 def inspect_unprotected(model: Model) -> Iterator[Finding]:
-    """Yield whether a model without a policy refers to the tenant, or is a part of its rows."""
+    """Yield a finding if a model without a policy refers to the tenant, or is part of its rows."""
     fields: Any = model._meta.local_concrete_fields
     if not any(refers_to_tenant(field) for field in fields):
         yield from inspect_parts(model)
@@ -136,7 +136,7 @@ def inspect_unprotected(model: Model) -> Iterator[Finding]:
 
 
 def inspect_parts(model: Model) -> Iterator[Finding]:
-    """Yield whether the rows of a model without a policy are parts of rows that have one."""
+    """Yield a finding if the rows of a model without a policy are parts of protected rows."""
     # Each policy of another package's table is written by hand.
     if external_column(model):
         return

@@ -41,7 +41,7 @@ def is_second(settings: Mapping[str, Any]) -> bool:
 
 
 def inspect_time_zone(connection: Any, cursor: Any) -> Iterator[Finding]:
-    """Yield whether Django sets a time zone for a session that a pooler lends to others."""
+    """Yield a finding if Django sets a time zone for a session that a pooler lends to others."""
     wanted = connection.timezone_name
     if not any(signs_of_a_pooler(connection.settings_dict)):
         return

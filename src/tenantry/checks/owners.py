@@ -7,7 +7,7 @@ from typing import Any
 
 from .findings import Finding
 
-# Of tables of another owner. Who can become their owner can drop them anyway, which is told.
+# Only for tables of other owners: a role that can become the owner of one is reported anyway.
 OWNERS = """\
 WITH mine AS (
   SELECT relnamespace FROM unnest(%s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
@@ -22,7 +22,7 @@ SELECT kind, quote_ident(name), pg_get_userbyid(owner) FROM (
 
 
 def inspect_owners(cursor: Any, tables: list[str]) -> Iterator[Finding]:
-    """Yield what of others' quoted `tables` the role may drop without a privilege on them."""
+    """Yield a finding for each schema, or database, by which the role may drop others' `tables`."""
     cursor.execute(OWNERS, [tables])
     for kind, name, owner in cursor.fetchall():
         yield Finding(

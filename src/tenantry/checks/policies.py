@@ -21,7 +21,7 @@ AGAIN = (
     " add it again"
 )
 
-# Of the table of a child or of a ManyToManyField.
+# For the table of a child or of a ManyToManyField.
 OF_ANOTHER = (
     "run makemigrations and migrate, and if they have nothing to do, run as the owner of the table"
     " what check_rls --generate prints"
@@ -61,7 +61,7 @@ class Found(NamedTuple):
 
 
 def inspect_policies(connection: Any, cursor: Any, model: Any) -> Iterator[Finding]:
-    """Yield in what the table's policies differ from those that the models ask for."""
+    """Yield a finding for each policy of the table that is not what the models ask for."""
     table = connection.ops.quote_name(model._meta.db_table)
     subject = f"table {model._meta.db_table}"
     found = policies_of(cursor, table)
@@ -87,9 +87,9 @@ def inspect_policies(connection: Any, cursor: Any, model: Any) -> Iterator[Findi
 def inspect_child_policies(
     connection: Any, cursor: Any, model: Any, child: Child
 ) -> Iterator[Finding]:
-    """Yield which policies of a child show more than those of the table of `model`.
+    """Yield a finding for each policy of a child that may show more than that of its parent.
 
-    One that it lacks shows nothing.
+    `model` is that of the parent. A policy that the child lacks shows nothing.
     """
     wanted = expected(connection, model, child.name)
     for name, policy in policies_of(cursor, child.name).items():

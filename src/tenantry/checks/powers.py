@@ -10,8 +10,9 @@ from ..policies.predicates import readable
 from .findings import Finding
 from .reach import BECOME, leaving, owns_all, reached
 
-# A superuser has them all, which is told already. Of the predefined roles those count that reach
-# the server's files or start programs on it. An attribute is had by SET ROLE only.
+# A superuser has them all, which is reported already. The predefined roles that count are those
+# that reach the server's files or start programs on it. Attributes take SET ROLE: they are not
+# inherited.
 POWERS = f"""\
 SELECT rolname::text, ARRAY(
   SELECT other.rolname::text FROM pg_roles other
@@ -25,7 +26,7 @@ SELECT rolname::text, ARRAY(
   ORDER BY 1
 ) FROM pg_roles mine WHERE rolname = session_user AND NOT rolsuper"""  # noqa: S608 - a constant
 
-# A superuser among them is told already. The views over these show what policies let through.
+# A superuser among them is reported already. The views over these show what policies let through.
 STATISTICS = """\
 SELECT DISTINCT session_user::text, pg_has_role(session_user, 'pg_read_all_data', 'MEMBER')
 FROM pg_roles r CROSS JOIN unnest(ARRAY['pg_statistic', 'pg_statistic_ext_data']) kept
@@ -33,8 +34,7 @@ WHERE r.oid = ANY(%(roles)s::oid[]) AND NOT rolsuper
   AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)
   AND has_any_column_privilege(r.oid, 'pg_catalog.' || kept, 'SELECT')"""
 
-# Of every role that the session can become. In a database that nobody has changed PUBLIC may make
-# what is temporary.
+# For every role that the session can become. PUBLIC has this privilege until somebody revokes it.
 TEMPORARY = """\
 SELECT quote_ident(current_database()),
   has_database_privilege('public', current_database(), 'TEMPORARY'),
@@ -60,7 +60,7 @@ GROUP BY kind, name ORDER BY kind, name"""
 
 
 def inspect_powers(cursor: Any) -> Iterator[Finding]:
-    """Yield by what the role reads rows without a query."""
+    """Yield a finding for each way in which the role reads rows without a query."""
     cursor.execute(POWERS)
     for name, replicating, others in cursor.fetchall():
         subject = f"role {name}"
@@ -96,9 +96,9 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
 
 
 def inspect_traps(cursor: Any, tables: list[str]) -> Iterator[Finding]:
-    """Yield by what an injection could read the seal of whoever uses the server session next.
+    """Yield a finding for each way for an injection to read the seal of the session's next tenant.
 
-    Not of the owner of the protected tables, who has to make others.
+    The owner of the protected tables is not reported: it has to create objects.
     """
     if not rls_tenants().sealed or owns_all(cursor, tables):
         return

@@ -17,7 +17,7 @@ ROLES = f"""\
 SELECT oid FROM pg_roles WHERE rolname IS DISTINCT FROM %(admin)s AND NOT rolsuper
 AND (pg_has_role(session_user, oid, 'USAGE') OR pg_has_role(session_user, oid, {BECOME}))"""  # noqa: S608 - a constant
 
-# Of a relation c, given the roles: whether one of them may read or write it. TRUNCATE is no use.
+# Whether one of the given roles may read or write a relation c. TRUNCATE does not count.
 USABLE = """\
 EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
   WHERE has_any_column_privilege(role, c.oid, 'SELECT, INSERT, UPDATE')
@@ -41,7 +41,7 @@ WHERE NOT pg_has_role(session_user, relowner, 'MEMBER') LIMIT 1"""
 def owns_all(cursor: Any, tables: list[str]) -> bool:
     """Return whether the session can become the owner of all quoted `tables`.
 
-    It can switch Row-Level Security off then, which is told.
+    It can switch Row-Level Security off then, which is reported.
     """
     cursor.execute(OTHERS, [tables])
     return cursor.fetchone() is None
@@ -50,8 +50,8 @@ def owns_all(cursor: Any, tables: list[str]) -> bool:
 def reached(cursor: Any) -> list[int]:
     """Return the roles whose privileges a statement may have: that of the login, and others.
 
-    The admin role is none where to be it is all that a policy asks for: it may see everything. So
-    may a superuser, which is told.
+    Not the admin role, where a policy asks for nothing else, since that may see everything; and not
+    superusers, which are reported.
     """
     cursor.execute(ROLES, {"admin": exempt_admin()})
     return [oid for (oid,) in cursor.fetchall()]

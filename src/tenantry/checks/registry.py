@@ -89,7 +89,7 @@ def check_database(
 ) -> list[checks.CheckMessage]:
     """Find what is wrong in a database, as warnings: migrate runs this, and may mend it.
 
-    What it is surely about to mend is no finding, nor is what the start tells already.
+    What it is surely about to mend is not reported, nor what was reported at the start.
     """
     messages = []
     for connection in our_databases(databases or []):

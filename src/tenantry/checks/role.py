@@ -10,8 +10,8 @@ from .exempt import exempt_admin
 from .findings import Finding
 from .reach import BECOME, leaving
 
-# Of the login role, to which a session that has assumed another one can always return; and which of
-# the two have the policy of the admin role. Not the current role: in a scope it may be the admin.
+# What the login role may do, to which a session that has assumed another one can always return; and
+# which of the two the admin role's policy is for. Not the current role: it may be a scope's admin.
 ROLE = f"""\
 SELECT rolname::text, rolsuper, rolbypassrls, ARRAY(
   SELECT other.rolname::text FROM pg_roles other
@@ -44,7 +44,7 @@ def subject_of(row: Row) -> str:
 
 
 def exemptions(row: Row) -> Iterator[Finding]:
-    """Yield why the role, as :data:`ROLE` found it, may see every row."""
+    """Yield a finding for each reason why the role, as :data:`ROLE` found it, sees every row."""
     name, superuser, bypasses, _, others, heirs = row
     subject = subject_of(row)
     if superuser:
@@ -73,7 +73,7 @@ def exemptions(row: Row) -> Iterator[Finding]:
 
 
 def inherits(admin: str, heir: str) -> Finding:
-    """Return the finding that the policy of the admin role is one of `heir`."""
+    """Return the finding that the policy for the admin role is one for `heir`, too."""
     if heir == admin:
         return Finding(
             "tenantry.E105",
@@ -98,7 +98,7 @@ def read_role(cursor: Any, options: Mapping[str, Any]) -> Row:
 
 
 def inspect_role(cursor: Any, options: Mapping[str, Any]) -> Iterator[Finding]:
-    """Yield what lets the role see everything, now or soon."""
+    """Yield a finding for each reason why the role sees everything, now or soon."""
     row = read_role(cursor, options)
     yield from exemptions(row)
     name, _, _, creating, *_ = row

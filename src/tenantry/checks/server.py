@@ -35,7 +35,7 @@ ORDER BY 1, 3"""
 
 
 def inspect_defaults(cursor: Any) -> Iterator[Finding]:
-    """Yield defaults of sessions that make them somebody."""
+    """Yield a finding for each default that binds sessions, or gives them another role."""
     cursor.execute(DEFAULTS, [f"{rls_tenants().guc_prefix}."])
     for subject, alter, name, value in cursor.fetchall():
         begin = "start" if subject == "all roles" else "starts"
@@ -57,7 +57,7 @@ def inspect_defaults(cursor: Any) -> Iterator[Finding]:
 
 
 def inspect_version(number: int) -> Iterator[Finding]:
-    """Yield whether the server has a known way around policies; 150018 is 15.18."""
+    """Yield a finding if the server has a known way around policies; 150018 is 15.18."""
     major, minor = divmod(number, 10000)
     fixed = FIXED.get(major, 0)
     if minor < fixed:

@@ -61,7 +61,7 @@ def inspect_strangers(connection: Any, cursor: Any) -> Iterator[Finding]:
 def known_models() -> Iterator[Any]:
     """Yield the models whose tables other checks look at, or that are shared on purpose.
 
-    What an unmanaged model has is told by the database: a view needs no policy.
+    Unmanaged models are looked at in the database: a view needs no policy.
     """
     for model in apps.get_models(include_auto_created=True):
         if (

@@ -38,7 +38,9 @@ def inspect_table(
     known: Collection[str],
     migrations: Migrations,
 ) -> Iterator[Finding]:
-    """Yield in what the table of `model`, one of `tables`, differs from what the models say.
+    """Yield a finding for each way in which the table of `model` is not what the models say.
+
+    `tables` are those of all protected models.
 
     What follows from findings whose ids are `known` is left out.
     """
@@ -70,7 +72,7 @@ def inspect_table(
 def inspect_comparable(
     connection: Any, cursor: Any, model: Any, children: Iterable[Child] = ()
 ) -> Iterator[Finding]:
-    """Yield how policies differ, or why the models ask for none that PostgreSQL takes."""
+    """Yield findings about policies that differ, or cannot be compared because of their model."""
     try:
         yield from inspect_policies(connection, cursor, model)
         for child in children:
@@ -99,7 +101,7 @@ def problems_of(model: Any) -> Iterator[CheckMessage]:
 
 
 def inspect_flags(table: str, subject: str, enabled: bool, forced: bool) -> Iterator[Finding]:
-    """Yield whom the policies of a table do not bind."""
+    """Yield a finding if policies are switched off, or do not bind the owner of the table."""
     if not enabled:
         yield Finding(
             "tenantry.E111",

@@ -38,7 +38,7 @@ def inspect_triggers(
     cursor: Any, subject: str, oid: int, *, copies: bool = True
 ) -> Iterator[Finding]:
     """Yield triggers that no policy binds; without `copies` not those that the parent has, too."""
-    # The policy of an admin who is a role is none for a function's owner whom policies bind.
+    # Where the admin is a role, no other owner that policies bind is the admin: that is no fix.
     of_another = "" if rls_tenants().admin_role else ", or give it to another owner"
     cursor.execute(TRIGGERS, {"table": oid, "admin": exempt_admin(), "copies": copies})
     for trigger, function, owner in cursor.fetchall():

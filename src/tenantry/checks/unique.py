@@ -39,7 +39,7 @@ def inspect_unique(model: Model) -> Iterator[Finding]:
         try:
             parts = [each for name in key.fields for each in fields_of(model, name)]
         except FieldDoesNotExist:
-            continue  # Which Django tells.
+            continue  # Django reports it.
         if field in parts or any(map(is_unguessable, parts)):
             continue
         yield Finding(

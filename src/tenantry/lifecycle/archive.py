@@ -1,7 +1,7 @@
 """The file that holds a tenant: JSON, a line for each row, between a header and a trailer.
 
-The header says what the rows are, and the trailer how many there are, so that a file which has lost
-its end is known. A row is a list of texts, as PostgreSQL writes and reads them, or null: the one
+The header says what the rows are, and the trailer how many there are, so that a truncated file
+is recognised. A row is a list of texts, as PostgreSQL writes and reads them, or null: the one
 form that loses nothing of any type.
 """
 

@@ -290,7 +290,7 @@ class Removal:
         """
         alias = self.connection.alias
         table.model._base_manager.using(alias).filter(pk__in=keys).delete()
-        # Not as its manager says, which may hide what it has marked as deleted only.
+        # Not by its manager, which may hide rows that are only marked as deleted.
         if left := QuerySet(table.model, using=alias).filter(pk__in=keys).count():
             raise CommandError(
                 f"{left} rows of {table.model._meta.label} are still there after delete(), as with"

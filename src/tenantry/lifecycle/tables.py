@@ -145,7 +145,7 @@ def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
     """Return the SQL that a row is the tenant's own, and the columns that decide it.
 
     The policies let a tenant read what others share with it, too, so their rule is not enough. Of
-    two rows that a row of a ManyToManyField names, the one whose model declares it has to be its.
+    the two rows that a ManyToManyField relates, the one whose model declares it has to be its.
     """
     table = quote(model._meta.db_table)
     apps = model._meta.apps

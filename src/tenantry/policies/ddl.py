@@ -171,8 +171,8 @@ class Policy:
         own = holds
         if self.admin_role is None:
             admin = is_admin_sql(self.guc_prefix, sealed=self.sealed)
-            # Of a condition that it cannot estimate PostgreSQL expects a half of the rows to pass,
-            # and of one that ends like this almost all. The filter that a query has besides is
+            # PostgreSQL expects half of the rows to pass a condition that it cannot estimate, and
+            # almost all to pass one that ends like this. The filter that a query has besides is
             # what selects, and is estimated as if there were no policy.
             own = f"CASE WHEN (SELECT {admin}) THEN 1 WHEN {holds} THEN 1 END IS NOT NULL"
         rules = [Rule(POLICY, own, own)]
@@ -286,7 +286,7 @@ class Reference:
     alias: str = "owner"
 
     def exists_sql(self, table: str, *, own: bool = False) -> str:
-        """Return that the row of the quoted `table` refers to a visible one, or to an `own` one."""
+        """Return the SQL that a row of the quoted `table` refers to a visible row, or an `own`."""
         condition = f" AND {self.own}" if own and self.own else ""
         return (
             f"EXISTS (SELECT FROM {self.table} AS {self.alias}"
@@ -323,7 +323,7 @@ def depend(table: str, references: Sequence[Reference], policy: Policy) -> str:
 def dependent_rules(table: str, references: Sequence[Reference], policy: Policy) -> list[Rule]:
     """Return the policies of :func:`depend`.
 
-    Of rows that somebody else may read one policy would let them be written as well.
+    A single policy would let others write the rows, too, that they may read.
     """
     visible = all_exist_sql(table, references)
     if any(reference.own for reference in references):
@@ -332,7 +332,7 @@ def dependent_rules(table: str, references: Sequence[Reference], policy: Policy)
 
 
 def all_exist_sql(table: str, references: Iterable[Reference], *, own: bool = False) -> str:
-    """Return that all rows exist, and are visible, that a row of the quoted `table` refers to."""
+    """Return the SQL that all rows are there, and visible, that a row of `table` refers to."""
     return " AND ".join(reference.exists_sql(table, own=own) for reference in references)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-# What PostgreSQL reads as one token (its documentation, "Lexical Structure"), as far as it may
-# hold a parenthesis or a semicolon that is none; and what begins such a token without ending it.
-# Comments in comments are taken for such as do not end.
+# What PostgreSQL reads as one token (its documentation, "Lexical Structure"), as a parenthesis or a
+# semicolon in it does not count; and what begins such a token without ending it. A comment in a
+# comment is taken for one that does not end.
 TOKEN = re.compile(
     r"""
     [eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*"
@@ -22,7 +22,7 @@ TOKEN = re.compile(
 
 
 def unbalanced(text: str) -> str | None:
-    """Return what in `text` would change the meaning of the SQL around it, if anything."""
+    """Return why `text` would change the meaning of the SQL around it, or None."""
     depth = 0
     for token in TOKEN.finditer(text):
         if token["open"]:

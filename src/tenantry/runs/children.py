@@ -66,7 +66,7 @@ class Children:
                 self.say(outcome.tenant, line.rstrip("\n"))
             process.wait()
         except BaseException:
-            # Where nobody hears it, it is not to go on, and no other to start.
+            # Where nobody reads its output, it must not go on, and no other must start.
             broken = True
             self.stop()
             process.stdout.close()

@@ -38,7 +38,7 @@ def require_writable(path: Path) -> None:
 
 
 def require_regular(path: Path) -> None:
-    """Raise CommandError for what is there and is no file, whose place another one could take."""
+    """Raise CommandError if there is something at `path` that is not a regular file."""
     # A folder has no place to take, and whoever reads from a pipe or by a link would get nothing.
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
         raise CommandError(f"cannot write {str(path)!r}, which is no regular file; name one")

@@ -16,7 +16,7 @@ VERSION = 1
 class Ledger:
     """The tenants that are done, in a file if there is one.
 
-    Raises CommandError for a file of another command, or one that is none of ours.
+    Raises CommandError for a file of another command, or one that no run has written.
     """
 
     def __init__(self, path: Path | None, command: Sequence[str]) -> None:

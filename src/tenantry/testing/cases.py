@@ -13,9 +13,9 @@ from .assertions import rls_as_tenant
 
 
 def create_tenant(name: str) -> Any:
-    """Create a tenant, and return it: `name` is what its fields for text are that have no default.
+    """Create a tenant, and return it; its text fields that have no default are set to `name`.
 
-    Raises TypeError for a tenant that needs more than texts.
+    Raises TypeError for a tenant that needs more than text fields.
     """
     model = tenant_model()
     texts = [field for field in model._meta.concrete_fields if not _is_optional(field)]
@@ -37,7 +37,7 @@ def _is_optional(field: Any) -> bool:
 class TenantTestCase(TestCase):
     """Run tests, and what ``setUpTestData`` does after ``super()``, as a tenant: ``cls.tenant``.
 
-    Override ``create_tenant``, a static method of a name, where a tenant needs more than texts.
+    Override the static method ``create_tenant(name)`` if a tenant needs more than text fields.
     """
 
     tenant: Any
@@ -54,7 +54,7 @@ class TenantTestCase(TestCase):
 class TenantTransactionTestCase(TransactionTestCase):
     """Run tests, and what ``setUp`` does after ``super()``, as a tenant: ``self.tenant``.
 
-    Override ``create_tenant``, a static method of a name, where a tenant needs more than texts.
+    Override the static method ``create_tenant(name)`` if a tenant needs more than text fields.
     """
 
     create_tenant = staticmethod(create_tenant)

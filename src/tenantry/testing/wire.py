@@ -67,10 +67,11 @@ def assert_sql(
     the binding of the tenant `bound_to`, an instance or a primary key. The :class:`Wire` that is
     yielded has ``statements`` when the block has ended.
 
-    Raises AssertionError that shows what was sent. It watches the connections of this thread, and
-    those that Django opens meanwhile; a connection of ``aconnection()`` is given to
-    ``wire.watch()``. Not with the sealed shape of policies, for `bound_to`: what is signed is no
-    text of a statement.
+    It watches the connections of this thread, and those that Django opens meanwhile; give it one of
+    ``aconnection()`` with ``wire.watch()``.
+
+    Raises AssertionError that shows what was sent, and ValueError for `bound_to` where bindings are
+    sealed: a signed binding is not in the text of a statement.
     """
     if bound_to is not None and rls_tenants().sealed:
         raise ValueError(

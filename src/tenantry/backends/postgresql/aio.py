@@ -123,7 +123,7 @@ class AsyncBindingMixin(StatementMixin):
         except psycopg.Error:
             if not self._unparsed:
                 raise
-            # Not even BEGIN has happened. The error belongs into the transaction, and ends it.
+            # Not even BEGIN has happened. The error belongs in the transaction, and ends it.
             await self._conn.begin(self._control)
             await parent.execute(query, params, **options)
         return self
@@ -368,7 +368,7 @@ def pool_options(using: str, settings: dict[str, Any], *, ahead: bool) -> dict[s
 
 
 def isolation_level(using: str, options: dict[str, Any]) -> psycopg.IsolationLevel | None:
-    """Return the isolation level of OPTIONS; raises ImproperlyConfigured for one that is none."""
+    """Return the isolation level of OPTIONS; raise ImproperlyConfigured for anything else."""
     given = options.get("isolation_level")
     try:
         return psycopg.IsolationLevel(given) if given else None

@@ -61,7 +61,7 @@ class BoundConnections(Base):  # type: ignore[misc]
 
     creation_class: Any = DatabaseCreation
     creation: Any
-    # What whoever looks for bound databases asks for, who need not import this module.
+    # Whoever looks for bound databases asks for this, and need not import this module.
     sends_binding = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -25,7 +25,7 @@ from ...queries import binding_of_query
 QUOTE_NAME = (
     "quote_name" if hasattr(compiler.SQLCompiler, "quote_name") else "quote_name_unless_alias"
 )
-# Of an expression without statistics, PostgreSQL expects 0.995 not to be NULL
+# PostgreSQL expects 0.995 of an expression without statistics not to be NULL
 # (DEFAULT_NOT_UNK_SEL in its src/include/utils/selfuncs.h).
 EXPECTED = "CASE WHEN {} THEN 1 END IS NOT NULL"
 

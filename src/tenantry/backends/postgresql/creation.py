@@ -26,7 +26,7 @@ class DatabaseCreation(creation.DatabaseCreation):
     def owner(self) -> dict[str, Any] | None:
         """Return the login of the owner; None where the tests are the owner themselves.
 
-        Raises RLSConfigurationError for one that is no login.
+        Raises RLSConfigurationError for anything that is not a login.
         """
         settings: dict[str, Any] = self.connection.settings_dict
         owner = settings["TEST"].get("OWNER")

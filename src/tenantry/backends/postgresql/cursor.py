@@ -63,7 +63,7 @@ class BindingMixin(StatementMixin):
         except psycopg.Error:
             if not self._unparsed:
                 raise
-            # Not even BEGIN has happened. The error belongs into the transaction, and ends it.
+            # Not even BEGIN has happened. The error belongs in the transaction, and ends it.
             self._conn.begin(self._control)
         try:
             self._run(query, params, prepare, binary)
@@ -116,7 +116,7 @@ class ClosingMixin(BindingMixin):
                 closed_by(self)
 
 
-# Of psycopg's, execute() takes options that it does not name, and refuses them.
+# psycopg's execute() takes options that it does not name, and refuses them.
 class ServerSideCursor(  # type: ignore[misc]
     NamedStatementMixin, ClosingMixin, CursorMixin, psycopg.ServerCursor[Any]
 ):

@@ -52,7 +52,7 @@ class FlushMixin(Base):  # type: ignore[misc]
         )
 
     def text_of(self, query: Any) -> bytes:
-        """Return what a statement says, or nothing for one that tells only psycopg."""
+        """Return the text of a statement, or nothing for one that only psycopg understands."""
         if isinstance(query, psycopg.sql.Composable):
             return query.as_bytes(self)
         if isinstance(query, str):

@@ -130,7 +130,8 @@ def orm_pools() -> Pools:
 async def aclose_pools() -> None:
     """Close the pools of the running event loop; the next connection makes a new one.
 
-    The end of the loop does that too, if ``asyncio.run()`` or an ASGI server runs it.
+    The end of the loop does that too, if ``asyncio.run()`` or an ASGI server runs it. Raises
+    RuntimeError without a running event loop of asyncio.
     """
     loop = _loops.get(asyncio.get_running_loop(), Loop())
     while loop.pools:
@@ -154,7 +155,7 @@ def apool_stats(using: str = "default") -> dict[str, int]:
     """Return psycopg_pool's statistics of the pool that `using` has in the running event loop.
 
     Empty when there is none yet. ``connections["default"].pool_stats()`` is about the pool of sync
-    code.
+    code. Raises RuntimeError without a running event loop.
     """
     pool = running_loop().pools.get(using)
     return pool.get_stats() if pool else {}

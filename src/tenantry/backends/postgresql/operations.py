@@ -58,7 +58,7 @@ class OperationsMixin(SavepointMixin):
         return statements
 
     def execute_sql_flush(self, sql_list: Any) -> None:
-        """Empty tables; in a test database, as its owner, because TRUNCATE is no app role's."""
+        """Empty tables; in a test database as its owner, because an app role may not TRUNCATE."""
         connection: Any = self.connection  # type: ignore[attr-defined]
         if connection.creation.is_test_database():
             with connection.creation.as_owner():

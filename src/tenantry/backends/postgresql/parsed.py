@@ -22,13 +22,13 @@ _known: set[Statement] = set()
 
 
 def statement(pgconn: Any, query: Any, params: Any) -> Statement | None:
-    """Return what tells whether a statement can be parsed; None if that does not tell.
+    """Return the key by which a statement is remembered; None for one that cannot be.
 
-    Parameters are merged into the text as literals, of whose form :func:`form` tells.
+    Parameters are merged into the text as literals, whose form :func:`form` describes.
     """
     if not isinstance(query, str) or len(query) > LONGEST:
         return None
-    # In other encodings there may be none for a character, and the server finds that out first.
+    # Other encodings lack characters, which the server finds out before it parses.
     if pgconn.parameter_status(b"server_encoding") != b"UTF8":
         return None
     if params is None:
@@ -42,7 +42,7 @@ def form(value: Any) -> Any:
     """Return what the form of a literal depends on: the type, or more where that is not all."""
     kind = type(value)
     if isinstance(value, int):
-        # PostgreSQL's grammar takes a sign, and what is no int4, for something else.
+        # PostgreSQL's grammar has other tokens for a sign, and for numbers beyond int4.
         return kind, value < 0, -(2**31) <= value < 2**31
     if isinstance(value, float | Decimal):
         # NaN and Infinity are in quotes.

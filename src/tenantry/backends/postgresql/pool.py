@@ -147,7 +147,7 @@ class PoolingMixin:
         options = {} if given is True else dict(given)
         if self.settings_dict["CONN_HEALTH_CHECKS"]:
             options.setdefault("check", ConnectionPool.check_connection)
-        # Of a wrapper that never connects: the pool would keep this one alive, and so the
+        # A method of a wrapper that never connects: the pool would keep this one alive, and so the
         # connection that its thread may take with it when it ends.
         preparing = type(self)(self.settings_dict, self.alias)
         return ConnectionPool(
@@ -176,7 +176,7 @@ class PoolingMixin:
         return bool(role)
 
     def _configure_timezone(self, connection: BoundConnection) -> bool:
-        # Of a session that no pool has: it is new, or Django has closed the pool for another zone.
+        # No pool has the session: it is new, or Django has closed the pool for another zone.
         per_transaction, connection.per_transaction = connection.per_transaction, False
         try:
             return bool(super()._configure_timezone(connection))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What somebody may set on a connection of a pool, and who gets it next is not to find."""
+"""What somebody may set on a connection of a pool, and whoever gets it next must not find."""
 
 from __future__ import annotations
 

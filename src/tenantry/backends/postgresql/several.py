@@ -26,7 +26,7 @@ END_WORDS = re.compile(rb"\b(?:ABORT|COMMIT|END|ROLLBACK|PREPARE)\b", re.IGNOREC
 BLANK = re.compile(GAP + rb"\Z")
 
 # What a string goes on with after the quote that would end it: a quote, after white space with a
-# line break. A comment of several lines is no white space here.
+# line break. A comment of several lines does not count as white space.
 CONTINUED = rb"'(?:[^\S\n\r]|--[^\n\r]*+)*+[\n\r](?:\s|--[^\n\r]*+[\n\r])*+'"
 # A string whose backslashes count may be continued; another one is then two of its kind. A word is
 # taken whole, as it may hold a dollar sign and not be an E; a number may hold letters, but no

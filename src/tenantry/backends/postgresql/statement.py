@@ -127,13 +127,16 @@ class StatementMixin(CopyMixin, FlushMixin):
 
     def refuse_session_state(self, statement: bytes) -> None:
         """Raise UnbindableStatementError if `statement` would outlive its transaction."""
-        # What a parameter says is no SQL, and `statement` may have it merged in.
+        # A parameter is not SQL, and `statement` may have it merged in.
         if isinstance(self._asked, str):
             statement = self._asked.encode(errors="replace")
         refuse_session_state(statement)
 
     def goes_bare(self) -> bool:
-        # After an error only a rollback can succeed, and not with anything in front of it.
+        """Return whether a statement goes out without a binding.
+
+        After an error only a rollback can succeed, and not with anything in front of it.
+        """
         return self._bare or self._pgconn.transaction_status == TransactionStatus.INERROR
 
     def _execute_send(

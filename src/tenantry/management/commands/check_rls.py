@@ -124,7 +124,7 @@ def refuse_misspelled(model: Any) -> None:
 def collect(connection: Any) -> Report:
     """Return the findings by subject: the role, every protected table, and what else is wrong.
 
-    Of a database that does not answer nobody knows what is well.
+    No table is reported to be well in a database that does not answer.
     """
     report: Report = {}
     found = inspect_connection(connection)
