@@ -235,7 +235,7 @@ BREAKS = {
         f"{OTHER}; CREATE TABLE t AS SELECT * FROM app_note; GRANT DELETE ON t TO other",
         f"DROP TABLE t; {NO_OTHER}",
         "table t",
-        "has the column tenant_id of a tenant and no policy",
+        "has the tenant column tenant_id but no policy",
     ),
     "W113": (
         "CREATE RULE copied AS ON INSERT TO app_note DO ALSO NOTHING",
@@ -321,7 +321,7 @@ BREAKS = {
         "CREATE TABLE note_copy AS SELECT * FROM app_note; GRANT SELECT ON note_copy TO app",
         "DROP TABLE note_copy",
         "table note_copy",
-        "has the column tenant_id of a tenant and no policy, and no model of which migrations make"
+        "has the tenant column tenant_id but no policy, and no model whose migrations would create"
         " one; run REVOKE ALL ON note_copy FROM PUBLIC and the role that serves requests",
     ),
     "W124 of a partition": (
@@ -329,13 +329,13 @@ BREAKS = {
         " LEVEL SECURITY; CREATE TABLE part PARTITION OF t DEFAULT; GRANT SELECT ON part TO app",
         "DROP TABLE t",
         "table part",
-        "has the column tenant_id of a tenant and no policy",
+        "has the tenant column tenant_id but no policy",
     ),
     "W124 by a foreign key": (
         "CREATE TABLE bill (customer bigint REFERENCES app_tenant); GRANT SELECT ON bill TO app",
         "DROP TABLE bill",
         "table bill",
-        "has the column customer of a tenant and no policy",
+        "has the tenant column customer but no policy",
     ),
     "E124": (
         "CREATE FUNCTION peek() RETURNS bigint LANGUAGE sql SET rls.is_admin = 'true'"
@@ -860,7 +860,7 @@ def test_a_check_that_cannot_run_says_so_and_hides_nothing(arrange: Any) -> None
 
 WAYS: dict[str, tuple[dict[str, Any], str]] = {
     "field": ({"field": "tenat"}, "app.Note has no field 'tenat' to protect its rows by"),
-    "path": ({"path": "title__tenant"}, "app.Note.title is not a foreign key, so that no path"),
+    "path": ({"path": "title__tenant"}, "app.Note.title is not a foreign key, so a path"),
     "predicate": (
         {"field": "tenant", "extra_predicates": [TenantField("partner")]},
         "app.Note cannot be shared: app.Note has no field 'partner'",

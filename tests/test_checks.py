@@ -204,7 +204,7 @@ def test_an_unmanaged_table_that_names_the_tenant_is_found(
     with broken(arrange, create.format("TABLE legacy (customer_id int);"), "DROP TABLE legacy"):
         (found,) = about_legacy()
         assert found.id == "tenantry.W124"
-        assert found.msg.startswith("table legacy has the column customer_id of a tenant and no po")
+        assert found.msg.startswith("table legacy has the tenant column customer_id but no policy,")
         settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": ["app.Legacy"]}
         assert about_legacy() == []
         settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": []}

@@ -239,9 +239,9 @@ def test_what_runs_as_the_admin_role_without_a_seal_is_not_found(
             "tenantry.E134",
             "GRANT TEMPORARY ON DATABASE tenantry TO PUBLIC",
             "REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
-            f"database tenantry lets {ROLES} make temporary tables and views, which take the"
-            " place of others of their names in statements of the next tenant, and read its seal;"
-            " run REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC",
+            f"database tenantry lets {ROLES} create temporary tables and views, which can shadow"
+            " those that the next tenant's statements name, and so read its seal; run REVOKE"
+            " TEMPORARY ON DATABASE tenantry FROM PUBLIC",
         ),
         pytest.param(
             "tenantry.E134",
@@ -254,7 +254,7 @@ def test_what_runs_as_the_admin_role_without_a_seal_is_not_found(
             "tenantry.E137",
             "GRANT CREATE ON SCHEMA public TO app",
             "REVOKE CREATE ON SCHEMA public FROM app",
-            "schema public lets app create objects, which take the place of others",
+            "schema public lets app create objects, which can shadow those that the next",
         ),
         pytest.param(
             "tenantry.E137",
@@ -349,7 +349,7 @@ def test_who_reads_or_changes_a_key_is_found(
         f"GRANT {privilege} ON tenantry.seal_keys TO app",
         f"REVOKE {privilege} ON tenantry.seal_keys FROM app",
     ):
-        message = "table tenantry.seal_keys is open to the role app; who reads a key can be any"
+        message = "table tenantry.seal_keys is readable or writable by the role app; whoever has"
         assert message in found()["tenantry.E106"]
     assert findings() == []
 
@@ -361,8 +361,9 @@ def test_who_reads_or_changes_everything_is_told_what_to_revoke(
 ) -> None:
     with broken(postgres, f"GRANT {role} TO app", f"REVOKE {role} FROM app"):
         assert found()["tenantry.E106"] == (
-            "table tenantry.seal_keys is open to the role app; who reads a key can be any tenant;"
-            f" run REVOKE {role} FROM app, or from the role through which it is a member"
+            "table tenantry.seal_keys is readable or writable by the role app; whoever has a key"
+            f" can act as any tenant; run REVOKE {role} FROM app, or from the role through which it"
+            " is a member"
         )
     assert findings() == []
 
@@ -390,9 +391,9 @@ def test_who_owns_what_verifies_seals_is_found(
         ]
         connections["default"].close()
     assert texts == [
-        f"belongs to {role}, which this role is or can become; who owns it reads the keys, or puts"
-        f" others in their place, and can be any tenant; run ALTER {kind.upper()} {name} OWNER TO"
-        " the owner of the protected tables"
+        f"belongs to {role}, which this role is or can become; its owner can read the keys, or put"
+        f" others in their place, and so act as any tenant; run ALTER {kind.upper()} {name} OWNER"
+        " TO the owner of the protected tables"
     ]
     assert findings() == []
 
@@ -400,7 +401,7 @@ def test_who_owns_what_verifies_seals_is_found(
 @pytest.mark.role_shape
 def test_sealing_without_a_table_of_keys_is_found(tenants: Tenants, settings: Any) -> None:
     settings.RLS_TENANTS = test_settings.RLS_TENANTS | test_settings.SHAPES["sealed"]
-    assert "does not exist, so that nothing that is sealed" in found()["tenantry.E107"]
+    assert "does not exist, so the database can verify nothing" in found()["tenantry.E107"]
     assert list(found()) == ["tenantry.E107", "tenantry.E134"]
 
 

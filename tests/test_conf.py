@@ -144,7 +144,7 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
                 "x" * 32,
                 1,
             ],
-            "at most 31 lower-case letters, digits or underscores, and not begin with a digit",
+            "at most 31 lower-case letters, digits or underscores, the first of which is not a",
         ),
         (
             "GUC_PREFIX",
@@ -154,7 +154,7 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
         (
             "TENANT_FK_FIELD",
             ["objects", "Meta", "pk", "save"],
-            "a name such as 'tenant' that models have not got for something else",
+            "a name, such as 'tenant', that Django's models do not use already",
         ),
         (
             "GUC_PREFIX",

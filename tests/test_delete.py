@@ -68,7 +68,8 @@ def test_a_dry_run_counts(library: Tenants, contents: Read) -> None:
     number = sum(map(len, before.values())) // 2
     assert "app_note: 2\n" in text
     assert text.endswith(
-        f"app_shared.note_id: 2 refer to them, and would stop it\n{number} rows would be deleted\n"
+        "app_shared.note_id: 2 rows refer to these, and would stop the deletion\n"
+        f"{number} rows would be deleted\n"
     )
     text = command("delete_tenant", a.pk, "--dry-run", *ALSO)
     assert text.endswith(f"\n{number + 2} rows would be deleted\n")
@@ -105,7 +106,7 @@ def test_rows_of_other_tables_stop_it(library: Tenants, contents: Read) -> None:
 
 @pytest.mark.parametrize(
     ("label", "message"),
-    [("app.Nonsense", "which is no model"), ("Shared", "no model"), ("app.Note", "or it is prot")],
+    [("app.Nonsense", "which is not a model"), ("Shared", "a model"), ("app.Note", "or it is pro")],
 )
 def test_what_goes_too_must_refer_to_a_tenant(label: str, message: str, library: Tenants) -> None:
     with pytest.raises(CommandError, match=message):
@@ -447,7 +448,7 @@ def test_that_rows_are_still_there_is_said(
     before = contents()
     with broken(arrange, *KEPT[by]):
         # Nothing refers to the rows that stay, and the tenant is kept.
-        message = "rows of the tenant are still there, .*: 2 of app_tag. What is deleted so far"
+        message = "rows of the tenant are still there, .*: 2 of app_tag. What has been deleted"
         with pytest.raises(CommandError, match=message):
             command("delete_tenant", a.pk, "--yes", "--keep-tenant", *ALSO)
         assert len(contents()["app_tag"]) == len(before["app_tag"])
@@ -527,7 +528,7 @@ def test_that_a_row_has_to_refer_to_another_one_is_said(
     before = {table: len(rows) for table, rows in contents().items()}
     with (
         broken(arrange, STUBBORN, "DROP FUNCTION refuse CASCADE"),
-        pytest.raises(CommandError, match=r"it is needed(?s:.)* Nothing was deleted; what refers"),
+        pytest.raises(CommandError, match=r"it is needed(?s:.)* Nothing was deleted; columns"),
     ):
         command("delete_tenant", library[0].pk, "--yes", *ALSO)
     assert {table: len(rows) for table, rows in contents().items()} == before
@@ -581,10 +582,10 @@ def test_rows_that_a_tenant_who_is_kept_needs_stop_it(
     with broken(arrange, needs, DROP_MAIN), broken(arrange, OWNER, DROP_OWNER):
         before = contents()
         text = command("delete_tenant", a.pk, "--dry-run", "--keep-tenant", *also)
-        assert "app_tenant.main_id: 1 refer to them, and would stop it\n" in text
+        assert "app_tenant.main_id: 1 rows refer to these, and would stop the deletion\n" in text
         message = (
-            r"who is kept, needs rows that would go: app_tenant.main_id, app_tenant.owner_id cannot"
-            r" be NULL; .* without --keep-tenant; nothing was deleted"
+            r"row is kept, but refers to rows that would be deleted, and app_tenant.main_id,"
+            r" app_tenant.owner_id cannot be NULL; .* without --keep-tenant; nothing was deleted"
         )
         with pytest.raises(CommandError, match=message):
             command("delete_tenant", a.pk, "--yes", "--keep-tenant", *also)
@@ -619,10 +620,10 @@ def test_it_asks_first(
     result = manage("delete_tenant", a.pk, *ALSO)
     assert (result.returncode, result.stderr.splitlines()[-1]) == (
         1,
-        "CommandError: there is nobody to ask; confirm with --yes",
+        "CommandError: standard input is not a terminal, so nobody can confirm; pass --yes",
     )
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
-    with pytest.raises(CommandError, match="there is nobody to ask"):
+    with pytest.raises(CommandError, match="input is not a terminal"):
         command("delete_tenant", a.pk, *ALSO)
     monkeypatch.setattr("sys.stdin", Keyboard("y\n"))
     with pytest.raises(CommandError, match="nothing was deleted"):

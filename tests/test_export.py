@@ -218,7 +218,7 @@ def test_an_export_goes_to_the_standard_output(
     assert [json.loads(line) for line in result.stdout.splitlines()][1:-1] == exported(a)[1:-1]
     path = tmp_path / "a.jsonl"
     path.write_text(result.stdout)
-    with pytest.raises(CommandError, match=r"who has rows in '.*' already"):
+    with pytest.raises(CommandError, match=r"which has rows in '.*' already"):
         command("import_tenant", path, "--database", "owner")
     assert result.stderr.endswith(" tables\n")
 
@@ -317,18 +317,18 @@ def test_a_file_without_its_end_is_refused(gone: Gone, contents: Read) -> None:
     lines = whole.splitlines(keepends=True)
     for count in range(len(lines)):
         path.write_bytes(b"".join(lines[:count]))
-        refused(path, "no file of export_tenant" if count == 0 else "has lost its end")
+        refused(path, "not written by export_tenant" if count == 0 else "is truncated; export")
     path.write_bytes(whole[:-10])
-    refused(path, "is damaged or has lost its end")
+    refused(path, "is damaged or truncated")
     path.write_bytes(whole + b"{}\n")
-    refused(path, "goes on after its end")
+    refused(path, "has data after its last line")
     path.write_bytes(whole.replace(b"A 1", b"A 3"))
-    refused(path, "is not what export_tenant wrote")
+    refused(path, "was changed after export_tenant wrote it")
     packed = path.with_suffix(".gz")
     packed.write_bytes(gzip.compress(whole)[:-20])
-    refused(packed, "is damaged or has lost its end")
+    refused(packed, "is damaged or truncated")
     packed.write_bytes(whole)
-    refused(packed, "is damaged or has lost its end")
+    refused(packed, "is damaged or truncated")
     refused(path.with_name("missing"), "cannot read")
     assert contents() == before
 
@@ -340,7 +340,7 @@ def test_a_dry_run_inserts_and_takes_it_back(gone: Gone, contents: Read) -> None
     assert text.endswith("rows would be imported\n")
     assert contents() == before
     command("import_tenant", path, "--database", "owner")
-    refused(path, "who has rows in")
+    refused(path, "which has rows in")
 
 
 def change(lines: list[Any], table: str, column: str, value: str) -> None:
@@ -392,9 +392,9 @@ def test_a_missing_row_of_a_shared_table_is_refused(
     ("name", "value", "message"),
     [
         ("tenantry", 2, "has the format 2, and this release reads 1"),
-        ("date_style", "SQL, DMY", "was written with other date_style .*'SQL, DMY', not 'ISO"),
-        ("content_types", {"1": "x.y"}, "was written with other content_types"),
-        ("tenant", {"model": "x.Y", "key": "1"}, "is of a x.Y, and the tenant's model is app"),
+        ("date_style", "SQL, DMY", "was written with date_style 'SQL, DMY', and this .* has 'ISO"),
+        ("content_types", {"1": "x.y"}, "was written with content_types"),
+        ("tenant", {"model": "x.Y", "key": "1"}, "a tenant of the model x.Y, but .* is app"),
     ],
 )
 def test_another_meaning_is_refused(name: str, value: Any, message: str, gone: Gone) -> None:
@@ -411,7 +411,7 @@ def test_another_schema_is_refused(gone: Gone) -> None:
     refused(rewritten(lines, path), f"has columns that '{table['table']}' lacks here: extra")
     table["columns"].pop()
     table["table"] = "app_user"
-    refused(rewritten(lines, path), "has rows of 'app_user', no protected table here")
+    refused(rewritten(lines, path), "has rows of 'app_user', which is not a protected table")
 
 
 def test_a_row_unlike_its_header_is_refused(gone: Gone) -> None:
@@ -420,7 +420,7 @@ def test_a_row_unlike_its_header_is_refused(gone: Gone) -> None:
     first.append("more")
     whole = path.read_text().splitlines(keepends=True)
     path.write_text("".join([whole[0], '"nothing"\n', *whole[1:]]))
-    refused(path, "has a line that means nothing")
+    refused(path, "has a line that cannot be read")
     refused(rewritten(lines, path), "that is not like its header")
     path.write_text('{"tenantry": 1}\n')
     refused(path, "has a header without 'tenant'")

@@ -180,7 +180,7 @@ def test_rows_of_models_of_other_packages_go_and_come(
     assert len(contents()["auth_group"]) == 1
     command("import_tenant", path, "--database", "owner")
     assert contents() == before
-    with pytest.raises(CommandError, match="who has rows in"):
+    with pytest.raises(CommandError, match="which has rows in"):
         command("import_tenant", path, "--database", "owner")
     command("delete_tenant", a.pk, "--yes")
 

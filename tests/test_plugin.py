@@ -419,7 +419,7 @@ def test_a_tenant_that_needs_more_is_said(tested: Reader) -> None:
     configure(tested)
     output = run_pytest(tested, "def test_it(tenants):\n    pass\n", "addopts = --no-migrations\n")
     assert "notes.Tenant needs a value for 'seats'" in output
-    assert "override the fixture tenant_factory, or create_tenant of the test case" in output
+    assert "override the fixture tenant_factory, which returns a function that" in output
 
 
 # What was sent.
@@ -487,7 +487,7 @@ def test_where_bindings_are_sealed_it_is_said(settings: Any) -> None:
         "SEALED": True,
         "SEAL_KEYS": ["a secret that is long enough for a test"],
     }
-    with pytest.raises(ValueError, match="look at rows"), assert_sql(bound_to=1):
+    with pytest.raises(ValueError, match="assert on rows"), assert_sql(bound_to=1):
         pass
 
 

@@ -48,11 +48,11 @@ def test_arguments_pass_through_untouched(tenants: Tenants) -> None:
         (["999", "probe"], "there is no tenant whose pk is '999'; list the tenants with:"),
         (["acme", "probe"], "tenant_id 'acme' is not a decimal number; .* --by FIELD"),
         (["--by", "name", "C", "probe"], "there is no tenant whose name is 'C'"),
-        (["--by", "nome", "C", "probe"], "'nome', which is no unique field .* one of id, name"),
-        (["--by", "user", "C", "probe"], "'user', which is no unique field"),
+        (["--by", "nome", "C", "probe"], "'nome', which is not a unique field .* one of id, name"),
+        (["--by", "user", "C", "probe"], "'user', which is not a unique field"),
         (["1"], "run_as_tenant 1 lacks a command"),
         (["1", "nonsense"], "there is no command 'nonsense'"),
-        (["--admin", "--by", "name", "probe"], "leave one of them out"),
+        (["--admin", "--by", "name", "probe"], "cannot be combined"),
     ],
 )
 def test_what_is_wrong_is_named(arguments: list[str], message: str, tenants: Tenants) -> None:

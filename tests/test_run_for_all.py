@@ -177,7 +177,7 @@ def test_a_file_of_another_command_is_refused(tenants: Tenants, tmp_path: Path) 
     with pytest.raises(CommandError, match=r"of the command \['probe'\], not \['probe', 'x'\]"):
         run("--resume", state, "probe", "x")
     state.write_text("[]")
-    with pytest.raises(CommandError, match="which is no file of run_for_all_tenants"):
+    with pytest.raises(CommandError, match="which run_for_all_tenants did not write"):
         run("--resume", state, "probe")
 
 
@@ -198,11 +198,11 @@ def test_what_is_no_regular_file_is_not_replaced(tenants: Tenants, tmp_path: Pat
     link.symlink_to(tmp_path / "file")
     os.mkfifo(pipe)
     for path in (tmp_path, Path(), Path("/"), link, pipe):
-        with pytest.raises(CommandError, match=f"cannot write '{path}', which is no regular file"):
+        with pytest.raises(CommandError, match=f"cannot write '{path}', which is not a regular"):
             run("--json", path, "probe", "--touch-in", ran)
-        with pytest.raises(CommandError, match="which is no regular file; name one"):
+        with pytest.raises(CommandError, match="which is not a regular file; name a regular"):
             call_command("export_tenant", str(tenants[0].pk), "--output", str(path))
-    with pytest.raises(CommandError, match=f"cannot write '{pipe}', which is no regular file"):
+    with pytest.raises(CommandError, match=f"cannot write '{pipe}', which is not a regular"):
         run("--resume", pipe, "probe", "--touch-in", ran)
     assert list(ran.iterdir()) == []
     assert link.is_symlink()

@@ -324,7 +324,7 @@ def test_the_restrictive_policy_holds_where_a_permissive_one_is_open(
         ({}, ["1", "1"], "both tenants are 1; name two"),
         ({}, ["1", "x"], "'x'"),
         ({"TENANT_PK_TYPE": "text"}, ["a", "b c"], "'b c' has a space in it"),
-        ({"APP_ROLE": "My-App"}, ["1", "2"], "the role 'My-App' is none that"),
+        ({"APP_ROLE": "My-App"}, ["1", "2"], "cannot become the role 'My-App'; name it"),
     ],
 )
 def test_what_the_program_cannot_run_as_is_refused(

@@ -254,7 +254,7 @@ class RLSConstraint(models.BaseConstraint):
                 return [checks.Error(message, hint, model, "tenantry.E002")]
             if number < len(steps) and not isinstance(field, models.ForeignKey):
                 message = (
-                    f"{at._meta.label}.{step} is not a foreign key, so that no path leads on from"
+                    f"{at._meta.label}.{step} is not a foreign key, so a path cannot go on through"
                     " it."
                 )
                 hint = "Name foreign keys in RLSConstraint(path='order__tenant')."

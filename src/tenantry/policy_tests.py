@@ -185,8 +185,8 @@ def plain(role: str) -> str:
     """Return `role` if the program can become it."""
     if not PLAIN_ROLE.fullmatch(role):
         raise RLSConfigurationError(
-            f"the role {role!r} is none that rls-policy-tester can become; name it with lower-case"
-            " letters, digits and underscores"
+            f"rls-policy-tester cannot become the role {role!r}; name it with lower-case letters,"
+            " digits and underscores"
         )
     return role
 

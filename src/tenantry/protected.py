@@ -188,7 +188,8 @@ def external_models() -> Iterator[tuple[Any, str]]:
             yield installed.get_model(label), column
         except LookupError as error:
             raise RLSConfigurationError(
-                f"RLS_TENANTS['EXTERNAL_MODELS'] names {label!r}, which is not installed: {error}"
+                f"RLS_TENANTS['EXTERNAL_MODELS'] names {label!r}, which is not installed: {error};"
+                " name a model of an app in INSTALLED_APPS"
             ) from error
 
 

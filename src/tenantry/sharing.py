@@ -175,7 +175,7 @@ class SharedWith(ExtraPredicate):
         try:
             shares = apps.get_model(self.model)
         except LookupError as error:
-            return f"{self.model!r} is no model: {error}"
+            return f"{self.model!r} is not a model: {error}"
         found = missing(shares, self.row) or missing(shares, self.tenant)
         found = found or stray(shares, self.tenant) or self.misfit(model, shares)
         if found:
@@ -226,7 +226,9 @@ def missing(model: Any, name: str) -> str | None:
     if not (field.is_relation and field in model._meta.local_concrete_fields):
         return f"{model._meta.label}.{name} is not a foreign key in a column of its own table"
     if isinstance(field.remote_field.model, str):
-        return f"{model._meta.label}.{name} refers to {field.remote_field.model}, which is no model"
+        return (
+            f"{model._meta.label}.{name} refers to {field.remote_field.model}, which is not a model"
+        )
     return None
 
 
@@ -245,7 +247,7 @@ def check_extra_predicates(model: Any, predicates: Any) -> list[checks.CheckMess
         if isinstance(predicate, ExtraPredicate):
             problem = predicate.problem(model)
         else:
-            problem = f"{predicate!r} is none of SharedWith, TenantField and RawPredicate"
+            problem = f"{predicate!r} is not a SharedWith, TenantField or RawPredicate"
         if problem:
             found.append(
                 checks.Error(

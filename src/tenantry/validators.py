@@ -22,7 +22,9 @@ FLAG = re.compile(r"[a-z][a-z0-9_]{0,30}")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 # PostgreSQL refuses parameters of a prefix that a loaded library has for its own.
 RESERVED_PREFIX = re.compile(r"pg_.*|pgaudit|pl(pgsql|perl|pythonu?|tcl|v8)|auto_explain|citus")
-PREFIX_IS = "at most 31 lower-case letters, digits or underscores, and not begin with a digit"
+PREFIX_IS = (
+    "at most 31 lower-case letters, digits or underscores, the first of which is not a digit"
+)
 SEAL_KEYS_ARE = (
     "a list of secrets of at least 32 characters, such as"
     " [os.environ['TENANTRY_SEAL_KEY']]; make one with: python -c 'import secrets;"
@@ -51,7 +53,7 @@ def _validate_field_name(value: object) -> None:
     _validate_identifier("TENANT_FK_FIELD", "tenant", value)
     # "objects" is what the manager is called; the rest would hide what Django's models are made of.
     if value in ("objects", "Meta") or hasattr(models.Model, str(value)):
-        taken = "a name such as 'tenant' that models have not got for something else"
+        taken = "a name, such as 'tenant', that Django's models do not use already"
         raise refuse("TENANT_FK_FIELD", value, taken)
 
 

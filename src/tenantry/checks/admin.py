@@ -146,7 +146,8 @@ def inspect_seal(cursor: Any, migrations: Migrations, tables: list[str]) -> Iter
         yield Finding(
             "tenantry.E106",
             f"table {KEYS}",
-            f"is open to the role {reader}; who reads a key can be any tenant",
+            f"is readable or writable by the role {reader}; whoever has a key can act as any"
+            " tenant",
             f"run REVOKE {roles} FROM {readable(reader)}, or from the role through which it is a"
             " member"
             if through
@@ -158,7 +159,7 @@ def inspect_seal(cursor: Any, migrations: Migrations, tables: list[str]) -> Iter
         yield Finding(
             "tenantry.E107",
             f"table {KEYS}",
-            f"does not exist, so that nothing that is sealed with the key {key} is known",
+            f"does not exist, so the database can verify nothing that is sealed with the key {key}",
             "run makemigrations and migrate",
             migrations.pending(),
         )
@@ -174,8 +175,8 @@ def inspect_owner_of_seals(cursor: Any) -> Iterator[Finding]:
         yield Finding(
             "tenantry.E106",
             f"{kind} {name}",
-            f"belongs to {owner}, which this role is or can become; who owns it reads the keys, or"
-            " puts others in their place, and can be any tenant",
+            f"belongs to {owner}, which this role is or can become; its owner can read the keys, or"
+            " put others in their place, and so act as any tenant",
             f"run ALTER {kind.upper()} {name} OWNER TO the owner of the protected tables",
         )
 

@@ -38,7 +38,7 @@ def inspect_hanging(connection: Any, cursor: Any) -> Iterator[Finding]:
         yield Finding(
             "tenantry.E119",
             f"table {model._meta.db_table}",
-            f"is that of {kind} of {external._meta.label}, which is protected, and has no policy",
+            f"holds {kind} of the protected {external._meta.label}, and has no policy itself",
             f"put AddRLSPolicy({model._meta.label!r}) into a migration, and name it in"
             " RLS_TENANTS['EXTERNAL_MODELS'], or in ['SHARED_MODELS'] if all tenants share its"
             " rows",

@@ -107,8 +107,8 @@ def inspect_traps(cursor: Any, tables: list[str]) -> Iterator[Finding]:
         yield Finding(
             "tenantry.E134",
             f"database {database}",
-            f"lets {roles} make temporary tables and views, which take the place of others of their"
-            " names in statements of the next tenant, and read its seal",
+            f"lets {roles} create temporary tables and views, which can shadow those that the next"
+            " tenant's statements name, and so read its seal",
             f"run REVOKE TEMPORARY ON DATABASE {database} FROM {'PUBLIC' if is_public else roles}",
         )
     cursor.execute(CREATE)
@@ -116,8 +116,8 @@ def inspect_traps(cursor: Any, tables: list[str]) -> Iterator[Finding]:
         yield Finding(
             "tenantry.E137",
             f"{kind} {name}",
-            f"lets {roles} create objects, which take the place of others of their names in"
-            " statements of the next tenant, and read its seal",
+            f"lets {roles} create objects, which can shadow those that the next tenant's statements"
+            " name, and so read its seal",
             f"run REVOKE CREATE ON {kind.upper()} {name} FROM {roles}, or from the role through"
             " which it has it",
         )

@@ -51,8 +51,8 @@ def inspect_strangers(connection: Any, cursor: Any) -> Iterator[Finding]:
         yield Finding(
             "tenantry.W124",
             f"table {table}",
-            f"has the column {column} of a tenant and no policy, and no model of which migrations"
-            " make one",
+            f"has the tenant column {column} but no policy, and no model whose migrations would"
+            " create one",
             f"run REVOKE ALL ON {table} FROM PUBLIC and the role that serves requests, or add a"
             " policy like those of other tables and ENABLE ROW LEVEL SECURITY",
         )

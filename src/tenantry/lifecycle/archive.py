@@ -72,13 +72,15 @@ class Reader:
             for line in file:
                 yield line, json.loads(line)
         except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise self.problem(f"is damaged or has lost its end: {error}") from error
+            raise self.problem(
+                f"is damaged or truncated ({error}); export the tenant again"
+            ) from error
 
     def read_header(self) -> dict[str, Any]:
         """Return the first line."""
         line, header = next(self.lines, (b"", None))
         if not isinstance(header, dict) or "tenantry" not in header:
-            raise self.problem("is no file of export_tenant")
+            raise self.problem("was not written by export_tenant")
         if header["tenantry"] != VERSION:
             raise self.problem(
                 f"has the format {header['tenantry']!r}, and this release reads {VERSION}"
@@ -96,9 +98,11 @@ class Reader:
         for line, value in self.lines:
             if isinstance(value, dict) and "sha256" in value:
                 if value["sha256"] != self.digest.hexdigest() or value["rows"] != counts:
-                    raise self.problem("is not what export_tenant wrote")
+                    raise self.problem(
+                        "was changed after export_tenant wrote it; export the tenant again"
+                    )
                 if next(self.lines, None) is not None:
-                    raise self.problem("goes on after its end")
+                    raise self.problem("has data after its last line; export the tenant again")
                 return
             self.digest.update(line)
             if isinstance(value, list) and table is not None:
@@ -108,8 +112,10 @@ class Reader:
                 table = str(value["table"])
                 counts[table] = 0
             else:
-                raise self.problem(f"has a line that means nothing: {line[:60]!r}")
-        raise self.problem("has lost its end")
+                raise self.problem(
+                    f"has a line that cannot be read ({line[:60]!r}); export the tenant again"
+                )
+        raise self.problem("is truncated; export the tenant again")
 
 
 def is_packed(path: Path) -> bool:

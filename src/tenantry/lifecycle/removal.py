@@ -20,13 +20,13 @@ from .tables import Holdings, Owned, holdings, referring
 Note = Callable[[str, int], None]
 
 NOT_NULL = (
-    "A rule of the table does not let the tenant's rows refer to nothing, as they have to before"
-    " what they refer to can go. Nothing was deleted; what refers to nothing by now stays so."
-    " Change or delete these rows first, and run delete_tenant again."
+    "A constraint or a trigger forbids NULL in a column that has to be set to NULL before the rows"
+    " it refers to can be deleted. Nothing was deleted; columns that were already set to NULL stay"
+    " NULL. Change or delete these rows first, and run delete_tenant again."
 )
 NOT_DELETED = (
-    "These rows are of another tenant, or came in the meantime. What is deleted so far stays so;"
-    " change them as the admin, and run delete_tenant again."
+    "These rows belong to another tenant, or were added meanwhile. What has been deleted stays"
+    " deleted; change them as the admin, and run delete_tenant again."
 )
 
 
@@ -70,7 +70,9 @@ class Removal:
             try:
                 model: Any = apps.get_model(label)
             except (LookupError, ValueError) as error:
-                raise CommandError(f"--also names {label!r}, which is no model: {error}") from error
+                raise CommandError(
+                    f"--also names {label!r}, which is not a model: {error}"
+                ) from error
             name = model._meta.db_table
             # As the references have it: with a schema, and in quotes, where it needs that.
             cursor.execute("SELECT to_regclass(%s)::text", [self.quote(name)])
@@ -142,8 +144,8 @@ class Removal:
             rows = ", ".join(f"{number} of {name}" for name, number in left.items())
             raise CommandError(
                 "rows of the tenant are still there, which a policy or a trigger keeps, or which"
-                f" came in the meantime: {rows}. What is deleted so far stays so; delete these as"
-                " the owner of the tables, or run delete_tenant again."
+                f" were added meanwhile: {rows}. What has been deleted stays deleted; delete these"
+                " as the owner of the tables, or run delete_tenant again."
             )
 
     def doomed(self) -> dict[str, Owned]:
@@ -155,12 +157,12 @@ class Removal:
         }
 
     def stays(self, name: str) -> bool:
-        """Return whether a table is one of the tenant, who is kept."""
+        """Return whether a table is one of the tenant's own row, which is kept."""
         table = self.found.tables.get(name)
         return self.keep_tenant and table is not None and table.is_tenants
 
     def kept(self) -> list[Reference]:
-        """Return the foreign keys by which a tenant who is kept refers to rows that go."""
+        """Return the foreign keys by which a tenant that is kept refers to rows that go."""
         doomed = self.doomed()
         return [
             each
@@ -174,9 +176,9 @@ class Removal:
             own = sorted(obstacles.keys() & {each.place for each in self.kept()})
             if own:
                 raise CommandError(
-                    f"the tenant, who is kept, needs rows that would go: {', '.join(own)} cannot be"
-                    " NULL; let it refer to rows of others, or run delete_tenant without"
-                    " --keep-tenant; nothing was deleted"
+                    "the tenant's own row is kept, but refers to rows that would be deleted, and"
+                    f" {', '.join(own)} cannot be NULL; let it refer to rows that stay, or run"
+                    " delete_tenant without --keep-tenant; nothing was deleted"
                 )
             rows = ", ".join(f"{number} of {name}" for name, number in obstacles.items())
             raise CommandError(
@@ -295,7 +297,7 @@ class Removal:
             raise CommandError(
                 f"{left} rows of {table.model._meta.label} are still there after delete(), as with"
                 " a manager or a trigger that only marks them; delete them by SQL, and run"
-                " delete_tenant again. What is deleted so far stays so."
+                " delete_tenant again. What has been deleted stays deleted."
             )
 
     def keys(self, table: Owned, limit: int | None = None) -> list[Any]:

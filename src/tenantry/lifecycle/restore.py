@@ -30,7 +30,7 @@ JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refob
 
 
 class Restore:
-    """Insert the rows of a file as its tenant, whom the policies let write no other's rows."""
+    """Insert the rows of a file as its tenant, which the policies let write no other's rows."""
 
     def __init__(self, connection: Any, reader: Reader) -> None:
         self.connection = connection
@@ -38,7 +38,8 @@ class Restore:
         given = reader.header["tenant"]
         if given["model"] != tenant_model()._meta.label:
             raise reader.problem(
-                f"is of a {given['model']}, and the tenant's model is {tenant_model()._meta.label}"
+                f"holds a tenant of the model {given['model']}, but RLS_TENANTS['TENANT_MODEL'] is"
+                f" {tenant_model()._meta.label}"
             )
         self.key = parse_key(given["key"], "the file is of a project whose tenants have other keys")
         self.columns = {each["table"]: each["columns"] for each in reader.header["tables"]}
@@ -77,7 +78,10 @@ class Restore:
         """Raise CommandError unless there is room for the rows, and they would mean the same."""
         for table, columns in self.columns.items():
             if table not in found.tables:
-                raise self.reader.problem(f"has rows of {table!r}, no protected table here")
+                raise self.reader.problem(
+                    f"has rows of {table!r}, which is not a protected table in this database;"
+                    " migrate both databases to the same state"
+                )
             here = {column.name for column in found.columns[table]}
             if missing := sorted(set(columns) - here):
                 raise self.reader.problem(
@@ -90,13 +94,13 @@ class Restore:
                 value = {key: each for key, each in value.items() if key in given}
             if value != given:
                 raise self.reader.problem(
-                    f"was written with other {name} than the database has: {given!r}, not"
-                    f" {value!r}; they must be the same"
+                    f"was written with {name} {given!r}, and this database has {value!r}; they must"
+                    " be the same"
                 )
         for each in found.tables.values():
             if self.count(cursor, each):
                 raise self.reader.problem(
-                    f"is of the tenant {self.key}, who has rows in {each.name!r} already; import"
+                    f"holds the tenant {self.key}, which has rows in {each.name!r} already; import"
                     " it into another database, or remove them with delete_tenant"
                 )
 
@@ -146,7 +150,8 @@ class Restore:
             there = self.count(cursor, found.tables[name])
             if there != number:
                 raise self.reader.problem(
-                    f"has {number} rows of {name!r}, of which {there} are the tenant's"
+                    f"has {number} rows of {name!r}, of which {there} are the tenant's; see whether"
+                    " a trigger of the table changes or drops rows, or a policy hides them"
                 )
 
     def sequences(self, cursor: Any, found: Holdings) -> list[tuple[str, str, str]]:

@@ -41,7 +41,10 @@ def require_regular(path: Path) -> None:
     """Raise CommandError if there is something at `path` that is not a regular file."""
     # A folder has no place to take, and whoever reads from a pipe or by a link would get nothing.
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        raise CommandError(f"cannot write {str(path)!r}, which is no regular file; name one")
+        raise CommandError(
+            f"cannot write {str(path)!r}, which is not a regular file; name a regular file, or one"
+            " that does not exist yet"
+        )
 
 
 def part_of(path: Path) -> tuple[Path, IO[bytes]]:

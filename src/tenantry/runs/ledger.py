@@ -35,7 +35,7 @@ class Ledger:
             version, command, done = found["version"], found["command"], found["done"]
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise CommandError(
-                f"--resume names {str(path)!r}, which is no file of run_for_all_tenants: {error!r};"
+                f"--resume names {str(path)!r}, which run_for_all_tenants did not write: {error!r};"
                 " name another one, or remove it to start anew"
             ) from error
         if (version, command) != (VERSION, self.command):

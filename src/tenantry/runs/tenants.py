@@ -63,8 +63,8 @@ def require_unique(name: str) -> None:
         is_unique = False
     if not is_unique:
         raise CommandError(
-            f"--by names {name!r}, which is no unique field of {options.label}; it must be one of"
-            f" {', '.join(unique)}"
+            f"--by names {name!r}, which is not a unique field of {options.label}; it must be one"
+            f" of {', '.join(unique)}"
         )
 
 

@@ -22,9 +22,9 @@ def create_tenant(name: str) -> Any:
     for field in texts:
         if not isinstance(field, models.CharField | models.TextField):
             raise TypeError(
-                f"{model._meta.label} needs a value for {field.name!r}, which nobody knows here;"
-                " override the fixture tenant_factory, or create_tenant of the test case, with a"
-                " function of a name that creates a tenant"
+                f"{model._meta.label} needs a value for {field.name!r}, which create_tenant()"
+                " cannot make up; override the fixture tenant_factory, which returns a function"
+                " that creates a tenant of a name, or create_tenant(name) of the test case"
             )
     return model._default_manager.create(**{field.name: name for field in texts})
 

@@ -75,7 +75,8 @@ def assert_sql(
     """
     if bound_to is not None and rls_tenants().sealed:
         raise ValueError(
-            "bound_to cannot be told where the binding is sealed; look at rows instead"
+            "bound_to does not work where RLS_TENANTS['SEALED'] is set: a signed binding is not in"
+            " the text of a statement; assert on rows instead"
         )
     wire = Wire(using)
     connection = connections[using]

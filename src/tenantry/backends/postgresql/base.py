@@ -98,20 +98,22 @@ class BoundConnections(Base):  # type: ignore[misc]
     def check_database_version_supported(self) -> None:
         """Raise UnsupportedServerError if the server is too old for Django or for tenantry."""
         needs = (
-            f"the database {self.alias!r}: tenantry needs PostgreSQL {MINIMUM_POSTGRESQL} or newer;"
-            " upgrade the server"
+            f"tenantry needs PostgreSQL {MINIMUM_POSTGRESQL} or newer; upgrade the server of the"
+            f" database {self.alias!r}"
         )
         try:
             super().check_database_version_supported()
         except NotSupportedError as error:
-            raise UnsupportedServerError(f"{error} This is {needs}") from error
+            raise UnsupportedServerError(
+                f"{str(error).removesuffix('.')} for Django; {needs}"
+            ) from error
         # None says that Django supports all versions.
         if self.features.minimum_database_version is None:
             return
         found: tuple[int, ...] = self.get_database_version()
         if found < (MINIMUM_POSTGRESQL,):
             version = ".".join(map(str, found))
-            raise UnsupportedServerError(f"PostgreSQL {version} is the server of {needs}")
+            raise UnsupportedServerError(f"PostgreSQL {version} is too old: {needs}")
 
     def init_connection_state(self) -> None:
         """Prepare a new connection, or refuse it.

@@ -44,7 +44,8 @@ def refuse_interrupted(pgconn: Any) -> None:
     if pgconn.pipeline_status != PipelineStatus.OFF:
         pgconn.finish()
         raise psycopg.OperationalError(
-            "the connection is closed, because an exception had interrupted a statement of it"
+            "the connection was closed, because an exception interrupted a statement on it; run the"
+            " statement again on a new connection"
         )
 
 

@@ -159,9 +159,10 @@ class StatementMixin(CopyMixin, FlushMixin):
             )
             return
         elif not (client_side or self.goes_bare()):
+            shown = query.query.decode(errors="replace")[:60]
             raise UnbindableStatementError(
-                f"cannot bind {query.query!r}: it needs the extended query protocol, which can"
-                " carry the tenant in a pipeline only; use execute()"
+                f"cannot bind {shown!r}: it needs the extended query protocol, which carries the"
+                " tenant only in a pipeline; use execute()"
             )
         # Among what goes on: binary results of a client-side cursor, which psycopg refuses.
         super()._execute_send(query, force_extended=force_extended, binary=binary)

@@ -59,7 +59,9 @@ class Command(BaseCommand):
         total = sum(counts.values())
         if options["dry_run"]:
             for name, number in removal.obstacles().items():
-                self.stdout.write(f"{name}: {number} refer to them, and would stop it")
+                self.stdout.write(
+                    f"{name}: {number} rows refer to these, and would stop the deletion"
+                )
             for refusal in removal.refusals():
                 self.stdout.write(f"it would be refused: {refusal}")
             self.stdout.write(f"{total} rows would be deleted")
@@ -80,7 +82,9 @@ class Command(BaseCommand):
     def confirm(self, tenant: Any, total: int) -> None:
         """Ask; raise CommandError unless the answer is the tenant's key."""
         if not sys.stdin.isatty():
-            raise CommandError("there is nobody to ask; confirm with --yes")
+            raise CommandError(
+                "standard input is not a terminal, so nobody can confirm; pass --yes"
+            )
         question = f"Delete {total} rows of {tenant} for ever? Type {tenant.pk} to go on: "
         if input(question).strip() != str(tenant.pk):
             raise CommandError("nothing was deleted")

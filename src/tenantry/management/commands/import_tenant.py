@@ -20,7 +20,7 @@ class Command(BaseCommand):
 
     help = (
         "Inserts the tenant and the rows of a file of export_tenant, with their keys, in one"
-        " transaction. Refuses a tenant who is there already."
+        " transaction. Refuses a tenant that is there already."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -57,7 +57,7 @@ class Command(BaseCommand):
         words: list[str] = options["words"]
         if options["admin"]:
             if options["by"]:
-                raise CommandError("--by names a tenant, and --admin none; leave one of them out")
+                raise CommandError("--by and --admin cannot be combined: the admin is no tenant")
             words = without_dashes(options["words"])
             return admin_context(), next(iter(words), ""), words[1:]
         tenant, *rest = without_dashes(words)
