@@ -165,8 +165,8 @@ class Restore:
         if refused := sorted(name for _, _, name, may in rows if not may):
             raise CommandError(
                 "the role may not move the sequences past the imported keys; run import_tenant as"
-                f" the owner of the tables, or GRANT SELECT, UPDATE ON SEQUENCE {refused[0]} and"
-                f" {len(refused) - 1} others to it"
+                " the owner of the tables, or GRANT SELECT, UPDATE ON SEQUENCE"
+                f" {', '.join(refused)} TO it"
             )
         return [(table, column, name) for table, column, name, _ in rows]
 
