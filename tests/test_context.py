@@ -211,6 +211,63 @@ def test_a_scope_that_a_generator_holds_cannot_outlive_its_consumers_scope() -> 
     copy_context().run(consume)
 
 
+def test_an_error_inside_is_not_hidden_by_a_scope_that_was_left_open() -> None:
+    def fail() -> None:
+        with tenant_context(1):
+            left = admin_context()
+            with pytest.raises(KeyError, match="asked for"), tenant_context(2):
+                left.__enter__()
+                raise KeyError("asked for")
+            # Nobody was told, so nothing of it goes on.
+            assert current_binding() == ONE
+            with pytest.raises(ScopeError, match="ends where it is not open"):
+                left.__exit__(None, None, None)
+            assert current_binding() == ONE
+
+    copy_context().run(fail)
+
+
+def test_an_error_beside_a_generator_is_not_hidden_by_its_scope() -> None:
+    seen = []
+
+    def rows() -> Generator[Binding, None, None]:
+        with tenant_context(2):
+            yield current_binding()
+            seen.append(current_binding())
+
+    def consume() -> None:
+        generator = rows()
+        with admin_context():
+            with pytest.raises(KeyError, match="asked for"), tenant_context(1):
+                assert next(generator) == TWO
+                raise KeyError("asked for")
+            assert current_binding() == ADMIN
+            with pytest.raises(ScopeError, match="ends where it is not open"):
+                next(generator)
+            assert seen == [ADMIN]
+            assert current_binding() == ADMIN
+
+    copy_context().run(consume)
+
+
+@pytest.mark.parametrize("around", [UNBOUND, TWO])
+def test_leaving_in_a_context_that_does_not_know_the_scope_says_so(around: Binding) -> None:
+    """As where a framework runs the parts of a generator in threads."""
+
+    def leave(scope: Scope) -> None:
+        with Scope(around):
+            with pytest.raises(ScopeError, match="ends where it is not open: it was entered in an"):
+                scope.__exit__(None, None, None)
+            assert current_binding() == around
+            scope.__enter__()
+            assert current_binding() == ONE
+            scope.__exit__(None, None, None)
+
+    scope = tenant_context(1)
+    copy_context().run(scope.__enter__)
+    copy_context().run(leave, scope)
+
+
 def test_leaving_in_another_context_is_refused_and_changes_nothing_there() -> None:
     def enter() -> None:
         scope = tenant_context(1)

@@ -26,6 +26,7 @@ from django.views import View
 
 from tenantry import admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
+from tenantry.exceptions import ScopeError
 from tenantry.middleware import RLSTenantMiddleware, is_plain_file
 from tests import settings as project
 from tests.app.models import Note, Tenant, User
@@ -152,6 +153,15 @@ def breaking(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(body())
 
 
+def leaving_in_body(request: HttpRequest) -> StreamingHttpResponse:
+    def body() -> Iterator[str]:
+        yield titles()[0]
+        admin_context().__enter__()
+        yield titles()[0]
+
+    return StreamingHttpResponse(body())
+
+
 class Report(io.BytesIO):
     """A file that asks the database as it is read."""
 
@@ -202,6 +212,7 @@ urlpatterns = [
     path("async_leaving/", async_leaving),
     path("leaving_and_failing/", leaving_and_failing),
     path("breaking/", breaking),
+    path("leaving_in_body/", leaving_in_body),
     path("report/", report),
     path("real_file/", real_file),
     path("writing/", writing),
@@ -349,6 +360,19 @@ def test_a_body_that_breaks_leaves_nothing_behind(get: Any) -> None:
     with pytest.raises(RuntimeError, match="asked for"):
         next(parts)
     assert current_binding() == UNBOUND
+
+
+def test_a_scope_that_a_body_leaves_open_does_not_outlive_its_part(get: Any) -> None:
+    response = get("/leaving_in_body/")
+    parts = iter(response.streaming_content)
+    assert next(parts) == b"A 1"
+    with pytest.raises(ScopeError, match="the response's body opened a scope and did not end it"):
+        next(parts)
+    assert current_binding() == UNBOUND
+    response.close()
+    assert current_binding() == UNBOUND
+    assert Note.objects.count() == 0
+    assert get("/view/").content == b"A 1 A 2"
 
 
 def test_a_file_that_asks_the_database_is_read_in_the_binding(get: Any) -> None:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from tenantry import admin_context, current_tenant_sql, tenant_context, with_rls_context
@@ -153,13 +154,19 @@ def test_a_user_without_a_tenant_is_refused_by_the_functions_name(tenants: Tenan
         seen("", as_user=odd)
 
 
+def test_a_user_model_without_the_protocol_is_refused_by_the_functions_name() -> None:
+    odd = SimpleNamespace(is_authenticated=True, is_tenant_admin=False)
+    with pytest.raises(ImproperlyConfigured, match=r"^seen\(\): the user .* has no rls_tenant_id"):
+        seen("", as_user=odd)
+
+
 def test_what_is_no_user_is_refused(tenants: Tenants) -> None:
-    said = "is no user, because it has no is_authenticated; pass a user, or None for nobody"
+    said = "is not a user: it has no is_authenticated; pass a user, or None to run unbound"
     odd: Any
     for odd in ("ada", 1, [], SimpleNamespace(rls_tenant_id=1)):
         with pytest.raises(TypeError) as raised:
             seen("", as_user=odd)
-        assert str(raised.value) == f"seen(): a {type(odd).__name__} {said}"
+        assert str(raised.value) == f"seen(): {type(odd).__name__} {said}"
         with pytest.raises(TypeError, match="has no is_authenticated"):
             Note.objects.for_user(odd)
 

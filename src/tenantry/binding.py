@@ -25,7 +25,7 @@ TenantId = int | str | UUID
 class Binding(NamedTuple):
     """Name whom code runs as: one tenant, the admin over all, or (the default) nobody.
 
-    A bypass flag lets nobody read some tables; what is read-only does not write.
+    With a bypass flag, unbound code may read some tables; what is read-only does not write.
     """
 
     tenant_id: TenantId | None = None
@@ -113,8 +113,9 @@ def push(binding: Binding, *, of_request: bool = False) -> Frame:
 def pop(frame: Frame) -> bool:
     """Restore what was current before :func:`push`.
 
-    Returns False, and restores nothing, when a scope that was opened later is still open. Raises
-    ValueError in another context than :func:`push` was called in.
+    Returns False, and restores nothing, when a scope that was opened later is still open, and where
+    the frame is not to be found. Raises ValueError in a copy of the context that :func:`push` was
+    called in.
     """
     # First, so that copies of the frame lose their effect even if the reset is refused.
     frame.live = False
@@ -127,6 +128,14 @@ def pop(frame: Frame) -> bool:
         return False
     _frame.reset(frame.token)
     return True
+
+
+def is_inside(frame: Frame) -> bool:
+    """Return whether this code runs inside the scope of `frame`, whatever was opened later."""
+    top = _frame.get()
+    while top is not None and top is not frame:
+        top = top.parent
+    return top is not None
 
 
 def clear(frame: Frame) -> bool:

@@ -1,6 +1,6 @@
-"""Scopes: ``tenant_context``, ``admin_context`` and those that a user opens.
+"""Scopes: who the code inside runs as.
 
-Both work as ``with``, as ``async with`` and as decorators of sync and async functions. They nest,
+All work as ``with``, as ``async with`` and as decorators of sync and async functions. They nest,
 restore what was current before, need no connection and send no SQL.
 """
 
@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
 
 from asgiref.sync import iscoroutinefunction
+from django.core.exceptions import ImproperlyConfigured
 
 from . import audit
-from .binding import ADMIN, UNBOUND, Binding, Frame, clear, current_binding, pop, push
+from .binding import ADMIN, UNBOUND, Binding, Frame, clear, current_binding, is_inside, pop, push
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError, ScopeError
 from .tracing import mark_request
@@ -63,15 +64,13 @@ class Scope:
             raise ScopeError(f"{self!r} is not entered")
         frame, self._frame = self._frame, None
         binding = frame.binding
-        is_last = pop(frame)
+        problem = self._end(frame, exc_value)
         # After, because a scope has to end, whatever becomes of its record.
         if self.is_logged and rls_tenants().audit_log:
             audit.exited(binding)
-        if not is_last:
-            raise ScopeError(
-                f"{self!r} ends while a scope that was opened later is open; do not yield inside a"
-                " scope, which a generator shares with its consumer"
-            )
+        # What the code inside has raised is not hidden.
+        if problem and exc_value is None:
+            raise ScopeError(problem)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -85,48 +84,83 @@ class Scope:
         self.__exit__(exc_type, exc_value, traceback)
 
     def __call__(self, function: F) -> F:
-        self.refuse_generator(function)
-        binding = self.binding
-        if iscoroutinefunction(function):
+        return wrapped(function, lambda *args, **kwargs: Scope(self.binding))
 
-            @wraps(function)
-            async def run_async(*args: Any, **kwargs: Any) -> Any:
-                with Scope(binding):
-                    return await function(*args, **kwargs)
+    def _end(self, frame: Frame, exc_value: BaseException | None) -> str | None:
+        """Restore what was current before; return what is wrong, or None."""
+        if pop(frame):
+            return None
+        if not is_inside(frame):
+            return (
+                f"{self!r} ends where it is not open: it was entered in another context, such as"
+                " that of another thread, or inside of a scope that is over; let one function enter"
+                " and leave it, by `with` or `async with`"
+            )
+        if exc_value is not None:
+            # Nobody is told, so that nothing may go on that was opened inside.
+            clear(frame)
+        return (
+            f"{self!r} ends while a scope that was opened later is open; do not yield inside a"
+            " scope, which a generator shares with its consumer"
+        )
 
-            return cast(F, run_async)
+
+def wrapped(function: F, scope: Callable[..., Scope]) -> F:
+    """Return `function`, sync or async, run in the scope that `scope` returns for its arguments.
+
+    Raises TypeError for a generator function, whose body would run after the scope has ended.
+    """
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(
+            f"cannot decorate the generator function {function.__qualname__}(): its body would run"
+            " after the scope has ended; open the scope where the generator is consumed"
+        )
+    if iscoroutinefunction(function):
 
         @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with Scope(binding):
-                return function(*args, **kwargs)
+        async def run_async(*args: Any, **kwargs: Any) -> Any:
+            with scope(*args, **kwargs):
+                return await function(*args, **kwargs)
 
-        return cast(F, run)
+        return cast(F, run_async)
 
-    def refuse_generator(self, function: Callable[..., Any]) -> None:
-        """Raise TypeError for a function whose body would run after the scope has ended."""
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"cannot decorate the generator function {function.__qualname__}(): its body would"
-                " run after the scope has ended; open the scope where the generator is consumed"
-            )
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with scope(*args, **kwargs):
+            return function(*args, **kwargs)
+
+    return cast(F, run)
 
 
-class ContinuedScope(Scope):
-    """Make the binding of a scope that has ended current again, for a part of what it began.
+class ClearedScope(Scope):
+    """Make a binding current, and leave nothing behind that the code inside left open.
 
-    The audit log has the scope already; it need not have each part of a stream.
+    Threads serve one request after another in the same context, so a scope that a view, or the body
+    of its response, never ends would hold for those that follow.
+    """
+
+    opened_by = "the code inside"
+
+    def _end(self, frame: Frame, exc_value: BaseException | None) -> str | None:
+        if clear(frame):
+            return None
+        return (
+            f"{self.opened_by} opened a scope and did not end it; open scopes with `with`,"
+            " `async with` or as decorators"
+        )
+
+
+class ContinuedScope(ClearedScope):
+    """Make a binding current for a part of what another scope has begun.
+
+    The audit log has that one; it need not have each part of a stream.
     """
 
     is_logged = False
 
 
-class RequestScope(Scope):
-    """Make the binding of a request current, and leave nothing behind that its view left open.
-
-    Threads serve one request after another in the same context, so a scope that a view never ends
-    would hold for those that follow. A view may bind its request anew: see ``rebinding``.
-    """
+class RequestScope(ClearedScope):
+    """Make the binding of a request current; a view may bind it anew: see ``rebinding``."""
 
     of_request = True
     opened_by = "the request's view"
@@ -147,18 +181,9 @@ class RequestScope(Scope):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        frame, self._frame = self._frame, None
-        if frame is None:
-            return
-        binding = frame.binding
-        is_last = clear(frame)
-        if rls_tenants().audit_log:
-            audit.exited(binding)
-        if not is_last and exc_value is None:
-            raise ScopeError(
-                f"{self.opened_by} opened a scope and did not end it; open scopes with `with`,"
-                " `async with` or as decorators"
-            )
+        # That of a job which was refused has not been entered.
+        if self._frame is not None:
+            super().__exit__(exc_type, exc_value, traceback)
 
 
 class tenant_context(Scope):
@@ -186,7 +211,7 @@ class admin_context(Scope):
 
 
 class bypass_flag(Scope):
-    """Run as nobody who may read every row of the tables that name a bypass flag.
+    """Run unbound, but able to read every row of the tables that name a bypass flag.
 
     For what has to find a row before a tenant is known, such as an authentication backend that
     looks for a user in a protected table; what a login writes needs the user's scope, as the guide
@@ -239,7 +264,6 @@ def with_rls_context(function: F | None = None, *, user_param: str | None = None
             f"{function.__qualname__}() has no argument {name!r} for the user that it runs as; add"
             " it, or name another one with @with_rls_context(user_param=...)"
         )
-    Scope(UNBOUND).refuse_generator(function)
 
     def scope(*args: Any, **kwargs: Any) -> Scope:
         bound = signature.bind(*args, **kwargs)
@@ -247,21 +271,7 @@ def with_rls_context(function: F | None = None, *, user_param: str | None = None
         user = bound.arguments[name]
         try:
             return Scope(UNBOUND if user is None else binding_of(user))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ImproperlyConfigured) as error:
             raise type(error)(f"{function.__qualname__}(): {error}") from error
 
-    if iscoroutinefunction(function):
-
-        @wraps(function)
-        async def run_async(*args: Any, **kwargs: Any) -> Any:
-            with scope(*args, **kwargs):
-                return await function(*args, **kwargs)
-
-        return run_async
-
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with scope(*args, **kwargs):
-            return function(*args, **kwargs)
-
-    return run
+    return wrapped(function, scope)

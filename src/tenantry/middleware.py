@@ -108,6 +108,12 @@ def is_plain_file(response: StreamingHttpResponse) -> bool:
     return type(getattr(file, "raw", file)) is io.FileIO
 
 
+class BodyScope(ContinuedScope):
+    """Make the binding of a request current for a part of its response's body."""
+
+    opened_by = "the response's body"
+
+
 class Body:
     """Run each step of an iterator in a binding, and what consumes it outside."""
 
@@ -119,7 +125,7 @@ class Body:
         return self
 
     def __next__(self) -> bytes:
-        with ContinuedScope(self.binding):
+        with BodyScope(self.binding):
             part: bytes = next(self.parts)
             return part
 
@@ -127,7 +133,7 @@ class Body:
         """Let go of the iterator; Django calls it when the response is closed."""
         # The iterator refers to the response, which refers to this: without an end to the circle
         # a body that a client left would clean up only when Python looks for circles.
-        with ContinuedScope(self.binding):
+        with BodyScope(self.binding):
             self.parts = iter(())
 
 
@@ -142,13 +148,13 @@ class AsyncBody:
         return self
 
     async def __anext__(self) -> bytes:
-        with ContinuedScope(self.binding):
+        with BodyScope(self.binding):
             part: bytes = await anext(self.parts)
             return part
 
     def close(self) -> None:
         """Let go of the iterator; what it cleans up runs in the binding too."""
-        with ContinuedScope(self.binding):
+        with BodyScope(self.binding):
             self.parts = aiter(_nothing())
 
 

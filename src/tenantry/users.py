@@ -16,7 +16,7 @@ from .conf import tenant_key
 
 @runtime_checkable
 class TenantUser(Protocol):
-    """What is asked of a user that has logged in."""
+    """What tenantry reads of a user who has logged in."""
 
     @property
     def is_tenant_admin(self) -> bool:
@@ -32,11 +32,11 @@ class TenantUser(Protocol):
 
 @runtime_checkable
 class MultiTenantUser(TenantUser, Protocol):
-    """What is asked of a user who may act for several tenants.
+    """What tenantry reads of a user who may act for several tenants.
 
-    ``rls_tenant_id`` is then the tenant of requests that select none; None runs them unbound. Where
-    finding the others takes a query, write it once more as ``async def arls_tenant_ids(self)``,
-    which is called instead of reading the property in a thread. It runs unbound.
+    ``rls_tenant_id`` is then the tenant of requests that select none; None runs them unbound. If
+    reading the property ``rls_tenant_ids`` takes a query, add ``async def arls_tenant_ids(self)``:
+    async code calls it instead of reading the property in a thread. Both run unbound.
     """
 
     @property
@@ -56,14 +56,15 @@ def binding_of(user: object) -> Binding:
         if user is not None and not hasattr(user, "is_authenticated"):
             # Not its repr(), which may be a token.
             raise TypeError(
-                f"a {type(user).__qualname__} is no user, because it has no is_authenticated; pass"
-                " a user, or None for nobody"
+                f"{type(user).__qualname__} is not a user: it has no is_authenticated; pass a user,"
+                " or None to run unbound"
             )
         return UNBOUND
     if missing := missing_of(user):
         raise ImproperlyConfigured(
             f"the user {user!r} has no {' and no '.join(missing)}, which tenantry reads; add"
-            f" {'it' if len(missing) == 1 else 'them'} to the user model as a field or a property"
+            f" {'it' if len(missing) == 1 else 'them'} to the user model, as"
+            f" {'a field or a property' if len(missing) == 1 else 'fields or properties'}"
         )
     member = cast(TenantUser, user)
     is_admin = member.is_tenant_admin
