@@ -12,6 +12,8 @@ from django.db import connection
 from django.test import Client, modify_settings, override_settings
 from django.test.utils import CaptureQueriesContext
 
+from tenantry.contrib.admin import RLSAdminSite
+from tenantry.resolvers.places import SESSION_KEY
 from tests import settings as project
 from tests.app.models import Tenant, User
 from tests.fix_admin import Browser, Desk, browser_of, titles
@@ -83,6 +85,24 @@ def test_an_admin_works_for_one_tenant_or_all(chief: Browser, desks: Desks, name
     assert titles(chief.get("/admin/desk/firm/", {"tenant__id__exact": b}))[-1] == "New"
 
 
+def test_a_tenant_that_is_not_offered_is_shown_while_it_is_selected(
+    chief: Browser, desks: Desks, named: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = keys(desks)
+    some = Tenant.objects.filter(pk=a)
+    monkeypatch.setattr(RLSAdminSite, "get_tenants", lambda site, request: some)
+    page = chief.send("switch-tenant/", tenant=b)
+    assert choices(page) == [("", "All tenants", False), (b, b, True), (a, "Tenant A", False)]
+
+
+def test_a_tenant_that_is_gone_is_not_shown(chief: Browser, desks: Desks, named: None) -> None:
+    gone = Tenant.objects.create(name="C")
+    page = chief.send("switch-tenant/", tenant=gone.pk)
+    assert (str(gone.pk), "Tenant C", True) in choices(page)
+    gone.delete()
+    assert choices(chief.page("desk/offer/", "6 offers"))[0] == ("", "All tenants", True)
+
+
 def test_who_has_one_tenant_has_no_switcher(member: Browser, settings: Any) -> None:
     assert choices(member.page("")) == []
     # A user model that knows one tenant only.
@@ -116,7 +136,7 @@ def test_only_a_form_of_the_staff_switches(desks: Desks) -> None:
     for _ in ("anonymous", "customer"):
         response = browser.post("/admin/switch-tenant/", form)
         assert response["Location"].startswith("/admin/login/")
-        assert "tenantry_tenant" not in str(dict(browser.session))
+        assert SESSION_KEY not in browser.session
         browser.force_login(user)
     user.is_staff = True
     user.save()

@@ -245,7 +245,8 @@ def test_rows_are_written_for_the_user(ask: Any, tenants: Tenants) -> None:
 
 def test_a_request_that_may_not_write_still_may_not(ask: Any) -> None:
     with override_settings(RLS_TENANTS=READ_ONLY):
-        assert ask("/writing/", "a").status_code == 500
+        for method in ("GET", "HEAD"):
+            assert ask("/writing/", "a", method=method).status_code == 500
         assert ask("/writing/", "a", method="POST").status_code == 200
 
 
@@ -283,7 +284,14 @@ def test_resolvers_are_asked_as_nobody_whatever_the_scope(ask: Any) -> None:
     resolvers = {**project.RLS_TENANTS, "RESOLVERS": [f"{__name__}.resolver", "user"]}
     with override_settings(RLS_TENANTS=resolvers):
         assert content_of(ask("/in_a_scope/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}"
-    assert asked_as == [UNBOUND, UNBOUND]
+        assert asked_as == [UNBOUND, UNBOUND]
+        # Nor as whoever sends the request, such as a test.
+        for scope in (admin_context(), tenant_context(7)):
+            with scope:
+                around = current_binding()
+                assert content_of(ask("/view/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}|a"
+                assert current_binding() == around
+    assert asked_as == [UNBOUND] * 6
 
 
 def test_without_the_middleware_it_says_so() -> None:

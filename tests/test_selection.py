@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
+from django.test.utils import CaptureQueriesContext
 from django.urls import path
 
 import tenantry
@@ -135,6 +137,29 @@ def test_an_admin_selects_among_the_tenants_that_exist(
     assert client.get("/titles/").json() == B
     client.post("/clear/")
     assert client.get("/titles/").json() == ALL
+
+
+@pytest.mark.parametrize("a", ["", "a"], ids=["sync", "async"])
+def test_an_admins_selection_is_forgotten_with_its_tenant(
+    a: str, users: dict[str, Any], tenants: Tenants
+) -> None:
+    where = "/async/" if a else "/titles/"
+    gone = Tenant.objects.create(name="C")
+    client = client_of(users["admin"])
+    client.post(f"/{a}switch/", {"tenant": gone.pk})
+    assert client.get(where).json() == NONE
+    gone.delete()
+    assert client.get(where).json() == ALL
+    assert "tenantry.tenant" not in client.session
+
+
+def test_a_members_selection_is_not_looked_for(users: dict[str, Any], tenants: Tenants) -> None:
+    one = User.objects.create(username="one", tenant=tenants[1])
+    client = client_of(one)
+    client.post("/switch/", {"tenant": tenants[1].pk})
+    with CaptureQueriesContext(connections["default"]) as captured:
+        assert client.get("/titles/").json() == B
+    assert not [query for query in captured if "app_tenant" in query["sql"]]
 
 
 def test_a_selection_that_no_longer_holds_is_forgotten(

@@ -9,7 +9,6 @@ from django.http import HttpRequest
 from . import audit
 from .binding import UNBOUND, Binding, rebind
 from .conf import rls_tenants
-from .context import Scope
 from .exceptions import ScopeError
 from .resolution import aresolve, resolve
 from .tracing import mark_request_anew
@@ -28,18 +27,14 @@ def bind_request(request: HttpRequest, user: Any) -> None:
     """
     unbind_request()
     _adopt(request, user)
-    with Scope(UNBOUND):
-        resolved = resolve(request)
-    _rebind(resolved.binding)
+    _rebind(resolve(request).binding)
 
 
 async def abind_request(request: HttpRequest, user: Any) -> None:
     """Do what :func:`bind_request` does, in async code."""
     unbind_request()
     _adopt(request, user)
-    with Scope(UNBOUND):
-        resolved = await aresolve(request)
-    _rebind(resolved.binding)
+    _rebind((await aresolve(request)).binding)
 
 
 def unbind_request() -> None:

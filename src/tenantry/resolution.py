@@ -6,13 +6,15 @@ The rules are written once, as generators whose steps the caller takes, in sync 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 from django.http import HttpRequest
 
 from .audit import denial
-from .binding import UNBOUND, Binding, TenantId
-from .conf import tenant_key
+from .binding import UNBOUND, Binding, TenantId, current_binding
+from .conf import tenant_key, tenant_model
+from .context import ContinuedScope
 from .exceptions import InvalidTenantIdError, TenantDeniedError
 from .resolvers.base import UNKNOWN, Resolver, resolvers
 from .users import (
@@ -52,12 +54,23 @@ def resolve(request: HttpRequest) -> Resolved:
     Raises TenantDeniedError, always with the same message, for a tenant that the user may not act
     for, that does not exist, or whose key is malformed.
     """
-    return take(steps(request))
+    with unbound():
+        return take(steps(request))
 
 
 async def aresolve(request: HttpRequest) -> Resolved:
     """Return what :func:`resolve` does."""
-    return await atake(steps(request))
+    with unbound():
+        return await atake(steps(request))
+
+
+def unbound() -> AbstractContextManager[Any]:
+    """Return a scope of nobody for what finds out who asks, wherever the request comes from.
+
+    A test may send it in a scope of its own, and Django may be mounted in what is bound already.
+    """
+    # The usual is checked for, because every request comes here.
+    return nullcontext() if current_binding() is UNBOUND else ContinuedScope(UNBOUND)
 
 
 def take(taken: Steps[T]) -> T:
@@ -115,19 +128,43 @@ def claimed(found: Any, resolver: Resolver, user: Any) -> Steps[Binding | None]:
         return None
     if resolver.authenticates or (resolver.anonymous and not is_logged_in(user)):
         return Binding(tenant_id)
-    may = yield from may_act_for(user, tenant_id)
+    may = yield from may_act_for(user, tenant_id, may_be_gone=resolver.remembers)
     return Binding(tenant_id) if may else None
 
 
-def may_act_for(user: Any, tenant_id: TenantId) -> Steps[bool]:
-    """Return whether `user` is an admin or a member of the tenant."""
+def may_act_for(user: Any, tenant_id: TenantId, *, may_be_gone: bool) -> Steps[bool]:
+    """Return whether `user` is an admin or a member of the tenant.
+
+    An admin may act for any key; for one that `may_be_gone`, only if there is such a tenant.
+    """
     own = binding_of(user)
+    if own.is_admin and may_be_gone:
+        found = yield look_for(tenant_id, own)
+        return bool(found)
     if own.is_admin or own.tenant_id == tenant_id:
         return True
     if not has_several_tenants(user):
         return False
     others = yield Step(tenants_of, atenants_of, user)
     return tenant_id in others
+
+
+def look_for(tenant_id: TenantId, binding: Binding) -> Step:
+    """Return the step that finds out whether there is such a tenant, for all that `binding` sees.
+
+    The table of the tenants may be protected too.
+    """
+    tenants = tenant_model()._default_manager.filter(pk=tenant_id)
+
+    def exists(scope: ContinuedScope) -> bool:
+        with scope:
+            return bool(tenants.exists())
+
+    async def aexists(scope: ContinuedScope) -> bool:
+        with scope:
+            return bool(await tenants.aexists())
+
+    return Step(exists, aexists, ContinuedScope(binding))
 
 
 def denied(request: HttpRequest, user: Any, found: Any) -> TenantDeniedError:

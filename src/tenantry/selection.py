@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from django.apps import apps
 from django.db.models import Model
 from django.http import HttpRequest
 
+from .binding import current_binding
 from .conf import rls_tenants, tenant_key
 from .exceptions import InvalidTenantIdError, RLSConfigurationError, TenantIdTypeError
 from .masking import masked
-from .resolution import Step, Steps, atake, denied, may_act_for, take
+from .resolution import Step, Steps, atake, denied, look_for, may_act_for, take
 from .resolvers.base import resolvers
 from .resolvers.places import SessionResolver
 from .users import auser_of, user_of
@@ -26,7 +26,8 @@ def switch_tenant(request: HttpRequest, tenant_id: object) -> None:
 
     Raises TenantDeniedError, which Django answers with 403, for a tenant that the user may not act
     for, that does not exist, or whose key is malformed or missing: the selection stays as it was.
-    Raises TenantIdTypeError for an instance of the tenant's model.
+    Raises TenantIdTypeError for an instance of the tenant's model, RLSConfigurationError without
+    ``"session"``, and ImproperlyConfigured without ``request.session`` or ``request.user``.
     """
     take(_switch(request, tenant_id))
 
@@ -37,7 +38,10 @@ async def aswitch_tenant(request: HttpRequest, tenant_id: object) -> None:
 
 
 def clear_tenant_selection(request: HttpRequest) -> None:
-    """Forget the selected tenant; the requests that follow run as the user's own."""
+    """Forget the selected tenant; the requests that follow run as the user's own.
+
+    Raises ImproperlyConfigured without ``request.session``.
+    """
     SessionResolver().refuse(request)
 
 
@@ -60,12 +64,9 @@ def _switch(request: HttpRequest, tenant_id: object) -> Steps[None]:
             # The view's mistake, and not that of who asks.
             raise
         raise denied(request, user, tenant_id) from error
-    may = yield from may_act_for(user, key)
-    if may:
-        # An admin may act for all tenants, but only for those that exist.
-        tenants = apps.get_model(rls_tenants().tenant_model)._default_manager.filter(pk=key)
-        may = yield Step(lambda found: found.exists(), lambda found: found.aexists(), tenants)
-    if not may:
+    may = yield from may_act_for(user, key, may_be_gone=False)
+    # What a user may act for need not exist, such as any key of an admin's.
+    if not may or not (yield look_for(key, current_binding())):
         raise denied(request, user, tenant_id)
     store = SessionResolver()
     yield Step(partial(store.select, key=key), partial(store.aselect, key=key), request)

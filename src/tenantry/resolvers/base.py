@@ -35,12 +35,14 @@ class Resolver:
     What :meth:`resolve` returns is a tenant id, a :class:`~tenantry.binding.Binding`, or None for
     the next resolver to be asked. A tenant id is taken only from a user who may act for the tenant,
     and is passed over while nobody has logged in, unless `anonymous` is set. `authenticates` says
-    that the request has proved the tenant by itself, so that no user is asked for. `vary` names the
-    request's headers that are read.
+    that the request has proved the tenant by itself, so that no user is asked for. `remembers` says
+    that the tenant was named before, and may be gone by now: that of an admin is looked for. `vary`
+    names the request's headers that are read.
     """
 
     authenticates = False
     anonymous = False
+    remembers = False
     vary: tuple[str, ...] = ()
 
     def resolve(self, request: HttpRequest) -> Any:

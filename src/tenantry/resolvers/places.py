@@ -41,9 +41,11 @@ class HeaderResolver(Resolver):
 class SessionResolver(Resolver):
     """Take the tenant that :func:`~tenantry.switch_tenant` put into the session.
 
-    A tenant that the user may not act for any longer is forgotten, and the next resolver is asked.
+    A tenant that the user may not act for any longer, or that is gone, is forgotten, and the next
+    resolver is asked.
     """
 
+    remembers = True
     vary = ("Cookie",)
 
     def resolve(self, request: HttpRequest) -> Any:

@@ -63,6 +63,9 @@ def switcher(request: HttpRequest, tenants: Any, limit: int) -> Switcher | None:
         (Choice(str(tenant.pk), str(tenant), str(tenant.pk) == key) for tenant in found),
         key=lambda choice: choice.label,
     )
+    if key and not any(choice.selected for choice in choices):
+        # That of a tenant which the site does not offer, or which is gone.
+        choices.insert(0, Choice(key, key, True))
     if own.tenant_id is None:
         nothing = _("All tenants") if own.is_admin else _("No tenant")
         choices.insert(0, Choice("", nothing, not key))
