@@ -437,6 +437,38 @@ async def test_a_function_says_whose_a_connection_is(resolve: Any, tenants: Tena
         assert (await get(application, scope))[:2] == expected
 
 
+async def asking(scope: Any) -> Any:
+    return current_binding().tenant_id
+
+
+asking.vary = ["X-Key", "X-Other"]  # type: ignore[attr-defined]
+
+
+async def test_the_headers_that_a_function_reads_are_named() -> None:
+    application = TenantMiddleware(Echo(), resolve=asking)
+    _, _, headers = await get(application, await sync_to_async(scope_of)(None))
+    assert headers["vary"] == "X-Key, X-Other"
+    with pytest.raises(ValueError, match=r"vary is 'X-Key'; it must be a list such as \["):
+        TenantMiddleware(Echo(), resolve=Varying())
+
+
+class Varying:
+    """A function that names its header as a text."""
+
+    vary = "X-Key"
+
+    async def __call__(self, scope: Any) -> None:
+        """Name no tenant."""
+
+
+async def test_a_function_is_asked_as_nobody_wherever_the_connection_comes_from(
+    tenants: Tenants,
+) -> None:
+    inner = TenantMiddleware(Echo(), resolve=asking)
+    outer = TenantMiddleware(inner, resolve=lambda scope: tenants[0].pk)
+    assert (await get(outer, await sync_to_async(scope_of)(None)))[:2] == (200, NONE)
+
+
 async def test_without_sessions_and_users_it_is_said_what_is_missing(settings: Any) -> None:
     settings.INSTALLED_APPS = [
         app for app in settings.INSTALLED_APPS if app != "django.contrib.sessions"

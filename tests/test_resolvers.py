@@ -598,6 +598,30 @@ def test_a_function_selects(see: Any, users: dict[str, Any], function: str) -> N
         assert see(None, query_params={"tenant": "B"}) == NONE
 
 
+def by_name(request: HttpRequest) -> Any:
+    name = request.headers.get("X-Customer")
+    return name and Tenant.objects.get(name=name).pk
+
+
+by_name.vary = ["X-Customer"]  # type: ignore[attr-defined]
+
+
+def varying(request: HttpRequest) -> None:
+    """Name a header as a text."""
+
+
+varying.vary = "X-Customer"  # type: ignore[attr-defined]
+
+
+def test_the_headers_that_a_function_reads_are_named(users: dict[str, Any]) -> None:
+    client = client_of(users["admin"])
+    with configured(f"{__name__}.by_name", "user"):
+        for name, titles in ("A", A), ("B", B):
+            response = client.get("/titles/", headers={"x-customer": name})
+            assert response.json() == titles
+            assert "X-Customer" in response["Vary"]
+
+
 def test_a_resolver_may_return_a_binding(see: Any, tenants: Tenants) -> None:
     with configured(f"{__name__}.by_admin", "user"):
         assert see(None, query_params={"key": KEY}) == ALL
@@ -692,7 +716,8 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str, list[Any], str]] = [
             r"'header' the options \['name'\]: ",
         ),
         (["subdomain"], r"needs the domain that tenants are below"),
-        (["jwt"], r"needs a key and the algorithms"),
+        (["jwt"], r"needs a key, and the algorithms"),
+        ([f"{__name__}.varying"], r"varying', whose vary is 'X-Customer'; it must be a list such"),
         ([{"NAME": "jwt", "OPTIONS": {"key": "k", "algorithms": ["none"]}}], r"needs a key"),
         ([{"NAME": "jwt", "OPTIONS": {"key": "k", "algorithms": "HS256"}}], r"needs a key"),
         *[

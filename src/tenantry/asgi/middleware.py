@@ -22,8 +22,8 @@ from ..conf import tenant_key
 from ..context import RequestScope
 from ..exceptions import InvalidTenantIdError
 from ..middleware import binding_for
-from ..resolution import Resolved, aresolve
-from ..resolvers.base import resolvers
+from ..resolution import Resolved, aresolve, unbound
+from ..resolvers.base import resolvers, vary_of
 from .types import Application, Message, Receive, Send
 
 logger = logging.getLogger("tenantry.asgi")
@@ -40,10 +40,14 @@ class TenantMiddleware:
     ``scope["user"]`` and ``scope["session"]``, where Channels has put them there, else those of
     Django's session cookie; the session is read and not saved. `resolve` is asked instead where the
     application has users of its own: a function, sync or async, of the scope that returns a tenant
-    id, a :class:`~tenantry.binding.Binding`, or None for nobody. What it returns is believed. It
-    denies by raising PermissionDenied.
+    id, a :class:`~tenantry.binding.Binding`, or None for nobody. Its answer is trusted: no user is
+    asked whether they may act for the tenant. It denies by raising PermissionDenied. The headers
+    that it reads are in its attribute ``vary``, a list of names.
 
     What is denied is answered with status 403, a WebSocket before it is accepted, and logged once.
+
+    Raises RLSConfigurationError for resolvers that cannot be made, and ValueError for a ``vary``
+    that is no list of names.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class TenantMiddleware:
     ) -> None:
         self.application = application
         self.resolve: Any = resolve
+        self.vary = vary_of(resolve)
         if resolve is None:
             # What cannot be made is said when the server starts, not to whom comes first.
             resolvers()
@@ -84,7 +89,9 @@ class TenantMiddleware:
                 if getattr(getattr(request, "session", None), "accessed", False):
                     found = found._replace(vary=(*found.vary, "Cookie"))
             else:
-                found = Resolved(believed(await self.resolve(scope)), ())
+                with unbound():
+                    answer = await self.resolve(scope)
+                found = Resolved(believed(answer), self.vary)
         except DatabaseError:
             # Sessions, users and tenants are asked for in Django's thread, where no request of
             # Django's ends and closes what is broken.
@@ -116,7 +123,7 @@ def believed(found: Any) -> Binding:
     try:
         return Binding(tenant_key().parse(found))
     except InvalidTenantIdError as error:
-        raise denial(f"{found!r} is no key of a tenant", wanted=found) from error
+        raise denial(f"{found!r} is not a tenant key", wanted=found) from error
 
 
 def request_of(scope: Any) -> ASGIRequest:

@@ -16,6 +16,7 @@ from ..conf import rls_tenants
 from ..exceptions import RLSConfigurationError
 from ..masking import masked
 from ..validators import SETTING
+from .options import require_texts
 
 # What a resolver returns for a name that no tenant has.
 UNKNOWN = object()
@@ -66,11 +67,15 @@ class Resolver:
 
 
 class FunctionResolver(Resolver):
-    """Ask a function of the project, sync or async, for the tenant id."""
+    """Ask a function of the project, sync or async, for the tenant id.
+
+    Raises ValueError for a function whose `vary` is no list of names.
+    """
 
     def __init__(self, function: Callable[[HttpRequest], Any]) -> None:
         self.function: Any = function
         self.is_async = iscoroutinefunction(function)
+        self.vary = vary_of(function)
 
     def resolve(self, request: HttpRequest) -> Any:
         """Return what the function returns."""
@@ -81,6 +86,16 @@ class FunctionResolver(Resolver):
         """Return what the function returns; a sync one runs in a thread."""
         function = self.function if self.is_async else sync_to_async(self.function)
         return await function(request)
+
+
+def vary_of(function: Any) -> tuple[str, ...]:
+    """Return the request's headers that a function reads, which its attribute ``vary`` names.
+
+    Raises ValueError for what is no list of names.
+    """
+    names = getattr(function, "vary", ())
+    require_texts("vary", names, ["X-Customer"])
+    return tuple(names)
 
 
 @cache
@@ -114,7 +129,12 @@ def _made(entry: str | Mapping[str, Any]) -> Resolver:
             f"{SETTING}['RESOLVERS'] has {masked(entry)!r}; it must be a function of a request,"
             " without OPTIONS, or a subclass of tenantry.resolvers.Resolver"
         )
-    return FunctionResolver(found)
+    try:
+        return FunctionResolver(found)
+    except ValueError as error:
+        raise RLSConfigurationError(
+            f"{SETTING}['RESOLVERS'] has {name!r}, whose {error}"
+        ) from error
 
 
 def forget(*, setting: str, **kwargs: Any) -> None:
