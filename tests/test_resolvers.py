@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -298,7 +299,7 @@ def test_a_subdomain_is_for_its_members(see: Any, users: dict[str, Any], tenants
     with configured(SUBDOMAIN, "user"):
         assert see(users["both"], **on("a")) == A
         assert see(users["both"], **on("B")) == B
-        assert see(users["both"], **on("www")) == A
+        assert see(users["both"], **on("www")) == see(users["both"], **on("WWW")) == A
         assert see(users["both"], headers={"x-forwarded-host": "example.com:8000"}) == A
         assert see(users["both"], headers={"x-forwarded-host": "b.example.com:8000"}) == B
         assert see(users["both"], headers={"x-forwarded-host": "b.example.com."}) == B
@@ -309,6 +310,14 @@ def test_a_subdomain_is_for_its_members(see: Any, users: dict[str, Any], tenants
         assert [see(users["both"], **on(name)) for name in ("c", "x.a", "-a")] == [403] * 3
         assert see(None, **on("a")) == NONE
         assert see(None, **on("c")) == NONE
+
+
+def test_a_subdomain_that_is_left_out_is_so_in_any_case(users: dict[str, Any]) -> None:
+    options = {**SUBDOMAIN["OPTIONS"], "exclude": ["Admin"]}  # type: ignore[dict-item]
+    with configured({"NAME": "subdomain", "OPTIONS": options}, "user"):
+        for name in ("admin", "Admin", "ADMIN"):
+            assert seen(users["a"], **on(name)) == A
+        assert seen(users["a"], **on("www")) == 403
 
 
 def test_a_subdomain_can_be_open_to_all(see: Any, users: dict[str, Any]) -> None:
@@ -527,6 +536,14 @@ def test_a_token_that_does_not_verify_is_denied(see: Any, tenants: Tenants) -> N
         assert [see(None, **given) for given in wrong] == [403] * len(wrong)
 
 
+def test_a_key_may_have_an_algorithm_of_its_own(tenants: Tenants) -> None:
+    secret = base64.urlsafe_b64encode(KEY.encode()).decode().rstrip("=")
+    key = jwt.PyJWK.from_dict({"kty": "oct", "k": secret}, "HS256")
+    options = {"key": key, "algorithms": ["HS256"]}
+    with configured({"NAME": "jwt", "OPTIONS": options}, "user"):
+        assert seen(None, **bearer(tenant_id=tenants[1].pk)) == B
+
+
 @pytest.mark.parametrize("key_type", ["bigint", "uuid", "text"])
 @pytest.mark.parametrize("claim", [7, "7", 7.5, True, ["7"], {"7": 7}, 10**30, "\0"])
 def test_a_claim_of_another_type_is_denied(claim: Any, key_type: str) -> None:
@@ -538,7 +555,7 @@ def test_a_claim_of_another_type_is_denied(claim: Any, key_type: str) -> None:
         elif claim == "7" and key_type == "text":
             assert resolve(request).binding == Binding("7")
         else:
-            with pytest.raises(TenantDeniedError, match="claim 'tenant_id' is no key of a tenant"):
+            with pytest.raises(TenantDeniedError, match="claim 'tenant_id' is not a tenant key"):
                 resolve(request)
 
 
@@ -642,6 +659,7 @@ def test_a_resolver_has_to_resolve() -> None:
 
 # What is said of settings that cannot be
 
+PEM = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
 # The resolver, what it needs, its option, values that it does not take, and what is said of them.
 OF_HS256 = {"key": "k", "algorithms": ["HS256"]}
 BELOW = {"domain": "example.com", "field": "name"}
@@ -694,7 +712,8 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str, list[Any], str]] = [
         [["HS255"], ["HS256", 1]],
         r"algorithms is \[.*\]; it must be some of .*HS256",
     ),
-    ("jwt", OF_HS256, "algorithms", [1, None, "HS256", {}], r"needs a key and the algorithms"),
+    ("jwt", OF_HS256, "algorithms", [1, None, "HS256", {}], r"needs a key, and the algorithms"),
+    ("jwt", OF_HS256, "key", [PEM, 1], r"key does not fit the algorithm 'HS256': "),
     ("jwt", OF_HS256, "claim", [1, None, ""], r"claim is .*; it must be a text such as"),
     ("jwt", OF_HS256, "audience", [1, [1]], r"audience is .*; it must be a list such as"),
     ("jwt", OF_HS256, "issuer", [1, ""], r"issuer is .*; it must be a text such as"),

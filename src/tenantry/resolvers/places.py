@@ -141,7 +141,7 @@ class SubdomainResolver(NamedResolver):
         require_texts("exclude", exclude, ["www"])
         super().__init__(field=field, **options)
         self.suffix = "." + domain.strip(".").lower()
-        self.exclude = frozenset(exclude)
+        self.exclude = frozenset(name.lower() for name in exclude)
 
     def name_in(self, request: HttpRequest) -> str | None:
         """Return what is before the domain; None for the domain itself and for another one."""

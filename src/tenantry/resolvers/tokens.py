@@ -22,6 +22,9 @@ class JWTResolver(Resolver):
     given, an expiry always. A token that does not verify, or has no such claim, is denied; a
     request without a token goes on to the next resolver. Not for tokens of an issuer who would sign
     any tenant for anybody: no user is asked for.
+
+    Raises RLSConfigurationError without a key, algorithms or PyJWT, and ValueError for a key that
+    does not fit each of the algorithms, and for other options that are not so.
     """
 
     authenticates = True
@@ -40,7 +43,7 @@ class JWTResolver(Resolver):
         is_list = isinstance(algorithms, list | tuple | set | frozenset)
         if not key or not algorithms or not is_list or "none" in algorithms:
             raise RLSConfigurationError(
-                "the resolver 'jwt' needs a key and the algorithms that are good for it: {'NAME':"
+                "the resolver 'jwt' needs a key, and the algorithms to verify it with: {'NAME':"
                 " 'jwt', 'OPTIONS': {'key': os.environ['JWT_KEY'], 'algorithms': ['HS256']}}"
             )
         try:
@@ -53,6 +56,7 @@ class JWTResolver(Resolver):
         fits = all(algorithm in known for algorithm in algorithms)
         allowed = f"some of {', '.join(known)}; those of RSA and of curves need PyJWT[crypto]"
         require(fits, "algorithms", algorithms, allowed)
+        require_key(jwt, key, algorithms)
         require_text("claim", claim, "tenant_id")
         if audience is not None and not isinstance(audience, str):
             require_texts("audience", audience, ["notes"])
@@ -89,5 +93,16 @@ class JWTResolver(Resolver):
         try:
             return tenant_key().parse(found)
         except (InvalidTenantIdError, TenantIdTypeError) as error:
-            reason = f"the token's claim {self.claim!r} is no key of a tenant"
+            reason = f"the token's claim {self.claim!r} is not a tenant key"
             raise denial(reason, wanted=found, request=request) from error
+
+
+def require_key(jwt: Any, key: Any, algorithms: Sequence[str]) -> None:
+    """Raise ValueError unless a key fits each of the algorithms, of which a token names one."""
+    if isinstance(key, jwt.PyJWK):
+        return  # It has an algorithm of its own.
+    for name in algorithms:
+        try:
+            jwt.PyJWS().get_algorithm_by_name(name).prepare_key(key)
+        except (jwt.PyJWTError, TypeError, ValueError) as error:
+            raise ValueError(f"key does not fit the algorithm {name!r}: {error}") from error
