@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from django.core.cache import cache, caches
-from django.core.checks import run_checks
+from django.core.checks import ERROR, run_checks
 from django.http import HttpRequest, HttpResponse
 from django.template import Context, Engine
 from django.test import Client, override_settings
@@ -196,7 +196,7 @@ def test_cached_pages_are_their_tenants(where: str, settings: Any, tenants: Tena
         ("django.contrib.sessions.backends.db", "default", False),
     ],
 )
-def test_sessions_in_such_a_cache_are_warned_of(engine: str, alias: str, warned: bool) -> None:
+def test_sessions_in_such_a_cache_are_found(engine: str, alias: str, warned: bool) -> None:
     plain = {"BACKEND": KEYED["BACKEND"]}
     with override_settings(
         CACHES={
@@ -207,7 +207,8 @@ def test_sessions_in_such_a_cache_are_warned_of(engine: str, alias: str, warned:
         SESSION_ENGINE=engine,
         SESSION_CACHE_ALIAS=alias,
     ):
-        found = [each for each in run_checks(tags=["caches"]) if each.id == "tenantry.W171"]
+        found = [each for each in run_checks(tags=["caches"]) if each.id == "tenantry.E171"]
     assert bool(found) == warned
     if warned:
+        assert found[0].level == ERROR
         assert "SESSION_CACHE_ALIAS" in str(found[0].hint)

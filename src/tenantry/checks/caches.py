@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from ..conf import cache_of_sessions
-from ..contrib.cache import make_key
 from .findings import Finding
 
 KEY_FUNCTION = "tenantry.contrib.cache.make_key"
@@ -14,12 +14,19 @@ KEY_FUNCTION = "tenantry.contrib.cache.make_key"
 def inspect_caches() -> Iterator[Finding]:
     """Yield a finding where sessions are kept by tenant: they are loaded before it is known."""
     alias, key_function = cache_of_sessions()
-    # Django takes a dotted path or the function itself.
-    if key_function in (KEY_FUNCTION, make_key):
+    if path_of(key_function) == KEY_FUNCTION:
         yield Finding(
-            "tenantry.W171",
+            "tenantry.E171",
             f"cache {alias!r}",
-            "has the sessions, and the KEY_FUNCTION of tenants, so that a session is not found"
-            " again once its tenant is known",
+            "holds the sessions and uses tenantry's KEY_FUNCTION, so that a session is not found"
+            " once its tenant is known: whoever logs out stays logged in",
             "add a cache without KEY_FUNCTION, and name it in SESSION_CACHE_ALIAS",
         )
+
+
+def path_of(key_function: Any) -> str:
+    """Return the dotted path of a ``KEY_FUNCTION``, which may be the function itself."""
+    if isinstance(key_function, str):
+        return key_function
+    names = (getattr(key_function, name, "") for name in ("__module__", "__qualname__"))
+    return ".".join(names)

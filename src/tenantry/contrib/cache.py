@@ -28,7 +28,7 @@ def make_key(key: str, key_prefix: str, version: int | str) -> str:
 
     Each tenant has keys of its own, and so have the admin and nobody: what is cached in one
     binding is not found in another. Not for a cache of sessions, which are loaded before the
-    tenant is known.
+    tenant is known: those that a view deletes would stay valid.
     """
     whose = "shared" if isinstance(key, SharedKey) else namespace(current_binding())
     return f"{key_prefix}:{version}:{whose}:{key}"
