@@ -90,6 +90,18 @@ def test_a_tenant_does_not_filter_by_tenants(lookup: str, member: Browser) -> No
     assert member.get("/admin/desk/offer/", {lookup: 1}).status_code == 400
 
 
+def test_a_popup_filters_by_tenants_as_its_foreign_key_does(
+    member: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = [{"name": "x"}, lambda: {"tenant__name": "A"}]
+    monkeypatch.setattr(Firm._meta, "related_fkey_lookups", limits)
+    popup: dict[str, Any] = {"_to_field": "id", "_popup": 1}
+    member.page("desk/firm/", "A firm", tenant__name="A", **popup)
+    for name, value in ("tenant__name", "B"), ("tenant__name__exact", "A"), ("tenant", "1"):
+        response = member.get("/admin/desk/firm/", {name: value, **popup})
+        assert response.status_code == 400
+
+
 def test_the_list_is_edited_in_place(member: Browser, chief: Browser, desks: Desks) -> None:
     form: dict[str, Any] = {
         "form-TOTAL_FORMS": 1,

@@ -18,7 +18,7 @@ from django.test import RequestFactory, override_settings
 from tenantry import RLSConstraint, admin_context, tenant_context
 from tenantry.binding import current_binding
 from tenantry.contrib.admin import RLSTenantModelAdmin, RLSTenantTabularInline
-from tenantry.contrib.admin.fields import is_protected, tenant_field
+from tenantry.contrib.admin.fields import needs_tenant, tenant_field
 from tenantry.contrib.admin.forms import belongs_to
 from tests import settings as project
 from tests.app.models import Author, Book, Item, Label, NewestFirst, Note, Shared, Tag, Tenant, User
@@ -80,12 +80,12 @@ def form(made: Any, obj: Any = None) -> list[str]:
 
 
 WAYS: list[tuple[dict[str, Any], list[str]]] = [
-    ({}, ["tenant", "name"]),
+    ({}, ["tenant", "name", "logo"]),
     ({"fields": ["name"]}, ["tenant", "name"]),
     ({"fields": [("name", "tenant")]}, ["name", "tenant"]),
-    ({"exclude": ["tenant"]}, ["tenant", "name"]),
-    ({"readonly_fields": ["tenant"]}, ["tenant", "name"]),
-    ({"form": Leaving}, ["tenant", "name"]),
+    ({"exclude": ["tenant"]}, ["tenant", "name", "logo"]),
+    ({"readonly_fields": ["tenant"]}, ["tenant", "name", "logo"]),
+    ({"form": Leaving}, ["tenant", "name", "logo"]),
     ({"form": Declaring, "fields": ["name", "more", "tenant"]}, ["name", "more", "tenant"]),
     (
         {"fieldsets": [("Whose", {"fields": ["tenant"]}), ("What", {"fields": ["name"]})]},
@@ -366,7 +366,7 @@ def test_a_shared_model_is_as_in_django() -> None:
 def test_what_a_row_needs_to_be_added(model: Any, name: str | None) -> None:
     field = tenant_field(model)
     assert (field and field.name) == name
-    assert is_protected(model)
+    assert needs_tenant(model)
     made = RLSTenantModelAdmin(model, AdminSite())
     assert not made.has_add_permission(request())
     with tenant_context(1):
@@ -392,13 +392,13 @@ def test_a_constraint_that_is_misspelled_is_left_to_its_check(
 
 def test_a_model_of_another_package() -> None:
     assert tenant_field(Shared) is None
-    assert not is_protected(Shared)
+    assert not needs_tenant(Shared)
     for column, found in ("note_id", "note"), ("tenant_id", None):
         external = {**project.RLS_TENANTS, "EXTERNAL_MODELS": {"app.Shared": column}}
         with override_settings(RLS_TENANTS=external):
             field = tenant_field(Shared)
             assert (field and field.name) == found
-            assert is_protected(Shared)
+            assert needs_tenant(Shared)
             assert tenant_field(Tag).name == "tenant"
 
 

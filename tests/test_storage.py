@@ -142,10 +142,31 @@ def test_the_directory_of_all_is_no_file(name: str, storage: Any) -> None:
         storage.save(name, ContentFile(b""))
 
 
+def test_a_file_without_a_name_is_refused(storage: Any) -> None:
+    with tenant_context(1):
+        with pytest.raises(TypeError, match="the file has no name"):
+            storage.save(None, ContentFile(b""))
+        assert storage.save(None, ContentFile(b"", name="a.txt")) == "tenants/1/a.txt"
+
+
+class Elsewhere(TenantInMemoryStorage):
+    """A storage beside names that begin as those of tenantry do."""
+
+    directory = "files"
+
+
+def test_a_project_may_call_the_directory_otherwise() -> None:
+    with tenant_context(1):
+        name = Elsewhere().generate_filename("tenants/logos/logo.png")
+        assert name == "files/1/tenants/logos/logo.png"
+        with pytest.raises(SuspiciousFileOperation, match="is not in 'tenants/1'"):
+            TenantInMemoryStorage().generate_filename("tenants/logos/logo.png")
+
+
 @pytest.mark.parametrize("ask", ASKED)
 def test_nobody_has_files(ask: str, storage: Any) -> None:
     for name in ("a.txt", "tenants/1/a.txt"):
-        with pytest.raises(NoTenantContextError, match=r"open a tenant_context\(\)"):
+        with pytest.raises(NoTenantContextError, match=rf"^cannot tell whose file '{name}' is: "):
             ASKED[ask](storage, name)
         with Scope(Binding(bypass="login")), pytest.raises(NoTenantContextError):
             ASKED[ask](storage, name)

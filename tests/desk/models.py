@@ -12,6 +12,7 @@ from tests.app.models import Tenant
 
 class Firm(RLSProtectedModel):
     name = models.CharField(max_length=50)
+    logo = models.FileField(upload_to="logos", blank=True)
 
     class Meta:
         app_label = "desk"

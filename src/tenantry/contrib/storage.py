@@ -29,12 +29,16 @@ class TenantStorageMixin:
     reaches the files of its own directory, by that name or by the rest of it. The admin reaches
     all, by the whole name.
 
+    A name that begins with ``tenants/`` is taken for a whole name. Where the project has such names
+    itself, as by ``upload_to="tenants/logos/"``, a subclass sets `directory` to another one.
+
     Raises NoTenantContextError where nobody is bound, and where the admin would have to say whose
-    file it is; and SuspiciousFileOperation for a name that leads to another tenant's directory, and
-    for a file that would be the directory itself.
+    file it is; SuspiciousFileOperation for a name that leads to another tenant's directory, and for
+    a file that would be the directory itself; and TypeError for a file without a name.
     It does not guard URLs: whoever serves the files does.
     """
 
+    # In front of the directory of each tenant.
     directory = "tenants"
 
     def resolve(self, name: str) -> str:
@@ -51,7 +55,7 @@ class TenantStorageMixin:
         if binding.tenant_id is None:
             who = "the admin has no directory of its own" if binding.is_admin else "nobody is bound"
             raise NoTenantContextError(
-                f"whose file {name!r} is cannot be told: {who}; open a tenant_context() around it"
+                f"cannot tell whose file {name!r} is: {who}; open a tenant_context() around it"
             )
         own = f"{self.directory}/{name_of(binding.tenant_id)}"
         if not is_whole:
@@ -77,7 +81,10 @@ class TenantStorageMixin:
 
     def save(self, name: str | None, content: Any, max_length: int | None = None) -> Any:
         """Save a file; return its whole name."""
-        resolved = self.resolve_file(content.name if name is None else name)
+        given = content.name if name is None else name
+        if given is None:
+            raise TypeError("the file has no name; give save() one, or the content")
+        resolved = self.resolve_file(given)
         return super().save(resolved, content, max_length)  # type: ignore[misc]
 
     def generate_filename(self, filename: Any) -> str:

@@ -27,6 +27,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('name', models.CharField(max_length=50)),
+                ('logo', models.FileField(blank=True, upload_to='logos')),
                 ('tenant', models.ForeignKey(db_default=tenantry.CurrentTenant(guc_prefix='rls', key_type='bigint'), on_delete=django.db.models.deletion.CASCADE, to='app.tenant')),
             ],
             options={

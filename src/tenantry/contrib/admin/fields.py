@@ -16,7 +16,7 @@ from ...protected import Protection, external_models, protections
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def is_protected(model: Any) -> bool:
+def needs_tenant(model: Any) -> bool:
     """Return whether a row of `model`, or what it inherits, needs a tenant, however it names it.
 
     False where a constraint of the project names a field that does not exist, which its check says.
@@ -27,7 +27,7 @@ def is_protected(model: Any) -> bool:
         # Options are made when the site is, before any check could say what is wrong. Each query
         # raises this again.
         return False
-    return any(known.flags(owner._meta.db_table) is not None for owner in with_parents(model))
+    return any(known.flags(base._meta.db_table) is not None for base in with_parents(model))
 
 
 def tenant_field(model: Any) -> Any:
@@ -36,13 +36,13 @@ def tenant_field(model: Any) -> Any:
     It may be inherited, also from another table. What is protected by a path has none.
     """
     external = dict(external_models())
-    for owner in model.__mro__:
-        if not issubclass(owner, models.Model) or not hasattr(owner, "_meta"):
+    for base in model.__mro__:
+        if not issubclass(base, models.Model) or not hasattr(base, "_meta"):
             continue
         names = {
-            each.field for each in owner._meta.constraints if isinstance(each, RLSConstraint)
-        } | {external.get(owner)}
-        for field in owner._meta.concrete_fields:
+            each.field for each in base._meta.constraints if isinstance(each, RLSConstraint)
+        } | {external.get(base)}
+        for field in base._meta.concrete_fields:
             if names & {field.name, field.column}:
                 return model._meta.get_field(field.name)
     return None
@@ -70,8 +70,8 @@ def first_step(model: Any) -> str | None:
     """Return the foreign key that the path to the tenant begins with, if a path protects rows."""
     paths = [
         each.path
-        for owner in with_parents(model)
-        for each in owner._meta.constraints
+        for base in with_parents(model)
+        for each in base._meta.constraints
         if isinstance(each, RLSConstraint) and each.path
     ]
     return paths[0].partition("__")[0] if paths else None
@@ -80,9 +80,9 @@ def first_step(model: Any) -> str | None:
 def protection_of(model: Any) -> tuple[Any, Protection] | None:
     """Return how rows of `model` name their tenant, and the model, it or a parent, that does."""
     known = protections(model._meta.apps)
-    for owner in with_parents(model):
-        if owner._meta.db_table in known:
-            return owner, known[owner._meta.db_table]
+    for base in with_parents(model):
+        if base._meta.db_table in known:
+            return base, known[base._meta.db_table]
     return None
 
 

@@ -9,12 +9,14 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.db import connections, models
 
-from ...binding import current_binding
+from ...binding import Binding, current_binding
+from ...context import ContinuedScope
+from ..storage import TenantStorageMixin
 from .fields import first_step, protection_of, tenant_field, tenant_of_row
 
 
 class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Be a form of a row that belongs to a tenant.
+    """A form of a row that belongs to a tenant.
 
     The tenant is a field of the form for an admin who adds a row, and never changes after. Other
     forms take it from `parent`, the row that an inline belongs to, from the row that a path leads
@@ -95,6 +97,12 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
         self.checks_keys = True
         super().validate_unique()
 
+    def save(self, commit: bool = True, **options: Any) -> Any:
+        """Save the row, and its files in the directory of its tenant."""
+        if commit and not self.errors:
+            save_files(self.instance)
+        return super().save(commit=commit, **options)
+
     def _get_validation_exclusions(self) -> set[str]:
         exclude: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
         # The first time it is about fields alone, and would ask the database for the tenant; but in
@@ -153,6 +161,23 @@ def tenant_form(base: Any, name: str | None) -> Any:
 def tenant_formset(base: Any, kind: type[TenantFormSet] = TenantFormSet) -> Any:
     """Return a subclass of a formset of a project that is of the `kind`, too."""
     return type(base.__name__, (kind, base), {})
+
+
+def save_files(row: models.Model) -> None:
+    """Save new files of a row that an admin saves, who has no directory, in that of its tenant."""
+    fields = [
+        field
+        for field in row._meta.concrete_fields
+        if isinstance(field, models.FileField) and isinstance(field.storage, TenantStorageMixin)
+    ]
+    if not fields or not current_binding().is_admin:
+        return
+    tenant = tenant_of_row(row)
+    if tenant is not None:
+        # For the files only: what is written to the database is the admin's.
+        with ContinuedScope(Binding(tenant)):
+            for field in fields:
+                field.pre_save(row, row._state.adding)
 
 
 def belongs_to(tenant: Any, value: Any) -> bool:

@@ -13,15 +13,16 @@ from django import forms
 from django.contrib import admin
 from django.contrib.admin.options import BaseModelAdmin, InlineModelAdmin
 from django.contrib.admin.utils import flatten_fieldsets
+from django.contrib.admin.widgets import url_params_from_lookup_dict
 from django.http import HttpRequest
 
 from ...binding import current_binding
-from .fields import is_protected, tenant_field
-from .forms import TenantInlineFormSet, tenant_form, tenant_formset
+from .fields import needs_tenant, tenant_field
+from .forms import TenantInlineFormSet, save_files, tenant_form, tenant_formset
 
 
 class TenantOptions(BaseModelAdmin):  # type: ignore[type-arg]
-    """Be what the options of a model and those of an inline share."""
+    """What the options of a model and those of an inline share."""
 
     model: Any
 
@@ -44,7 +45,7 @@ class TenantOptions(BaseModelAdmin):  # type: ignore[type-arg]
         """Return whether the user may add rows: nobody may for no tenant."""
         binding = current_binding()
         nobody = not binding.is_admin and binding.tenant_id is None
-        if nobody and is_protected(self.model):
+        if nobody and needs_tenant(self.model):
             return False
         return super().has_add_permission(request, *args)
 
@@ -105,7 +106,7 @@ class TenantOptions(BaseModelAdmin):  # type: ignore[type-arg]
 
 
 class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type-arg]
-    """Be the options of a protected model: the binding says whose rows the admin shows and adds.
+    """Admin options of a protected model: the binding decides whose rows are shown and added.
 
     A request that runs as a tenant does not show the tenant's field, nor columns and filters of it,
     and stamps what it adds. An admin's shows and filters by it, wants it for a new row, and refuses
@@ -114,7 +115,7 @@ class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type
 
     def __init__(self, model: Any, admin_site: Any) -> None:
         super().__init__(model, admin_site)
-        if is_protected(model):
+        if needs_tenant(model):
             self.form = tenant_form(self.form, self.tenant_name)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -158,25 +159,30 @@ class RLSTenantModelAdmin(TenantOptions, admin.ModelAdmin):  # type: ignore[type
     def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
         """Return whether the address of a list may filter so."""
         if not current_binding().is_admin and not self.without_tenant([lookup]):
-            return False
+            return is_of_popup(self.model, lookup, value)
         return super().lookup_allowed(lookup, value, request)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Save a row, and its files in the directory of its tenant."""
+        save_files(obj)
+        super().save_model(request, obj, form, change)
 
     def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> Any:
         """Return the form of a row of the list, whose columns may be inputs."""
-        if is_protected(self.model):
+        if needs_tenant(self.model):
             kwargs.setdefault("form", tenant_form(forms.ModelForm, self.tenant_name))
         return super().get_changelist_form(request, **kwargs)
 
     def get_changelist_formset(self, request: HttpRequest, **kwargs: Any) -> Any:
         """Return the formset of the rows of the list."""
-        if is_protected(self.model):
+        if needs_tenant(self.model):
             base = kwargs.get("formset", forms.BaseModelFormSet)
             kwargs["formset"] = tenant_formset(base)
         return super().get_changelist_formset(request, **kwargs)
 
 
 class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[type-arg]
-    """Be the options of an inline of a protected model; put it before another inline class.
+    """Admin options of an inline of a protected model; put it before another inline class.
 
     Its rows are of the tenant of the row that they belong to. Where that one has none, an admin
     chooses.
@@ -184,7 +190,7 @@ class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[typ
 
     def __init__(self, parent_model: Any, admin_site: Any) -> None:
         super().__init__(parent_model, admin_site)
-        if is_protected(self.model):
+        if needs_tenant(self.model):
             self.form = tenant_form(self.form, self.tenant_name)
             self.formset = tenant_formset(self.formset, TenantInlineFormSet)
 
@@ -209,11 +215,20 @@ class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[typ
 
 
 class RLSTenantTabularInline(RLSTenantInlineMixin, admin.TabularInline):  # type: ignore[type-arg]
-    """Be an inline of a protected model, a row in a line."""
+    """An inline of a protected model, a row in a line."""
 
 
 class RLSTenantStackedInline(RLSTenantInlineMixin, admin.StackedInline):  # type: ignore[type-arg]
-    """Be an inline of a protected model, a row in a block."""
+    """An inline of a protected model, a row in a block."""
+
+
+def is_of_popup(model: Any, lookup: str, value: Any) -> bool:
+    """Return whether a foreign key to `model` limits its choices so, which a popup then shows."""
+    for given in model._meta.related_fkey_lookups:
+        limits = given() if callable(given) else given
+        if (lookup, value) in url_params_from_lookup_dict(limits).items():
+            return True
+    return False
 
 
 def first_name(entry: Any) -> str | None:
