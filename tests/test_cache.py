@@ -19,7 +19,7 @@ from django.views.decorators.cache import cache_page
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tenantry import admin_context, tenant_context
+from tenantry import admin_context, bind_request, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding
 from tenantry.context import Scope
 from tenantry.contrib.cache import make_key, namespace, shared
@@ -149,6 +149,11 @@ def page(request: HttpRequest) -> HttpResponse:
     return HttpResponse("|".join(Note.objects.order_by("id").values_list("title", flat=True)))
 
 
+def authenticating(request: HttpRequest) -> Any:
+    bind_request(request, User.objects.get(username=request.headers["X-User"]))
+    return cache_page(60)(page)(request)
+
+
 LIBRARIES = {"cache": "django.templatetags.cache"}
 FRAGMENT = "{% load cache %}{% cache 60 titles %}{{ titles }}{% endcache %}"
 
@@ -159,7 +164,11 @@ def fragment(request: HttpRequest) -> HttpResponse:
     return HttpResponse(template.render(Context({"titles": titles})))
 
 
-urlpatterns = [path("page/", cache_page(60)(page)), path("fragment/", fragment)]
+urlpatterns = [
+    path("page/", cache_page(60)(page)),
+    path("fragment/", fragment),
+    path("authenticating/", authenticating),
+]
 
 
 @pytest.mark.parametrize("where", ["/page/", "/fragment/"])
@@ -181,6 +190,21 @@ def test_cached_pages_are_their_tenants(where: str, settings: Any, tenants: Tena
                 Note.objects.create(title=f"later {len(seen)}")
     assert seen == [b"A 1|A 2", b"B 1|B 2"] * 2
     assert Client().get(where).content == b""
+
+
+def test_a_page_is_cached_inside_of_a_view_that_authenticates(
+    settings: Any, tenants: Tenants
+) -> None:
+    settings.ROOT_URLCONF = __name__
+    for name, tenant in zip("ab", tenants, strict=True):
+        User.objects.create(username=name, tenant=tenant)
+    seen = []
+    for _ in range(2):
+        for name, tenant in zip("ab", tenants, strict=True):
+            seen.append(Client().get("/authenticating/", headers={"X-User": name}).content)
+            with tenant_context(tenant.pk):
+                Note.objects.create(title=f"later {len(seen)}")
+    assert seen == [b"A 1|A 2", b"B 1|B 2"] * 2
 
 
 # The check.
