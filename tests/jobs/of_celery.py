@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from celery import Task
+
 from tenantry import admin_context
 from tenantry.binding import current_binding
 from tests.app.models import Note
@@ -22,6 +24,12 @@ def titles(*args: Any) -> list[str]:
 
 @app.task
 def binding() -> str:
+    return repr(current_binding())
+
+
+@app.task(base=Task)
+def bare_binding() -> str:
+    """Look without a scope of its own, at what other tasks have left."""
     return repr(current_binding())
 
 
