@@ -181,9 +181,9 @@ def test_a_project_without_users_has_its_own(
 def test_users_that_say_nothing_are_found(settings: Any) -> None:
     settings.AUTH_USER_MODEL = "app.Shared"
     assert found() == {
-        "tenantry.W183": "model app.Shared is that of the users, and has no is_tenant_admin and no"
-        " rls_tenant_id, so that requests of who has logged in fail; add what is missing, as a"
-        " field or a property"
+        "tenantry.W183": "model app.Shared is the user model and has no is_tenant_admin and no"
+        " rls_tenant_id, so that requests of logged-in users fail; add what is missing, as a field"
+        " or a property"
     }
 
 

@@ -326,5 +326,5 @@ def test_a_bad_name_of_a_role_is_refused(key: str, value: object, settings: Any)
 
 def test_the_two_roles_differ(settings: Any) -> None:
     settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "ADMIN_ROLE": "x", "APP_ROLE": "x"}
-    with pytest.raises(RLSConfigurationError, match="it must be another role than APP_ROLE"):
+    with pytest.raises(RLSConfigurationError, match="it must be a role other than APP_ROLE"):
         RLSConstraint(field="owner", name="n").deconstruct()

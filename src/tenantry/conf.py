@@ -102,7 +102,7 @@ def rls_tenants() -> RLSTenants:
     for key, value in given.items():
         VALIDATORS[key](value)
     if given.get("ADMIN_ROLE") and given["ADMIN_ROLE"] == given.get("APP_ROLE"):
-        raise refuse("ADMIN_ROLE", given["ADMIN_ROLE"], "another role than APP_ROLE")
+        raise refuse("ADMIN_ROLE", given["ADMIN_ROLE"], "a role other than APP_ROLE")
     if given.get("SEALED") and not given.get("SEAL_KEYS"):
         raise RLSConfigurationError(
             f"{SETTING}['SEALED'] needs {SETTING}['SEAL_KEYS'], {SEAL_KEYS_ARE}"
@@ -136,7 +136,8 @@ def tenant_model() -> Any:
         return apps.get_model(label)
     except LookupError as error:
         raise RLSConfigurationError(
-            f"{SETTING}['TENANT_MODEL'] is {label!r}, which is not installed: {error}"
+            f"{SETTING}['TENANT_MODEL'] is {label!r}, which is not installed: {error}; name a model"
+            " of an app in INSTALLED_APPS"
         ) from error
 
 

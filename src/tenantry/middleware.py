@@ -22,16 +22,18 @@ from .context import ContinuedScope, RequestScope
 from .resolution import aresolve, resolve
 from .resolvers.base import resolvers
 
-# Of those that by HTTP's definition change nothing (RFC 9110, 9.2.1), the ones that views answer.
+# The safe methods (RFC 9110, 9.2.1) that views answer.
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 class RLSTenantMiddleware:
-    """Bind every request to the tenant that it is for; put it behind ``AuthenticationMiddleware``.
+    """Bind every request to the tenant that it is for; put it after ``AuthenticationMiddleware``.
 
     ``RLS_TENANTS["RESOLVERS"]`` says where a request names its tenant, by default in its user. One
     class for WSGI and ASGI. It makes no thread hop and sends no SQL of its own. The body of a
     streaming response runs in the request's binding too, after the view has returned.
+
+    Raises RLSConfigurationError, when a server starts, for resolvers that cannot be made.
     """
 
     sync_capable = True

@@ -24,7 +24,7 @@ from ..resolvers.user import UserResolver
 from ..users import missing_of
 from .findings import Finding
 
-# Of those of a project nobody knows whether they ask for a user.
+# A project's own resolvers may ask for a user or not; nothing tells.
 ASK_FOR_USER = (HeaderResolver, PathResolver, SessionResolver, SubdomainResolver, UserResolver)
 OURS = "tenantry.middleware.RLSTenantMiddleware"
 DJANGOS = "django.contrib.auth.middleware.AuthenticationMiddleware"
@@ -73,8 +73,8 @@ def inspect_user(model: Any) -> Iterator[Finding]:
         yield Finding(
             "tenantry.W183",
             f"model {model._meta.label}",
-            f"is that of the users, and has no {' and no '.join(missing)}, so that requests of who"
-            " has logged in fail",
+            f"is the user model and has no {' and no '.join(missing)}, so that requests of"
+            " logged-in users fail",
             "add what is missing, as a field or a property",
         )
 
@@ -106,5 +106,5 @@ def user_is_asked_for() -> bool:
     try:
         found = resolvers()
     except RLSConfigurationError:
-        return False  # Which is told, and by the middleware when the server starts.
+        return False  # E184 reports it, and the middleware raises it when a server starts.
     return any(isinstance(each, ASK_FOR_USER) and not each.authenticates for each in found)

@@ -29,7 +29,7 @@ def inspect_views() -> Iterator[Finding]:
             yield Finding(
                 "tenantry.W161",
                 f"view {view.__module__}.{view.__qualname__}",
-                f"authenticates by {found}, and does not bind the request to whom it finds",
+                f"authenticates by {found}, and does not bind the request to the user it finds",
                 f"let it inherit {BINDING}.RLSAPIView, or make it with {BINDING}.api_view",
             )
 

@@ -18,7 +18,7 @@ from ..naming import name_of
 
 
 class SharedKey(str):
-    """Be a key that :func:`shared` made."""
+    """A key that :func:`shared` made."""
 
     __slots__ = ()
 

@@ -16,9 +16,8 @@ from celery import current_task, signals
 from celery.contrib.django.task import DjangoTask
 from django.db import transaction
 
-from tenantry.binding import UNBOUND, Binding, current_binding
-from tenantry.context import Scope
-
+from ..binding import UNBOUND, Binding, current_binding
+from ..context import Scope
 from .envelope import enclose, travelling
 from .jobs import JobScope, scope_of_job
 
@@ -39,12 +38,12 @@ _jobs: dict[Any, Job] = {}
 
 
 class TenantTask(DjangoTask):  # type: ignore[misc]
-    """Be the class of an app's tasks: ``Celery("project", task_cls=TenantTask)``.
+    """The class of an app's tasks: ``Celery("project", task_cls=TenantTask)``.
 
     A task runs as the tenant, the admin or nobody that was current where it was published, and so
-    does what Celery publishes for it. One whose binding was forged fails with InvalidEnvelopeError
-    and does not run; one without a binding runs unbound. What keeps the scope from being opened,
-    such as an audit log that is full, is the task's error too.
+    does what Celery publishes for it. A task whose binding was forged fails with
+    InvalidEnvelopeError and does not run; one without a binding runs unbound. What keeps the scope
+    from being opened, such as an audit log that is full, is the task's error too.
     """
 
     abstract = True

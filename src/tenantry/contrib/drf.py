@@ -25,7 +25,7 @@ __all__ = ["CurrentTenantDefault", "RLSAPIView", "api_view"]
 
 
 class CurrentTenantDefault:
-    """Be the tenant that a request is bound to, for a field that no client fills in::
+    """The tenant that a request is bound to, for a field that no client fills in::
 
         tenant = serializers.HiddenField(default=CurrentTenantDefault())
 
@@ -52,7 +52,7 @@ class RLSAPIView(APIView):
     A base of its own, or next to another one: ``class Notes(RLSAPIView, ModelViewSet)``. The
     user's binding holds for permissions, throttles, the handler, the rendering of the response and
     the body of a streaming one. Authentication itself runs as nobody, and so does what follows when
-    it fails, whoever's session the request has.
+    it fails, whatever session the request has.
     """
 
     def perform_authentication(self, request: Request) -> None:

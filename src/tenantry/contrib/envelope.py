@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from django.core import signing
 
-from tenantry.binding import ADMIN, UNBOUND, Binding
-from tenantry.conf import tenant_key
-from tenantry.exceptions import InvalidEnvelopeError, InvalidTenantIdError, TenantIdTypeError
+from ..binding import ADMIN, UNBOUND, Binding
+from ..conf import tenant_key
+from ..exceptions import InvalidEnvelopeError, InvalidTenantIdError, TenantIdTypeError
 
 SALT = "tenantry.envelope"
 VERSION = 1

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from functools import cache
 
-from tenantry.binding import UNBOUND
-from tenantry.context import RequestScope
-
+from ..binding import UNBOUND
+from ..context import RequestScope
 from .envelope import disclose
 
 logger = logging.getLogger("tenantry.tasks")

@@ -27,7 +27,7 @@ class TenantAuth(AuthBase):
 
     Such as ``class Tokens(TenantAuth, HttpBearer)``, whose ``authenticate`` may be sync or async.
     The user's binding holds for throttles, the operation, its response, and the body of a streaming
-    one. Authentication itself runs as nobody, and so does what follows when it fails, whoever's
+    one. Authentication itself runs as nobody, and so does what follows when it fails, whatever
     session the request has. Ninja answers with 403 where the user may not act for the tenant that
     the request names.
 

@@ -16,8 +16,7 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from django import VERSION
 
-from tenantry.binding import current_binding
-
+from ..binding import current_binding
 from .envelope import enclose
 from .jobs import JobScope, scope_of_job
 
@@ -36,9 +35,9 @@ ARGUMENT = "tenantry_binding"
 
 
 class TenantTask(Task):  # type: ignore[misc]
-    """Be a task that runs as the tenant, the admin or nobody that it was enqueued by.
+    """A task that runs as the tenant, the admin or nobody that it was enqueued by.
 
-    One whose binding was forged fails with InvalidEnvelopeError and does not run; one without a
+    A task whose binding was forged fails with InvalidEnvelopeError and does not run; one without a
     binding runs unbound.
     """
 
@@ -85,7 +84,7 @@ class TenantTask(Task):  # type: ignore[misc]
 
 
 class TenantTasks(BaseTaskBackend):  # type: ignore[misc]
-    """Be the first base of a backend of ``TASKS`` whose tasks keep the binding.
+    """Mixin, to be listed first, for a backend of ``TASKS`` whose tasks keep the binding.
 
     ::
 
@@ -95,7 +94,7 @@ class TenantTasks(BaseTaskBackend):  # type: ignore[misc]
     task_class = TenantTask
 
     def validate_task(self, task: Any) -> None:
-        """Refuse a task that would not carry the binding."""
+        """Raise InvalidTask for a task that would not carry the binding."""
         if not isinstance(task, TenantTask):
             raise InvalidTask(
                 f"the task {task.module_path} was defined for another backend, so it would lose the"

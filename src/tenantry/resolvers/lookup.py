@@ -43,7 +43,7 @@ class TenantLookup:
     def try_out(self) -> None:
         """Raise ValueError where no name could be found, or looking for one would fail."""
         try:
-            # It is made, and not evaluated; what is no value of the field is no fault of it.
+            # Only built, not run; "" need not be a valid value of the field.
             self.tenants().filter(**self.filter)
             self.query("")
         except (FieldError, TypeError, ValueError, ValidationError) as error:

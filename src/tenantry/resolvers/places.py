@@ -76,7 +76,7 @@ class SessionResolver(Resolver):
 
 
 class NamedResolver(Resolver):
-    """Be the base of those that find a tenant by a field that people see, such as a slug.
+    """Base of the resolvers that find a tenant by a field that people see, such as a slug.
 
     Options: `field` is unique among the tenants, `filter` leaves tenants out, such as those that
     are suspended, `anonymous` binds those who have not logged in too, and `seconds` is how long an
@@ -122,6 +122,8 @@ class SubdomainResolver(NamedResolver):
 
     `domain` is what follows the tenant's name, and `exclude` lists names that are no tenants.
     The options of :class:`NamedResolver` are taken too; `field` is ``"slug"`` by default.
+
+    Raises RLSConfigurationError without a domain, and ValueError for options that are not so.
     """
 
     def __init__(

@@ -113,7 +113,7 @@ class TenantForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class TenantFormSet(forms.BaseModelFormSet):  # type: ignore[type-arg]
-    """Be rows of a tenant, or of several, whose forms may not show it."""
+    """Rows of a tenant, or of several, whose forms may not show it."""
 
     def validate_unique(self) -> None:
         """Compare what is unique in a tenant with the other rows of the tenant."""
@@ -138,7 +138,7 @@ class TenantFormSet(forms.BaseModelFormSet):  # type: ignore[type-arg]
 
 
 class TenantInlineFormSet(TenantFormSet):
-    """Be the rows of an inline, which are their parent's tenant's."""
+    """The rows of an inline, which are their parent's tenant's."""
 
     # Of the classes for inlines, which this is mixed into.
     instance: Any

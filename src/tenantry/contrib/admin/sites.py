@@ -82,11 +82,11 @@ class TenantAdminSiteMixin(AdminSite):
 
 
 class RLSAdminSite(TenantAdminSiteMixin):
-    """Be Django's site of the admin, with the switcher."""
+    """Django's site of the admin, with the switcher."""
 
 
 class RLSAdminConfig(AdminConfig):
-    """Be Django's app of the admin, whose site is :class:`RLSAdminSite`.
+    """Django's app of the admin, whose site is :class:`RLSAdminSite`.
 
     In ``INSTALLED_APPS``, it goes in the place of ``"django.contrib.admin"``.
     """
