@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ...exceptions import UnbindableStatementError
-from .apply import excerpt
+from .apply import excerpt, first_word
 
 # Possessive quantifiers keep the time proportional to the length, whatever there is before a word.
 SESSION_STATE = re.compile(
@@ -38,12 +38,29 @@ SESSION_STATE = re.compile(
 )
 
 
+# What a single statement begins with that reads or writes rows, and what it names in all that the
+# pattern finds in one.
+ROWS = frozenset({b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"WITH"})
+NAMES = (b"temp", b"advisory_lock", b"set_config")
+
+
+def is_plain(statement: bytes) -> bool:
+    """Return whether the pattern surely finds nothing, in a fraction of its time.
+
+    It takes a millisecond for an ``IN`` of thousands.
+    """
+    if b";" in statement or first_word(statement) not in ROWS:
+        return False
+    lower = statement.lower()
+    return not any(name in lower for name in NAMES)
+
+
 def refuse_session_state(statement: bytes) -> None:
     """Raise UnbindableStatementError if `statement` would leave something to its session.
 
     It sees no function of the project's that does, and takes text in quotes for SQL.
     """
-    if SESSION_STATE.search(statement):
+    if not is_plain(statement) and SESSION_STATE.search(statement):
         shown = excerpt(statement)
         raise UnbindableStatementError(
             f"{shown!r} is for a whole session, but OPTIONS['pool_mode'] is 'transaction', so that"
