@@ -41,7 +41,7 @@ SESSION_STATE = re.compile(
 # What a single statement begins with that reads or writes rows, and what it names in all that the
 # pattern finds in one.
 ROWS = frozenset({b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"WITH"})
-NAMES = (b"temp", b"advisory_lock", b"set_config")
+NAMES = (b"temp", b"advisory_lock", b"_config")
 
 
 def is_plain(statement: bytes) -> bool:
