@@ -144,7 +144,8 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
                 "x" * 32,
                 1,
             ],
-            "at most 31 lower-case letters, digits or underscores, the first of which is not a",
+            "at most 31 lower-case letters, digits or underscores, the first of which is not a"
+            " digit",
         ),
         (
             "GUC_PREFIX",

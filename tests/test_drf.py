@@ -534,7 +534,7 @@ def warnings() -> list[str]:
 def test_a_check_names_the_views_that_forget_the_base_class() -> None:
     assert warnings() == [
         f"tenantry.W161 view {__name__}.ForgottenView authenticates by Basic, and does not bind"
-        " the request to whom it finds."
+        " the request to the user it finds."
     ]
 
 
