@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import psycopg
 import pytest
 from django.apps import apps
-from django.db import IntegrityError, ProgrammingError, connections, models, transaction
+from django.db import (
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    models,
+    transaction,
+)
 from django.db.migrations import (
     AddConstraint,
     AlterModelTable,
@@ -20,6 +28,7 @@ from django.db.migrations import (
 )
 from django.db.migrations.state import ProjectState
 
+from example_asgi.servers import Postgres
 from tenantry import RawPredicate, RLSConstraint, SameTenant, admin_context, tenant_context
 from tenantry.exceptions import RLSConfigurationError
 from tenantry.external import current
@@ -31,6 +40,7 @@ from tenantry.operations import (
 )
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
+from tests.fix_servers import DATABASE
 from tests.test_dependents_shared import child, manager, many, model, path_to, rls, tags
 from tests.test_retyping import check
 from tests.test_sharing import run
@@ -389,23 +399,34 @@ def test_the_rows_of_all_tenants_are_checked(keyed: ProjectState, tenants: Tenan
         with tenant_context(tenants[1].pk):
             astray.delete()
         migrate_alone(VALIDATE, after)
-        valid = "SELECT convalidated FROM pg_constraint WHERE conname = 'doc_tag_same'"
-        assert run(valid) == [(True,)]
+        assert is_valid()
     finally:
         migrate_alone(RemoveConstraint("doc", "doc_tag_same"), after)
     assert [is_forced(table) for table in TABLES] == [True, True]
 
 
-# Where the admin is a role, the owner of the tables has to see the rows that are checked.
+# Where the admin is a role, the session that checks has to see the rows, and nobody else.
+
+COUNT = "SELECT count(*) FROM migrated_doc"
+VIEW = "CREATE VIEW migrated_docs AS SELECT * FROM migrated_doc"
+LEFT = (
+    "SELECT polrelid::regclass::text FROM pg_policy WHERE polname = 'tenantry_validation'"
+    " ORDER BY 1"
+)
+SHOWN = (
+    "SELECT pg_get_expr(polqual, polrelid) FROM pg_policy"
+    " WHERE polname = 'tenantry_validation' AND polrelid = 'migrated_doc'::regclass"
+)
 
 
 @contextmanager
 def before_the_check(act: Callable[[], None]) -> Iterator[None]:
-    """Do something once the owner sees the rows, and before they are checked."""
+    """Do something once this session may see the rows, and before they are checked."""
 
     def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         if "VALIDATE CONSTRAINT" in sql:
-            assert [is_forced(table) for table in TABLES] == [False, False]
+            assert run(LEFT) == [(table,) for table in TABLES]
+            assert [is_forced(table) for table in TABLES] == [True, True]
             act()
         return execute(sql, params, many, context)
 
@@ -418,20 +439,85 @@ def is_forced(table: str) -> bool:
     return bool(forced)
 
 
+def is_valid() -> bool:
+    [(valid,)] = run("SELECT convalidated FROM pg_constraint WHERE conname = 'doc_tag_same'")
+    return bool(valid)
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.fixture
+def viewed(not_valid: ProjectState, tenants: Tenants) -> Iterator[ProjectState]:
+    """Return a state with a row to check, and a view of the owner's."""
+    with tenant_context(tenants[0].pk):
+        tag = manager(not_valid, "Tag").create()
+        manager(not_valid, "Doc").create(tag=tag)
+    run(VIEW, alias="owner")
+    yield not_valid
+    run("DROP VIEW migrated_docs", alias="owner")
+
+
+def check_hidden(postgres: Postgres, tenants: Tenants) -> None:
+    """Check that nobody sees rows by a view of the owner's, nor another session of the owner."""
+    assert run("SELECT count(*) FROM migrated_docs") == [(0,)]
+    with tenant_context(tenants[1].pk):
+        assert run("SELECT count(*) FROM migrated_docs") == [(0,)]
+    with psycopg.connect(postgres.dsn("owner", DATABASE), autocommit=True) as other:
+        assert other.execute(COUNT).fetchone() == (0,)
+        # Nor one that looks like the one that checks.
+        assert other.execute(f"{COUNT} -- $tenantry_validation$".encode()).fetchone() == (0,)
+
+
 @pytest.mark.role_shape
-def test_an_interrupt_leaves_the_owner_bound(not_valid: ProjectState) -> None:
+def test_nobody_else_sees_the_rows_while_they_are_checked(
+    viewed: ProjectState, tenants: Tenants, postgres: Postgres
+) -> None:
+    with before_the_check(lambda: check_hidden(postgres, tenants)):
+        migrate_alone(VALIDATE, viewed)
+    assert is_valid()
+    assert run(LEFT) == []
+
+
+@pytest.mark.role_shape
+def test_a_connection_that_is_lost_leaves_nothing_open(
+    viewed: ProjectState, tenants: Tenants, postgres: Postgres, superuser: Superuser
+) -> None:
+    def lose() -> None:
+        [(pid,)] = run("SELECT pg_backend_pid()", alias="owner")
+        superuser.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+    with before_the_check(lose), pytest.raises(OperationalError) as caught:
+        migrate_alone(VALIDATE, viewed)
+    (note,) = caught.value.__notes__
+    assert note.startswith("This must follow, and has failed, too (")
+    for table in TABLES:
+        assert f'DROP POLICY IF EXISTS tenantry_validation ON "{table}"' in note
+    connections["owner"].close()
+    assert run(LEFT) == [(table,) for table in TABLES]
+    assert [is_forced(table) for table in TABLES] == [True, True]
+    check_hidden(postgres, tenants)
+    # Nor a session that has got the number of the process that is gone.
+    with psycopg.connect(postgres.dsn("owner", DATABASE), autocommit=True) as other:
+        [(shown,)] = run(SHOWN)
+        again = re.sub(r"(pid\(\) =) \d+", rf"\1 {other.info.backend_pid}", shown)
+        assert again != shown
+        other.execute(f"ALTER POLICY tenantry_validation ON migrated_doc USING ({again})".encode())
+        assert other.execute(COUNT).fetchone() == (0,)
+    # To migrate again makes it good, and so does what the note says.
+    migrate_alone(VALIDATE, viewed)
+    assert run(LEFT) == []
+    run(note.partition("\n")[2], alias="owner")
+
+
+@pytest.mark.role_shape
+def test_an_interrupt_leaves_no_policy(not_valid: ProjectState) -> None:
     """Such as Ctrl-C, for which a check of many rows gives time."""
     with before_the_check(interrupt), pytest.raises(KeyboardInterrupt) as caught:
         migrate_alone(VALIDATE, not_valid)
     assert not hasattr(caught.value, "__notes__")
-    assert [is_forced(table) for table in TABLES] == [True, True]
-    with before_the_check(lambda: None):
-        migrate_alone(VALIDATE, not_valid)
-    assert [is_forced(table) for table in TABLES] == [True, True]
+    assert run(LEFT) == []
 
 
 @pytest.mark.role_shape
@@ -449,23 +535,33 @@ def test_nobody_else_waits_while_rows_are_checked(
     read_and_write()
     with pytest.raises(ProgrammingError, match='read "migrated_doc" and "migrated_tag" while'):
         migrate_together(VALIDATE, not_valid)
-    assert [is_forced(table) for table in TABLES] == [True, True]
+    assert run(LEFT) == []
     with before_the_check(read_and_write):
         migrate_alone(VALIDATE, not_valid)
 
 
-@pytest.mark.role_shape
-def test_what_could_not_be_done_after_a_failure_is_said(not_valid: ProjectState) -> None:
-    def lose() -> None:
-        connections["owner"].connection.close()
-        interrupt()
+def change_session() -> None:
+    """Show the rows to another session, as if a pooler had given this one instead."""
+    policy = "ALTER POLICY tenantry_validation ON migrated_doc USING (pg_backend_pid() = 0)"
+    run(policy, alias="owner")
 
-    with before_the_check(lose), pytest.raises(KeyboardInterrupt) as caught:
-        migrate_alone(VALIDATE, not_valid)
-    (note,) = caught.value.__notes__
-    assert note.startswith("This must follow, and has failed, too (")
-    for table in TABLES:
-        assert f'ALTER TABLE "{table}" FORCE ROW LEVEL SECURITY' in note
-    connections["owner"].close()
-    run(note.partition("\n")[2], alias="owner")
-    assert [is_forced(table) for table in TABLES] == [True, True]
+
+def restrict() -> None:
+    run("CREATE POLICY mine ON migrated_tag AS RESTRICTIVE USING (id = 0)", alias="owner")
+
+
+@pytest.mark.role_shape
+@pytest.mark.parametrize(("act", "table"), [(change_session, "doc"), (restrict, "tag")])
+def test_rows_that_the_session_does_not_see_are_not_called_good(
+    act: Callable[[], None], table: str, viewed: ProjectState
+) -> None:
+    try:
+        with (
+            before_the_check(act),
+            pytest.raises(ProgrammingError, match=f'rows of "migrated_{table}" are hidden'),
+        ):
+            migrate_alone(VALIDATE, viewed)
+        assert not is_valid()
+        assert run(LEFT) == []
+    finally:
+        run("DROP POLICY IF EXISTS mine ON migrated_tag", alias="owner")

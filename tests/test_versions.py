@@ -118,8 +118,8 @@ TEXTS: dict[str, Callable[[Policy], str]] = {
 OF_NO_POLICY = {
     "a child that is one no more": independ(TABLE),
     "SameTenant, dropped": samekeys.DROP,
-    "SameTenant, released": samekeys.RELEASE_OWNER,
-    "SameTenant, forced": samekeys.FORCE_OWNER,
+    "SameTenant, shown to a session": samekeys.SHOW_SESSION,
+    "SameTenant, hidden from it": samekeys.HIDE_SESSION,
     "verifier": verifier("rls"),
 }
 
@@ -170,7 +170,7 @@ DIGESTS: dict[str, str] = {
     "role: undone": "3b2fc1a49801827a",
     "role: SameTenant": "7ef21c7a993c2e49",
     "role: SameTenant, not valid": "9774da80080ea9e8",
-    "role: SameTenant, validated": "19fed9233fecd891",
+    "role: SameTenant, validated": "80b0e94dd857229a",
     "role: a default": "7dbebe9b646753ee",
     "sealed: a column": "7aef05c9a424d113",
     "sealed: a path": "5784f4cb299e221a",
@@ -194,12 +194,12 @@ DIGESTS: dict[str, str] = {
     "sealed role: undone": "3b2fc1a49801827a",
     "sealed role: SameTenant": "7ef21c7a993c2e49",
     "sealed role: SameTenant, not valid": "9774da80080ea9e8",
-    "sealed role: SameTenant, validated": "19fed9233fecd891",
+    "sealed role: SameTenant, validated": "80b0e94dd857229a",
     "sealed role: a default": "53b25ff13477319f",
     "a child that is one no more": "667ae96014ba1597",
     "SameTenant, dropped": "05461147f169bd6c",
-    "SameTenant, released": "e7877e7fd09c4f6c",
-    "SameTenant, forced": "f899c6946caa22e1",
+    "SameTenant, shown to a session": "92db536ea072670e",
+    "SameTenant, hidden from it": "3568dc603857d8d4",
     "verifier": "5337ecb31c307b69",
 }
 

@@ -203,17 +203,17 @@ class SameTenant(models.BaseConstraint):
         """Return the SQL that checks the rows of before, and what must follow even if it fails."""
         policy = policy_of(model)
         parts = self.parts(model, schema_editor)
-        check = ForAllTenants(samekeys.validate(policy), self, **parts)
         if policy.admin_role is None:
-            return [check], []
+            return [ForAllTenants(samekeys.validate(policy), self, **parts)], []
         to = referred(model._meta.get_field(self.field), model._meta.apps)._meta.concrete_model
         quote, table = schema_editor.quote_name, to._meta.db_table
         parts["target"] = Table(table, quote)
         parts["target_text"] = Table(table, lambda name: literal(quote(name)))
-        first = [Statement(samekeys.RELEASE_OWNER, **parts), check]
+        check = ForAllTenants(samekeys.validate(policy), self, **parts)
+        first = [Statement(samekeys.SHOW_SESSION, **parts), check]
         if schema_editor.atomic_migration:
             first.insert(0, Statement(samekeys.REFUSE_ROWS, **parts))
-        return first, [Statement(samekeys.FORCE_OWNER, **parts)]
+        return first, [Statement(samekeys.HIDE_SESSION, **parts)]
 
     def parts(self, model: Any, schema_editor: Any) -> dict[str, Any]:
         """Return the table and the name, as identifiers and as strings."""

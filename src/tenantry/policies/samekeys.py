@@ -51,8 +51,8 @@ DO $tenantry$ BEGIN
 {see_all}END $tenantry$;
 ALTER TABLE %(table)s VALIDATE CONSTRAINT %(name)s"""
 
-# To release the owner locks both tables for everybody else until the transaction ends: for a moment
-# where nothing else is in it, and otherwise for as long as the rows are checked.
+# To make a policy locks a table for everybody else until the transaction ends: for a moment where
+# nothing else is in it, and otherwise for as long as the rows are checked.
 REFUSE_ROWS = """\
 DO $tenantry$ BEGIN
   IF pg_catalog.pg_relation_size(%(table_text)s::regclass) > 0 THEN
@@ -63,13 +63,63 @@ DO $tenantry$ BEGIN
 END $tenantry$"""
 
 # Where the admin is a role, it owns no table, and the owner is nobody's admin. So it is the owner
-# that must see all rows, for as long as it looks at them.
+# that must see all rows, for as long as it looks at them. In a transaction of its own, as here, it
+# is released, and nobody else sees that.
 RELEASE_OWNER = """\
 ALTER TABLE %(table)s NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE %(target)s NO FORCE ROW LEVEL SECURITY"""
 FORCE_OWNER = """\
 ALTER TABLE %(table)s FORCE ROW LEVEL SECURITY;
 ALTER TABLE %(target)s FORCE ROW LEVEL SECURITY"""
+
+# To check rows without keeping everybody else out takes several transactions. The owner stays bound
+# in them: views and functions that run as the owner would show all rows to whoever uses them. This
+# policy is for one session, known by its process. The number of a process that is gone may come
+# again, so that what the session runs counts too.
+_VALIDATION = "tenantry_validation"
+_MARK = f"${_VALIDATION}$"
+SHOW_SESSION = f"""\
+DO $tenantry$ DECLARE
+  each text;
+BEGIN
+  FOREACH each IN ARRAY ARRAY[%(table_text)s, %(target_text)s] LOOP
+    EXECUTE 'DROP POLICY IF EXISTS {_VALIDATION} ON ' || each;
+    EXECUTE 'CREATE POLICY {_VALIDATION} ON ' || each || ' FOR SELECT TO CURRENT_USER USING'
+      || ' ((SELECT pg_catalog.pg_backend_pid() = ' || pg_catalog.pg_backend_pid()
+      || ' AND pg_catalog.strpos(pg_catalog.current_query(), ''{_MARK}'') > 0))';
+  END LOOP;
+END $tenantry$"""
+HIDE_SESSION = f"""\
+DROP POLICY IF EXISTS {_VALIDATION} ON %(table)s;
+DROP POLICY IF EXISTS {_VALIDATION} ON %(target)s"""
+
+# What is not shown would be found without fault. A pooler may have given another session, and a
+# restrictive policy takes away what others show. It is one statement, and so one transaction, also
+# where somebody runs what sqlmigrate prints.
+_VALIDATE_AS_SESSION = f"""\
+DO {_MARK} DECLARE
+  each text;
+  shown text;
+  is_shown boolean;
+BEGIN
+  FOREACH each IN ARRAY ARRAY[%(table_text)s, %(target_text)s] LOOP
+    CONTINUE WHEN NOT row_security_active(each)
+      OR pg_catalog.pg_relation_size(%(table_text)s::regclass) = 0;
+    shown := (SELECT pg_catalog.pg_get_expr(polqual, polrelid) FROM pg_catalog.pg_policy
+      WHERE polrelid = each::regclass AND polname = '{_VALIDATION}');
+    EXECUTE 'SELECT ' || coalesce(shown, 'false') INTO is_shown;
+    IF is_shown IS NOT TRUE OR EXISTS (
+      SELECT FROM pg_catalog.pg_policy, unnest(polroles) role
+      WHERE polrelid = each::regclass AND NOT polpermissive AND polcmd IN ('r', '*')
+        AND (role = 0 OR pg_catalog.pg_has_role(role, 'USAGE'))
+    ) THEN
+      RAISE EXCEPTION 'the rows of %% are hidden, and cannot be checked', each
+        USING HINT = 'Migrate without a pooler and as a role that no restrictive policy binds, or'
+          ' as a role with BYPASSRLS.';
+    END IF;
+  END LOOP;
+  ALTER TABLE %(table)s VALIDATE CONSTRAINT %(name)s;
+END {_MARK}"""  # noqa: S608 - a name of ours
 
 # Asks the catalog which table and which unique constraint it is about: both may have been renamed.
 DROP = f"""\
@@ -105,7 +155,9 @@ def add(policy: Policy, *, valid: bool) -> str:
 
 def validate(policy: Policy) -> str:
     """Return the template that checks the rows that were there before the foreign key."""
-    return _VALIDATE.format(see_all="" if policy.admin_role is not None else see_all(policy))
+    if policy.admin_role is not None:
+        return _VALIDATE_AS_SESSION
+    return _VALIDATE.format(see_all=see_all(policy))
 
 
 def see_all(policy: Policy) -> str:
