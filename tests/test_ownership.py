@@ -14,7 +14,7 @@ from django.apps import apps
 from django.contrib.auth.models import Group
 from django.core.management import CommandError
 from django.db import connections, models
-from django.db.migrations import CreateModel
+from django.db.migrations import AddField, CreateModel
 from django.db.migrations.state import ProjectState
 from django.test.utils import isolate_apps
 
@@ -34,35 +34,57 @@ Tenants = tuple[Tenant, Tenant]
 SHARED = "CREATE POLICY shared ON migrated_{0} FOR SELECT USING (true)"
 
 
-def key(to: str) -> Any:
-    return models.ForeignKey(f"migrated.{to}", models.CASCADE)
+def key(to: str, **options: Any) -> Any:
+    return models.ForeignKey(f"migrated.{to}", models.CASCADE, related_name="+", **options)
 
 
-def model(name: str, *constraints: Any, bases: Any = (models.Model,), **fields: Any) -> CreateModel:
+def model(
+    name: str,
+    *constraints: Any,
+    bases: Any = (models.Model,),
+    table: str | None = None,
+    **fields: Any,
+) -> CreateModel:
     fields = (
         fields if "part_ptr" in fields else {"id": models.AutoField(primary_key=True), **fields}
     )
-    return CreateModel(name, list(fields.items()), {"constraints": list(constraints)}, bases)
+    options = {"constraints": list(constraints), **({"db_table": table} if table else {})}
+    return CreateModel(name, list(fields.items()), options, bases)
 
 
-@pytest.fixture
-def owned(tenants: Tenants, migrate: Migrate) -> Any:
-    """Return models: a column, a path of two steps, a ManyToManyField, and a child."""
+@pytest.fixture(params=[True, False], ids=["constrained", "loose"])
+def owned(tenants: Tenants, migrate: Migrate, request: pytest.FixtureRequest) -> Any:
+    """Return models: a column, a path of two steps, a ManyToManyField, and a child.
+
+    The database knows what refers to what, or the models only.
+    """
     owner = models.BigIntegerField()
     state = ProjectState()
+    known = {"db_constraint": request.param}
     pointer = models.OneToOneField(
-        "migrated.Part", models.CASCADE, parent_link=True, primary_key=True, auto_created=True
+        "migrated.Part",
+        models.CASCADE,
+        parent_link=True,
+        primary_key=True,
+        auto_created=True,
+        **known,
     )
     for each in [
         model("Whole", RLSConstraint(field="owner", name="whole_rls"), owner=owner),
-        model("Part", RLSConstraint(path="whole__owner", name="part_rls"), whole=key("Whole")),
-        model("Grain", RLSConstraint(path="part__whole__owner", name="g_rls"), part=key("Part")),
+        model(
+            "Part", RLSConstraint(path="whole__owner", name="part_rls"), whole=key("Whole", **known)
+        ),
+        model(
+            "Grain",
+            RLSConstraint(path="part__whole__owner", name="g_rls"),
+            part=key("Part", **known),
+        ),
         model("Piece", bases=("migrated.Part",), part_ptr=pointer),
         model(
             "Set",
             RLSConstraint(field="owner", name="set_rls"),
             owner=owner,
-            wholes=models.ManyToManyField("migrated.Whole"),
+            wholes=models.ManyToManyField("migrated.Whole", **known),
         ),
     ]:
         state = migrate(each, state)
@@ -145,6 +167,50 @@ def test_rows_by_paths_and_relations_go_and_come(
     assert rows() == {name: found[:1] for name, found in before.items()}
     command("import_tenant", path, "--database", "owner")
     assert rows() == before
+
+
+def test_the_tenant_goes_last(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By a name that comes before the tenant's own, and a column that is no foreign key.
+    rule = RLSConstraint(field="owner", name="early_rls")
+    early = model("Early", rule, table="aaa_migrated", owner=models.BigIntegerField())
+    state = migrate(early, ProjectState())
+    monkeypatch.setattr("tenantry.checks.inspection.apps", state.apps)
+    removal = Removal(connections["default"], tenants[0])
+    assert list(removal.doomed()) == ["aaa_migrated", "app_tenant"]
+
+
+def test_what_a_path_goes_through_is_not_cut(
+    tenants: Tenants,
+    migrate: Migrate,
+    arrange: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    c = Tenant.objects.create(name="C")
+    owner = models.BigIntegerField()
+    state = ProjectState()
+    for each in [
+        model("Whole", RLSConstraint(field="owner", name="whole_rls"), owner=owner),
+        model(
+            "Part",
+            RLSConstraint(field="owner", name="part_rls"),
+            owner=owner,
+            whole=key("Whole", null=True),
+        ),
+        model("Grain", RLSConstraint(path="part__whole__owner", name="g_rls"), part=key("Part")),
+        # So that the foreign keys are a cycle.
+        AddField("Whole", "best", key("Part")),
+    ]:
+        state = migrate(each, state)
+    arrange.execute(
+        f"INSERT INTO migrated_whole (id, owner, best_id) VALUES (1, {c.pk}, 1);"
+        f"INSERT INTO migrated_part (id, owner, whole_id) VALUES (1, {c.pk}, 1);"
+        "INSERT INTO migrated_grain (part_id) VALUES (1)"
+    )
+    monkeypatch.setattr("tenantry.checks.inspection.apps", state.apps)
+    assert command("delete_tenant", c.pk, "--yes").endswith("4 rows deleted\n")
+    assert arrange.execute("SELECT count(*) FROM migrated_grain").fetchone() == (0,)
 
 
 @pytest.fixture

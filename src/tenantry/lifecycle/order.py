@@ -9,7 +9,7 @@ from graphlib import CycleError, TopologicalSorter
 
 @dataclass(frozen=True)
 class Reference:
-    """A foreign key of the database: from columns of a table to columns of another."""
+    """What refers from columns of a table to columns of another: mostly a foreign key."""
 
     name: str
     table: str

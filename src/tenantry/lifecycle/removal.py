@@ -136,7 +136,7 @@ class Removal:
             for group in reversed(self.found.order.groups):
                 tables = [doomed[name] for name in reversed(group) if name in doomed]
                 with explained(NOT_DELETED):
-                    if is_cyclic(group, self.found.references):
+                    if is_cyclic(group, self.found.edges):
                         self.empty_at_once(tables, note)
                     else:
                         self.empty(tables, note)

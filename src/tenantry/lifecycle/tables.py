@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from ..checks.inspection import protected_models
 from ..checks.requests import has_protected_models
 from ..conf import tenant_model
-from ..dependents import owner_of, writers
+from ..dependents import owner_of, owners, writers
 from ..expressions import current_tenant_sql
 from ..protected import protections
 from .order import Order, Reference, in_order
@@ -62,6 +62,8 @@ class Owned:
     condition: str
     # The columns by which a row belongs to its tenant.
     keys: tuple[str, ...] = ()
+    # The tables whose rows say the rest, each with the column that does.
+    asked: tuple[tuple[str, str], ...] = ()
     is_tenants: bool = False
     # Whether a row is the tenant's by what another of its rows says, which goes first.
     is_linked: bool = False
@@ -84,12 +86,18 @@ class Holdings:
 
     tables: dict[str, Owned]
     columns: dict[str, list[Column]]
+    # The foreign keys of the database.
     references: list[Reference]
+
+    @property
+    def edges(self) -> list[Reference]:
+        """What has to be there before what: what the models say, and the foreign keys."""
+        return [*deciding(self.tables.values()), *self.references]
 
     @property
     def order(self) -> Order:
         """The tables in the order in which they can be filled."""
-        return in_order(list(self.tables), self.references)
+        return in_order(list(self.tables), self.edges)
 
     def inward(self) -> list[Reference]:
         """Return what refers to these tables from others."""
@@ -116,7 +124,7 @@ def owned_tables(connection: Any) -> dict[str, Owned]:
     for model in protected:
         name = model._meta.db_table
         condition, keys = ownership(model, quote)
-        found[name] = Owned(name, quote(name), model, condition, keys)
+        found[name] = Owned(name, quote(name), model, condition, keys, tuple(asked(model)))
     tenants = tenant_model()._meta.concrete_model
     condition = f"{quote(tenants._meta.pk.column)} = {current_tenant_sql()}"
     for table in tables_of(tenants, condition, quote):
@@ -166,6 +174,33 @@ def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
     return f"({' AND '.join(conditions)})", tuple(link.column for link in links)
 
 
+def asked(model: Any) -> Iterator[tuple[str, str]]:
+    """Yield the tables, and a column of each, that a row needs to be seen as the tenant's own."""
+    apps = model._meta.apps
+    if protection := protections(apps).get(model._meta.db_table):
+        owner = protection.owner
+        columns = [*(hop.column for hop in owner.hops), owner.column]
+        yield from zip((hop.table for hop in owner.hops), columns[1:], strict=True)
+    for link in owners(model, apps):
+        other = owner_of(link, apps)
+        yield other._meta.db_table, other._meta.pk.column
+        yield from asked(other)
+
+
+def deciding(tables: Iterable[Owned]) -> Iterator[Reference]:
+    """Yield what says of rows whose they are, be it a foreign key of the database or not.
+
+    The tenant is before all of its rows, so that a removal that was interrupted finds it again.
+    """
+    tenants = tenant_model()._meta.concrete_model._meta.db_table
+    for table in tables:
+        targets = {name for name, _ in table.asked}
+        if not table.is_tenants:
+            targets.add(tenants)
+        for target in sorted(targets):
+            yield Reference("", table.name, table.keys, target, (), decides=True)
+
+
 def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdings:
     """Return the tables with rows of tenants as they are in the database, and `extra` ones.
 
@@ -183,12 +218,18 @@ def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdi
     cursor.execute(COLUMNS, [list(names)])
     for oid, *column in cursor.fetchall():
         columns[names[oid]].append(Column(*column))
+    decisive = {each for table in tables.values() for each in table.asked}
     references = []
     cursor.execute(REFERENCES, [list(names), list(names)])
     for name, oid, table, target_oid, target_name, action, cols, keys, valid in cursor.fetchall():
         table = names.get(oid, table)
         fixed = tables[table].keys if table in tables else ()
-        own = {each.name: each for each in columns.get(table, ()) if each.name not in fixed}
+        own = {
+            each.name: each
+            for each in columns.get(table, ())
+            # What says whose rows are, of this table or of others, has to stay until they go.
+            if each.name not in fixed and (table, each.name) not in decisive
+        }
         nullable = [each for each in cols if each in own and own[each].nullable]
         loose = [each for each in nullable if not own[each].ruled]
         # Nothing has to be there for the tenant's own row to be its.
