@@ -19,10 +19,13 @@ from .tables import Holdings, Owned, holdings, referring
 
 Note = Callable[[str, int], None]
 
+NOTHING_DELETED = (
+    "Nothing was deleted; columns that were already set to NULL stay NULL. Change or delete these"
+    " rows first, and run delete_tenant again."
+)
 NOT_NULL = (
     "A constraint or a trigger forbids NULL in a column that has to be set to NULL before the rows"
-    " it refers to can be deleted. Nothing was deleted; columns that were already set to NULL stay"
-    " NULL. Change or delete these rows first, and run delete_tenant again."
+    f" it refers to can be deleted. {NOTHING_DELETED}"
 )
 NOT_DELETED = (
     "These rows belong to another tenant, or were added meanwhile. What has been deleted stays"
@@ -235,12 +238,23 @@ class Removal:
                 yield other
 
     def cut(self, reference: Reference, name: str, which: str = "true") -> None:
-        """Set a column to NULL in the tenant's rows, so that what they refer to can go."""
+        """Set a column to NULL in the tenant's rows, so that what they refer to can go.
+
+        Raises CommandError when a trigger sets it to something else again.
+        """
         table = self.found.tables[reference.table]
         column = self.quote(name)
         condition = f"{table.condition} AND {column} IS NOT NULL AND {which}"
-        while self.change(f"UPDATE {table.quoted} SET {column} = NULL", table, condition):  # noqa: S608
-            pass
+        rows = f"{table.quoted} WHERE {condition}"
+        to_do = self.count(rows)
+        while number := self.change(f"UPDATE {table.quoted} SET {column} = NULL", table, condition):  # noqa: S608
+            to_do -= number
+            # As many as there were, and yet there are some: the same ones, or new ones.
+            if to_do <= 0 and (left := self.count(rows)):
+                raise CommandError(
+                    f"{left} rows of {table.name} have a value in {name} after it was set to NULL:"
+                    f" a trigger puts it back, or they were added meanwhile. {NOTHING_DELETED}"
+                )
 
     def empty(self, tables: Sequence[Owned], note: Note) -> None:
         """Delete the tenant's rows of tables in batches."""
