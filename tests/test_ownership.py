@@ -18,12 +18,14 @@ from django.db.migrations import AddField, CreateModel
 from django.db.migrations.state import ProjectState
 from django.test.utils import isolate_apps
 
-from tenantry import RLSConstraint, tenant_context
+from tenantry import RLSConstraint, admin_context, tenant_context
 from tenantry.external import current
 from tenantry.lifecycle.export import export
 from tenantry.lifecycle.removal import Removal
 from tenantry.lifecycle.tables import ownership
 from tenantry.operations import AddRLSPolicy
+from tenantry.runs.fleet import Fleet
+from tenantry.runs.ledger import Ledger
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_checks import broken
@@ -249,6 +251,49 @@ def test_rows_of_models_of_other_packages_go_and_come(
     with pytest.raises(CommandError, match="which has rows in"):
         command("import_tenant", path, "--database", "owner")
     command("delete_tenant", a.pk, "--yes")
+
+
+@pytest.fixture
+def hidden(tenants: Tenants, migrate: Migrate, settings: Any) -> Tenants:
+    """Let each tenant see itself only."""
+    operation = AddRLSPolicy("app.Tenant", "id", create_column=False, **current())
+    migrate(operation, ProjectState.from_apps(apps))
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "EXTERNAL_MODELS": {"app.Tenant": "id"}}
+    return tenants
+
+
+def test_tenants_who_see_only_themselves_stay_go_and_come(
+    hidden: Tenants, contents: Callable[[], Contents], tmp_path: Path
+) -> None:
+    a, b = hidden
+    assert not Tenant.objects.exists()
+    before = contents()
+    path = tmp_path / "a.jsonl"
+    command("export_tenant", "A", "--by", "name", "--output", path)
+    with admin_context():
+        command("delete_tenant", a.pk, "--yes", "--keep-tenant")
+    assert contents()["app_tenant"] == before["app_tenant"]
+    assert len(contents()["app_note"]) == 2
+    command("delete_tenant", a.pk, "--yes")
+    assert command("run_for_all_tenants", "--list") == f"{b.pk}\t{b}\n"
+    command("import_tenant", path, "--database", "owner")
+    assert contents() == before
+
+
+def test_commands_run_for_tenants_who_see_only_themselves(
+    hidden: Tenants, processes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    class Idle(Fleet):
+        def __init__(self, command: list[str], tenants: list[str], ledger: Ledger) -> None:
+            started.append(tenants)
+            super().__init__(command, [], ledger)
+
+    monkeypatch.setattr("tenantry.management.commands.run_for_all_tenants.Fleet", Idle)
+    command("run_for_all_tenants", "check")
+    command("run_for_all_tenants", "--only", hidden[1].pk, "check")
+    assert started == [[str(each.pk) for each in hidden], [str(hidden[1].pk)]]
 
 
 PARENTS = """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -128,7 +128,8 @@ def owned_tables(connection: Any) -> dict[str, Owned]:
     tenants = tenant_model()._meta.concrete_model
     condition = f"{quote(tenants._meta.pk.column)} = {current_tenant_sql()}"
     for table in tables_of(tenants, condition, quote):
-        found.setdefault(table.name, table)
+        # One that is protected itself has a condition of its own.
+        found[table.name] = replace(found.get(table.name, table), is_tenants=True)
     return found
 
 

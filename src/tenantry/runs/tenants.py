@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist, FieldError, ValidationError
 from django.core.management.base import CommandError
 from django.db import router
 
 from ..binding import TenantId
 from ..conf import tenant_key, tenant_model
+from ..context import admin_context
 from ..exceptions import InvalidTenantIdError
+from ..protected import protections
 
 LIST_THEM = (
     "list the tenants with: python manage.py run_for_all_tenants --list (its first column is the"
@@ -21,10 +25,16 @@ BY_FIELD = f"name a tenant by another field with --by FIELD, or {LIST_THEM}"
 
 
 def all_tenants(database: str | None = None) -> Any:
-    """Return a queryset of all tenants, in the order of their keys."""
+    """Return a queryset of all tenants, in the order of their keys, to read in `seeing_all`."""
     model = tenant_model()
     alias = database or router.db_for_read(model)
     return model._base_manager.using(alias).order_by("pk")
+
+
+def seeing_all() -> AbstractContextManager[Any]:
+    """Return a scope in which every tenant is seen, also where their own table is protected."""
+    is_open = protections(apps).flags(tenant_model()._meta.db_table) is None
+    return nullcontext() if is_open else admin_context()
 
 
 def parse_key(value: object, advice: str = BY_FIELD) -> TenantId:
@@ -44,10 +54,12 @@ def find_tenant(value: str, by: str = "pk", database: str | None = None) -> Any:
     Raises CommandError when there is none.
     """
     if by == "pk":
-        found = all_tenants(database).filter(pk=parse_key(value)).first()
+        tenants = all_tenants(database).filter(pk=parse_key(value))
     else:
         require_unique(by)
-        found = filtered(all_tenants(database), [f"{by}={value}"]).first()
+        tenants = filtered(all_tenants(database), [f"{by}={value}"])
+    with seeing_all():
+        found = tenants.first()
     if found is None:
         raise CommandError(f"there is no tenant whose {by} is {value!r}; {LIST_THEM}")
     return found

@@ -15,7 +15,7 @@ from ...runs.files import require_writable, write_json
 from ...runs.fleet import Fleet
 from ...runs.ledger import Ledger
 from ...runs.progress import progress
-from ...runs.tenants import all_tenants, filtered, parse_key
+from ...runs.tenants import all_tenants, filtered, parse_key, seeing_all
 from .run_as_tenant import without_dashes
 
 CHOOSE = "choose tenants by another field with --filter FIELD=VALUE, or list them with --list"
@@ -59,15 +59,17 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the command, write the report, and exit."""
-        tenants = self.tenants(options)
-        if options["list"]:
-            for tenant in tenants:
-                self.stdout.write(f"{tenant.pk}\t{tenant}")
-            return
+        with seeing_all():
+            tenants = self.tenants(options)
+            if options["list"]:
+                for tenant in tenants:
+                    self.stdout.write(f"{tenant.pk}\t{tenant}")
+                return
+            keys = [str(key) for key in tenants.values_list("pk", flat=True)]
         command = without_dashes(options["words"])
         self.require(command)
         ledger = Ledger(options["resume"], command)
-        fleet = Fleet(command, [str(key) for key in tenants.values_list("pk", flat=True)], ledger)
+        fleet = Fleet(command, keys, ledger)
         # Before anything runs, so that a path that cannot be written stops nothing half-way.
         ledger.save()
         if options["json"]:
