@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import router
@@ -49,24 +49,11 @@ from ...retyping import (
 )
 from ...samekeys import DeferredSameTenant, ForAllTenants, SameTenant
 from ...seal import send_seal_keys
+from .new_tables import Dependence, NewTablesMixin
 from .releasing import as_admin, filled, looked_at, released
 
-if TYPE_CHECKING:
-    # A mixin over the editors of two backends.
-    Base = Any
-else:
-    Base = object
 
-
-class Dependence(Statement):
-    """SQL that Django forgets when its table is deleted in the same migration."""
-
-    def speaks_of(self, table: str) -> bool:
-        """Return whether the SQL names a table."""
-        return self.parts["table"].quote_name(table) in str(self)
-
-
-class SchemaEditorMixin(Base):  # type: ignore[misc]
+class SchemaEditorMixin(NewTablesMixin):
     """Protect the tables of many-to-many relations, and of children in inheritance."""
 
     def execute(self, sql: Any, params: Any = ()) -> None:
@@ -85,14 +72,6 @@ class SchemaEditorMixin(Base):  # type: ignore[misc]
             if isinstance(constraint, SameTenant):
                 self.remove_constraint(model, constraint)
         super().delete_model(model)
-
-    def create_model(self, model: Any) -> None:
-        """Create the table of `model`, and those of its many-to-many relations."""
-        self.provide(model._meta.local_concrete_fields)
-        super().create_model(model)
-        # Later, as constraints are: the tables that it refers to may not be protected yet.
-        if sql := self.dependence(model, model._meta.apps):
-            self.deferred_sql.append(sql)
 
     def add_field(self, model: Any, field: Any) -> None:
         """Add a column, and first what its default calls."""
