@@ -9,7 +9,8 @@ import pytest
 from django.db import connections, models
 from django.db.migrations import AddConstraint, AddField, RunPython, RunSQL
 
-from tenantry import RawPredicate, RLSConstraint, tenant_context
+from example_asgi.servers import grant_by_default
+from tenantry import RawPredicate, RLSConstraint, admin_context, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected
 from tests.test_dependents_shared import child, manager, many, model, path_to, tags
@@ -153,3 +154,34 @@ def test_sqlmigrate_prints_the_protection_after_the_table(tenants: Tenants) -> N
         places.append(printed.index(f'CREATE TABLE "migrated_{table}"'))
         places.append(printed.index(f'CREATE POLICY tenantry_isolation ON "migrated_{table}"'))
     assert places == sorted(places)
+
+
+@pytest.fixture
+def granted_by_nothing_else(superuser: Superuser, postgres: Any) -> Iterator[None]:
+    """Let no default privileges give the admin role what it needs."""
+    superuser.execute("ALTER DEFAULT PRIVILEGES FOR ROLE owner REVOKE ALL ON TABLES FROM app_admin")
+    yield
+    grant_by_default(postgres.dsn("postgres", "tenantry"), owner="owner", to="app_admin")
+
+
+@pytest.mark.admin_role
+@pytest.mark.usefixtures("granted_by_nothing_else")
+@pytest.mark.parametrize("is_atomic", [False, True])
+def test_the_admin_may_use_a_new_table_at_once(is_atomic: bool, tenants: Tenants) -> None:
+    """A data migration may be one of those that `migrate` does in one go on a new database."""
+
+    def filled(apps: Any, editor: Any) -> None:
+        def objects(name: str) -> Any:
+            return apps.get_model("migrated", name)._default_manager.using("owner")
+
+        with admin_context():
+            made = [objects(name).create(tenant_id=tenants[0].pk) for name in ("Tag", "Doc")]
+            made[1].tags.add(made[0])
+            assert objects("Doc").filter(tags__isnull=False).update(partner=tenants[1].pk) == 1
+
+    state = base()
+    for migration in (migration_with(*CREATED[:2]), migration_with(RunPython(filled))):
+        with connections["owner"].schema_editor(atomic=is_atomic) as editor:
+            state = migration.apply(state, editor)
+    keys = dict.fromkeys(("doc", "tag", "doc_tags"), "id")
+    assert [len(rows) for rows in looks(tenants, keys)] == [0, 3, 1]

@@ -1,11 +1,13 @@
 """What the admin role may do: what the application does, on every table of the models.
 
 The admin's statements run as the admin role, so it needs privileges on all tables that they meet,
-shared ones too. ``migrate`` keeps them up.
+shared ones too. ``migrate`` keeps them up; a new table gets them before the next operation, which
+may be a data migration that opens the admin's scope.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.apps import apps
@@ -55,11 +57,17 @@ def keep_up(sender: Any, using: str, **kwargs: Any) -> None:
 def grant_to_admin_role(connection: Any, role: str) -> None:
     """Grant the admin role what is missing."""
     tables = [
-        connection.ops.quote_name(model._meta.db_table)
+        model._meta.db_table
         for model in apps.get_models(include_auto_created=True)
         if router.allow_migrate_model(connection.alias, model)
     ]
+    grant_on(tables, connection, role)
+
+
+def grant_on(tables: Iterable[str], connection: Any, role: str) -> None:
+    """Grant the admin role what is missing on those of `tables` that are there."""
+    quoted = [*map(connection.ops.quote_name, tables)]
     with connection.cursor() as cursor:
-        cursor.execute(MISSING, {"role": role, "tables": tables})
+        cursor.execute(MISSING, {"role": role, "tables": quoted})
         if grants := [grant for (grant,) in cursor.fetchall()]:
             cursor.execute(";\n".join(grants))

@@ -11,6 +11,7 @@ from ...conf import rls_tenants
 from ...constraints import DeferredProtection
 from ...dependents import is_protected
 from ...exceptions import RLSConfigurationError
+from ...grants import grant_on
 from ...policies.ddl import close
 from ...seal import send_seal_keys
 
@@ -30,7 +31,10 @@ class Dependence(Statement):
 
 
 class NewTablesMixin(Base):  # type: ignore[misc]
-    """Protect new tables: when the migration ends, or at once where it is no transaction."""
+    """Protect new tables: when the migration ends, or at once where it is no transaction.
+
+    The admin role, if there is one, may use them at once.
+    """
 
     def table_sql(self, model: Any) -> tuple[str, Any]:
         """Return the SQL that creates a table.
@@ -52,6 +56,9 @@ class NewTablesMixin(Base):  # type: ignore[misc]
         # Later, as constraints are: the tables that it refers to may not be protected yet.
         if sql := self.dependence(model, model._meta.apps):
             self.deferred_sql.append(sql)
+        role = rls_tenants().admin_role
+        if role is not None and not self.collect_sql:
+            grant_on([model._meta.db_table], self.connection, role)
         if not self.atomic_migration:
             relations = [field.remote_field.through for field in model._meta.local_many_to_many]
             for each in [model, *(each for each in relations if each._meta.auto_created)]:
