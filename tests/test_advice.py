@@ -137,6 +137,49 @@ def scroll() -> None:
         cursor.scroll(1)
 
 
+def copy() -> None:
+    with (
+        transaction.atomic(),
+        connections["default"].cursor() as cursor,
+        cursor.copy("COPY (SELECT title FROM app_note) TO STDOUT") as rows,
+    ):
+        list(rows)
+
+
+def copy_handled() -> None:
+    with (
+        transaction.atomic(),
+        connections["default"].cursor() as cursor,
+        cursor.copy("COPY (SELECT title FROM app_note) TO STDOUT") as rows,
+    ):
+        # What the block itself sees.
+        with pytest.raises(psycopg.DataError) as raised:
+            rows.read_row()
+        raise raised.value
+
+
+def copy_by_server() -> None:
+    with (
+        transaction.atomic(using="wire_server_side"),
+        connections["wire_server_side"].cursor() as cursor,
+        cursor.copy("COPY (SELECT title FROM app_note) TO STDOUT (FORMAT binary)") as rows,
+    ):
+        list(rows.rows())
+
+
+COPIED = """\
+CREATE TEMPORARY TABLE copied (
+  title text, tenant_id bigint DEFAULT nullif(current_setting('rls.current_tenant'), '')::bigint
+) ON COMMIT DROP"""
+
+
+def copy_to_server() -> None:
+    with transaction.atomic(), connections["default"].cursor() as cursor:
+        cursor.execute(COPIED)
+        with cursor.copy("COPY copied (title) FROM STDIN") as rows:
+            rows.write_row(["x"])
+
+
 def read_async() -> None:
     async def read() -> None:
         try:
@@ -146,6 +189,34 @@ def read_async() -> None:
             await aclose_pools()
 
     asyncio.run(read())
+
+
+def copy_async() -> None:
+    async def read() -> None:
+        try:
+            async with (
+                aconnection() as connection,
+                connection.cursor() as cursor,
+                cursor.copy("COPY (SELECT title FROM app_note) TO STDOUT") as rows,
+            ):
+                [row async for row in rows.rows()]
+        finally:
+            await aclose_pools()
+
+    asyncio.run(read())
+
+
+def copy_to_server_async() -> None:
+    async def write() -> None:
+        try:
+            async with aconnection() as connection, connection.cursor() as cursor:
+                await cursor.execute(COPIED)
+                async with cursor.copy("COPY copied (title) FROM STDIN") as rows:
+                    await rows.write_row(["x"])
+        finally:
+            await aclose_pools()
+
+    asyncio.run(write())
 
 
 @pytest.mark.unsealed
@@ -159,7 +230,13 @@ def read_async() -> None:
         read_stream,
         read_chunks,
         scroll,
+        copy,
+        copy_handled,
+        copy_by_server,
+        copy_to_server,
         read_async,
+        copy_async,
+        copy_to_server_async,
         lambda: create(1),
     ],
 )

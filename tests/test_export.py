@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from django.db import connections
 from tenantry import tenant_context
 from tenantry.lifecycle.archive import Writer
 from tenantry.lifecycle.export import export
+from tenantry.seal import seal_keys
+from tests import settings as test_settings
 from tests.app.models import Author, Note, Tenant
 from tests.fix_checks import broken
 from tests.fix_commands import manage
@@ -205,9 +208,21 @@ def test_an_export_that_fails_leaves_no_file(
     path.write_text("before")
     refuse = "REVOKE SELECT ON app_payment FROM app"
     grant = "GRANT SELECT ON app_payment TO app"
-    with broken(arrange, refuse, grant), pytest.raises(Exception, match="permission denied"):
+    refused = "app_payment cannot be exported: permission denied"
+    with broken(arrange, refuse, grant), pytest.raises(CommandError, match=refused):
         command("export_tenant", library[0].pk, "--output", path)
     assert [each.read_text() for each in tmp_path.iterdir()] == ["before"]
+
+
+@pytest.mark.unsealed
+def test_an_export_under_policies_that_are_not_sealed_does_not_show_the_seal(
+    library: Tenants, settings: Any
+) -> None:
+    sealed = {"SEALED": True, "SEAL_KEYS": ["a secret that is long enough for a test"]}
+    settings.RLS_TENANTS = test_settings.RLS_TENANTS | sealed
+    with pytest.raises(CommandError, match=r'(?s): "<seal>:\d+"\n.*run makemigrations') as raised:
+        command("export_tenant", library[0].pk)
+    assert seal_keys()[0].name not in "".join(traceback.format_exception(raised.value))
 
 
 def test_an_export_goes_to_the_standard_output(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import IO, Any
 
 from django.core.management.base import CommandError
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
 from ..context import tenant_context
 from .archive import Writer
@@ -21,7 +21,8 @@ CONTENT_TYPES = "SELECT id, app_label || '.' || model FROM django_content_type"
 def export(connection: Any, tenant: Any, file: IO[bytes]) -> dict[str, int]:
     """Write the rows of `tenant`, and return how many there are of each table.
 
-    They come from one snapshot and go from the server into the file, a row at a time.
+    They come from one snapshot and go from the server into the file, a row at a time. Raises
+    CommandError when a table cannot be read, or the tenant has gone.
     """
     with (
         tenant_context(tenant.pk),
@@ -41,9 +42,13 @@ def export(connection: Any, tenant: Any, file: IO[bytes]) -> dict[str, int]:
                 f"COPY (SELECT {columns} FROM {table.quoted}"  # noqa: S608 - quoted
                 f" WHERE {table.condition}) TO STDOUT"
             )
-            with cursor.copy(query) as copy:
-                for row in copy.rows():
-                    writer.add(row)
+            try:
+                # Django does not wrap the errors of a COPY by itself.
+                with connection.wrap_database_errors, cursor.copy(query) as copy:
+                    for row in copy.rows():
+                        writer.add(row)
+            except DatabaseError as error:
+                raise CommandError(f"{name} cannot be exported: {error}") from error
             if table.is_tenants and writer.rows[name] != 1:
                 raise CommandError(f"the tenant {tenant.pk} has no row in {name} any more")
         writer.end()

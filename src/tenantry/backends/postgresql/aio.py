@@ -29,6 +29,7 @@ from ...exceptions import RLSConfigurationError
 from ...queries import binding_of_query
 from .apply import assume
 from .connection import ControlMixin, SyncedPipelineMixin
+from .copying import advise
 from .exhaustion import async_attempts, crowded, exhausted
 from .finishing import finish
 from .lean import SLOTS, LeanMixin
@@ -134,6 +135,17 @@ class AsyncBindingMixin(StatementMixin):
         parent: Any = super()
         async with self.block_around(query), self._conn.pipeline(own=True):
             await parent.executemany(query, params_seq, **options)
+
+    @asynccontextmanager
+    async def copy(
+        self, statement: Any, params: Any = None, *, writer: Any = None
+    ) -> AsyncIterator[psycopg.AsyncCopy]:
+        """Start a COPY bound; see ``psycopg.AsyncCursor.copy``."""
+        binding = self._binding()
+        parent: Any = super()
+        async with parent.copy(statement, params, writer=writer) as copy:
+            advise(copy, binding)
+            yield copy
 
     def block_around(self, query: Any) -> AbstractAsyncContextManager[Any]:
         """Return a transaction block for what could commit without one."""

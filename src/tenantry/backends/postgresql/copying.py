@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import generators
+from psycopg.copy import AsyncLibpqWriter, LibpqWriter
 from psycopg.pq import ExecStatus
 
+from ...binding import Binding
+from .advice import with_advice
 from .apply import is_secret
 
 if TYPE_CHECKING:
@@ -60,3 +63,30 @@ class CopyMixin(Base):  # type: ignore[misc]
                 f" returns {ExecStatus(results[0].status).name}"
             )
         self._set_results(results)
+
+
+class AdvisedConnection:
+    """A connection as a COPY uses it, which adds advice to the errors of what it waits for.
+
+    psycopg raises these itself once a COPY has started.
+    """
+
+    def __init__(self, connection: Any, binding: Binding) -> None:
+        self._connection = connection
+        # That of the statement; the rows may be read in another scope.
+        self._binding = binding
+
+    def wait(self, steps: PQGen[Any], **options: Any) -> Any:
+        """Wait for `steps` of psycopg; of an async connection, return what does."""
+        return self._connection.wait(with_advice(steps, self._binding), **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def advise(copy: Any, binding: Binding) -> None:
+    """Let a COPY that has started in `binding`, sync or async, wait with advice."""
+    copy.connection = AdvisedConnection(copy.connection, binding)
+    # Other writers than psycopg's write to something else.
+    if isinstance(copy.writer, LibpqWriter | AsyncLibpqWriter):
+        copy.writer.connection = copy.connection

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus
 
 from . import parsed
+from .copying import advise
 from .lean import SLOTS, LeanMixin
 from .named import NamedStatementMixin
 from .savepoints import SavepointSQL
@@ -91,6 +92,16 @@ class BindingMixin(StatementMixin):
         self._many = None
         with self.block_around(query), self._conn.pipeline(own=True):
             super().executemany(query, params_seq, **options)
+
+    @contextmanager
+    def copy(
+        self, statement: Any, params: Any = None, *, writer: Any = None
+    ) -> Iterator[psycopg.Copy]:
+        """Start a COPY bound; see ``psycopg.Cursor.copy``."""
+        binding = self._binding()
+        with super().copy(statement, params, writer=writer) as copy:
+            advise(copy, binding)
+            yield copy
 
     def block_around(self, query: Any) -> AbstractContextManager[Any]:
         """Return a transaction block for what could commit without one."""
