@@ -17,7 +17,7 @@ from tenantry.checks.inspection import inspect_database, inspect_login
 from tenantry.checks.models import inspect_models
 from tenantry.checks.policies import policy_for
 from tenantry.checks.registry import check_database, check_login
-from tenantry.seal import seal_keys
+from tenantry.seal import seal_keys, send_seal_keys
 from tenantry.testing import assert_role_is_bound
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
@@ -419,6 +419,33 @@ def test_a_key_that_migrate_has_not_written_is_found(tenants: Tenants, settings:
         f" {seal_keys()[0].name}, unknown to this database; run migrate with the"
         " RLS_TENANTS['SEAL_KEYS'] of whoever sent this"
     )
+
+
+@pytest.mark.sealed_shape
+def test_a_later_key_that_migrate_has_not_written_is_found(tenants: Tenants, settings: Any) -> None:
+    known: Any = test_settings.RLS_TENANTS["SEAL_KEYS"]
+    keys = [*known, "a secret that no migrate has written yet"]
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "SEAL_KEYS": keys}
+    with admin_context():
+        assert Note.objects.exists()
+    assert list(found()) == ["tenantry.W133"]
+    assert found()["tenantry.W133"] == (
+        f"table tenantry.seal_keys lacks the key {seal_keys()[-1].name}, which is in SEAL_KEYS and"
+        " does not sign yet; once it does, every statement of a tenant or of the admin fails; run"
+        " migrate with these SEAL_KEYS as the owner of the tables, before the key is put first"
+    )
+    assert [each.id for each in check_database(databases=["default"])] == ["tenantry.W133"]
+    # The owner's migrate is about to write it.
+    assert "tenantry.W133" in {each.id for each in inspect_database(connections["owner"])}
+    of_owner = check_database(databases=["owner"])
+    assert "tenantry.W133" not in {each.id for each in of_owner}
+    send_seal_keys(connections["owner"])
+    try:
+        assert findings() == []
+    finally:
+        settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "SEAL_KEYS": known}
+        send_seal_keys(connections["owner"])
+    assert findings() == []
 
 
 @pytest.mark.sealed_shape

@@ -38,14 +38,19 @@ def seal_keys() -> list[SealKey]:
     return [seal_key(secret) for secret in rls_tenants().seal_keys]
 
 
+def owns_keys(cursor: Any) -> bool:
+    """Return whether this role owns the table of keys of a database."""
+    cursor.execute(
+        "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND pg_has_role(relowner, 'USAGE')",
+        [KEYS],
+    )
+    return cursor.fetchone() is not None
+
+
 def send_seal_keys(connection: Any) -> None:
     """Make the keys of the settings those of a database, if this role owns its table of keys."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT FROM pg_class WHERE oid = to_regclass(%s) AND pg_has_role(relowner, 'USAGE')",
-            [KEYS],
-        )
-        if cursor.fetchone() is not None:
+        if owns_keys(cursor):
             # Merged on the client: it is several statements.
             cursor.execute(replace_keys(seal_keys()))
 
@@ -62,9 +67,12 @@ def token(binding: Binding, database: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def sign(binding: Binding, database: str, expiry: int) -> str:
-    """Return a token that is good until `expiry`, in seconds since 1970."""
-    key = seal_keys()[0]
+def sign(binding: Binding, database: str, expiry: int, key: SealKey | None = None) -> str:
+    """Return a token that is good until `expiry`, in seconds since 1970.
+
+    The `key` is the one that signs, if it is left out.
+    """
+    key = key or seal_keys()[0]
     tenant = "" if binding.tenant_id is None else str(binding.tenant_id)
     size = len(database.encode())
     signed = f"{key.name}:{expiry}:{binding.grant}:{size}:{database}:{tenant}".encode()

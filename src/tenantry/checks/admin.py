@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from time import time
 from typing import Any
 
-from django.db import Error
+from django.db import Error, transaction
 
-from ..binding import Binding, pop, push
+from ..backends.postgresql.apply import with_value
+from ..binding import UNBOUND, Binding, pop, push
 from ..conf import rls_tenants
 from ..policies.predicates import SCHEMA, readable, sealed_function
 from ..policies.seal import KEYS
-from ..seal import seal_keys
+from ..seal import owns_keys, seal_keys, sign
 from .findings import Finding
 from .migrations import Migrations
 from .reach import owns_all
@@ -164,6 +166,7 @@ def inspect_seal(cursor: Any, migrations: Migrations, tables: list[str]) -> Iter
             migrations.pending(),
         )
     else:
+        yield from inspect_later_keys(cursor)
         yield from inspect_opening(cursor)
 
 
@@ -178,6 +181,34 @@ def inspect_owner_of_seals(cursor: Any) -> Iterator[Finding]:
             f"belongs to {owner}, which this role is or can become; its owner can read the keys, or"
             " put others in their place, and so act as any tenant",
             f"run ALTER {kind.upper()} {name} OWNER TO the owner of the protected tables",
+        )
+
+
+def inspect_later_keys(cursor: Any) -> Iterator[Finding]:
+    """Yield a finding for each key that does not sign yet, and that the database lacks."""
+    probe = with_value(f"{sealed_function(rls_tenants().guc_prefix)}('tenant')")
+    cursor.execute("SELECT current_database()")
+    (database,) = cursor.fetchone()
+    for key in seal_keys()[1:]:
+        # Of nobody: whoever sees it can do nothing with it.
+        seal = sign(UNBOUND, database, int(time()) + rls_tenants().seal_lifetime, key)
+        refusal: Any = None
+        try:
+            with transaction.atomic(using=cursor.db.alias):
+                cursor.execute(probe, [seal])
+        except Error as error:
+            refusal = getattr(error.__cause__, "diag", None)
+        # Any other answer is not about the key, and the first one gets it, too.
+        if not refusal or key.name not in (refusal.message_primary or ""):
+            continue
+        yield Finding(
+            "tenantry.W133",
+            f"table {KEYS}",
+            f"lacks the key {key.name}, which is in SEAL_KEYS and does not sign yet; once it does,"
+            " every statement of a tenant or of the admin fails",
+            "run migrate with these SEAL_KEYS as the owner of the tables, before the key is put"
+            " first",
+            owns_keys(cursor),
         )
 
 

@@ -12,7 +12,7 @@ from django.core import checks
 class Finding:
     """One thing that is wrong; the letter of its id says how bad it is.
 
-    `awaited` says that a migration which is yet to run mends it.
+    `awaited` says that ``migrate`` mends it, or a migration which is yet to run.
     """
 
     id: str

@@ -91,6 +91,15 @@ def binding_query(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes
     return _calls(tuple(name for name, _ in values)), [value.encode() for _, value in values]
 
 
+def with_value(expression: str) -> str:
+    """Return a query of `expression` where its parameter has the tenant's place.
+
+    What is in FROM comes first. Others may see the value, so it must not be secret.
+    """
+    name = f"{rls_tenants().guc_prefix}.current_tenant"
+    return f"SELECT {expression} FROM pg_catalog.set_config('{name}', %s, true)"  # noqa: S608
+
+
 def before_commit(server_version: int, session: Session = LOGGED_IN) -> bytes:
     """Return what goes in front of COMMIT where bindings are sealed.
 
