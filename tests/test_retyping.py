@@ -11,12 +11,20 @@ from django.db.migrations import (
     AlterField,
     CreateModel,
     RemoveConstraint,
+    RemoveField,
     RenameField,
     SeparateDatabaseAndState,
 )
 from django.db.migrations.state import ProjectState
 
-from tenantry import RawPredicate, RLSConstraint, TenantField, admin_context, tenant_context
+from tenantry import (
+    CurrentTenant,
+    RawPredicate,
+    RLSConstraint,
+    TenantField,
+    admin_context,
+    tenant_context,
+)
 from tenantry.checks import policies as inspecting
 from tenantry.checks.policies import inspect_policies
 from tenantry.constraints import DeferredProtection
@@ -285,3 +293,63 @@ def test_tables_of_apps_that_the_state_lacks(
         with tenant_context(a.pk):
             assert count(table) == 1
     run("TRUNCATE migrated_line, migrated_report, migrated_paper CASCADE", alias="owner")
+
+
+WIDE = models.BigAutoField(primary_key=True)
+TO_PAPER = models.ForeignKey(
+    "migrated.Paper", models.CASCADE, related_name="lines", db_comment="Its paper"
+)
+BIG = models.BigIntegerField(primary_key=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "begins"),
+    [
+        (AlterField("paper", "tenant", key(db_default=CurrentTenant(), db_comment="Whose")), WIDE),
+        (AlterField("paper", "code", models.CharField(max_length=5, db_comment="Its")), WIDE),
+        (AlterField("paper", "id", models.BigAutoField(primary_key=True, db_comment="Its")), WIDE),
+        (AlterField("line", "up", TO_PAPER), WIDE),
+        (AlterField("paper", "id", BIG), WIDE),
+        (AlterField("paper", "id", WIDE), BIG),
+    ],
+    ids=["tenant", "raw", "key", "path", "no identity", "identity"],
+)
+def test_a_column_is_given_the_type_that_it_has(
+    change: Any, begins: Any, tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django says it again with a comment, and where an identity begins or ends."""
+    a, b = tenants
+    labels = models.ManyToManyField("migrated.Label")
+    papers = paper(RawPredicate("code = 'x'"), id=begins, labels=labels)
+    state = migrate(papers, migrate(label(), base()))
+    for operation in (child("Report", "Paper"), path_to("Paper")):
+        state = migrate(operation, state)
+    with tenant_context(a.pk):
+        report = manager(state, "Report").create(id=1)
+        manager(state, "Line").create(up_id=report.pk)
+    state = migrate(change, state)
+    check(state, {"Paper", "Paper_labels", "Report", "Line"}, monkeypatch)
+    for table in ("paper", "report", "line"):
+        with tenant_context(b.pk):
+            assert count(table) == 0
+        with tenant_context(a.pk):
+            assert count(table) == 1
+    with admin_context():
+        report.delete()
+
+
+def test_a_column_that_a_path_refers_to_becomes_the_primary_key(
+    tenants: Tenants, migrate_in_place: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = models.BigIntegerField(unique=True)
+    up: Any = models.ForeignKey(
+        "migrated.Paper", models.CASCADE, to_field="number", db_constraint=False
+    )
+    path = RLSConstraint(path="up__tenant", name="line_rls")
+    line = CreateModel("Line", [("id", small()), ("up", up)], {"constraints": [path]})
+    change = [
+        RemoveField("paper", "id"),
+        AlterField("paper", "number", models.BigIntegerField(primary_key=True)),
+    ]
+    state = migrate_in_place(base(), paper(number=number), line, change)
+    check(state, {"Paper", "Line"}, monkeypatch)

@@ -1,7 +1,7 @@
 """Columns whose change concerns policies.
 
-As long as a policy speaks of one, PostgreSQL refuses another type; and a policy does not follow a
-foreign key that refers to another table from now on.
+As long as a policy speaks of one, PostgreSQL refuses to give it a type, be it the one it has; and a
+policy does not follow a foreign key that refers to another table from now on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,23 @@ def registry_of(field: Any, model: Any) -> Any:
     A field that was made by hand belongs to no model, or to something that is not one.
     """
     return getattr(getattr(field, "model", model), "_meta", model._meta).apps
+
+
+def is_retyped(old: Any, new: Any, connection: Any) -> bool:
+    """Return whether Django sends ``ALTER COLUMN ... TYPE``, of the column or of what refers to it.
+
+    It does so for the same type, too: where only the comment changes, where an identity begins or
+    ends, and where a field becomes the primary key. PostgreSQL does not look whether it differs.
+    """
+    before, after = (each.db_parameters(connection) for each in (old, new))
+    if None in {before["type"], after["type"]}:
+        return False
+    return (
+        before != after
+        or old.db_comment != new.db_comment
+        or old.db_type_suffix(connection) != new.db_type_suffix(connection)
+        or (new.primary_key and not old.primary_key)
+    )
 
 
 def retyped(columns: set[Column], apps: Apps) -> set[Column]:

@@ -40,6 +40,7 @@ from ...policies.ddl import (
 from ...policies.seal import NAMESPACE_1, verifier
 from ...retyping import (
     Column,
+    is_retyped,
     refers_elsewhere,
     registry_of,
     relates_elsewhere,
@@ -139,14 +140,13 @@ class SchemaEditorMixin(NewTablesMixin):
         They keep its type from changing, and follow a foreign key to what it referred to before.
         """
         apps, quote, table = model._meta.apps, self.quote_name, model._meta.db_table
-        old, new = (each.db_parameters(self.connection) for each in (old_field, new_field))
-        is_retyped = old != new and None not in {old["type"], new["type"]}
+        gets_type = is_retyped(old_field, new_field, self.connection)
         is_elsewhere = refers_elsewhere(old_field, new_field)
-        if not (is_retyped or is_elsewhere):
+        if not (gets_type or is_elsewhere):
             return []
         # By both names: `migrate` puts the models of after into the registry of those of before.
         columns = {(table, str(field.column)) for field in (old_field, new_field)}
-        if is_retyped:
+        if gets_type:
             columns = retyped(columns, apps)
         if is_elsewhere:
             # It would speak of what the key refers to now.
@@ -163,7 +163,7 @@ class SchemaEditorMixin(NewTablesMixin):
             step = [(table, old_field.column), target(old_field)]
             for (sql,) in self.policies_of_others(FOLLOWING, step, known):
                 self.execute(sql, params=None)
-        if is_retyped:
+        if gets_type:
             for sql, create in self.policies_of_others(SPEAKING, columns, known):
                 self.execute(sql, params=None)
                 again.append(create)
