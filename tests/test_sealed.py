@@ -17,11 +17,24 @@ from django.db import (
     NotSupportedError,
     ProgrammingError,
     connections,
+    models,
     transaction,
 )
+from django.db.migrations import AddField, CreateModel
+from django.db.migrations.state import ProjectState
+from django.db.models import Case, When
+from django.db.models.functions import Coalesce
+from django.db.models.lookups import IsNull
 from psycopg.pq import TransactionStatus
 
-from tenantry import RLSConstraint, aconnection, admin_context, arows, tenant_context
+from tenantry import (
+    CurrentTenant,
+    RLSConstraint,
+    aconnection,
+    admin_context,
+    arows,
+    tenant_context,
+)
 from tenantry.backends.postgresql.apply import Session, binding_query, prefix
 from tenantry.binding import ADMIN, UNBOUND, Binding
 from tenantry.checks.options import inspect_options
@@ -29,6 +42,7 @@ from tenantry.exceptions import RLSConfigurationError, UnbindableStatementError
 from tenantry.seal import seal_keys, sign
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
+from tests.fix_migrations import migration_of
 from tests.fix_wire import Wire
 from tests.injections import EXPRESSIONS, STATEMENTS, TITLES, Injection, opening
 
@@ -866,6 +880,30 @@ def test_raw_sql_reads_the_tenant_and_is_stamped(tenants: Tenants) -> None:
     with admin_context(), connections["default"].cursor() as cursor:
         cursor.execute("SELECT tenantry.rls_current_tenant_bigint(), tenantry.rls_is_admin()")
         assert cursor.fetchone() == (None, True)
+
+
+STAMP = CurrentTenant("other", "bigint", sealed=True)
+IF_ANY = When(IsNull(STAMP, False), then=1)
+
+
+@pytest.mark.parametrize("default", [STAMP, Coalesce(STAMP, 0), Case(IF_ANY, default=0)])
+@pytest.mark.parametrize("is_added", [False, True])
+def test_what_a_default_calls_is_created_first(
+    default: Any, is_added: Any, tenants: Tenants
+) -> None:
+    """Of a prefix that no migration has had, so that nothing of it is there."""
+    stamped = ("owner_id", models.BigIntegerField(db_default=default))
+    operations: list[Any] = [CreateModel("Stamped", [("id", models.AutoField(primary_key=True))])]
+    if is_added:
+        operations.append(AddField("stamped", *stamped))
+    else:
+        operations[0].fields.append(stamped)
+    with transaction.atomic("owner"), connections["owner"].cursor() as cursor:
+        with connections["owner"].schema_editor() as editor:
+            migration_of(*operations).apply(ProjectState(), editor)
+        cursor.execute("SELECT to_regprocedure('tenantry.other_sealed(text)') IS NOT NULL")
+        assert cursor.fetchone() == (True,)
+        transaction.set_rollback(True, "owner")
 
 
 # Settings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.db import models
@@ -9,6 +10,7 @@ from django.db.models.expressions import Expression
 
 from .conf import rls_tenants, tenant_key
 from .policies.predicates import tenant_function, tenant_sql
+from .policies.seal import NAMESPACE_1, verifier
 
 FIELDS: dict[str, type[models.Field[Any, Any]]] = {
     "int": models.IntegerField,
@@ -66,6 +68,14 @@ class CurrentTenant(Expression):
     def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
         """Return what a migration needs to make this expression again, settings included."""
         return "tenantry.CurrentTenant", (), self.names
+
+
+def functions_of(default: Any) -> Iterator[str]:
+    """Yield the SQL that creates the functions which a database default calls, or a part of it."""
+    # One that is no expression, such as 0, has no parts.
+    for part in default.flatten() if hasattr(default, "flatten") else ():
+        if isinstance(part, CurrentTenant) and part.names.get("sealed"):
+            yield f"{NAMESPACE_1};\n{verifier(part.names['guc_prefix'])}"
 
 
 def current_tenant_sql() -> str:

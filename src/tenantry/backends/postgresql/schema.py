@@ -25,7 +25,7 @@ from ...dependents import (
     references_of,
     rules_of,
 )
-from ...expressions import CurrentTenant
+from ...expressions import functions_of
 from ...opening import Opening
 from ...policies.columns import FOLLOWING, SPEAKING, let_go
 from ...policies.ddl import (
@@ -37,7 +37,6 @@ from ...policies.ddl import (
     independ,
     let_depend_anew,
 )
-from ...policies.seal import NAMESPACE_1, verifier
 from ...retyping import (
     Column,
     is_retyped,
@@ -221,10 +220,8 @@ class SchemaEditorMixin(NewTablesMixin):
     def provide(self, fields: Iterable[Any]) -> None:
         """Create the functions that the database defaults of `fields` call."""
         for field in fields:
-            default = field.db_default
-            if isinstance(default, CurrentTenant) and default.names.get("sealed"):
-                prefix = default.names["guc_prefix"]
-                self.execute(f"{NAMESPACE_1};\n{verifier(prefix)}", params=None)
+            for sql in functions_of(field.db_default):
+                self.execute(sql, params=None)
 
     def add_constraint(self, model: Any, constraint: Any) -> None:
         """Add a constraint; one that protects `model` protects what depends on it."""
