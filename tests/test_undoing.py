@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.db import connections
-from django.db.migrations import RemoveConstraint, RenameField
+from django.db.migrations import AddConstraint, RemoveConstraint, RenameField, RenameModel
 from django.db.migrations.state import ProjectState
 from django.db.models.signals import post_migrate
 
-from tenantry import tenant_context
+from tenantry import RLSConstraint, SharedWith, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
+from tests.test_awaited import bare, to
 from tests.test_dependents_shared import child, count, manager, model, rls, tags
 from tests.test_retyping import check
-from tests.test_sharing import base, run
+from tests.test_sharing import SHARE, SHARED, base, paper, paper_alter, run
 
 Tenants = tuple[Tenant, Tenant]
 HANGING = ("report", "thesis", "doc_tags")
@@ -111,3 +112,61 @@ def test_what_hangs_on_a_table_without_policies_stays(tenants: Tenants, migrate:
     # As after --fake, which has not protected it again.
     done(state)
     assert [is_protected(f"migrated_{table}") for table in HANGING] == [(False, False, 0)] * 3
+
+
+def undone(before: ProjectState, *operations: Any, atomic: bool) -> str:
+    """Apply a migration, and undo it; return what the policies were in between."""
+    migration = migration_of(*operations)
+    with connections["owner"].schema_editor(atomic=atomic) as editor:
+        migration.apply(before.clone(), editor)
+    policies = run("SELECT pg_get_expr(polqual, polrelid) FROM pg_policy")
+    with connections["owner"].schema_editor(atomic=atomic) as editor:
+        migration.unapply(before.clone(), editor)
+    return str(policies)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_the_model_of_shares_is_renamed(
+    *, atomic: bool, tenants: Tenants, migrate_in_place: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = migrate_in_place(base(), paper(), SHARE, paper_alter(SHARED))
+    a, b = tenants
+    with tenant_context(a.pk):
+        row = manager(before, "Paper").create()
+        manager(before, "Share").create(paper=row, recipient_id=b.pk)
+    shared = SharedWith("migrated.Grant", row="paper", tenant="recipient")
+    policies = undone(
+        before,
+        RenameModel("Share", "Grant"),
+        *paper_alter(shared).database_operations,
+        atomic=atomic,
+    )
+    assert "migrated_grant" in policies
+    check(before, {"Paper", "Share"}, monkeypatch)
+    for tenant in (a, b):
+        with tenant_context(tenant.pk):
+            assert count("paper") == 1
+    run("TRUNCATE migrated_paper CASCADE", alias="owner")
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_the_model_on_a_path_is_renamed(
+    *, atomic: bool, tenants: Tenants, migrate_in_place: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the field of the path with it, for which the constraint waits."""
+    path, renamed = (
+        RLSConstraint(path=f"{name}__tenant", name="line_rls") for name in ("order", "sale")
+    )
+    line = bare("Line", order=to("Order"))
+    line.options["constraints"] = [path]
+    before = migrate_in_place(base(), model("Order", is_open=False), line)
+    policies = undone(
+        before,
+        RenameModel("Order", "Sale"),
+        RenameField("line", "order", "sale"),
+        RemoveConstraint("line", "line_rls"),
+        AddConstraint("line", renamed),
+        atomic=atomic,
+    )
+    assert "migrated_sale" in policies
+    check(before, {"Order", "Line"}, monkeypatch)

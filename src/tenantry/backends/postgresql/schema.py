@@ -116,6 +116,8 @@ class SchemaEditorMixin(NewTablesMixin):
         if old_db_table != new_db_table:
             self.stop_waiting(old_db_table)
         super().alter_db_table(model, old_db_table, new_db_table)
+        # Undone, a rename may come after the constraint that speaks of the model by its old name.
+        self.ask_anew(model._meta.apps)
 
     def ask_anew(self, apps: Any) -> None:
         """Let what waits for a field ask the registry `apps`, which may have got it.
