@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 from django.db import connections, models
-from django.db.migrations import AddConstraint, AlterField, CreateModel
+from django.db.migrations import AddConstraint, AlterField, CreateModel, RenameModel
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.test_awaited import bare, to
-from tests.test_dependents_shared import count, manager, model, tags
+from tests.test_dependents_shared import count, manager, model, path_to, tags
 from tests.test_retyping import check, types
-from tests.test_sharing import SHARE, SHARED, base, paper, paper_alter
+from tests.test_sharing import SHARE, SHARED, base, paper, paper_alter, run
 
 Tenants = tuple[Tenant, Tenant]
 ORDER, SALE = (model(name, is_open=False) for name in ("Order", "Sale"))
@@ -175,3 +175,49 @@ def test_a_relation_is_not_protected_any_more(tenants: Tenants, migrate_in_place
     migrate_in_place(state, TO_LABELS)
     assert types("label_id") == {"integer"}
     assert is_protected("migrated_doc_tags") == (False, False, 0)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_model_that_relates_to_itself_is_renamed(
+    *, atomic: bool, tenants: Tenants, migrate_in_place: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doc = model("Doc", is_open=False, friends=models.ManyToManyField("self"))
+    before = migrate_in_place(base(), doc)
+    a, b = tenants
+    with tenant_context(a.pk):
+        first, second = (manager(before, "Doc").create() for _ in range(2))
+        first.friends.add(second)
+    rename = migration_of(RenameModel("Doc", "Paper"))
+    with connections["owner"].schema_editor(atomic=atomic) as editor:
+        state = rename.apply(before.clone(), editor)
+    check(state, {"Paper", "Paper_friends"}, monkeypatch)
+    for pk, seen in ((a.pk, 2), (b.pk, 0)):
+        with tenant_context(pk):
+            assert count("paper_friends") == seen
+    with connections["owner"].schema_editor(atomic=atomic) as editor:
+        rename.unapply(before.clone(), editor)
+    check(before, {"Doc", "Doc_friends"}, monkeypatch)
+    run("TRUNCATE migrated_doc CASCADE", alias="owner")
+
+
+def test_what_refers_to_a_renamed_model_keeps_its_policies(
+    tenants: Tenants, migrate_in_place: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag, doc = model("Tag", is_open=False), model("Doc", is_open=False, tags=tags())
+    # Without related_name="+", which keeps Django from altering the key.
+    state = migrate_in_place(base(), tag, doc, path_to("Doc"))
+    policies = "SELECT oid FROM pg_policy ORDER BY oid"
+    before = run(policies)
+    state = migrate_in_place(state, RenameModel("Doc", "Paper"), RenameModel("Tag", "Label"))
+    check(state, {"Label", "Paper", "Paper_tags", "Line"}, monkeypatch)
+    assert run(policies) == before
+
+
+@pytest.mark.parametrize("changes", [[], [AlterField("line", "up", to("Order")), TO_SALE]])
+def test_two_models_swap_their_names(
+    changes: list[Any], tenants: Tenants, migrate_in_place: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [("Order", "Former"), ("Sale", "Order"), ("Former", "Sale")]
+    swap = [RenameModel(*each) for each in names]
+    state = migrate_in_place(base(), ORDER, SALE, LINE, PATH, [*swap, *changes])
+    follows(state, tenants, monkeypatch)

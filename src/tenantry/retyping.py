@@ -67,21 +67,32 @@ def target(key: Any) -> Column:
     return field.model._meta.db_table, field.column
 
 
-def refers_elsewhere(old: Any, new: Any) -> bool:
+def is_gone(table: str, connection: Any) -> bool:
+    """Return whether there is no such table any more, because it has another name now.
+
+    What refers to it is altered after it, and has not been led elsewhere: policies follow a rename.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NULL", [connection.ops.quote_name(table)])
+        return bool(cursor.fetchone()[0])
+
+
+def refers_elsewhere(old: Any, new: Any, connection: Any) -> bool:
     """Return whether a foreign key refers to another column than before."""
     if not (isinstance(old, models.ForeignKey) and isinstance(new, models.ForeignKey)):
         return False
-    return target(old) != target(new)
+    return target(old) != target(new) and not is_gone(target(old)[0], connection)
 
 
-def relates_elsewhere(old: Any, new: Any) -> bool:
+def relates_elsewhere(old: Any, new: Any, connection: Any) -> bool:
     """Return whether a many-to-many relation without a model of its own leads to another table."""
     if not (isinstance(old, models.ManyToManyField) and isinstance(new, models.ManyToManyField)):
         return False
     relations: list[Any] = [old.remote_field, new.remote_field]
     if not all(each.through._meta.auto_created for each in relations):
         return False
-    return len({each.model._meta.concrete_model._meta.db_table for each in relations}) == 2
+    before, after = (each.model._meta.concrete_model._meta.db_table for each in relations)
+    return before != after and not is_gone(before, connection)
 
 
 def speaks_of(columns: Collection[Column], own: str, rules: Iterable[Rule]) -> bool:

@@ -100,7 +100,7 @@ class SchemaEditorMixin(NewTablesMixin):
         if old_field.column != new_field.column:
             self.stop_waiting(model._meta.db_table)
         again = self.without_policies(model, old_field, new_field)
-        is_elsewhere = relates_elsewhere(old_field, new_field)
+        is_elsewhere = relates_elsewhere(old_field, new_field, self.connection)
         if is_elsewhere:
             self.let_depend_anew(old_field.remote_field.through)
         with released(self, *filled(model, old_field, new_field)):
@@ -142,7 +142,7 @@ class SchemaEditorMixin(NewTablesMixin):
         """
         apps, quote, table = model._meta.apps, self.quote_name, model._meta.db_table
         gets_type = is_retyped(old_field, new_field, self.connection)
-        is_elsewhere = refers_elsewhere(old_field, new_field)
+        is_elsewhere = refers_elsewhere(old_field, new_field, self.connection)
         if not (gets_type or is_elsewhere):
             return []
         # By both names: `migrate` puts the models of after into the registry of those of before.
