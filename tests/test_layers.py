@@ -267,9 +267,9 @@ def overridden() -> Iterator[tuple[type, str]]:
     classes: set[Any] = {cursor.bound(psycopg.ClientCursor)}
     for name in filter(importable, NAMES):
         found = vars(import_module(name)).values()
-        classes |= {each for each in found if getattr(each, "__module__", None) == name}
+        classes |= {each for each in found if isinstance(each, type) and each.__module__ == name}
     for each in classes:
-        bases = getattr(each, "__mro__", ())
+        bases = each.__mro__
         known = {name for cls in filter(is_ours, bases) for name in ours & set(vars(cls))}
         for other in itertools.filterfalse(is_ours, bases):
             yield from ((other, name) for name in known & set(vars(other)))
