@@ -8,7 +8,6 @@ from typing import Any
 
 from django.db import Error, transaction
 
-from ..backends.postgresql.apply import with_value
 from ..binding import UNBOUND, Binding, pop, push
 from ..conf import rls_tenants
 from ..policies.predicates import SCHEMA, readable, sealed_function
@@ -186,7 +185,9 @@ def inspect_owner_of_seals(cursor: Any) -> Iterator[Finding]:
 
 def inspect_later_keys(cursor: Any) -> Iterator[Finding]:
     """Yield a finding for each key that does not sign yet, and that the database lacks."""
-    probe = with_value(f"{sealed_function(rls_tenants().guc_prefix)}('tenant')")
+    probe = cursor.db.ops.with_tenant_value(
+        f"{sealed_function(rls_tenants().guc_prefix)}('tenant')"
+    )
     cursor.execute("SELECT current_database()")
     (database,) = cursor.fetchone()
     for key in seal_keys()[1:]:

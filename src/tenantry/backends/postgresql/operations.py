@@ -8,6 +8,7 @@ from django.db import models
 from django.db.backends.postgresql import operations
 
 from ...protected import protections
+from .apply import with_value
 from .savepoints import SavepointSQL
 
 
@@ -40,6 +41,13 @@ class OperationsMixin(SavepointMixin):
     """Compile ORM queries with tenant predicates."""
 
     compiler_module = "tenantry.backends.postgresql.compiler"
+
+    def with_tenant_value(self, expression: str) -> str:
+        """Return a query of `expression` where its parameter has the tenant's place.
+
+        Checks try a value so; they do not import the backend, whose driver may be missing.
+        """
+        return with_value(expression)
 
     def sequence_reset_sql(self, style: Any, model_list: Any) -> list[str]:
         """Return SQL that moves sequences up to the keys; those of protected tables never back."""
