@@ -204,11 +204,4 @@ def forget_with_settings(uid: str, *clear: Callable[[], object]) -> None:
     setting_changed.connect(receive, weak=False, dispatch_uid=uid)
 
 
-def forget(*, setting: str, **kwargs: Any) -> None:
-    """Read the settings anew after ``override_settings`` changed them."""
-    if setting == SETTING:
-        rls_tenants.cache_clear()
-        tenant_key.cache_clear()
-
-
-setting_changed.connect(forget, dispatch_uid="tenantry.conf.forget")
+forget_with_settings("tenantry.conf.forget", rls_tenants.cache_clear, tenant_key.cache_clear)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def constraints_of(model: Any) -> list[RLSConstraint]:
     """Return what protects the table of `model`; more than one is an error of check E151."""
-    from .constraints import RLSConstraint  # noqa: PLC0415 - which ask for those of other models
+    from .constraints import RLSConstraint  # noqa: PLC0415 - it imports this module
 
     return [each for each in model._meta.constraints if isinstance(each, RLSConstraint)]
 

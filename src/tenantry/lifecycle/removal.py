@@ -247,7 +247,8 @@ class Removal:
         condition = f"{table.condition} AND {column} IS NOT NULL AND {which}"
         rows = f"{table.quoted} WHERE {condition}"
         to_do = self.count(rows)
-        while number := self.change(f"UPDATE {table.quoted} SET {column} = NULL", table, condition):  # noqa: S608
+        update = f"UPDATE {table.quoted} SET {column} = NULL"  # noqa: S608 - quoted
+        while number := self.change(update, table, condition):
             to_do -= number
             # As many as there were, and yet there are some: the same ones, or new ones.
             if to_do <= 0 and (left := self.count(rows)):

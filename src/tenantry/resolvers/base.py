@@ -8,11 +8,10 @@ from functools import cache
 from typing import Any
 
 from asgiref.sync import async_to_sync, iscoroutinefunction, sync_to_async
-from django.core.signals import setting_changed
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 
-from ..conf import rls_tenants
+from ..conf import forget_with_settings, rls_tenants
 from ..exceptions import RLSConfigurationError
 from ..masking import masked
 from ..validators import SETTING
@@ -137,10 +136,4 @@ def _made(entry: str | Mapping[str, Any]) -> Resolver:
         ) from error
 
 
-def forget(*, setting: str, **kwargs: Any) -> None:
-    """Make the resolvers anew after ``override_settings`` changed them."""
-    if setting == SETTING:
-        resolvers.cache_clear()
-
-
-setting_changed.connect(forget, dispatch_uid="tenantry.resolvers.forget")
+forget_with_settings("tenantry.resolvers.forget", resolvers.cache_clear)

@@ -97,7 +97,7 @@ def with_value(expression: str) -> str:
     What is in FROM comes first. Others may see the value, so it must not be secret.
     """
     name = f"{rls_tenants().guc_prefix}.current_tenant"
-    return f"SELECT {expression} FROM pg_catalog.set_config('{name}', %s, true)"  # noqa: S608
+    return f"SELECT {expression} FROM pg_catalog.set_config('{name}', %s, true)"  # noqa: S608 - of ours
 
 
 def before_commit(server_version: int, session: Session = LOGGED_IN) -> bytes:

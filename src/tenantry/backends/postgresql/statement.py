@@ -159,7 +159,7 @@ class StatementMixin(CopyMixin, FlushMixin):
             )
             return
         elif not (client_side or self.goes_bare()):
-            shown = query.query.decode(errors="replace")[:60]
+            shown = excerpt(query.query)
             raise UnbindableStatementError(
                 f"cannot bind {shown!r}: it needs the extended query protocol, which carries the"
                 " tenant only in a pipeline; use execute()"

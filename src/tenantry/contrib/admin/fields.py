@@ -9,7 +9,7 @@ from typing import Any
 from django.core.exceptions import FieldDoesNotExist, ObjectDoesNotExist
 from django.db import models
 
-from ...constraints import RLSConstraint
+from ...declared import constraints_of
 from ...instances import tenant_of
 from ...protected import Protection, external_models, protections
 
@@ -39,9 +39,7 @@ def tenant_field(model: Any) -> Any:
     for base in model.__mro__:
         if not issubclass(base, models.Model) or not hasattr(base, "_meta"):
             continue
-        names = {
-            each.field for each in base._meta.constraints if isinstance(each, RLSConstraint)
-        } | {external.get(base)}
+        names = {each.field for each in constraints_of(base)} | {external.get(base)}
         for field in base._meta.concrete_fields:
             if names & {field.name, field.column}:
                 return model._meta.get_field(field.name)
@@ -69,10 +67,7 @@ def tenant_of_row(row: Any, chosen: Mapping[str, Any] = NOTHING) -> Any:
 def first_step(model: Any) -> str | None:
     """Return the foreign key that the path to the tenant begins with, if a path protects rows."""
     paths = [
-        each.path
-        for base in with_parents(model)
-        for each in base._meta.constraints
-        if isinstance(each, RLSConstraint) and each.path
+        each.path for base in with_parents(model) for each in constraints_of(base) if each.path
     ]
     return paths[0].partition("__")[0] if paths else None
 
