@@ -155,6 +155,9 @@ def test_an_alias_that_reads_in_parts_beside_another_one_is_left_alone(alias: Ad
     for key in ("HOST", "NAME", "USER"):
         (found,) = inspect_options("second", {**second, key: "other"})
         assert found.id == "tenantry.W141"
+    # The one that is used by whoever names none is not.
+    (found,) = inspect_options("default", second)
+    assert found.id == "tenantry.W141"
 
 
 def test_a_time_zone_that_django_sets_behind_a_pooler_is_found(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from ..conf import rls_tenants
 from .findings import Finding
@@ -13,7 +13,6 @@ from .findings import Finding
 PGBOUNCER = "6432"
 # What says that two aliases are one database to the pooler.
 POOL = ("HOST", "PORT", "NAME", "USER")
-
 
 # Names of one zone are many, so it is the clocks that are compared.
 TIME_ZONE = """\
@@ -28,12 +27,13 @@ def signs_of_a_pooler(settings: Mapping[str, Any]) -> tuple[bool, bool]:
     return on_port, settings.get("DISABLE_SERVER_SIDE_CURSORS") is True
 
 
-def is_second(settings: Mapping[str, Any]) -> bool:
+def is_second(alias: str, settings: Mapping[str, Any]) -> bool:
     """Return whether another alias reaches the same pool without server-side cursors.
 
-    This one is then there to read in parts, in transactions.
+    This one is then there to read in parts, in transactions. The default alias never is: it is
+    used where none is named.
     """
-    return any(
+    return alias != DEFAULT_DB_ALIAS and any(
         other.get("DISABLE_SERVER_SIDE_CURSORS") is True
         and all(str(other[key]) == str(settings.get(key, "")) for key in POOL)
         for other in connections.settings.values()
@@ -63,7 +63,7 @@ def inspect_options(alias: str, settings: Mapping[str, Any]) -> Iterator[Finding
     """
     on_port, disabled = signs_of_a_pooler(settings)
     subject = f"database {alias!r}"
-    if on_port and not disabled and not is_second(settings):
+    if on_port and not disabled and not is_second(alias, settings):
         yield Finding(
             "tenantry.W141",
             subject,
