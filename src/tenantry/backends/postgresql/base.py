@@ -104,9 +104,8 @@ class BoundConnections(Base):  # type: ignore[misc]
         try:
             super().check_database_version_supported()
         except NotSupportedError as error:
-            raise UnsupportedServerError(
-                f"{str(error).removesuffix('.')} for Django; {needs}"
-            ) from error
+            # Django's own sentence stays whole: its test suite looks for it.
+            raise UnsupportedServerError(f"{error} {needs}") from error
         # None says that Django supports all versions.
         if self.features.minimum_database_version is None:
             return
