@@ -22,6 +22,9 @@ from example_asgi.servers import Postgres
 SOURCE = Path(tenantry.__file__).resolve().parent.parent
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 OWNER, APP, DATABASE = "notebook_owner", "notebook_app", "notebook"
+# Those that a page has made besides.
+MADE_ROLES = r"""
+SELECT rolname FROM pg_roles WHERE rolname LIKE 'notebook\_%%' AND rolname <> ALL (%s)"""
 
 # A fenced block: ``` or ```{code-block}, its language, perhaps a caption, its text.
 BLOCK = re.compile(
@@ -180,6 +183,10 @@ def reader(
     yield replace(after_tutorial, folder=folder, environment={**after_tutorial.environment})
     superuser.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
     superuser.execute(f"ALTER DATABASE template_of_docs RENAME TO {DATABASE}")
+    # Roles are of the whole server, which others look at.
+    made = superuser.execute(MADE_ROLES, [[OWNER, APP]]).fetchall()
+    for (role,) in made:
+        superuser.execute(f"DROP ROLE {role}".encode())
 
 
 @pytest.fixture
