@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from example_asgi.servers import PgBouncer, Postgres
 ROOT = Path(__file__).resolve().parent.parent
 # What is measured, and by what; results are of no commit if anything of it was changed.
 SOURCES = ("src", "benchmarks", "example_asgi", ":(exclude)benchmarks/results")
+# For how many seconds it is seen whether others use the processors, and how much is too much.
+LOOK, BUSY = 0.5, 0.05
 # Those that the benchmarks change, and that matter.
 SETTINGS = ("fsync", "shared_buffers", "autovacuum")
 
@@ -39,12 +43,42 @@ def software() -> dict[str, str | int]:
         "memory_mib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
         "system": f"{platform.system()} {platform.release()}",
         "load_before": f"{os.getloadavg()[0]:.2f}",
+        "busy_before": busy(),
         "tenantry": version("django-tenantry"),
         "commit": commit(),
         "python": platform.python_version(),
         "django": version("django"),
         "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
     }
+
+
+def busy() -> str:
+    """Return the share of the processors that others use now; nothing where Linux does not tell it.
+
+    Warns on stderr where it is so large that results are not to be trusted.
+    """
+    try:
+        before = used()
+    except OSError:
+        return ""
+    time.sleep(LOOK)
+    working, every = (now - then for now, then in zip(used(), before, strict=True))
+    share = working / every
+    if share > BUSY:
+        print(
+            f"something else uses {share:.0%} of the processors: end it and run this again, or the"
+            " results say how it disturbs the candidates",
+            file=sys.stderr,
+        )
+    return f"{share:.0%}"
+
+
+def used() -> tuple[int, int]:
+    """Return the ticks that all processors have worked, or were taken away for, and all ticks."""
+    first = Path("/proc/stat").read_text().partition("\n")[0].split()
+    # user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of the first two.
+    ticks = [int(each) for each in first[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 def commit() -> str:

@@ -29,7 +29,7 @@ from benchmarks import data, plots, report, tables
 from benchmarks.program import ROWS_READ, check
 from benchmarks.project import project
 from benchmarks.rounds import Candidate, measure
-from benchmarks.stats import Outcome, Round, outcomes
+from benchmarks.stats import LEAST, Outcome, Round, outcomes
 from tenantry import admin_context, tenant_context
 
 STOCK, TENANTRY = "direct stock", "direct tenantry"
@@ -287,7 +287,7 @@ def by_concurrency(limits: Limits) -> Steps:
             return
         rounds = []
         with ThreadPoolExecutor(10) as executor:
-            for number in range(8 if count >= 1000 else 20):
+            for number in range(2 + (LEAST if count >= 1000 else 2 * LEAST)):
                 turn = [(FLOOR, stock, None), (OURS, ours, tenant_context)]
                 result: Round = {FLOOR: 0.0, OURS: 0.0}
                 for name, read, scope in turn if number % 2 else reversed(turn):

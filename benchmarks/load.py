@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from benchmarks.delay import LOOPBACK
 from benchmarks.environments import SAME, NotInstalledError, interpreter
 from benchmarks.facts import facts
 from benchmarks.load_client import Load, Seen, client
+from benchmarks.load_figures import Figures, merged
 from benchmarks.load_server import NotServedError, Server, create_tables, serving
 from benchmarks.project import (
     APP,
@@ -78,34 +79,14 @@ COUNTED = 5
 START, LEAST = 3.0, 0.5
 # Seconds until it counts, for each client: all of them begin at once.
 EACH = 0.005
-# Seconds that are measured at least, for each client: what waits in turn is answered in turn, so
-# that less than some rounds of all clients would count a burst of answers, or none.
+# Seconds that are measured at least in all turns, for each client: what waits in turn is answered
+# in turn, so that less than some rounds of all clients would count a burst of answers, or none.
 ROUNDS = 3 * EACH
 PEER_ROWS = """
 INSERT INTO load_rls_tenants_tenant (id, name) SELECT id, name FROM benchmarks_tenant;
 INSERT INTO load_rls_tenants_note (id, tenant_id, title, body, created_at)
 SELECT id, tenant_id, title, body, created_at FROM benchmarks_plainnote ORDER BY id
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What was measured while so many clients asked at once.
-
-    Of the `connections` that were open, `in_use` on average, and `most_in_use` at a time, were in a
-    statement or a transaction.
-    """
-
-    clients: int
-    rps: float = 0
-    p50_ms: float = 0
-    p99_ms: float = 0
-    connections: int = 0
-    in_use: float = 0
-    most_in_use: int = 0
-    cpu_s_per_1000: float = 0
-    memory_mib: float = 0
-    errors: dict[str, int] = field(default_factory=dict)
 
 
 class Benchmark:
@@ -259,14 +240,24 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> dict[str, Any]:
     for workload in options.workloads:
         for clients in options.clients:
             print(f"\n{WORKLOADS[workload]}, {clients} at once", flush=True)
+            turns = take_turns(benchmark, benchmark.load(workload, clients), list(wire))
             for name, figures in found[workload].items():
-                figures.append(benchmark.measure(name, benchmark.load(workload, clients)))
-                show(name, figures[-1], found[workload][FLOOR][-1])
+                figures.append(merged(turns[name], turns[FLOOR]))
+                show(name, figures[-1])
     measured = {
         workload: {name: list(map(asdict, figures)) for name, figures in found[workload].items()}
         for workload in options.workloads
     }
     return {"not_run": not_run, "wire": wire, "workloads": measured}
+
+
+def take_turns(benchmark: Benchmark, load: Load, names: list[str]) -> dict[str, list[Figures]]:
+    """Return what was measured of each candidate in each turn, forwards and then backwards."""
+    turns: dict[str, list[Figures]] = {name: [] for name in names}
+    for number in range(benchmark.options.turns):
+        for name in reversed(names) if number % 2 else names:
+            turns[name].append(benchmark.measure(name, load))
+    return turns
 
 
 def warm_up(options: argparse.Namespace, clients: int) -> float:
@@ -275,20 +266,21 @@ def warm_up(options: argparse.Namespace, clients: int) -> float:
 
 
 def measured(options: argparse.Namespace, clients: int) -> float:
-    """Return for how many seconds so many clients are measured."""
-    return max(float(options.seconds), ROUNDS * clients)
+    """Return for how many seconds so many clients are measured in a turn."""
+    return float(max(options.seconds, ROUNDS * clients / options.turns))
 
 
 def affordable(options: argparse.Namespace, candidates: int) -> float:
-    """Return for how many seconds each can be measured so that all take ``--minutes``.
+    """Return for how many seconds a turn can be measured so that all take ``--minutes``.
 
     Many clients are measured for longer, whatever that takes.
     """
-    left = 60 * float(options.minutes) / (len(options.workloads) * candidates)
+    left = 60 * float(options.minutes) / (len(options.workloads) * candidates * options.turns)
     left -= sum(START + warm_up(options, clients) for clients in options.clients)
     few = sorted(options.clients)
-    while few and left / len(few) < ROUNDS * few[-1]:
-        left -= ROUNDS * few.pop()
+    while few and left / len(few) < (least := ROUNDS * few[-1] / options.turns):
+        left -= least
+        few.pop()
     return min(float(options.seconds), max(LEAST, left / len(few) if few else LEAST))
 
 
@@ -297,11 +289,10 @@ def able(names: list[str]) -> list[str]:
     return [name for name in names if name != "async_backend" or find_spec("django_async_backend")]
 
 
-def show(name: str, figures: Figures, floor: Figures) -> None:
+def show(name: str, figures: Figures) -> None:
     """Print a line."""
-    ratio = figures.rps / floor.rps if floor.rps else float("nan")
     print(
-        f"  {CANDIDATES[name]:38}{figures.rps:9.1f} requests/s{ratio:7.2f}"
+        f"  {CANDIDATES[name]:38}{figures.rps:9.1f} requests/s{figures.ratio:7.2f}"
         f"   p50 {figures.p50_ms:8.1f} ms   p99 {figures.p99_ms:8.1f} ms"
         f"{figures.connections:5} connections, {figures.in_use:g} in use"
         f"   {figures.cpu_s_per_1000:7.3f} s/1000"
@@ -359,7 +350,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 20, 200])
     parser.add_argument("--connections", type=int, default=10, help="of each candidate's pool")
-    parser.add_argument("--seconds", type=float, default=2, help="that are measured, each time")
+    parser.add_argument("--seconds", type=float, default=2, help="that are measured in a turn")
+    parser.add_argument("--turns", type=int, default=2, help="of each, forwards and backwards")
     parser.add_argument(
         "--minutes", type=float, default=10, help="for everything, about: measures for less then"
     )
@@ -375,7 +367,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"ratios are to {FLOOR}: let --candidates begin with it")
     if options.rows < 20 * options.tenants or options.tenants < 1:
         parser.error("every tenant needs 20 rows or more")
-    if min(options.clients) < 1 or options.connections < 1:
+    if min(*options.clients, options.connections, options.turns) < 1:
         parser.error("there must be at least one of each")
     return options
 

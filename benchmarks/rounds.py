@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from .forks import forked
-from .stats import Round
+from .stats import LEAST, Round
 
 # Rounds before those that count.
 WARM_UP = 3
@@ -36,6 +36,9 @@ def measure(
 ) -> Iterator[Round]:
     """Yield the median microseconds of each candidate, for `rounds` rounds or about `seconds`.
 
+    However long they take, there are :data:`~benchmarks.stats.LEAST` rounds, or all that were asked
+    for.
+
     A round goes through the candidates forwards and then backwards (ABBA), `batch` times each, and
     the next one begins at the other end. Each batch draws tenants of its own, so that no candidate
     finds the rows of another still in the processor's cache.
@@ -48,8 +51,7 @@ def measure(
         for number in range(-WARM_UP, rounds):
             if number == 0:
                 deadline = time.monotonic() + seconds
-            # Two is what it takes to have a spread.
-            if number >= 2 and time.monotonic() > deadline:
+            if number >= LEAST and time.monotonic() > deadline:
                 return
             times: dict[str, list[float]] = {name: [] for name in order}
             for name in (*order, *reversed(order)):

@@ -6,6 +6,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+# Quartiles of fewer rounds than these say little.
+LEAST = 10
+
 # What each candidate took, by its name.
 Round = dict[str, float]
 
@@ -25,6 +28,7 @@ class Outcome:
 
     microseconds: Spread
     ratio: Spread
+    rounds: int
 
 
 def spread(numbers: Iterable[float]) -> Spread:
@@ -44,6 +48,7 @@ def outcomes(rounds: Sequence[Round]) -> dict[str, Outcome]:
         name: Outcome(
             spread(each[name] for each in rounds),
             spread(each[name] / each[first] for each in rounds),
+            len(rounds),
         )
         for name in rounds[0]
     }

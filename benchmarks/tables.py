@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .candidates import CANDIDATES
@@ -151,10 +151,7 @@ def load_markdown(result: Mapping[str, Any]) -> str:
         )
         for name, figures in candidates.items():
             last = figures[-1]
-            rates = (
-                f"{each['rps']:g} ({ratio(each['rps'], least['rps'])})"
-                for each, least in zip(figures, floor, strict=True)
-            )
+            rates = (f"{each['rps']:g} ({median(each['ratios'])})" for each in figures)
             in_use = f"{last['connections']} ({last['in_use']:g}, {last['most_in_use']})"
             lines.append(
                 row(
@@ -269,6 +266,6 @@ def machine(result: Mapping[str, Any]) -> str:
     return "; ".join(f"{key.replace('_', ' ')}: {each}" for key, each in result["machine"].items())
 
 
-def ratio(rate: float, floor: float) -> str:
-    """Return how many times the floor's rate a rate is; a dash where the floor did nothing."""
-    return f"{rate / floor:.2f}" if floor else "-"
+def median(ratios: Sequence[float]) -> str:
+    """Return the median of ratios; a dash where the floor did nothing."""
+    return f"{statistics.median(ratios):.2f}" if ratios else "-"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .pipes import Pipe, WorkerError
-from .stats import Spread, spread
+from .stats import LEAST, Spread, spread
 
 
 @dataclass(slots=True)
@@ -46,6 +46,7 @@ class Samples:
             "p99_ratio": round(self.p99() / floor.p99(), 3),
             "cpu_s_per_1000": round(1000 * self.cpu / len(self.times), 3),
             "requests": len(self.times),
+            "rounds": len(self.rounds),
         }
 
 
@@ -56,7 +57,11 @@ def quartiles(numbers: Spread) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """For how many rounds, and for about how many seconds at most, a workload is measured."""
+    """For how many rounds, and for about how many seconds at most, a workload is measured.
+
+    However long they take, there are :data:`~benchmarks.stats.LEAST` rounds, or all that were asked
+    for.
+    """
 
     rounds: int
     seconds: float
@@ -93,8 +98,7 @@ def measure(
     samples = {name: Samples() for name in workers}
     order = list(workers)
     for number in range(effort.rounds):
-        # Two is what it takes to have a spread.
-        if number >= 2 and time.monotonic() > deadline:
+        if number >= LEAST and time.monotonic() > deadline:
             return
         answers: dict[str, list[Any]] = {name: [] for name in workers}
         for half in (order, order[::-1]):

@@ -19,10 +19,12 @@ from django import get_version
 from django.db import connections
 from django.db.backends.postgresql.base import DatabaseWrapper
 
+from benchmarks import facts
 from benchmarks.blocks import BLOCKS
 from benchmarks.candidates import CANDIDATES, Candidate
 from benchmarks.load import affordable
 from benchmarks.load_client import Load, WrongAnswerError, ask
+from benchmarks.load_figures import Figures, merged
 from benchmarks.shop import Shop
 from tenantry import tenant_context
 from tests.app.models import Note
@@ -31,6 +33,7 @@ from tests.fix_wire import Wire
 WORKLOADS = {"read", "reads", "write", "atomic", "nested", "atomic_request"}
 WORKLOADS |= {"page", "bulk", "raw", "report"}
 OURS = ["with_tenantry", "with_tenantry_role"]
+OWN = ["stock", "psycopg_alone", *OURS, "stock_again"]
 # Two SETs ride along with each statement of tenantry's.
 BINDING = 2
 # What a request is on the wire: the statements of stock Django, each a round trip; the round trips
@@ -46,7 +49,7 @@ WIRE = {
     "raw": (1, 1, 1),
     "report": (1, 1, 1),
 }
-FACTS = {"processor", "cpus", "memory_mib", "system", "load_before"}
+FACTS = {"processor", "cpus", "memory_mib", "system", "load_before", "busy_before"}
 FACTS |= {"tenantry", "commit", "python", "django", "psycopg"}
 FACTS_OF_SERVERS = {"postgresql", "pgbouncer", "fsync", "shared_buffers", "autovacuum"}
 FACTS_OF_SERVERS |= {"servers_and_clients"}
@@ -97,11 +100,11 @@ def test_every_candidate_serves_every_workload_on_every_route(
     for workloads in result["routes"].values():
         assert set(workloads) == WORKLOADS
         for outcomes in workloads.values():
-            assert list(outcomes) == ["stock", "psycopg_alone", *OURS]
+            assert list(outcomes) == OWN
             assert outcomes["stock"]["p50_ratio"] == [1, 1, 1]
             assert outcomes["stock"]["p99_ratio"] == 1
             for outcome in outcomes.values():
-                assert outcome["requests"] == 8
+                assert (outcome["requests"], outcome["rounds"]) == (8, 2)
                 assert 0 < outcome["p50_us"] <= outcome["p99_us"]
                 assert outcome["cpu_s_per_1000"] > 0
     # The proxy holds back for as long as it says, once for each round trip.
@@ -120,7 +123,8 @@ def test_no_workload_takes_a_round_trip_more(mode: str, side_by_side: tuple[Any,
     bulk = {(1, 1): (1, 1, 1), (3, 3): (3, 2, 1)}[counted["bulk"]["stock"]]
     for workload, (statements, round_trips, bound) in (WIRE | {"bulk": bulk}).items():
         assert round_trips <= statements
-        assert counted[workload]["stock"] == (statements, statements)
+        for name in ("stock", "stock_again"):
+            assert counted[workload][name] == (statements, statements)
         for name in OURS:
             assert counted[workload][name] == (round_trips, statements + BINDING * bound)
     assert counted["atomic"]["psycopg_alone"] == (1, 3)
@@ -284,7 +288,9 @@ def test_servers_are_measured_under_load(tmp_path: Path) -> None:
             [each] = figures
             assert each["clients"] == 3
             assert each["errors"] == {}
-            assert each["rps"] > 0
+            assert each["rps"] == pytest.approx(sum(each["turns"]) / 2)
+            assert len(each["turns"]) == len(each["ratios"]) == 2
+            assert min(each["turns"]) > 0
             assert each["p99_ms"] >= each["p50_ms"] > 0
             assert 0 < each["connections"] <= 2
             assert 0 <= each["in_use"] <= each["most_in_use"] <= 2
@@ -301,19 +307,50 @@ def test_servers_are_measured_under_load(tmp_path: Path) -> None:
     assert "| MiB per 1,000 at once, taken from 3 |" in table
 
 
-@pytest.mark.parametrize(("minutes", "seconds"), [(60, 10), (6, 7 / 3), (1, 0.5)])
-def test_a_load_is_measured_for_as_long_as_there_is_time(minutes: float, seconds: float) -> None:
-    # 32 measurements, each with 3 seconds to start and 2 that do not count. With a thousand clients
-    # there are 5 that do not count, and 15 that do; otherwise half a second at least.
+@pytest.mark.parametrize(
+    ("minutes", "turns", "seconds"), [(60, 1, 10), (6, 1, 7 / 3), (1, 1, 0.5), (12, 2, 29 / 6)]
+)
+def test_a_load_is_measured_for_as_long_as_there_is_time(
+    minutes: float, turns: int, seconds: float
+) -> None:
+    # 32 measurements in a turn, each with 3 seconds to start and 2 that do not count. With a
+    # thousand clients there are 5 that do not count, and in all turns 15 that do; otherwise half a
+    # second at least.
     options = Namespace(
         workloads=["read", "slow"],
         clients=[1, 10, 100, 1000],
         minutes=minutes,
+        turns=turns,
         seconds=10,
         warm_up=2,
         await_seconds=0.5,
     )
     assert affordable(options, candidates=4) == pytest.approx(seconds)
+
+
+def test_turns_under_load_are_compared_with_the_floor_of_the_same_turn() -> None:
+    floor = [Figures(20, rps=100), Figures(20, rps=0), Figures(20, rps=50)]
+    ours = [
+        Figures(20, rps=110, connections=2, memory_mib=3, errors={"late": 1}),
+        Figures(20, rps=30, connections=1, memory_mib=5, errors={"late": 2}),
+        Figures(20, rps=60, connections=1, memory_mib=4),
+    ]
+    found = merged(ours, floor)
+    assert (found.clients, found.rps, found.connections, found.memory_mib) == (20, 60, 2, 5)
+    assert (found.turns, found.ratios, found.ratio) == ([110, 30, 60], [1.1, 1.2], 1.15)
+    assert found.errors == {"late": 3}
+
+
+def test_what_disturbs_a_measurement_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for working, said in ((4, ""), (12, "something else uses 12% of the processors: end it")):
+        ticks = iter([(100, 1000), (100 + working, 1100)])
+        monkeypatch.setattr(facts, "used", ticks.__next__)
+        assert facts.busy() == f"{working}%"
+        told = capsys.readouterr().err
+        assert told.startswith(said)
+        assert bool(told) == bool(said)
 
 
 @pytest.mark.parametrize(
@@ -323,6 +360,7 @@ def test_a_load_is_measured_for_as_long_as_there_is_time(minutes: float, seconds
         (["--candidates", "stock,them"], "unknown: them; choose from stock"),
         (["--rows", "10"], "every tenant needs 20 rows or more"),
         (["--clients", "0"], "at least one of each"),
+        (["--turns", "0"], "at least one of each"),
     ],
 )
 def test_loads_that_make_no_sense_are_refused(

@@ -1,0 +1,5 @@
+"""Stock Django once more, in a process and a database of its own.
+
+What its ratio to the floor is away from 1.00 is chance, or the place in the row: the least
+difference that says anything.
+"""
