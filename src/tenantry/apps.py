@@ -8,7 +8,7 @@ from django.db.models.signals import class_prepared, post_migrate, pre_migrate
 from .checks.registry import register
 from .conf import tenant_key, tenant_model
 from .engine import require_engine
-from .samekeys import settle
+from .relating import settle
 
 
 class TenantryConfig(AppConfig):
@@ -38,4 +38,4 @@ class TenantryConfig(AppConfig):
 
 
 # Not in ready(): models are imported before, after this module.
-class_prepared.connect(settle, dispatch_uid="tenantry.samekeys.settle")
+class_prepared.connect(settle, dispatch_uid="tenantry.relating.settle")
