@@ -10,10 +10,11 @@ from django.core import checks
 from django.db import connections, models
 from django.test.utils import isolate_apps
 
+from tenantry import SameTenant
 from tenantry.checks.admin import inspect_seal
 from tenantry.checks.migrations import Migrations
 from tests import settings as test_settings
-from tests.app.models import Payment, Tag, User
+from tests.app.models import Note, Payment, Tag, User
 from tests.fix_checks import broken, findings
 
 # In the others the tables of the tests are not made by migrations.
@@ -30,10 +31,10 @@ UNAPPLIED = (
 SUBJECT = "table app_payment"
 
 
-def of_django() -> list[str]:
-    """Return what ``migrate`` and ``check --database`` print about tables that are missing."""
+def of_django(identifier: str = "tenantry.E110") -> list[str]:
+    """Return what ``migrate`` and ``check --database`` print, by default of missing tables."""
     found = checks.run_checks(tags=["database"], databases=["default"])
-    return [f"{each.msg} {each.hint}" for each in found if each.id == "tenantry.E110"]
+    return [f"{each.msg} {each.hint}" for each in found if each.id == identifier]
 
 
 def test_a_table_that_migrate_is_about_to_make_is_no_finding_of_it(
@@ -117,3 +118,29 @@ def test_keys_of_seals_are_awaited_while_a_migration_is_yet_to_run(
     assert not awaited()
     with broken(arrange, *UNAPPLIED):
         assert awaited()
+
+
+def test_a_foreign_key_that_migrate_is_about_to_make_is_no_finding_of_it(
+    arrange: psycopg.Connection[Any], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = SameTenant(field="author", name="note_author_same")
+    same.settle(Note)
+    monkeypatch.setattr(Note._meta, "constraints", [*Note._meta.constraints, same])
+    not_valid = (
+        "ALTER TABLE app_author ADD CONSTRAINT once UNIQUE (tenant_id, id); ALTER TABLE app_note"
+        " ADD CONSTRAINT note_author_same FOREIGN KEY (tenant_id, author_id) REFERENCES app_author"
+        " (tenant_id, id) NOT VALID",
+        "ALTER TABLE app_note DROP CONSTRAINT note_author_same;"
+        " ALTER TABLE app_author DROP CONSTRAINT once",
+    )
+
+    def told() -> list[tuple[str, int]]:
+        """Return what is found, and how often Django tells it."""
+        return [(each, len(of_django(each))) for each, *_ in findings()]
+
+    assert told() == [("tenantry.E125", 1)]
+    with broken(arrange, *not_valid):
+        assert told() == [("tenantry.W125", 1)]
+        settings.MIGRATION_MODULES = {"app": "tests.later"}
+        assert told() == [("tenantry.W125", 0)]
+    assert told() == [("tenantry.E125", 0)]

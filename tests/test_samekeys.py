@@ -40,10 +40,13 @@ from tenantry import (
     admin_context,
     tenant_context,
 )
+from tenantry.checks.migrations import Migrations
+from tenantry.checks.samekeys import inspect_same_tenant
 from tenantry.exceptions import RLSConfigurationError
 from tenantry.operations import AddSameTenantNotValid, ValidateSameTenant
 from tenantry.seal import send_seal_keys
 from tests.app.models import Author, Note, Tenant
+from tests.fix_checks import broken, check, findings
 
 Migrate = Callable[..., ProjectState]
 ROWS = (1, 2)
@@ -134,6 +137,18 @@ def constraints_of(table: str) -> list[tuple[str, str]]:
         " OR contype = 'u' AND conname LIKE '%_same_tenant') ORDER BY contype, conname",
         alias="owner",
     )
+
+
+def inspected(model: Any) -> list[tuple[str, str]]:
+    """Return the ids and the texts of what check_rls finds of the foreign keys of a model."""
+    connection = connections["default"]
+    with connection.cursor() as cursor:
+        found = [*inspect_same_tenant(connection, cursor, model, Migrations(connection))]
+    return [(each.id, f"{each.message}; {each.fix}") for each in found]
+
+
+def looked_at(state: ProjectState) -> list[tuple[str, str]]:
+    return inspected(state.apps.get_model("keys", "Note"))
 
 
 def managers(state: ProjectState, *names: str, alias: str = "default") -> list[Any]:
@@ -296,6 +311,7 @@ def test_names_and_keys_of_every_kind(migrate: Migrate) -> None:
     assert len(short.encode()) <= 63
     assert len(others) == 4
     assert len(constraints_of('"keys_Odd%')) == 2
+    assert looked_at(state) == []
     authors, notes = managers(state, "Author", "Note")
     made = []
     for tenant in ROWS:
@@ -388,6 +404,7 @@ def test_keys_and_tenants_may_be_altered_and_renamed(migrate: Migrate) -> None:
             " DEFERRABLE INITIALLY DEFERRED",
         )
     ]
+    assert looked_at(state) == []
     authors, notes = managers(state, "Author", "Note")
     mine, foreign = authors_of_two_tenants(authors)
     with tenant_context(1):
@@ -1043,3 +1060,139 @@ def test_checks_run_with_djangos(tenants: Any) -> None:
                 constraints = [SameTenant(field="nothing")]
 
         assert [error.id for error in Wrong.check(databases=["default"])] == ["tenantry.E010"]
+
+
+# The database.
+
+
+AGAIN = "ALTER TABLE keys_note DROP CONSTRAINT note_author_same, ADD CONSTRAINT note_author_same"
+MISSING = {
+    "dropped": "ALTER TABLE keys_note DROP CONSTRAINT note_author_same",
+    "of other columns": f"{AGAIN} FOREIGN KEY (author_id) REFERENCES keys_author",
+    "of exchanged columns": f"{AGAIN} FOREIGN KEY (author_id, owner) REFERENCES keys_author"
+    " (owner, id)",
+    "to another table": "CREATE TABLE keys_other (owner bigint, id bigint, UNIQUE (owner, id));"
+    f" {AGAIN} FOREIGN KEY (owner, author_id) REFERENCES keys_other (owner, id)",
+    "switched off": "ALTER TABLE keys_note DISABLE TRIGGER ALL",
+    "switched off at the target": "ALTER TABLE keys_author DISABLE TRIGGER ALL",
+    "not enforced, which servers before 18 do not know": """DO $$ BEGIN
+      IF current_setting('server_version_num')::int < 180000 THEN
+        ALTER TABLE keys_note DROP CONSTRAINT note_author_same;
+      ELSE
+        EXECUTE 'ALTER TABLE keys_note ALTER CONSTRAINT note_author_same NOT ENFORCED';
+      END IF;
+    END $$""",
+}
+E125 = (
+    "tenantry.E125",
+    "has no foreign key (owner, author_id) to keys_author (owner, id) that is switched on, though"
+    " the model has SameTenant(field='author'), so that rows may refer to those of other tenants;"
+    " run makemigrations and migrate, and if they have nothing to do, put RemoveConstraint and"
+    " AddConstraint of note_author_same into a migration",
+)
+
+
+@pytest.mark.parametrize("how", MISSING)
+def test_a_foreign_key_that_the_database_lacks_is_found(
+    how: str, migrate: Migrate, superuser: psycopg.Connection[Any]
+) -> None:
+    state = migrate(author(), note(same()))
+    assert looked_at(state) == []
+    with broken(superuser, MISSING[how], "DROP TABLE IF EXISTS keys_other CASCADE"):
+        assert looked_at(state) == [E125]
+        again = [RemoveConstraint("note", "note_author_same"), AddConstraint("note", same())]
+        assert looked_at(migrate(again, state=state)) == []
+    assert constraints_of("keys_note") == [FOREIGN_KEY]
+
+
+def test_a_foreign_key_of_a_partitioned_table_is_one_of_its_partitions(
+    migrate: Migrate, superuser: psycopg.Connection[Any]
+) -> None:
+    state = migrate(author(), note(same()))
+    with broken(
+        superuser,
+        "ALTER TABLE keys_note RENAME TO kept; CREATE TABLE keys_note (owner bigint, author_id"
+        " bigint, CONSTRAINT note_author_same FOREIGN KEY (owner, author_id) REFERENCES keys_author"
+        " (owner, id)) PARTITION BY LIST (owner); CREATE TABLE part PARTITION OF keys_note DEFAULT",
+        "DROP TABLE keys_note; ALTER TABLE kept RENAME TO keys_note",
+    ):
+        assert looked_at(state) == []
+        superuser.execute("ALTER TABLE part DISABLE TRIGGER ALL")
+        assert looked_at(state) == [E125]
+
+
+def test_a_foreign_key_that_is_not_validated_is_found(migrate: Migrate) -> None:
+    state = migrate(author(), note())
+    state = migrate(AddSameTenantNotValid("note", same()), state=state)
+    assert looked_at(state) == [
+        (
+            "tenantry.W125",
+            "has the foreign key note_author_same, which is not validated, so that rows from before"
+            " it may refer to those of other tenants; put ValidateSameTenant('note',"
+            " 'note_author_same') of tenantry.operations into a migration",
+        )
+    ]
+    validate = ValidateSameTenant("note", "note_author_same")
+    assert looked_at(migrate(validate, state=state, atomic=False)) == []
+
+
+def test_a_foreign_key_of_another_name_is_found(migrate: Migrate) -> None:
+    state = migrate(author(), note(same()))
+    run('ALTER TABLE keys_note RENAME CONSTRAINT note_author_same TO "Old one"', "owner")
+    [(identifier, text)] = looked_at(state)
+    fix = 'ALTER TABLE "keys_note" RENAME CONSTRAINT "Old one" TO note_author_same'
+    assert (identifier, text) == (
+        "tenantry.W126",
+        "has the foreign key of SameTenant(field='author') under the name Old one, so that no"
+        f" migration finds it, to drop it or to validate it; run {fix} as its owner",
+    )
+    removed = migrate(RemoveConstraint("note", "note_author_same"), state=state)
+    assert [name for name, _ in constraints_of("keys_note")] == ["Old one"]
+    run(fix, "owner")
+    assert looked_at(state) == []
+    migrate(RemoveConstraint("note", "note_author_same"), state=state, reverse=False)
+    assert constraints_of("keys_note") == looked_at(removed) == []
+
+
+def test_a_foreign_key_of_ones_own_is_enough(migrate: Migrate) -> None:
+    state = migrate(author(), note(same()))
+    own = "FOREIGN KEY (author_id, owner) REFERENCES keys_author (id, owner)"
+    run(
+        f"ALTER TABLE keys_note DROP CONSTRAINT note_author_same, ADD CONSTRAINT own {own}", "owner"
+    )
+    assert [each for each, _ in looked_at(state)] == ["tenantry.W126"]
+    run(f"ALTER TABLE keys_note ADD CONSTRAINT note_author_same {own} NOT VALID", "owner")
+    # The other one has looked at all rows.
+    assert looked_at(state) == []
+    run("ALTER TABLE keys_note DROP CONSTRAINT own", "owner")
+    assert [each for each, _ in looked_at(state)] == ["tenantry.W125"]
+
+
+@isolate_apps("tests.app")
+def test_a_constraint_that_is_misspelled_is_left_to_other_checks(project: None) -> None:
+    class Wrong(models.Model):
+        tenant = models.ForeignKey(Tenant, models.CASCADE, related_name="+")
+        author = models.ForeignKey(Author, models.CASCADE, related_name="+")
+        nobody = models.ForeignKey("app.Nobdy", models.CASCADE, related_name="+")
+
+        class Meta:
+            app_label = "app"
+            constraints = [
+                RLSConstraint(field="tenat"),
+                *(SameTenant(field=name) for name in ("nothing", "author", "nobody")),
+            ]
+
+    class Child(Note):
+        owner = models.ForeignKey(Tenant, models.CASCADE, related_name="+")
+
+        class Meta:
+            app_label = "app"
+            constraints = [RLSConstraint(field="owner"), SameTenant(field="author")]
+
+    assert inspected(Wrong) == inspected(Child) == []
+
+
+def test_check_rls_looks_at_foreign_keys(noting: Any, tenants: tuple[Tenant, Tenant]) -> None:
+    found = [each[:2] for each in findings()]
+    assert found == [("tenantry.E125", "table app_note")] * 2
+    assert check()[1] == 1

@@ -168,18 +168,24 @@ class SameTenant(models.BaseConstraint):
             and sql.parts["table"].references_table(model._meta.db_table)
         )
 
+    def ends(self, model: Any) -> tuple[Any, list[str], list[str]]:
+        """Return the target's model, and the columns of both ends, the tenant's first.
+
+        Raises FieldDoesNotExist when a field of it is not there yet.
+        """
+        key = field_of(model, self.field)
+        to = referred(key, model._meta.apps)._meta.concrete_model
+        tenant, to_tenant = self.tenants(model, to)
+        columns = [field_of(model, tenant).column, key.column]
+        return to, columns, [field_of(to, to_tenant).column, key.target_field.column]
+
     def statement(self, model: Any, schema_editor: Any, *, valid: bool = True) -> ForAllTenants:
         """Return the SQL that makes the foreign key; it checks no rows unless `valid`.
 
         Raises FieldDoesNotExist when a field of it is not there yet.
         """
         quote = schema_editor.quote_name
-        options = model._meta
-        key = field_of(model, self.field)
-        to = referred(key, options.apps)._meta.concrete_model
-        tenant, to_tenant = self.tenants(model, to)
-        columns = [field_of(model, tenant).column, key.column]
-        keys = [field_of(to, to_tenant).column, key.target_field.column]
+        to, columns, keys = self.ends(model)
         table = to._meta.db_table
         unique = schema_editor._create_index_name(table, keys, suffix=samekeys.SUFFIX)
         # Django counts characters, and cuts the last one off where it puts a letter in front.
@@ -188,7 +194,7 @@ class SameTenant(models.BaseConstraint):
             samekeys.add(policy_of(model), valid=valid),
             self,
             **self.parts(model, schema_editor),
-            columns=Columns(options.db_table, columns, quote),
+            columns=Columns(model._meta.db_table, columns, quote),
             unique=quote(unique),
             target=Table(table, quote),
             target_text=Table(table, lambda name: literal(quote(name))),

@@ -1,11 +1,13 @@
-"""The migrations of a database: whether one that is yet to run makes a table."""
+"""The migrations of a database: what one that is yet to run makes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 from django.db import Error, transaction
+from django.db.migrations import AddConstraint
 from django.db.migrations.exceptions import BadMigrationError, NodeNotFoundError
 from django.db.migrations.loader import MigrationLoader
 
@@ -37,6 +39,31 @@ class Migrations:
         return self.loader is not None and any(
             key not in self.loader.applied_migrations and app_label in (None, key[0])
             for key in self.loader.graph.nodes
+        )
+
+    def coming(self, model: Any) -> Iterator[Any]:
+        """Yield the operations on `model` of the migrations that are yet to run."""
+        options = model._meta
+        for key, migration in self.loader.graph.nodes.items() if self.loader else ():
+            if key[0] == options.app_label and key not in self.loader.applied_migrations:
+                for each in migration.operations:
+                    if getattr(each, "model_name", "").lower() == options.model_name:
+                        yield each
+
+    def adds(self, model: Any, name: str) -> bool:
+        """Return whether one of them adds the constraint of that name."""
+        return any(
+            isinstance(each, AddConstraint) and each.constraint.name == name
+            for each in self.coming(model)
+        )
+
+    def validates(self, model: Any, name: str) -> bool:
+        """Return whether one of them checks the rows of before the constraint of that name."""
+        from ..operations import ValidateSameTenant  # noqa: PLC0415 - it needs the driver
+
+        return any(
+            isinstance(each, ValidateSameTenant) and each.name == name
+            for each in self.coming(model)
         )
 
     def make(self, model: Any) -> bool:

@@ -19,6 +19,7 @@ from .models import has_other_key
 from .policies import inspect_child_policies, inspect_policies
 from .privileges import belonging, inspect_privileges
 from .reach import UNLIMITED, reached
+from .samekeys import inspect_same_tenant
 from .triggers import inspect_rules, inspect_triggers
 
 # With these, the policies that the models ask for cannot be made, to be compared with the table's.
@@ -61,6 +62,7 @@ def inspect_table(
         yield belonging(subject, owner)
     yield from inspect_rules(cursor, subject, oid)
     yield from inspect_triggers(cursor, subject, oid)
+    yield from inspect_same_tenant(connection, cursor, model, migrations)
     children = children_of(cursor, oid, tables, roles)
     for child in children:
         yield from inspect_child(cursor, model, child, known)
