@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group
 from django.contrib.postgres.constraints import ExclusionConstraint
 from django.db import models
 from django.db.models import Value
@@ -463,6 +464,26 @@ def test_what_is_unique_at_the_end_of_a_path_is_found() -> None:
     ((identifier, text),) = found(line(unique("code")))
     assert identifier == "tenantry.W155"
     assert text.endswith("; make it unique together with note")
+
+
+def test_what_is_unique_in_the_table_of_another_package_is_found(settings: Any) -> None:
+    relation: Any = Group.permissions.through
+    names = {"auth.Group": "tenant_id", "auth.Group_permissions": "tenant_id"}
+    settings.RLS_TENANTS = {"TENANT_MODEL": TENANT, "EXTERNAL_MODELS": names}
+    assert found(Group, relation) == [
+        (
+            "tenantry.W155",
+            "is unique by name over all tenants, so that a tenant learns what another has; let the"
+            " package take a model of yours, with the tenant in its constraints",
+        )
+    ]
+    # A column that the model knows.
+    settings.RLS_TENANTS = {"TENANT_MODEL": TENANT, "EXTERNAL_MODELS": {"app.User": "tenant_id"}}
+    assert [text.partition("; ")[2] for _, text in found(User)] == [
+        "make it unique together with tenant"
+    ]
+    settings.RLS_TENANTS = {"TENANT_MODEL": TENANT, "EXTERNAL_MODELS": {"auth.Group": "name"}}
+    assert found(Group) == []
 
 
 @isolate_apps("tests.app")

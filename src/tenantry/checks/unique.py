@@ -13,6 +13,7 @@ from django.db.models.fields import NOT_PROVIDED
 
 from ..declared import constraint_of
 from ..dependents import owners
+from ..protected import column_of, external_column
 from .findings import Finding
 
 Model = type[Any]
@@ -29,12 +30,9 @@ class Key(NamedTuple):
 def inspect_unique(model: Model) -> Iterator[Finding]:
     """Yield what is unique over all tenants in the table of a protected model."""
     field = field_of_tenant(model)
-    if field is None:
+    if field is None and (model._meta.auto_created or external_column(model) is None):
         return
-    wanted = f"make it unique together with {field.name}"
-    if field.one_to_one and field.primary_key and owners(model, apps):
-        parent = field.remote_field.model._meta.label
-        wanted = f"move it to {parent}, and make it unique together with the tenant there"
+    wanted = remedy(model, field)
     for key in keys_of(model):
         try:
             parts = [each for name in key.fields for each in fields_of(model, name)]
@@ -46,15 +44,27 @@ def inspect_unique(model: Model) -> Iterator[Finding]:
             "tenantry.W155",
             f"model {model._meta.label}",
             f"is unique by {key.label} over all tenants, so that a tenant learns what another has",
-            f"take a primary key that nobody chooses, and {wanted}" if key.is_primary else wanted,
+            f"take a primary key that nobody chooses, and {wanted}"
+            if key.is_primary and field
+            else wanted,
         )
+
+
+def remedy(model: Model, field: Any) -> str:
+    """Return how something becomes unique in each tenant's rows, which `field` tells apart."""
+    if field is None:
+        return "let the package take a model of yours, with the tenant in its constraints"
+    if field.one_to_one and field.primary_key and owners(model, apps):
+        parent = field.remote_field.model._meta.label
+        return f"move it to {parent}, and make it unique together with the tenant there"
+    return f"make it unique together with {field.name}"
 
 
 def field_of_tenant(model: Model) -> Any:
     """Return the field that tells the tenants' rows apart: the tenant, or the way to it.
 
-    It is None for a model without one, and for the table of a ManyToManyField, whose foreign keys
-    are all that it has.
+    It is None for a model without one, also if its table has such a column, and for the table of a
+    ManyToManyField, whose foreign keys are all that it has.
     """
     if constraint := constraint_of(model):
         try:
@@ -63,6 +73,9 @@ def field_of_tenant(model: Model) -> Any:
             return None
     if model._meta.auto_created:
         return None
+    if name := external_column(model):
+        column = column_of(model, name)
+        return next((each for each in model._meta.local_fields if each.column == column), None)
     return next(iter(owners(model, apps)), None)
 
 
