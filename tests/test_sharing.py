@@ -904,6 +904,41 @@ def test_a_tenant_in_the_table_of_a_parent_is_found_by_a_check() -> None:
         assert found.hint == "Declare a foreign key to the tenant on this model."
 
 
+@isolate_apps("tests.app")
+def test_a_path_through_a_child_is_told_the_link_to_its_parent() -> None:
+    class Novel(Book):
+        class Meta:
+            app_label = "app"
+
+    class Chapter(models.Model):
+        book = models.ForeignKey(Book, models.CASCADE, related_name="+")
+        novel = models.ForeignKey(Novel, models.CASCADE, related_name="+")
+
+        class Meta:
+            app_label = "app"
+
+    class Page(models.Model):
+        chapter = models.ForeignKey(Chapter, models.CASCADE, related_name="+")
+
+        class Meta:
+            app_label = "app"
+
+    connection = connections["default"]
+    for model, path, name, right in (
+        (Chapter, "book__tenant", "app.Book.tenant", "book__item_ptr__tenant"),
+        (Chapter, "novel__tenant", "app.Novel.tenant", "novel__book_ptr__item_ptr__tenant"),
+        (Page, "chapter__book__tenant", "app.Book.tenant", "chapter__book__item_ptr__tenant"),
+        (Book, "replaces__tenant", "app.Book.replaces", "item_ptr__replaces__tenant"),
+    ):
+        [found] = RLSConstraint(path=path, name="n")._check(model, connection)
+        assert (found.id, found.msg) == (
+            "tenantry.E002",
+            f"{name} is not a column of the model's own table.",
+        )
+        assert found.hint == f"Name the link to the parent's table: RLSConstraint(path={right!r})."
+        assert RLSConstraint(path=right, name="n")._check(model, connection) == []
+
+
 @pytest.mark.parametrize("label", ["nope", "app.Note.Share", "", None, Note])
 def test_the_model_of_shares_is_named_by_its_label(label: Any) -> None:
     problem = SharedWith(label, row="note", tenant="recipient").problem(Note)

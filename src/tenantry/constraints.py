@@ -20,7 +20,7 @@ from .opening import Opening, stay_closed
 from .policies.ddl import LATEST, Policy, Rule, close, drop, unprotect
 from .policies.owners import Hop, Owner, Quote
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
-from .targets import LET_DEPEND, field_of, key_of, names_tenant, not_the_tenant
+from .targets import LET_DEPEND, field_of, key_of, links_to, names_tenant, not_the_tenant
 
 # What Django's migrations and clone() need, beside the name.
 SETTINGS = ("guc_prefix", "key_type", "version", "admin_role", "app_role", "sealed")
@@ -250,7 +250,11 @@ class RLSConstraint(models.BaseConstraint):
                 return [checks.Error(message, self.hint_of_names(), model, "tenantry.E001")]
             if field not in at._meta.local_concrete_fields:
                 message = f"{at._meta.label}.{step} is not a column of the model's own table."
+                links = [] if self.path is None else links_to(at, field)
+                way = "__".join([*steps[: number - 1], *links, *steps[number - 1 :]])
                 hint = "Declare a foreign key to the tenant on this model."
+                if links:
+                    hint = f"Name the link to the parent's table: RLSConstraint(path={way!r})."
                 return [checks.Error(message, hint, model, "tenantry.E002")]
             if number < len(steps) and not isinstance(field, models.ForeignKey):
                 message = (

@@ -43,6 +43,18 @@ def key_of(model: Any, name: str) -> Any:
     return field
 
 
+def links_to(model: Any, field: Any) -> list[str]:
+    """Return the foreign keys by which a child has a column of a parent: none for other fields."""
+    found: list[str] = []
+    if field not in model._meta.concrete_fields:
+        return found
+    while field not in model._meta.local_concrete_fields:
+        link = model._meta.get_ancestor_link(field.model)
+        found.append(link.name)
+        model = link.remote_field.model
+    return found
+
+
 def is_tenant_model(model: Any) -> bool:
     """Return whether `model` is that of the tenants, or a proxy of it; the setting may name one."""
     label = rls_tenants().tenant_model
