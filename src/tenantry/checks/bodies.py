@@ -39,6 +39,5 @@ def inspect_bodies(cursor: Any, models: Iterable[Any], known: Collection[str]) -
                 f"function {name}",
                 "is called by policies, and differs from what a migration made: its text, its"
                 " settings, or as whom it runs",
-                "run as its owner the CREATE OR REPLACE FUNCTION that sqlmigrate prints for a"
-                " migration with an RLSConstraint",
+                "run as its owner what check_rls --generate prints",
             )

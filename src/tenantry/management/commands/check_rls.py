@@ -21,10 +21,11 @@ from ...checks.inspection import (
 from ...checks.labels import inspect_labels
 from ...checks.models import inspect_models
 from ...checks.options import inspect_options
-from ...checks.policies import mend
+from ...checks.policies import mend, policy_for
 from ...checks.tables import problems_of
 from ...conf import silenced_checks
 from ...exceptions import TenantryError
+from ...policies.bodies import called
 from ...policy_tests import policy_tests
 from ...runs.databases import bound_database
 
@@ -71,7 +72,15 @@ class Command(BaseCommand):
             each = unreachable[0]
             raise CommandError(f"{each.subject} {each.message}; {each.fix}")
         wrong = {each.subject for each in inspect_database(connection) if each.id in MENDABLE}
-        for model in protected_models(connection):
+        models = protected_models(connection)
+        functions = [
+            policy.functions()
+            for policy in map(policy_for, models)
+            if any(f"function {each.name}" in wrong for each in called(policy))
+        ]
+        for sql in dict.fromkeys(functions):
+            self.stdout.write(f"{sql};\n")
+        for model in models:
             if f"table {model._meta.db_table}" in wrong:
                 refuse_misspelled(model)
                 with connection.cursor() as cursor:
