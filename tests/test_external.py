@@ -92,6 +92,7 @@ def test_what_belongs_to_its_rows_is_found(
     [finding] = inspect_database(connections["default"])
     assert finding.id == "tenantry.E119"
     assert finding.subject == "table auth_group_permissions"
+    assert finding.message.endswith("auth.Group, and has Row-Level Security switched off")
     relation = "auth.Group_permissions"
     assert relation in finding.fix
     operation = AddRLSPolicy(relation, "owner_id", tenant_model="app.Tenant", **current())

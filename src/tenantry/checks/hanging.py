@@ -38,7 +38,8 @@ def inspect_hanging(connection: Any, cursor: Any) -> Iterator[Finding]:
         yield Finding(
             "tenantry.E119",
             f"table {model._meta.db_table}",
-            f"holds {kind} of the protected {external._meta.label}, and has no policy itself",
+            f"holds {kind} of the protected {external._meta.label}, and has Row-Level Security"
+            " switched off",
             f"put AddRLSPolicy({model._meta.label!r}) into a migration, and name it in"
             " RLS_TENANTS['EXTERNAL_MODELS'], or in ['SHARED_MODELS'] if all tenants share its"
             " rows",
