@@ -91,6 +91,19 @@ def assert_found(id_: str, message: str, broken: AbstractContextManager[None]) -
             "GRANT UPDATE ON app_tag, app_shared TO app_admin",
             'may not use "app_shared", "app_tag"; run migrate',
         ),
+        (
+            "tenantry.W103",
+            'CREATE SEQUENCE "Numbers"; ALTER SEQUENCE "Numbers" OWNER TO owner;'
+            ' ALTER SEQUENCE "Numbers" OWNED BY app_shared.id',
+            'DROP SEQUENCE "Numbers"',
+            'may not use the sequence "Numbers"; run migrate as the owner of the tables, and of',
+        ),
+        (
+            "tenantry.W103",
+            "REVOKE USAGE ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO app",
+            "REVOKE USAGE ON SCHEMA public FROM app; GRANT USAGE ON SCHEMA public TO PUBLIC",
+            "may not use the schema public; run migrate as the owner of the tables, and of their",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_admin_role_is_found(

@@ -23,17 +23,28 @@ FIRST_WITH_SET = 160000
 # insufficient_privilege, which the function raises that verifies seals.
 REFUSED = "42501"
 
+# A default that takes the next value of a sequence needs a privilege, an identity column does not.
 ADMIN = """\
+WITH tables AS (
+  SELECT name, c.oid, relnamespace
+  FROM unnest(%(tables)s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+)
 SELECT pg_has_role(session_user, oid, 'SET'),
   ARRAY(SELECT heir.rolname::text FROM pg_roles heir
     WHERE NOT heir.rolsuper AND heir.oid <> admin.oid AND pg_has_role(heir.oid, admin.oid, 'USAGE')
     ORDER BY 1),
-  ARRAY(SELECT name FROM unnest(%(tables)s::text[]) name
-    JOIN pg_class c ON c.oid = to_regclass(name) WHERE NOT (
-      has_table_privilege(admin.oid, c.oid, 'SELECT')
-      AND has_table_privilege(admin.oid, c.oid, 'INSERT')
-      AND has_table_privilege(admin.oid, c.oid, 'UPDATE')
-      AND has_table_privilege(admin.oid, c.oid, 'DELETE'))
+  ARRAY(SELECT name FROM tables t WHERE NOT (
+      has_table_privilege(admin.oid, t.oid, 'SELECT')
+      AND has_table_privilege(admin.oid, t.oid, 'INSERT')
+      AND has_table_privilege(admin.oid, t.oid, 'UPDATE')
+      AND has_table_privilege(admin.oid, t.oid, 'DELETE'))
+    UNION SELECT 'the sequence ' || s.oid::regclass FROM tables t
+      JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid
+        AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'
+      JOIN pg_class s ON s.oid = d.objid
+      WHERE CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(admin.oid, s.oid, 'USAGE') END
+    UNION SELECT 'the schema ' || relnamespace::regnamespace FROM tables
+      WHERE NOT has_schema_privilege(admin.oid, relnamespace, 'USAGE')
     ORDER BY 1)
 FROM pg_roles admin WHERE rolname = %(role)s"""
 
@@ -113,7 +124,7 @@ def inspect_membership(role: str, row: Any, login: Row) -> Iterator[Finding]:
             "tenantry.W103",
             subject,
             f"is the ADMIN_ROLE, and may not use {', '.join(lacking)}",
-            "run migrate as the owner of the tables",
+            "run migrate as the owner of the tables, and of their schema",
         )
 
 
