@@ -79,8 +79,10 @@ def write_config(
     options: dict[str, dict[str, list[str]]] = {
         rule: {"allowlist": sorted(places)} for rule, places in allowed.items()
     }
-    options.setdefault("SEC004", {})["anon_roles"] = [app_role]
+    for rule in ("SEC004", "SEC039"):
+        options.setdefault(rule, {})["anon_roles"] = [app_role]
     options.setdefault("SEC021", {})["identity_columns"] = sorted(columns)
+    options.setdefault("SEC042", {})["anon_roles"] = [app_role, "PUBLIC"]
     options.setdefault("SEC047", {})["low_trust_roles"] = [app_role, "PUBLIC"]
     for rule, values in options.items():
         lines.append(f"[lint.rules.{rule}]")

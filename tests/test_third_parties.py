@@ -183,6 +183,11 @@ LINTED = {
     "owner": ("ALTER TABLE app_note NO FORCE ROW LEVEL SECURITY", "SEC002", ""),
     "open": (f"ALTER POLICY {ISOLATION} ON app_note USING (true)", "SEC038", f".{ISOLATION}"),
     "stray": ("CREATE POLICY stray ON app_note FOR DELETE USING (true)", "SEC003", ".stray"),
+    "stray of the app role": (
+        "CREATE POLICY stray ON app_note FOR DELETE TO app USING (id = 7)",
+        "SEC039",
+        ".stray",
+    ),
 }
 
 
@@ -191,6 +196,21 @@ def test_lint_finds_what_is_broken(name: str, judge: Judge, arrange: Connection)
     how, rule, place = LINTED[name]
     with broken(arrange, "app_note", how):
         assert judge.lint()["error"] == {(rule, f"public.app_note{place}")}
+    assert judge.lint()["error"] == set()
+
+
+def test_lint_finds_a_function_for_the_app_role_that_no_policy_binds(
+    judge: Judge, arrange: Connection
+) -> None:
+    arrange.execute(
+        "CREATE FUNCTION peek() RETURNS SETOF app_note LANGUAGE sql SECURITY DEFINER"
+        " SET search_path = public, pg_temp AS 'SELECT * FROM app_note';"
+        " REVOKE EXECUTE ON FUNCTION peek FROM PUBLIC; GRANT EXECUTE ON FUNCTION peek TO app"
+    )
+    try:
+        assert judge.lint()["error"] == {("SEC042", "public.peek")}
+    finally:
+        arrange.execute("DROP FUNCTION peek")
     assert judge.lint()["error"] == set()
 
 
