@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import ProgrammingError, connections, models
+from django.db.migrations import CreateModel
 
-from tenantry import admin_context, tenant_context
+from tenantry import RLSConstraint, admin_context, tenant_context
 from tenantry.checks import inspection
 from tenantry.checks import policies as inspecting
+from tenantry.checks.migrations import Migrations
 from tenantry.checks.policies import inspect_policies
+from tenantry.checks.tables import inspect_table
 from tenantry.policies.predicates import unlike
 from tenantry.policy_tests import protected_tables
 from tests.app.models import Tenant
+from tests.fix_checks import broken
 from tests.fix_migrations import Migrate
 from tests.test_dependents_shared import FLAG, child, manager, many, model
 from tests.test_sharing import (
@@ -26,6 +32,7 @@ from tests.test_sharing import (
     paper_alter,
     papers,
     run,
+    tenant,
     titles,
 )
 
@@ -36,6 +43,18 @@ DENIED = pytest.raises(ProgrammingError, match="row-level security")
 @pytest.fixture(autouse=True)
 def _flag(settings: Any) -> None:
     settings.RLS_TENANTS = FLAG
+
+
+@pytest.fixture
+def elsewhere(superuser: psycopg.Connection[Any]) -> Iterator[None]:
+    """Make a schema where the owner may create what the app may use, and drop it at the end."""
+    superuser.execute(
+        "CREATE SCHEMA elsewhere; GRANT ALL ON SCHEMA elsewhere TO owner;"
+        " GRANT USAGE ON SCHEMA elsewhere TO PUBLIC; ALTER DEFAULT PRIVILEGES FOR ROLE owner"
+        " IN SCHEMA elsewhere GRANT ALL ON TABLES TO app"
+    )
+    yield
+    superuser.execute("DROP SCHEMA elsewhere")
 
 
 def called(table: str, operation: Any) -> Any:
@@ -84,6 +103,25 @@ def test_a_table_called_share_shows_what_is_shared(
             " AS share WHERE share.paper_id = share.id))"
         )
     assert not expected(state, "Paper")
+
+
+def test_a_table_of_a_schema_has_the_policies_that_it_was_given(
+    elsewhere: None, tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = called('"elsewhere"."owner"', child("Report", "Doc"))
+    lines = called('"elsewhere"."o1"', line("up__tenant"))
+    state = many(migrate, model("Doc", is_open=True), report, ORDER, lines)
+    monkeypatch.setattr(inspecting, "apps", state.apps)
+    assert expected(state, "Doc", "Report", "Line")
+
+
+def test_a_table_called_like_an_alias_within_has_the_policies_that_it_was_given(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thesis = called("owner_of", child("Thesis", "Report"))
+    state = many(migrate, model("Doc", is_open=True), child("Report", "Doc"), thesis)
+    monkeypatch.setattr(inspecting, "apps", state.apps)
+    assert expected(state, "Doc", "Report", "Thesis")
 
 
 @pytest.mark.parametrize("is_open", [False, True])
@@ -167,5 +205,79 @@ def test_a_path_leads_from_a_table_of_any_name(
 
 def test_other_tables_have_the_policies_that_they_had() -> None:
     assert unlike("share", '"note"') == unlike("share", '"Share"') == "share"
-    assert unlike("share", '"schema"."share"') == "share"
-    assert unlike("share", '"share"') == "share_"
+    assert unlike("share", '"schema.share"') == unlike("share", "schema.my_share") == "share"
+    for table in ('"share"', "share", '"schema"."share"', "schema.share"):
+        assert unlike("share", table) == "share_"
+
+
+FOLDER = CreateModel(
+    "Folder",
+    [
+        ("id", models.BigAutoField(primary_key=True)),
+        ("tenant", tenant()),
+        ("up", models.ForeignKey("self", models.CASCADE, null=True)),
+    ],
+    {"constraints": [RLSConstraint(field="tenant", name="folder_rls")]},
+)
+CHILDREN = {
+    "o1": ([ORDER, line("up__tenant")], "Line"),
+    "owner": ([model("Doc", is_open=True), child("Report", "Doc")], "Report"),
+    "share": ([paper(), SHARE, paper_alter(SHARED)], "Paper"),
+}
+
+
+def text_of(rule: Any, table: str) -> str:
+    return str(rule.create(f'"{table}"'))
+
+
+def looked_at(
+    model_: Any, table: str, superuser: psycopg.Connection[Any], make: Callable[[Any, str], str]
+) -> list[str]:
+    """Return what is found of a model whose table has a child with policies."""
+    connection = connections["default"]
+    quote = connection.ops.quote_name
+    parent = quote(model_._meta.db_table)
+    rules = [make(rule, table) for rule in inspecting.rules_of(model_, quote, f'"{table}"')]
+    how = (
+        f"CREATE TABLE {table} () INHERITS ({parent}); GRANT SELECT ON {table} TO app;"
+        f" ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; {'; '.join(rules)}"
+    )
+    with broken(superuser, how, f"DROP TABLE {table}"), connection.cursor() as cursor:
+        found = inspect_table(connection, cursor, model_, [parent], set(), Migrations(connection))
+        return [f"{each.id} {each.message}" for each in found]
+
+
+@pytest.mark.parametrize("table", CHILDREN)
+def test_a_partition_called_like_an_alias_is_compared_with_its_parent(
+    table: str,
+    tenants: Tenants,
+    migrate: Migrate,
+    superuser: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    operations, name = CHILDREN[table]
+    state = many(migrate, *operations)
+    monkeypatch.setattr(inspecting, "apps", state.apps)
+    found = state.apps.get_model("migrated", name)
+    assert looked_at(found, table, superuser, text_of) == []
+
+
+def test_a_partition_that_is_hidden_by_an_alias_is_found(
+    tenants: Tenants,
+    migrate: Migrate,
+    superuser: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not the row of the partition, but the one that it refers to, then refers to that."""
+    state = many(migrate, FOLDER, line("up__tenant", to="Folder"))
+    monkeypatch.setattr(inspecting, "apps", state.apps)
+    found = looked_at(
+        state.apps.get_model("migrated", "Line"),
+        "o1",
+        superuser,
+        lambda rule, table: text_of(rule, table).replace("o1_", "o1"),
+    )
+    assert found
+    for each in found:
+        assert each.startswith("tenantry.E115 has a policy tenantry_")
+        assert 'o1."id" = o1."up_id"' not in each

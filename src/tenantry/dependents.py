@@ -61,17 +61,26 @@ def owners(model: Model, apps: Apps) -> list[Any]:
 
 
 def references_of(
-    model: Model, apps: Apps, quote: Callable[[str], str], alias: str | None = None
+    model: Model,
+    apps: Apps,
+    quote: Callable[[str], str],
+    alias: str | None = None,
+    table: str | None = None,
 ) -> list[Reference]:
-    """Return what :func:`owners` are in the database, its names quoted."""
+    """Return what :func:`owners` are in the database, its names quoted.
+
+    `table` is the one whose rows the policies are for, if it is not the model's.
+    """
     found = []
-    alias = alias or unlike("owner", quote(model._meta.db_table))
+    own_table = quote(model._meta.db_table)
+    alias = unlike(alias or unlike("owner", own_table), table or own_table)
     decisive = writers(model, apps)
     for key in owners(model, apps):
         to = owner_of(key, apps)
-        own = holds_sql(to, apps, quote, alias) if key in decisive and is_open(to, apps) else None
-        table, primary_key = quote(to._meta.db_table), quote(to._meta.pk.column)
-        found.append(Reference(quote(key.column), table, primary_key, own, alias))
+        decides = key in decisive and is_open(to, apps)
+        own = holds_sql(to, apps, quote, alias, table or own_table) if decides else None
+        target_table, primary_key = quote(to._meta.db_table), quote(to._meta.pk.column)
+        found.append(Reference(quote(key.column), target_table, primary_key, own, alias))
     return found
 
 
@@ -92,11 +101,14 @@ def is_open(model: Model, apps: Apps) -> bool:
     return any(is_open(owner_of(key, apps), apps) for key in writers(model, apps))
 
 
-def holds_sql(model: Model, apps: Apps, quote: Callable[[str], str], alias: str) -> str:
-    """Return the predicate that a row of a protected model, as `alias`, is the tenant's."""
+def holds_sql(model: Model, apps: Apps, quote: Callable[[str], str], alias: str, table: str) -> str:
+    """Return the predicate that a row of a protected model, as `alias`, is the tenant's.
+
+    It is part of a policy of the quoted `table`.
+    """
     if constraint := constraint_of(model):
         return constraint.owner(model).holds_sql(alias, constraint.policy.tenant, quote)
-    return all_exist_sql(alias, references_of(model, apps, quote, f"{alias}_of"), own=True)
+    return all_exist_sql(alias, references_of(model, apps, quote, f"{alias}_of", table), own=True)
 
 
 def policy_of(model: Model, apps: Apps) -> Policy:
@@ -113,7 +125,8 @@ def rules_of(
     table = table or quote(model._meta.db_table)
     if constraint := constraint_of(model):
         return constraint.rules(model, quote, table)
-    return dependent_rules(table, references_of(model, apps, quote), policy_of(model, apps))
+    references = references_of(model, apps, quote, table=table)
+    return dependent_rules(table, references, policy_of(model, apps))
 
 
 def label(key: Any) -> str:

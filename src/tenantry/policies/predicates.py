@@ -65,9 +65,13 @@ def readable(name: str) -> str:
 def unlike(name: str, table: str) -> str:
     """Return an alias, `name` or a longer one, for a subquery that speaks of a row of `table`.
 
-    An alias hides the quoted `table` around the subquery if that is called the same.
+    An alias hides the table around the subquery if that is called the same. If it has a schema,
+    too, it is not hidden, but PostgreSQL prints another alias than the policy was made with. It
+    names partitions, and quotes `table` then only where it has to.
     """
-    return f"{name}_" if table == identifier(name) else name
+    forms = (name, identifier(name))
+    is_same = table in forms or table.endswith(tuple(f".{form}" for form in forms))
+    return f"{name}_" if is_same else name
 
 
 def literal(text: str) -> str:
