@@ -1061,6 +1061,17 @@ def test_checks_run_with_djangos(tenants: Any) -> None:
 
         assert [error.id for error in Wrong.check(databases=["default"])] == ["tenantry.E010"]
 
+        class ToNobody(RLSProtectedModel):
+            nobody = models.ForeignKey("app.Nobdy", models.CASCADE)
+
+            class Meta:
+                app_label = "app"
+                constraints = [SameTenant(field="nobody")]
+
+        found = [error.id for error in ToNobody.check(databases=["default"])]
+        assert "fields.E300" in found
+        assert not [each for each in found if each.startswith("tenantry")]
+
 
 # The database.
 

@@ -297,6 +297,8 @@ class SameTenant(models.BaseConstraint):
                     id="tenantry.E011",
                 )
             ]
+        if isinstance(key.remote_field.model, str):
+            return []  # Django's own checks say that there is no such model.
         found: list[checks.CheckMessage] = []
         to = referred(key, model._meta.apps)._meta.concrete_model
         for end, id_ in ((model, "tenantry.E012"), (to, "tenantry.E013")):
