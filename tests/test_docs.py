@@ -236,6 +236,22 @@ def emitted() -> set[str]:
     }
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "../README.md",
+        "tutorial.md",
+        "how-to/adopt-with-data.md",
+        "how-to/migrate-from-django-multitenant.md",
+        "how-to/migrate-from-django-tenants.md",
+    ],
+)
+def test_who_writes_a_user_model_is_told_who_the_admin_is(page: str) -> None:
+    text = " ".join((DOCS / page).read_text().split())
+    assert "not for the administrator of one tenant" in text
+    assert "of *all* tenants" in text
+
+
 def test_every_check_is_named_by_a_test() -> None:
     tests = Path(__file__).parent.glob("test_*.py")
     # Django has some of the same numbers: those of "models.E012" are not ours.

@@ -20,7 +20,7 @@ class TenantUser(Protocol):
 
     @property
     def is_tenant_admin(self) -> bool:
-        """Whether the user sees every tenant."""
+        """Whether the user sees every tenant: your own staff, not the administrator of one."""
 
     @property
     def rls_tenant_id(self) -> Any:
