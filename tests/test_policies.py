@@ -20,7 +20,9 @@ from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, admin_context, tenant_context
 from tenantry.policies.ddl import Policy
+from tests import settings as project
 from tests.app.models import Label, Note, Tenant
+from tests.fix_docs import DOCS
 from tests.fix_migrations import is_protected, migration_of
 
 Tenants = tuple[Tenant, Tenant]
@@ -80,6 +82,40 @@ def test_the_admin_writes_for_every_tenant(tenants: Tenants) -> None:
             assert run(INSERT, [tenant.pk]) == 1
         assert run("UPDATE app_note SET title = title || '!'") == 4
         assert run("DELETE FROM app_note") == 4
+
+
+def asks_for_the_admin() -> str:
+    """Return what a policy of a project's own asks, in this shape, whether the admin is current."""
+    if project.IS_SEALED:
+        return "(SELECT tenantry.rls_sealed('grant') = 'admin')"
+    if project.HAS_ADMIN_ROLE:
+        return "current_user = 'notebook_admin'"
+    return "current_setting('rls.is_admin', true) = 'true'"
+
+
+def test_a_policy_of_a_projects_own_can_ask_for_the_admin(
+    tenants: Tenants, superuser: psycopg.Connection[Any]
+) -> None:
+    asked = asks_for_the_admin()
+    assert asked in (DOCS / "how-to/protect-users.md").read_text()
+    asked = asked.replace("notebook_admin", "app_admin")
+    superuser.execute(
+        "CREATE POLICY own ON app_note AS RESTRICTIVE USING (true)"
+        f" WITH CHECK (left(title, 6) <> 'admin ' OR {asked})".encode()
+    )
+    try:
+        with tenant_context(tenants[0].pk):
+            assert run("UPDATE app_note SET title = 'tenant ' || title") == 2
+            with pytest.raises(ProgrammingError, match=REFUSED):
+                run("UPDATE app_note SET title = 'admin ' || title")
+        with admin_context():
+            assert run("UPDATE app_note SET title = 'admin ' || title") == 4
+        with tenant_context(tenants[0].pk):
+            with pytest.raises(ProgrammingError, match=REFUSED):
+                run("UPDATE app_note SET author_id = NULL")
+            assert run("UPDATE app_note SET title = 'tenant ' || title") == 2
+    finally:
+        superuser.execute("DROP POLICY own ON app_note")
 
 
 def test_the_orm_refuses_and_shows_what_the_database_does(tenants: Tenants) -> None:
