@@ -312,6 +312,19 @@ def test_a_user_without_tenant_is_refused() -> None:
         binding_of(User(pk=1))
 
 
+def test_a_model_whose_users_may_have_no_tenant_yet_says_so() -> None:
+    class Newcomer:
+        is_authenticated = True
+        is_tenant_admin = False
+        rls_tenant_id: Any = None
+        rls_tenant_ids = ()
+
+    assert binding_of(Newcomer()) == UNBOUND
+    settled = Newcomer()
+    settled.rls_tenant_id = 7
+    assert binding_of(settled) == Binding(7)
+
+
 def test_a_user_without_the_protocol_is_refused() -> None:
     class Stranger:
         is_authenticated = True

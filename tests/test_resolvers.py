@@ -249,6 +249,8 @@ def test_a_user_without_a_tenant_is_an_error_all_the_same(users: dict[str, Any])
         for options in ({}, header(1)):
             with pytest.raises(ValueError, match="Non-admin user has rls_tenant_id=None"):
                 client.get("/titles/", **options)
+        client.raise_request_exception = False
+        assert client.get("/titles/").status_code == 500
 
 
 def test_a_user_without_the_protocol_is_an_error_all_the_same() -> None:
