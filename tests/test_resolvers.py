@@ -24,7 +24,7 @@ from tenantry.conf import rls_tenants
 from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
 from tenantry.middleware import RLSTenantMiddleware
 from tenantry.resolution import aresolve, resolve
-from tenantry.resolvers import Resolver
+from tenantry.resolvers import UNKNOWN, Resolver
 from tenantry.resolvers.base import resolvers
 from tenantry.resolvers.lookup import TenantLookup, relatives
 from tenantry.selection import switch_tenant
@@ -630,6 +630,25 @@ def varying(request: HttpRequest) -> None:
 
 
 varying.vary = "X-Customer"  # type: ignore[attr-defined]
+
+
+async def suspended(request: HttpRequest) -> Any:
+    user: Any = await request.auser()
+    return UNKNOWN if user.is_authenticated and user.tenant_id == 1 else None
+
+
+@pytest.mark.parametrize("first", ["header", "session"])
+def test_a_tenant_is_suspended_by_a_function_that_is_asked_first(
+    first: str, see: Any, users: dict[str, Any], tenants: Tenants
+) -> None:
+    suspend = f"{__name__}.suspended"
+    own = header(tenants[0].pk)
+    with configured(suspend, first, "user"):
+        assert see(users["a"]) == see(users["a"], **own) == 403
+        assert see(users["admin"]) == ALL
+    with configured("header", suspend, "user"):
+        assert see(users["a"]) == 403
+        assert see(users["a"], **own) == A
 
 
 def test_the_headers_that_a_function_reads_are_named(users: dict[str, Any]) -> None:
