@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from django.db import connections, transaction
 
+from example_asgi.servers import Postgres
 from tenantry import aclose_pools, aconnection, admin_context, tenant_context
 from tenantry.backends.postgresql.trace import statements
 from tenantry.exceptions import RLSConfigurationError
@@ -207,6 +208,77 @@ def test_it(sql):
         cursor.execute(sql)
 """
     assert "2 passed" in run_pytest(tested, test)
+
+
+BILLING = """
+
+class Invoice(RLSProtectedModel):
+    class Meta:
+        db_table = '"billing"."an invoice"'
+"""
+BILLING_SCHEMA = """\
+from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    dependencies = [("notes", "0001_initial")]
+    operations = [migrations.RunSQL("CREATE SCHEMA billing", "DROP SCHEMA billing")]
+"""
+INVOICES = """\
+from notes.models import Invoice
+
+
+@pytest.mark.django_db
+def test_it(as_tenant):
+    assert Invoice.objects.create().tenant_id == as_tenant.pk
+    assert Invoice.objects.update(tenant=as_tenant) == 1
+    assert Invoice.objects.get().delete()
+"""
+
+
+def test_tables_in_a_schema_of_their_own_can_be_used(tested: Reader) -> None:
+    notes = tested.folder / "notes"
+    (notes / "models.py").write_text((notes / "models.py").read_text() + BILLING)
+    (notes / "migrations" / "0002_billing.py").write_text(BILLING_SCHEMA)
+    tested.run_commands("$ python manage.py makemigrations notes\n")
+    configure(tested)
+    assert "1 passed" in run_pytest(tested, INVOICES)
+
+
+LEDGER = """
+
+class Ledger(models.Model):
+    class Meta:
+        managed = False
+        db_table = '"theirs"."ledger"'
+"""
+LEDGERS = """\
+from django.db import ProgrammingError
+from notes.models import Ledger
+
+
+@pytest.mark.django_db
+def test_it(as_tenant):
+    Note.objects.create(title="ours")
+    with pytest.raises(ProgrammingError, match="permission denied for schema theirs"):
+        Ledger.objects.count()
+"""
+
+
+def test_schemas_of_others_are_left_alone(
+    tested: Reader, superuser: psycopg.Connection[Any], postgres: Postgres
+) -> None:
+    models = tested.folder / "notes" / "models.py"
+    models.write_text(models.read_text() + LEDGER)
+    configure(tested, 'DATABASES["default"]["TEST"]["TEMPLATE"] = "of_others"\n')
+    superuser.execute("CREATE DATABASE of_others IS_TEMPLATE true")
+    try:
+        with psycopg.connect(postgres.dsn(dbname="of_others")) as connection:
+            connection.execute("CREATE SCHEMA theirs; CREATE TABLE theirs.ledger (id bigint)")
+        assert "1 passed" in run_pytest(tested, LEDGERS)
+    finally:
+        superuser.execute("ALTER DATABASE of_others IS_TEMPLATE false")
+        superuser.execute("DROP DATABASE of_others WITH (FORCE)")
 
 
 CASE = """\

@@ -56,12 +56,16 @@ def keep_up(sender: Any, using: str, **kwargs: Any) -> None:
 
 def grant_to_admin_role(connection: Any, role: str) -> None:
     """Grant the admin role what is missing."""
-    tables = [
+    grant_on(tables_in(connection), connection, role)
+
+
+def tables_in(connection: Any) -> list[str]:
+    """Return the tables of the models that a database has, as models name them."""
+    return [
         model._meta.db_table
         for model in apps.get_models(include_auto_created=True)
         if router.allow_migrate_model(connection.alias, model)
     ]
-    grant_on(tables, connection, role)
 
 
 def grant_on(tables: Iterable[str], connection: Any, role: str) -> None:

@@ -12,8 +12,17 @@ from psycopg import errors
 
 from ...conf import rls_tenants
 from ...exceptions import RLSConfigurationError
+from ...grants import tables_in
 
 LOGIN = frozenset({"USER", "PASSWORD"})
+# Where tables are made that name no schema, and the owner's others that have a model's table. Not
+# by to_regclass(), which fails where the owner may not look.
+SCHEMAS = """\
+SELECT n.nspname, pg_has_role(n.nspowner, 'USAGE') FROM pg_namespace n
+WHERE n.nspname = current_schema() OR pg_has_role(n.nspowner, 'USAGE') AND EXISTS (
+  SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND n.nspname <> 'pg_catalog' AND (
+    format('"%%s"."%%s"', n.nspname, c.relname) = ANY (%(tables)s::text[])
+    OR format('"%%s"', c.relname) = ANY (%(tables)s::text[]) AND pg_table_is_visible(c.oid)))"""
 # Fixtures, django.contrib.sites and reset_sequences set sequences, which takes UPDATE.
 GRANTS = """\
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};
@@ -86,11 +95,15 @@ class DatabaseCreation(creation.DatabaseCreation):
         if self.owner() is None:
             return
         quote = self.connection.ops.quote_name
+        tables = [*map(quote, tables_in(self.connection))]
+        roles = [quote(each) for each in (role, rls_tenants().admin_role) if each]
         with self.connection.cursor() as cursor:
-            cursor.execute("SELECT current_schema()")
-            schema = quote(cursor.fetchone()[0])
-            for each in filter(None, (role, rls_tenants().admin_role)):
-                cursor.execute(GRANTS.format(schema=schema, role=quote(each)))
+            cursor.execute(SCHEMAS, {"tables": tables})
+            for name, is_owned in cursor.fetchall():
+                for each in roles:
+                    if is_owned:
+                        cursor.execute(f"GRANT USAGE ON SCHEMA {quote(name)} TO {each}")
+                    cursor.execute(GRANTS.format(schema=quote(name), role=each))
 
 
 class OwnedDatabaseCreation(DatabaseCreation):
@@ -98,7 +111,8 @@ class OwnedDatabaseCreation(DatabaseCreation):
 
     ``OWNER`` is a dict of ``USER`` and ``PASSWORD``, of a role that may create databases. It makes
     the database, runs the migrations, empties tables after a ``TransactionTestCase``, and grants
-    the role of the tests what requests need: SELECT, INSERT, UPDATE and DELETE.
+    the role of the tests what requests need: SELECT, INSERT, UPDATE and DELETE, in every schema of
+    its own that has a table of a model.
     """
 
     def create_test_db(self, *args: Any, **kwargs: Any) -> str:
