@@ -79,7 +79,7 @@ class Note(RLSProtectedModel):
 
 
 class NoteTag(RLSProtectedModel):
-    """A tag on a note; explicit, because an automatic table would have no tenant."""
+    """A tag on a note; explicit, so that its table has a column and an index for the tenant."""
 
     note = models.ForeignKey(Note, on_delete=models.CASCADE)
     tag = models.ForeignKey(Tag, on_delete=models.CASCADE)
