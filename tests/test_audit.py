@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import jwt
@@ -504,6 +506,13 @@ def test_without_the_setting_requests_are_not_traced(
         # Where no span is current there is nothing to mark.
         assert client.get("/").content == b"2"
     assert trace.get_current_span().is_recording() is False
+
+
+def test_without_the_sdk_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    monkeypatch.delitem(sys.modules, "tenantry.contrib.opentelemetry")
+    with pytest.raises(ImportError, match=r"pip install 'django-tenantry\[opentelemetry\]'"):
+        import_module("tenantry.contrib.opentelemetry")
 
 
 def test_tracing_without_opentelemetry_says_what_to_install(

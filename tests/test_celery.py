@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -50,6 +52,13 @@ def as_given() -> Iterator[None]:
     signals.before_task_publish.disconnect(enclose_binding)
     yield
     signals.before_task_publish.connect(enclose_binding, weak=False)
+
+
+def test_without_celery_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "celery.contrib.django.task", None)
+    monkeypatch.delitem(sys.modules, "tenantry.contrib.celery")
+    with pytest.raises(ImportError, match=r"pip install 'django-tenantry\[celery\]'"):
+        import_module("tenantry.contrib.celery")
 
 
 # Through a worker.

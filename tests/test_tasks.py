@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
+from importlib import import_module
 from typing import Any
 
 import psycopg
@@ -43,6 +44,14 @@ ALL = ["A 1", "A 2", "B 1", "B 2"]
 @pytest.fixture(autouse=True)
 def anew() -> None:
     warn_of_missing.cache_clear()
+
+
+def test_without_tasks_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("django.tasks", "django_tasks"):
+        monkeypatch.setitem(sys.modules, f"{package}.backends.base", None)
+    monkeypatch.delitem(sys.modules, "tenantry.contrib.tasks")
+    with pytest.raises(ImportError, match=r"pip install 'django-tenantry\[tasks\]'"):
+        import_module("tenantry.contrib.tasks")
 
 
 def stored(task: Any, *args: Any, **kwargs: Any) -> Any:

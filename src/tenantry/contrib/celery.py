@@ -12,9 +12,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from celery import current_task, signals
-from celery.contrib.django.task import DjangoTask
 from django.db import transaction
+
+try:
+    from celery import current_task, signals
+    from celery.contrib.django.task import DjangoTask
+except ImportError as error:
+    raise ImportError(
+        "tenantry.contrib.celery needs Celery: pip install 'django-tenantry[celery]'"
+    ) from error
 
 from ..binding import UNBOUND, Binding, current_binding
 from ..context import Scope

@@ -6,8 +6,14 @@ Spans that begin inside of a scope are marked by :class:`TenantSpanProcessor`.
 
 from __future__ import annotations
 
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span, SpanProcessor
+try:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import Span, SpanProcessor
+except ImportError as error:
+    raise ImportError(
+        "tenantry.contrib.opentelemetry needs OpenTelemetry's SDK: pip install"
+        " 'django-tenantry[opentelemetry]'"
+    ) from error
 
 from ..binding import current_binding
 from ..tracing import mark

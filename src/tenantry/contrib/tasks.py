@@ -16,20 +16,26 @@ from typing import Any
 from asgiref.sync import async_to_sync
 from django import VERSION
 
+try:
+    if VERSION >= (6, 0):
+        from django.tasks.backends.base import BaseTaskBackend
+        from django.tasks.base import Task
+        from django.tasks.exceptions import InvalidTask
+        from django.utils.json import normalize_json
+    else:
+        from django_tasks.backends.base import BaseTaskBackend
+        from django_tasks.base import Task
+        from django_tasks.exceptions import InvalidTaskError as InvalidTask
+        from django_tasks.utils import normalize_json  # type: ignore[no-redef]
+except ImportError as error:
+    raise ImportError(
+        "tenantry.contrib.tasks needs django.tasks, which Django 6.0 has, or before that"
+        " django-tasks: pip install 'django-tenantry[tasks]'"
+    ) from error
+
 from ..binding import current_binding
 from .envelope import enclose
 from .jobs import JobScope, scope_of_job
-
-if VERSION >= (6, 0):
-    from django.tasks.backends.base import BaseTaskBackend
-    from django.tasks.base import Task
-    from django.tasks.exceptions import InvalidTask
-    from django.utils.json import normalize_json
-else:
-    from django_tasks.backends.base import BaseTaskBackend
-    from django_tasks.base import Task
-    from django_tasks.exceptions import InvalidTaskError as InvalidTask
-    from django_tasks.utils import normalize_json  # type: ignore[no-redef]
 
 ARGUMENT = "tenantry_binding"
 
