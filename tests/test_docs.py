@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import signal
+import tomllib
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, fields, replace
@@ -225,6 +226,12 @@ def test_the_loggers_are_those_that_log() -> None:
     found = re.findall(r'getLogger\("([\w.]+)"\)', modules)
     documented = [name.strip("`") for name, _ in table("reference/settings.md", "Loggers")]
     assert sorted(documented) == sorted(set(found))
+
+
+def test_the_extras_are_those_that_can_be_installed() -> None:
+    project = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text())["project"]
+    documented = names_in("reference/settings.md", "Extras")
+    assert sorted(documented) == sorted(project["optional-dependencies"])
 
 
 def emitted() -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from django import VERSION
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import ProgrammingError, connections, models, transaction
 from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint, RenameField
 from django.db.migrations.autodetector import MigrationAutodetector
@@ -82,6 +82,13 @@ def test_the_admin_writes_for_every_tenant(tenants: Tenants) -> None:
             assert run(INSERT, [tenant.pk]) == 1
         assert run("UPDATE app_note SET title = title || '!'") == 4
         assert run("DELETE FROM app_note") == 4
+
+
+def test_flush_is_the_owners(tenants: Tenants) -> None:
+    with admin_context(), pytest.raises(CommandError, match="couldn't be flushed"):
+        call_command("flush", interactive=False, verbosity=0)
+    with admin_context():
+        assert Note.objects.count() == 4
 
 
 def asks_for_the_admin() -> str:
