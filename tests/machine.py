@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import wraps
 from itertools import islice
 from typing import Any
@@ -34,7 +34,7 @@ PROBE = (
 ).encode()
 # The server session cancels its own statement, in the middle of it.
 CANCELLED = "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(10)"
-WAYS = ("execute", "executemany", "stream", "copy")
+WAYS = ("execute", "executemany", "stream", "copy", "pipeline")
 BROKEN = ("SELECT nonsense", "SELEC 1", "SELECT 1/0", "SELECT 1; SELEC 2", "SELECT '")
 # Django 6.1 renamed it.
 new_savepoint: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
@@ -161,7 +161,7 @@ class Machine(Model):
     # Reads.
 
     @precondition(lambda self: not self.failed)
-    @rule(how=("raw", "params", "orm", "count", "copy", "stream", "by hand"))
+    @rule(how=("raw", "params", "orm", "count", "copy", "stream", "pipeline", "by hand"))
     def read(self, how: str) -> None:
         if how == "count":
             found: Any = dict(
@@ -190,8 +190,25 @@ class Machine(Model):
             if how == "by hand" and self.blocks:
                 by_hand = psycopg.Cursor(self.wrapper.connection)
                 return [row[0] for row in by_hand.execute(TITLES_WHERE, [0])]
+            if how == "pipeline":
+                with cursor.connection.pipeline():
+                    cursor.execute(TITLES_WHERE, [0])
+                    return [row[0] for row in cursor.fetchall()]
             cursor.execute(*((TITLES,) if how == "raw" else (TITLES_WHERE, [0])))
             return [row[0] for row in cursor.fetchall()]
+
+    @precondition(lambda self: self.blocks and not self.failed)
+    @rule(others=st.lists(st.sampled_from([*NAMES, "admin"]), min_size=1, max_size=3))
+    def go_on_in_a_pipeline_after_an_error(self, others: list[str]) -> None:
+        with self.cursor() as cursor, cursor.connection.pipeline() as pipeline:
+            with suppress(DatabaseError, psycopg.Error), transaction.atomic(using=self.alias):
+                cursor.execute("SELECT 1 / 0")
+                pipeline.sync()
+            for other in others:
+                self.enter(other)
+                cursor.execute(TITLES_WHERE, [0])
+                self.expect([row[0] for row in cursor.fetchall()], self.visible())
+                self.leave()
 
     @precondition(lambda self: not self.failed)
     @rule(first=st.integers(1, 2), other=st.sampled_from([*NAMES, "admin"]))
@@ -316,6 +333,9 @@ class Machine(Model):
                 cursor.execute(statement)
             elif how == "executemany":
                 cursor.executemany(statement, [[], []])
+            elif how == "pipeline":
+                with cursor.connection.pipeline():
+                    cursor.execute(statement)
             elif how == "copy":
                 with cursor.copy(f"COPY ({statement}) TO STDOUT") as copy:
                     list(copy.rows())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from time import time
 from typing import Any
 
@@ -603,6 +603,20 @@ def of_pipeline(alias: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def of_pipeline_after_an_error(alias: str) -> Iterator[None]:
+    """Let libpq say at COMMIT that the transaction has failed, which is no longer so."""
+    connection: Any = connections[alias].connection
+    with connection.pipeline() as pipeline, transaction.atomic(using=alias):
+        connection.execute("SAVEPOINT s")
+        with suppress(psycopg.errors.DivisionByZero):
+            connection.execute("SELECT 1 / 0")
+            pipeline.sync()
+        pipeline.sync()
+        connection.execute("ROLLBACK TO SAVEPOINT s")
+        yield
+
+
 def is_foreign(loot: str, tenants: Tenants) -> bool:
     """Return whether a seal of the second tenant or of the admin is in the loot."""
     return any(
@@ -620,7 +634,7 @@ def test_a_trap_catches_no_seal(name: str, tenants: Tenants) -> None:
 @pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("declare", ["DECLARE spy CURSOR WITH HOLD FOR {}", EXECUTED])
 @pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
-@pytest.mark.parametrize("end", [of_django, of_psycopg, of_pipeline])
+@pytest.mark.parametrize("end", [of_django, of_psycopg, of_pipeline, of_pipeline_after_an_error])
 def test_a_cursor_that_outlives_a_transaction_has_no_rows_of_who_came_later(
     end: Callable[[str], AbstractContextManager[object]],
     alias: str,
@@ -635,7 +649,8 @@ def test_a_cursor_that_outlives_a_transaction_has_no_rows_of_who_came_later(
             with tenant_context(a.pk):
                 connection.execute(declare.format(TITLES))
             with scope:
-                connection.execute(TITLES)
+                # Read at once: in a pipeline, libpq says how the transaction stood at a Sync.
+                assert connection.execute(TITLES).fetchall()
         with tenant_context(a.pk):
             assert connection.execute("FETCH ALL spy").fetchall() == []
         connections[alias].close()

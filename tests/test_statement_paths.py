@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any
 
 import psycopg
@@ -288,6 +288,72 @@ def test_pipelines_carry_the_binding_in_their_one_round_trip(
         path("wire")
     assert wire.kinds.count("S") == 1
     assert wire.round_trips == 1
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("opened", ["before the error", "after the error"])
+def test_a_pipeline_goes_on_bound_after_a_rollback_to_a_savepoint(
+    opened: str, by_hand: bool, alias: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    """Until a Sync follows the rollback, libpq says that the transaction has failed."""
+    a, b = tenants
+    connection: Any = connections[alias].connection
+
+    def run(statement: str) -> Any:
+        return (psycopg.Cursor(connection) if by_hand else connection).execute(statement)
+
+    def titles() -> Rows:
+        return [row[0] for row in run(TITLES).fetchall()]
+
+    with transaction.atomic(using=alias), ExitStack() as stack:
+        run("SAVEPOINT s")
+        if opened == "before the error":
+            pipeline = stack.enter_context(connection.pipeline())
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                run("SELECT 1 / 0")
+                pipeline.sync()
+            # It may have raised before it had read all.
+            pipeline.sync()
+        else:
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                run("SELECT 1 / 0")
+            stack.enter_context(connection.pipeline())
+        run("ROLLBACK TO SAVEPOINT s")
+        with tenant_context(a.pk):
+            assert titles() == ["A 1", "A 2"]
+        with tenant_context(b.pk):
+            assert titles() == ["B 1", "B 2"]
+        with admin_context():
+            assert titles() == ["A 1", "A 2", "B 1", "B 2"]
+        assert titles() == []
+
+
+def test_so_does_one_around_djangos_block(alias: str, tenants: tuple[Tenant, Tenant]) -> None:
+    connection: Any = connections[alias].connection
+    with transaction.atomic(using=alias), connection.pipeline() as pipeline:
+        with pytest.raises(psycopg.errors.DivisionByZero), transaction.atomic(using=alias):
+            connection.execute("SELECT 1 / 0")
+            pipeline.sync()
+        for tenant in tenants:
+            with tenant_context(tenant.pk):
+                rows = connection.execute(TITLES).fetchall()
+                assert [row[0] for row in rows] == [f"{tenant.name} 1", f"{tenant.name} 2"]
+        assert connection.execute(TITLES).fetchall() == []
+
+
+async def test_so_does_one_of_native_async(alias: str, tenants: tuple[Tenant, Tenant]) -> None:
+    async with aconnection(alias) as connection, connection.pipeline() as pipeline:
+        await connection.execute("SAVEPOINT s")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await connection.execute("SELECT 1 / 0")
+            await pipeline.sync()
+        await connection.execute("ROLLBACK TO SAVEPOINT s")
+        for tenant in tenants:
+            async with tenant_context(tenant.pk):
+                rows = await (await connection.execute(TITLES)).fetchall()
+                assert [row[0] for row in rows] == [f"{tenant.name} 1", f"{tenant.name} 2"]
+        assert await (await connection.execute(TITLES)).fetchall() == []
+    await aclose_pools()
 
 
 def test_executemany_carries_the_binding_once(wire: Wire, tenants: tuple[Tenant, Tenant]) -> None:

@@ -224,6 +224,9 @@ class ControlMixin(Base):  # type: ignore[misc]
     def _start_query(self) -> PQGen[None]:
         if not self._pipeline:
             refuse_interrupted(self.pgconn)
+        elif not self.carried and self.pgconn.transaction_status == TransactionStatus.INERROR:
+            # Perhaps that has been rolled back, which libpq hears of at a Sync.
+            yield from self._pipeline._sync_gen()
         if self.begins_alone():
             yield from super()._start_query()
         if self.carried:
@@ -283,10 +286,13 @@ class ControlMixin(Base):  # type: ignore[misc]
 
     def _unbind_in_pipeline(self) -> PQGen[None]:
         """Send what goes in front of COMMIT, and wait: a COMMIT after what fails is not run."""
-        if self.pgconn.transaction_status == TransactionStatus.INERROR:
-            return
-        self.queue([IMMEDIATE])
         try:
+            if self.pgconn.transaction_status == TransactionStatus.INERROR:
+                # Perhaps that has been rolled back, which libpq hears of at a Sync.
+                yield from self._pipeline._sync_gen()
+                if self.pgconn.transaction_status == TransactionStatus.INERROR:
+                    return
+            self.queue([IMMEDIATE])
             yield from self._pipeline._sync_gen()
         except psycopg.Error:
             if self.pgconn.transaction_status == TransactionStatus.INERROR:

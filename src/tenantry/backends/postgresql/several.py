@@ -17,8 +17,9 @@ from typing import Any
 from ...exceptions import UnbindableStatementError
 from .apply import GAP, excerpt, first_word
 
-# What ends a transaction, or a part of one.
-ENDS = frozenset({b"ABORT", b"COMMIT", b"END", b"ROLLBACK"})
+# What undoes a transaction, or a part of one, and what ends one.
+ROLLBACKS = frozenset({b"ABORT", b"ROLLBACK"})
+ENDS = ROLLBACKS | {b"COMMIT", b"END"}
 # What may follow that: it reads no rows, and runs nothing that does.
 CONTROL = ENDS | {b"BEGIN", b"RELEASE", b"SAVEPOINT", b"START"}
 PREPARED = re.compile(GAP + rb"PREPARE" + GAP + rb"TRANSACTION\b", re.IGNORECASE)
@@ -72,6 +73,11 @@ def refuse_undoing(statement: bytes, pgconn: Any) -> None:
             f"{shown!r} ends its transaction, or rolls back to a savepoint, and goes on after that,"
             " where the tenant is no longer bound; send its statements one by one"
         )
+
+
+def ends(statement: bytes) -> bool:
+    """Return whether one `statement` ends its transaction, or rolls back to a savepoint."""
+    return first_word(statement) in ENDS or PREPARED.match(statement) is not None
 
 
 def is_cut_alike(pgconn: Any) -> bool:

@@ -25,7 +25,6 @@ from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
 from .advice import advised, is_refused_row
 from .apply import (
-    binding_query,
     excerpt,
     first_word,
     is_secret,
@@ -35,6 +34,7 @@ from .apply import (
 )
 from .copying import CopyMixin
 from .flush import FlushMixin
+from .pipelines import PipelineMixin
 from .positions import without_prefix
 from .sessions import refuse_session_state
 from .several import refuse_undoing
@@ -54,7 +54,7 @@ IDLE_OR_INTRANS = frozenset((TransactionStatus.IDLE, TransactionStatus.INTRANS))
 END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
-class StatementMixin(CopyMixin, FlushMixin):
+class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
     """Send the binding in the same message as the statement, and hide that from the user."""
 
     _conn: Any
@@ -73,8 +73,6 @@ class StatementMixin(CopyMixin, FlushMixin):
     _may_not_parse = False
     # What the user has asked for, where there is a text of it.
     _asked: Any = None
-    # The binding that all rows of this executemany() run in, and the values of it that are queued.
-    _many: tuple[Binding, list[bytes]] | None = None
 
     def is_refused_utility(self) -> bool:
         """Return whether the statement that has just failed may go again on its own.
@@ -135,9 +133,12 @@ class StatementMixin(CopyMixin, FlushMixin):
     def goes_bare(self) -> bool:
         """Return whether a statement goes out without a binding.
 
-        After an error only a rollback can succeed, and not with anything in front of it.
+        After an error only a rollback can succeed, and not with anything in front of it. In
+        somebody's pipeline libpq goes on to tell of the error until a Sync follows the rollback.
         """
-        return self._bare or self._pgconn.transaction_status == TransactionStatus.INERROR
+        if self._bare or self._pgconn.transaction_status != TransactionStatus.INERROR:
+            return self._bare
+        return self._conn._pipeline is None or bool(self._conn._pipeline.own)
 
     def _execute_send(
         self, query: Any, *, force_extended: bool = False, binary: bool | None = None
@@ -149,16 +150,17 @@ class StatementMixin(CopyMixin, FlushMixin):
         self._control = []
         text_results = self.format == Format.TEXT if binary is None else not binary
         client_side = isinstance(self, ClientCursorMixin)
-        if self._conn._pipeline and not self.goes_bare():
+        bare = self.goes_bare()
+        if self._conn._pipeline and not bare:
             self._queue_binding(query.query)
-        elif text_results and (client_side or not query.params) and not self.goes_bare():
+        elif text_results and (client_side or not query.params) and not bare:
             current = self._binding()
             # Only what must be first, and reads no rows, comes here with a secret.
             self._send_with_binding(
                 query, without_tenant(current) if is_secret(current) else current
             )
             return
-        elif not (client_side or self.goes_bare()):
+        elif not (client_side or bare):
             shown = excerpt(query.query)
             raise UnbindableStatementError(
                 f"cannot bind {shown!r}: it needs the extended query protocol, which carries the"
@@ -283,36 +285,6 @@ class StatementMixin(CopyMixin, FlushMixin):
             results += len(control)
         self._prefix, self._prefix_results = text, results
         pgconn.send_query(text + query.query)
-
-    def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
-        self._prefix_results = 0
-        self._control = []
-        if not self.goes_bare():
-            self._queue_binding(pgq.query)
-        super()._send_query_prepared(name, pgq, binary=binary)
-
-    def _queue_binding(self, query: bytes) -> None:
-        many = self._execmany_returning is not None
-        queued: list[bytes] | None = None
-        if many and self._many is not None:
-            binding, queued = self._many
-            # A seal is not good for as long as all rows may take.
-            if not is_secret(binding):
-                return
-        elif self.may_commit(query):
-            raise UnbindableStatementError(
-                f"{excerpt(query)!r} cannot carry the tenant in a pipeline"
-                " outside a transaction, because a procedure could end the binding there; open"
-                " atomic() around the pipeline"
-            )
-        else:
-            binding = self._binding()
-            self._conn.queue(self._conn.take_control())
-        statement, values = binding_query(binding, self._conn.session)
-        if values != queued:
-            self._conn.queue([statement], values)
-        if many:
-            self._many = binding, values
 
     def _check_results(self, results: list[PGresult]) -> None:
         # What fails ends its message, so that nothing has failed before a last one that has not.

@@ -1,0 +1,63 @@
+"""Statements in a pipeline of psycopg's, with the binding queued in front of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from psycopg.pq import TransactionStatus
+
+from ...binding import Binding
+from ...exceptions import UnbindableStatementError
+from .apply import binding_query, excerpt, first_word, is_secret
+from .several import ROLLBACKS, ends
+
+if TYPE_CHECKING:
+    # The mixins stand over sync and async classes alike, whose methods no one type has.
+    Base = Any
+else:
+    Base = object
+
+
+class PipelineMixin(Base):  # type: ignore[misc]
+    """Queue BEGIN, savepoints and the binding before what psycopg queues for a statement."""
+
+    # The binding that all rows of this executemany() run in, and the values of it that are queued.
+    _many: tuple[Binding, list[bytes]] | None = None
+
+    def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
+        self._prefix_results = 0
+        self._control: list[bytes] = []
+        if not self.goes_bare():
+            self._queue_binding(pgq.query)
+        super()._send_query_prepared(name, pgq, binary=binary)
+
+    def _rolls_back(self, statement: bytes) -> bool:
+        """Return whether `statement` reads nothing, and fails in a failed transaction if bound."""
+        if first_word(statement) in ROLLBACKS:
+            return True
+        return self._pgconn.transaction_status == TransactionStatus.INERROR and ends(statement)
+
+    def _queue_binding(self, query: bytes) -> None:
+        many = self._execmany_returning is not None
+        queued: list[bytes] | None = None
+        if many and self._many is not None:
+            binding, queued = self._many
+            # A seal is not good for as long as all rows may take.
+            if not is_secret(binding):
+                return
+        elif self.may_commit(query):
+            raise UnbindableStatementError(
+                f"{excerpt(query)!r} cannot carry the tenant in a pipeline"
+                " outside a transaction, because a procedure could end the binding there; open"
+                " atomic() around the pipeline"
+            )
+        else:
+            binding = self._binding()
+            self._conn.queue(self._conn.take_control())
+            if not self._conn._pipeline.own and self._rolls_back(query):
+                return
+        statement, values = binding_query(binding, self._conn.session)
+        if values != queued:
+            self._conn.queue([statement], values)
+        if many:
+            self._many = binding, values
