@@ -398,6 +398,19 @@ async def test_a_cursor_with_hold_is_refused() -> None:
                 await held.execute(TITLES)
 
 
+async def test_a_server_side_cursor_made_by_hand_is_refused_when_it_fetches(
+    tenants: Tenants,
+) -> None:
+    async with tenant_context(tenants[0].pk), aconnection() as connection:
+        async with psycopg.AsyncServerCursor(connection, "c") as cursor:
+            await cursor.execute(TITLES)
+            async with admin_context():
+                assert len(await titles(connection)) == 4
+            with pytest.raises(UnbindableStatementError, match="made by hand cannot carry"):
+                await cursor.fetchall()
+        assert await titles(connection) == ["A 1", "A 2"]
+
+
 class CancelledAt:
     """Run a coroutine, and cancel its task where it waits for the `number`-th time.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -22,7 +23,7 @@ from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 from psycopg.pq import TransactionStatus
 
-from tenantry import tenant_context
+from tenantry import admin_context, tenant_context
 from tenantry.backends.postgresql import parsed
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
@@ -619,6 +620,32 @@ def test_a_cursor_made_by_hand_is_bound_in_a_transaction_and_refused_outside(
                     assert cursor.execute(titles).fetchall() == [("B 1",), ("B 2",)]
         with atomic():
             assert cursor.execute(titles).fetchall() == []
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_server_side_cursor_made_by_hand_is_refused_when_it_fetches(
+    binary: bool, wire: Wire, tenants: Tenants
+) -> None:
+    """It would run as whoever made the last statement, not as its DECLARE."""
+    connection: Any = connections[ALIAS].connection
+    titles = "SELECT title FROM app_note ORDER BY id"
+    with atomic(), psycopg.ServerCursor(connection, "c", scrollable=True) as cursor:
+        with tenant_context(tenants[0].pk):
+            cursor.execute(titles, binary=binary)
+        with admin_context():
+            assert len(connection.execute(titles).fetchall()) == 4
+        with tenant_context(tenants[0].pk):
+            for read in (
+                cursor.fetchone,
+                cursor.fetchall,
+                cursor.__iter__().__next__,
+                partial(cursor.scroll, 1),
+            ):
+                with pytest.raises(UnbindableStatementError, match=r"connection\.cursor\(name\)"):
+                    read()
+            # Nothing was sent, and SQL may still read from it.
+            rows = connection.execute("FETCH ALL c").fetchall()
+            assert rows == [("A 1",), ("A 2",)]
 
 
 def test_a_connection_that_breaks_in_a_transaction_is_replaced(

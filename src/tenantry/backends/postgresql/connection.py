@@ -23,6 +23,7 @@ from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
 from .apply import IMMEDIATE, LOGGED_IN, NO_ROLE, Session, before_commit, binding_query
 from .cursor import bound
+from .named import refuse_fetch
 from .preferences import NAMES, preferences
 from .savepoints import SAVEPOINT, Savepoints, SavepointSQL
 
@@ -116,8 +117,8 @@ class ControlMixin(Base):  # type: ignore[misc]
     # Whether it is returned to a pool after each transaction, so that session state gets lost.
     per_transaction = False
     session = LOGGED_IN
-    # The binding that goes in front of psycopg's next command, a FETCH.
-    ahead = b""
+    # The binding that goes in front of psycopg's next command, a FETCH; None if nobody knows it.
+    ahead: bytes | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -259,11 +260,14 @@ class ControlMixin(Base):  # type: ignore[misc]
     def _exec_command(
         self, command: Any, result_format: Format = Format.TEXT
     ) -> PQGen[PGresult | None]:
-        ahead, self.ahead = self.ahead, b""
-        if command == COMMIT and rls_tenants().sealed:
-            if self._pipeline:
-                yield from self._unbind_in_pipeline()
-            ahead = before_commit(self.pgconn.server_version, self.session)
+        ahead, self.ahead = self.ahead, self.ahead and b""
+        if command == COMMIT:
+            if rls_tenants().sealed:
+                if self._pipeline:
+                    yield from self._unbind_in_pipeline()
+                ahead = before_commit(self.pgconn.server_version, self.session)
+        elif ahead is None and isinstance(command, psycopg.sql.Composable):
+            refuse_fetch(command.as_bytes(self))
         if (
             not (self.savepoints.pending or ahead)
             or self._pipeline
@@ -277,7 +281,7 @@ class ControlMixin(Base):  # type: ignore[misc]
         elif isinstance(command, str):
             command = command.encode()
         try:
-            return (yield from self.send_control([*self.take_control(), ahead + command]))
+            return (yield from self.send_control([*self.take_control(), (ahead or b"") + command]))
         except psycopg.Error:
             if command == COMMIT and self.pgconn.transaction_status == TransactionStatus.INERROR:
                 # A COMMIT that fails ends the transaction. This one has not been reached.

@@ -12,11 +12,27 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
 from .advice import with_advice
-from .apply import is_secret, prefix
+from .apply import first_word, is_secret, prefix
 from .statement import StatementMixin
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
+
+
+# What psycopg sends to read from a cursor.
+FETCHES = frozenset({b"FETCH", b"MOVE"})
+
+
+def refuse_fetch(command: bytes) -> None:
+    """Raise UnbindableStatementError if `command` reads from a cursor that was made by hand.
+
+    Nobody knows the binding of its DECLARE; it would read in that of the statement before it.
+    """
+    if first_word(command) in FETCHES:
+        raise UnbindableStatementError(
+            "a server-side cursor made by hand cannot carry the tenant when it fetches; get it from"
+            " connection.cursor(name)"
+        )
 
 
 class NamedStatementMixin(StatementMixin):
@@ -109,7 +125,7 @@ class NamedStatementMixin(StatementMixin):
             rows: list[Any] = yield from with_advice(super()._fetch_gen(num), self._binding())
         finally:
             # It may not even have been sent.
-            self._conn.ahead = b""
+            self._conn.ahead = None
         return rows
 
     def _scroll_gen(self, value: int, mode: str) -> PQGen[None]:
@@ -117,9 +133,10 @@ class NamedStatementMixin(StatementMixin):
             yield from self._rebind()
             yield from with_advice(super()._scroll_gen(value, mode), self._binding())
         finally:
-            self._conn.ahead = b""
+            self._conn.ahead = None
 
     def _rebind(self) -> PQGen[None]:
+        self._conn.ahead = b""
         if self._pgconn.transaction_status != TransactionStatus.INTRANS:
             return
         if self._format == Format.TEXT and not is_secret(self._binding()):
