@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import MISSING, fields, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +373,7 @@ def test_the_prefix_is_the_one_that_is_sent(number: int) -> None:
 Connection = BaseDatabaseWrapper
 SERIES = "SELECT generate_series(1, 2)"
 SERIES_TO = "SELECT generate_series(1, %s)"
+numbers = count()
 
 
 def orm(connection: Connection) -> None:
@@ -464,6 +466,12 @@ def prepared(connection: Any) -> None:
     connection.connection.execute(SERIES_TO, [2])
 
 
+def prepared_once(connection: Any) -> None:
+    # Each time another statement.
+    connection.connection.prepare_threshold = 0
+    connection.connection.execute(f"{SERIES_TO} -- {next(numbers)}", [2])
+
+
 def mogrify(connection: Any) -> None:
     with connection.cursor() as cursor:
         assert cursor.mogrify(SERIES_TO, [2]) == SERIES_TO % 2
@@ -503,6 +511,7 @@ PATHS: dict[str, tuple[Callable[[Any], None], str]] = {
     "server-side binding: parameters": (execute, SERVER_SIDE),
     "server-side binding: no parameters": (execute_without_parameters, SERVER_SIDE),
     "server-side binding: binary results": (binary, SERVER_SIDE),
+    "server-side binding: prepared statement, first time": (prepared_once, SERVER_SIDE),
     "server-side binding: prepared statement, second time": (prepared, SERVER_SIDE),
     "server-side binding: several statements": (execute_several, SERVER_SIDE),
     "server-side binding: `executemany()` with three rows": (executemany, SERVER_SIDE),

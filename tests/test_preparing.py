@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
-from django.db import connections, models, transaction
+from django.db import (
+    DataError,
+    InternalError,
+    ProgrammingError,
+    connections,
+    models,
+    transaction,
+)
 from django.test.utils import isolate_apps
 
 from tenantry import RLSConstraint, aclose_pools, aconnection, tenant_context
 from tenantry.exceptions import UnbindableStatementError
-from tests.app.models import Tenant
+from tests.app.models import Shared, Tenant
 from tests.fix_aliases import Add
 
 Tenants = tuple[Tenant, Tenant]
@@ -88,6 +96,80 @@ def test_the_others_are_prepared(preparing: str, tenants: Tenants) -> None:
             assert cursor.fetchall() == [("A 1",), ("A 2",)]
         cursor.execute("SELECT statement FROM pg_prepared_statements")
         assert (TITLES,) in cursor.fetchall()
+
+
+def run(using: str, statement: str, params: list[int], *, many: bool) -> None:
+    with connections[using].cursor() as cursor:
+        if many:
+            cursor.executemany(statement, [params])
+        else:
+            cursor.execute(statement, params)
+
+
+LEVEL = {"isolation_level": psycopg.IsolationLevel.REPEATABLE_READ}
+TOUCH = "UPDATE app_note SET title = title WHERE id > %s"
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+@pytest.mark.parametrize("many", [False, True])
+def test_the_first_one_of_a_block_at_an_isolation_level(
+    many: bool, threshold: int, alias: Add, tenants: Tenants
+) -> None:
+    """BEGIN is refused after what has taken a snapshot, as preparing a statement does."""
+    using = alias(options={**OPTIONS, **LEVEL, "prepare_threshold": threshold})
+    for _ in range(4):
+        with tenant_context(tenants[0].pk), transaction.atomic(using=using):
+            run(using, TOUCH, [0], many=many)
+            with connections[using].cursor() as cursor:
+                cursor.execute("SHOW transaction_isolation")
+                assert cursor.fetchone() == ("repeatable read",)
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+async def test_the_first_one_of_native_async(threshold: int, alias: Add, tenants: Tenants) -> None:
+    using = alias(options={**OPTIONS, **LEVEL, "prepare_threshold": threshold})
+    for _ in range(4):
+        async with tenant_context(tenants[0].pk), aconnection(using) as connection:
+            assert (await connection.execute(TOUCH, [0])).rowcount == 2
+        async with tenant_context(tenants[0].pk), aconnection(using) as connection:
+            await connection.cursor().executemany(TOUCH, [[0], [1]])
+    await aclose_pools()
+
+
+# The first two fail while they are prepared.
+BROKEN = [("SELECT nonsense", []), ("SELEC 1", []), ("SELECT 1 / %s::int", [0])]
+
+
+@pytest.mark.parametrize(("statement", "params"), BROKEN)
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_savepoint_undoes_any_error(
+    many: bool, first: bool, statement: str, params: list[int], alias: Add, tenants: Tenants
+) -> None:
+    using = alias(options={**OPTIONS, "prepare_threshold": 0})
+    with transaction.atomic(using=using):
+        if not first:
+            Shared.objects.using(using).create(text="kept")
+        with pytest.raises((ProgrammingError, DataError)), transaction.atomic(using=using):
+            run(using, statement, params, many=many)
+        Shared.objects.using(using).create(text="after")
+    written = set(Shared.objects.values_list("text", flat=True))
+    assert written == ({"after"} if first else {"after", "kept"})
+
+
+@pytest.mark.parametrize(("statement", "params"), BROKEN)
+@pytest.mark.parametrize("many", [False, True])
+def test_an_error_ends_the_transaction_that_the_statement_begins(
+    many: bool, statement: str, params: list[int], alias: Add, tenants: Tenants
+) -> None:
+    using = alias(options={**OPTIONS, "prepare_threshold": 0})
+    with transaction.atomic(using=using):
+        with pytest.raises((ProgrammingError, DataError)):
+            run(using, statement, params, many=many)
+        with pytest.raises(InternalError, match="current transaction is aborted"):
+            run(using, "SELECT %s::int", [1], many=many)
+        transaction.set_rollback(True, using=using)
+    run(using, "SELECT %s::int", [1], many=many)
 
 
 @pytest.mark.parametrize("threshold", [0, 1])

@@ -9,7 +9,7 @@ from .statement import StatementMixin
 # For the classes that are made of LeanMixin and others: Python does not combine bases with slots.
 SLOTS = (
     *("_prefix", "_prefix_results", "_bare", "_control", "_unparsed", "_may_not_parse"),
-    *("_asked", "_many", "_together", "closed_by"),
+    *("_asked", "_many", "_queued", "_together", "closed_by"),
 )
 
 
@@ -27,6 +27,6 @@ class LeanMixin(StatementMixin):
         self._prefix = b""
         self._prefix_results = 0
         self._bare = self._unparsed = self._may_not_parse = False
-        self._together = False
+        self._together = self._queued = False
         self._control = []
         self._asked = self._many = self.closed_by = None

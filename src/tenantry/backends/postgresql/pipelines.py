@@ -23,13 +23,27 @@ class PipelineMixin(Base):  # type: ignore[misc]
 
     # The binding that all rows of this executemany() run in, and the values of it that are queued.
     _many: tuple[Binding, list[bytes]] | None = None
+    # Whether the binding of the next statement is queued, in front of what prepares it.
+    _queued = False
+
+    def _send_prepare(self, name: bytes, query: Any) -> None:
+        # It takes a snapshot, which BEGIN with an isolation level must not find, and where it fails
+        # nothing after it is run.
+        self._queue_ahead(query.query)
+        self._queued = True
+        super()._send_prepare(name, query)
 
     def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
+        if not self._queued:
+            self._queue_ahead(pgq.query)
+        self._queued = False
+        super()._send_query_prepared(name, pgq, binary=binary)
+
+    def _queue_ahead(self, statement: bytes) -> None:
         self._prefix_results = 0
         self._control: list[bytes] = []
         if not self.goes_bare():
-            self._queue_binding(pgq.query)
-        super()._send_query_prepared(name, pgq, binary=binary)
+            self._queue_binding(statement)
 
     def _rolls_back(self, statement: bytes) -> bool:
         """Return whether `statement` reads nothing, and fails in a failed transaction if bound."""
