@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any
 
 import anyio
@@ -346,6 +346,41 @@ async def test_psycopgs_pipeline_knows_of_the_transaction(alias: str) -> None:
     async with aconnection(alias) as connection:
         rows = await connection.execute("SELECT text FROM app_shared ORDER BY id")
         assert await rows.fetchall() == [("committed",), ("kept",), ("kept, too",)]
+
+
+@pytest.mark.parametrize("rides", [False, True])
+@pytest.mark.parametrize("in_pipeline", [False, True])
+@pytest.mark.parametrize("like", ["wire", "wire_server_side"])
+async def test_psycopgs_transaction_is_part_of_that_of_the_block(
+    like: str, in_pipeline: bool, rides: bool, alias: Add
+) -> None:
+    using = alias(like, {"ride_along": rides})
+
+    async def write(connection: Any, text: str) -> None:
+        async with (
+            connection.pipeline() if in_pipeline else nullcontext(),
+            connection.transaction(),
+        ):
+            await connection.execute("INSERT INTO app_shared (text) VALUES (%s)", [text])
+
+    async def fail(*, autocommit: bool) -> None:
+        async with aconnection(using) as connection:
+            await connection.set_autocommit(autocommit)
+            await write(connection, "committed" if autocommit else "lost")
+            raise ZeroDivisionError
+
+    for autocommit in (False, True):
+        with pytest.raises(ZeroDivisionError):
+            await fail(autocommit=autocommit)
+    async with aconnection(using) as connection:
+        await write(connection, "kept")
+        with pytest.raises(ZeroDivisionError):
+            async with connection.transaction():
+                await write(connection, "lost, too")
+                raise ZeroDivisionError
+    async with aconnection(using) as connection:
+        rows = await connection.execute("SELECT text FROM app_shared ORDER BY id")
+        assert await rows.fetchall() == [("committed",), ("kept",)]
 
 
 async def test_psycopgs_pipeline_begins_once(alias: Add) -> None:

@@ -33,6 +33,7 @@ from .copying import advise
 from .exhaustion import async_attempts, crowded, exhausted
 from .finishing import finish
 from .lean import SLOTS, LeanMixin
+from .lent import LentMixin
 from .loops import LoopPool, running_loop
 from .named import NamedStatementMixin
 from .preferences import OF_CURSORS, OF_TRANSACTIONS
@@ -51,11 +52,9 @@ BY_METHOD = ("autocommit", *OF_TRANSACTIONS)
 preferences = attrgetter(*BY_METHOD, *OF_CURSORS)
 
 
-class AsyncBoundConnection(ControlMixin, psycopg.AsyncConnection[Any]):
+class AsyncBoundConnection(LentMixin, ControlMixin, psycopg.AsyncConnection[Any]):
     """A psycopg async connection whose BEGIN rides with the first statement."""
 
-    # Whether a block has it.
-    lent = False
     # What the settings say about it.
     preferred: tuple[Any, ...] = ()
 
@@ -184,8 +183,8 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
 
     ``using`` is an alias of ``DATABASES`` with tenantry's ENGINE. The transaction is committed when
     the block ends and rolled back when it raises or is cancelled; either way the connection is back
-    in the pool before anything else happens. A block without a statement sends nothing. Errors of
-    statements are psycopg's, not Django's.
+    in the pool before anything else happens. A block without a statement sends nothing; psycopg's
+    ``transaction()`` in it is a savepoint. Errors of statements are psycopg's, not Django's.
 
     What the block sets on the connection (autocommit, isolation level, row factory) is undone when
     it ends. What PostgreSQL refuses in a transaction block, such as VACUUM, is refused here in

@@ -180,6 +180,10 @@ class ControlMixin(Base):  # type: ignore[misc]
             return True
         return self._pipeline is not None and not self._pipeline.own
 
+    def start(self) -> PQGen[None]:
+        """Send BEGIN in a message of its own, if a transaction is to begin."""
+        yield from super()._start_query()
+
     def settle(self) -> PQGen[None]:
         """Send pending savepoints before a message that may come to nothing."""
         if self.savepoints.pending:
