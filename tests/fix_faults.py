@@ -1,8 +1,8 @@
 """Paths to the servers that faults happen on, and databases of every kind at their ends.
 
 Each alias is "<path>_<kind>": the path is ``direct`` to PostgreSQL or ``bounced`` through a
-PgBouncer of its own. The kinds "stock" and "stock_pool" have Django's own ENGINE, which says what
-a fault has to look like; the others are ours.
+PgBouncer of its own. The kinds whose names begin with "stock" have Django's own ENGINE, which says
+what a fault has to look like; the others are ours.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ from tests.fix_cut import Cut, path_to
 
 SIZE = 2
 KINDS = ["plain", "session", "transaction"]
-STOCK_OF = {"plain": "stock", "session": "stock_pool", "transaction": "stock_pool"}
-ALL_KINDS = [*KINDS, "stock", "stock_pool"]
+STOCK_OF = {
+    "plain": "stock",
+    "session": "stock_pool",
+    "transaction": "stock_pool",
+    "server_side": "stock_server_side",
+}
+ALL_KINDS = [*STOCK_OF, *dict.fromkeys(STOCK_OF.values())]
 PATHS = ["direct", "bounced"]
 GUCS = (
     "SELECT coalesce(current_setting('rls.current_tenant', true), '') || " + settings.IS_ADMIN
@@ -109,6 +114,8 @@ def database(kind: str, path: Cut, *, bounced: bool) -> dict[str, Any]:
         options["pool"] = {"min_size": SIZE, "max_size": SIZE, "timeout": 2}
     if kind == "transaction":
         options["pool_mode"] = "transaction"
+    if kind.endswith("server_side"):
+        options["server_side_binding"] = True
     ours = not kind.startswith("stock")
     return {
         **connections.settings["default"],

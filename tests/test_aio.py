@@ -35,6 +35,7 @@ from tests.fix_wire import Wire
 Tenants = tuple[Tenant, Tenant]
 TITLES = "SELECT title FROM app_note ORDER BY id"
 ALIASES = ["wire", "wire_server_side", "pool", "pooled"]
+ON_SERVER = {"server_side_binding": True}
 
 
 @pytest.fixture(autouse=True)
@@ -520,7 +521,11 @@ async def other_paths(alias: str) -> None:
 # A cursor whose close() is cancelled too stays open.
 @pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
-@pytest.mark.parametrize("like", ["pool", "pooled"])
+@pytest.mark.parametrize(
+    ("like", "options"),
+    [("pool", {}), ("pooled", {}), ("pool", ON_SERVER), ("pooled", ON_SERVER)],
+    ids=["pool", "pooled", "pool, on the server", "pooled, on the server"],
+)
 # How often each awaits at least: what is answered already is not waited for.
 @pytest.mark.parametrize(
     ("work", "least"), [(statements, 4), (rows_alone, 2), (copies, 3), (other_paths, 5)]
@@ -529,12 +534,13 @@ async def test_cancelled_at_any_await_the_connection_comes_back(
     work: Callable[[str], Coroutine[Any, Any, None]],
     least: int,
     like: str,
+    options: dict[str, bool],
     again: bool,
     alias: Add,
     tenants: Tenants,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    using = alias(like, {"pool": {"min_size": 1, "max_size": 2, "timeout": 5}})
+    using = alias(like, {"pool": {"min_size": 1, "max_size": 2, "timeout": 5}, **options})
 
     async def run_in_task(run: CancelledAt) -> None:
         async with tenant_context(tenants[0].pk):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import psycopg
@@ -34,7 +35,7 @@ Fault = Callable[[], None]
 
 def ask(connection: Any) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
+        cursor.execute("SELECT %s::int", [1])
         assert cursor.fetchone() == (1,)
 
 
@@ -126,6 +127,13 @@ def in_copy(connection: Any, fault: Fault) -> None:
         copy.write("lost\n")
 
 
+def before_executemany(connection: Any, fault: Fault) -> None:
+    ask(connection)
+    with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+        fault()
+        cursor.executemany("INSERT INTO app_shared (text) VALUES (%s)", [["lost"]])
+
+
 PLACES = [
     between_statements,
     before_the_first_statement,
@@ -138,6 +146,16 @@ PLACES = [
     before_a_stream,
     before_copy,
     in_copy,
+    before_executemany,
+]
+# Where statements with server-side parameters go otherwise.
+ON_SERVER = [
+    between_statements,
+    before_the_first_statement,
+    after_the_first_statement,
+    in_a_nested_block,
+    after_a_nested_block,
+    before_executemany,
 ]
 
 
@@ -196,8 +214,10 @@ def both(kind: str, path: str, run: Callable[[Any], object]) -> tuple[Outcome, O
     return outcomes[0], outcomes[1]
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [*product(KINDS, PLACES), *product(["server_side"], ON_SERVER)],
+)
 def test_it_fails_as_stock_django_does_and_the_next_request_works(
     kind: str,
     place: Callable[[Any, Fault], None],
@@ -210,20 +230,20 @@ def test_it_fails_as_stock_django_does_and_the_next_request_works(
     if place is between_statements and kind == "transaction":
         # The connection was back in the pool, which looks before it lends one.
         assert ours is None
-    elif place is in_a_nested_block and ours and stock:
-        # The savepoint and the statement go in one pipeline, in which psycopg may read the end of
-        # the connection before the error that says why.
-        assert ours[0] is stock[0]
-        assert ours[1:] in (stock[1:], (psycopg.OperationalError, None))
     elif stock == (InternalError, psycopg.InternalError, None):
         # psycopg loses the reason that PgBouncer gives for COMMIT and FETCH. It is not lost when
         # they have something of ours in front.
         assert ours in (stock, (OperationalError, psycopg.errors.ProtocolViolation, "08P01"))
+    elif (place is in_a_nested_block or kind == "server_side") and ours and stock:
+        # What is in front of the statement goes in one pipeline with it, in which psycopg may read
+        # the end of the connection before the error that says why.
+        assert ours[0] is stock[0]
+        assert ours[1:] in (stock[1:], (psycopg.OperationalError, None))
     else:
         assert ours == stock
     assert_whole(site, f"{path}_{kind}", tenants)
     # PgBouncer hides what happens to a server session between two transactions.
-    written = 2 if stock is None and place is before_copy else 0
+    written = 2 if stock is None and place in (before_copy, before_executemany) else 0
     assert site.value("SELECT count(*) FROM app_shared") == written
 
 
