@@ -30,8 +30,8 @@ class PipelineMixin(Base):  # type: ignore[misc]
         # It takes a snapshot, which BEGIN with an isolation level must not find, and where it fails
         # nothing after it is run.
         self._queue_ahead(query.query)
-        self._queued = True
         super()._send_prepare(name, query)
+        self._queued = True
 
     def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
         if not self._queued:

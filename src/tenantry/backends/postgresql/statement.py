@@ -221,7 +221,8 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
     def _maybe_prepare_gen(
         self, pgq: Any, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
-        self._together = False
+        # What failed between preparing and sending has left nothing for this statement.
+        self._together = self._queued = False
         if self._conn.per_transaction and (self._execmany_returning is None or self._many is None):
             # Before it is prepared, which would leave that to the session; of all rows once.
             self.refuse_session_state(pgq.query)
