@@ -79,6 +79,7 @@ GUIDES = [
     "use-ninja",
     "cache-and-store-files",
     "audit",
+    "find-missing-rows",
     "use-the-admin",
     "write-raw-sql",
     "background-code",
