@@ -80,6 +80,7 @@ GUIDES = [
     "cache-and-store-files",
     "audit",
     "find-missing-rows",
+    "operate",
     "use-the-admin",
     "write-raw-sql",
     "background-code",
