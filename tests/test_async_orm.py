@@ -340,7 +340,7 @@ def test_other_versions_are_refused(found: str, monkeypatch: pytest.MonkeyPatch)
         return found
 
     monkeypatch.setattr(async_orm, "version", version)
-    with pytest.raises(ImproperlyConfigured, match=f"here is {found or 'none'}; install it with"):
+    with pytest.raises(ImproperlyConfigured, match=f"found {found or 'none'}; install it with"):
         async_orm.require_package()
 
 

@@ -101,7 +101,8 @@ BREAKS = {
         "GRANT TRUNCATE ON app_note TO app",
         "REVOKE TRUNCATE ON app_note FROM app",
         "table app_note",
-        "can be emptied by this role, of all tenants' rows; run REVOKE TRUNCATE ON",
+        "can be truncated by this role, which removes the rows of all tenants; run REVOKE"
+        " TRUNCATE ON",
     ),
     "E120": (
         "ALTER SCHEMA public OWNER TO app",
@@ -145,7 +146,8 @@ BREAKS = {
         " GRANT TRUNCATE ON t TO app",
         "DROP TABLE t",
         "table t",
-        "can be emptied by this role, of all tenants' rows; run REVOKE TRUNCATE ON t FROM",
+        "can be truncated by this role, which removes the rows of all tenants; run REVOKE"
+        " TRUNCATE ON t FROM",
     ),
     "E116 of a child": (
         'CREATE SCHEMA "Old" CREATE TABLE t () INHERITS (public.app_note); GRANT USAGE ON SCHEMA'
@@ -196,7 +198,7 @@ BREAKS = {
         f"{OTHER}; GRANT TRUNCATE ON app_note TO other",
         NO_OTHER,
         "table app_note",
-        "can be emptied by this role",
+        "can be truncated by this role",
     ),
     "W111 of a role that it can become": (
         f"{OTHER}; GRANT REFERENCES ON app_note TO other",
@@ -272,8 +274,8 @@ BREAKS = {
         " SELECT * FROM t; ALTER VIEW v OWNER TO owner; GRANT SELECT ON v TO app",
         "DROP TABLE t CASCADE",
         "view v",
-        "reads t, a partition or child of a protected table, as its owner owner, whom no policy of"
-        " that binds; run ALTER TABLE t ENABLE ROW LEVEL SECURITY and ALTER TABLE t FORCE ROW",
+        "reads t, a partition or child of a protected table, as its owner owner, and no policy of"
+        " t binds that role; run ALTER TABLE t ENABLE ROW LEVEL SECURITY and ALTER TABLE t FORCE",
     ),
     "E121 of a child that does not bind its owner": (
         "CREATE TABLE t () INHERITS (app_note); ALTER TABLE t OWNER TO owner; ALTER TABLE t ENABLE"
@@ -395,7 +397,8 @@ BREAKS = {
         "CREATE PUBLICATION stream FOR ALL TABLES",
         "DROP PUBLICATION stream",
         "publication stream",
-        "run DROP PUBLICATION stream, and create it FOR TABLE of the others, or let only roles",
+        "run DROP PUBLICATION stream, and create it again FOR TABLE with the other tables,"
+        " or let only roles",
     ),
     "E131": (
         "ALTER ROLE app SET rls.is_admin = 'true'",
@@ -440,7 +443,7 @@ BREAKS = {
         "GRANT pg_read_server_files TO app",
         "REVOKE pg_read_server_files FROM app",
         "role app",
-        "is a member of pg_read_server_files, and so gets at the server's files, to which no policy"
+        "is a member of pg_read_server_files, so it can reach the server's files, where no policy"
         " applies; run REVOKE pg_read_server_files FROM app",
     ),
     "E136 through another": (
@@ -448,7 +451,7 @@ BREAKS = {
         " GRANT between TO app",
         "DROP ROLE between",
         "role app",
-        "is a member of pg_write_server_files, and so gets at the server's files",
+        "is a member of pg_write_server_files, so it can reach the server's files",
     ),
     "E139": (
         "GRANT pg_read_all_data TO app",
@@ -934,7 +937,7 @@ def test_a_database_that_cannot_be_reached_is_one_finding(arrange: Any) -> None:
         output, status = check()
     assert status == 1
     assert output.count("tenantry.E190") == 1
-    assert "could not be asked" in output
+    assert "could not be reached" in output
     assert "is not permitted to log in" in output
 
 
@@ -978,7 +981,7 @@ def test_what_is_silenced_is_left_out_and_counted(
         output, status = check("--verbose", "--fail-level", "WARNING")
         assert status == 0
         assert "table app_note:\n  tenantry.E117 is silenced\n" in output
-        left_out = "left out, as SILENCED_SYSTEM_CHECKS says: 3 (tenantry.E117, tenantry.W101)\n"
+        left_out = "silenced by SILENCED_SYSTEM_CHECKS: 3 (tenantry.E117, tenantry.W101)\n"
         assert output.endswith(f" OK, 0 wrong, 3 silenced\n{left_out}")
         quiet, _ = check()
         assert "app_note" not in quiet

@@ -77,7 +77,7 @@ def assert_found(id_: str, message: str, broken: AbstractContextManager[None]) -
             "tenantry.E105",
             "GRANT app_admin TO app WITH INHERIT TRUE",
             "GRANT app_admin TO app WITH INHERIT FALSE, SET TRUE",
-            "from which app inherits, which so sees every tenant's rows",
+            "and app inherits from it, so app sees every tenant's rows",
         ),
         (
             "tenantry.E105",
@@ -116,7 +116,7 @@ def heirs(findings: Iterable[Any]) -> list[str]:
     return [each.message for each in findings if each.id == "tenantry.E105"]
 
 
-ALWAYS_ADMIN = "is the ADMIN_ROLE, as which requests run, which so see every tenant's rows"
+ALWAYS_ADMIN = "is the ADMIN_ROLE, and requests run as it, so they see every tenant's rows"
 
 
 def test_who_logs_in_as_the_admin_role_is_found(tenants: Tenants, settings: Any) -> None:
@@ -126,7 +126,7 @@ def test_who_logs_in_as_the_admin_role_is_found(tenants: Tenants, settings: Any)
     sealed = test_settings.IS_SEALED
     # The seal is what its policy asks for.
     assert told == heirs(findings()) == ([] if sealed else [ALWAYS_ADMIN])
-    with nullcontext() if sealed else pytest.raises(AssertionError, match="as which requests run"):
+    with nullcontext() if sealed else pytest.raises(AssertionError, match="requests run as it"):
         assert_role_is_bound()
     settings.DEBUG = False
     messages = [each for each in check_login() if each.id == "tenantry.E105"]
@@ -153,7 +153,7 @@ def test_who_assumes_an_heir_of_the_admin_role_is_found_once(
     how = "CREATE ROLE boss; GRANT app_admin TO boss; GRANT boss TO app WITH INHERIT FALSE"
     with changed(arrange, how, "DROP ROLE boss"):
         connection = connections[alias("default", {"assume_role": "boss"})]
-        said = "is the ADMIN_ROLE, from which boss inherits, which so sees every tenant's rows"
+        said = "is the ADMIN_ROLE, and boss inherits from it, so boss sees every tenant's rows"
         assert heirs(inspect_database(connection)) == [said]
         assert heirs(inspect_login(connection)) == [said]
         # Of a role that does not serve requests the start tells nothing.

@@ -59,7 +59,7 @@ def test_nothing_is_well_that_nobody_has_looked_at(
 ) -> None:
     monkeypatch.setitem(connections["default"].settings_dict, "PORT", "1")
     output, status = check("--verbose")
-    said = "could not be asked, so that nothing in it was looked at: "
+    said = "could not be reached, so nothing in it was checked: "
     assert f"database 'default':\n  tenantry.E190 {said}" in output
     assert output.endswith("\n0 OK, 1 wrong\n")
     assert status == 1

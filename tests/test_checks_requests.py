@@ -152,7 +152,10 @@ def test_a_middleware_that_asks_for_no_user_may_be_anywhere(resolver: str, setti
     [
         (f"{__name__}.nothing", f"has '{__name__}.nothing', which cannot be imported: "),
         ("usr", "has 'usr', which cannot be imported: "),
-        ("subdomain", "the resolver 'subdomain' needs the domain that tenants are below: "),
+        (
+            "subdomain",
+            "the resolver 'subdomain' needs the domain whose subdomains are the tenants: ",
+        ),
         (
             {"NAME": "path", "OPTIONS": {"field": "nonsense"}},
             "gives 'path' the options ['field']: app.Tenant has no field 'nonsense', or does not",

@@ -755,7 +755,7 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str, list[Any], str]] = [
             [{"NAME": "header", "OPTIONS": {"name": "X"}}],
             r"'header' the options \['name'\]: ",
         ),
-        (["subdomain"], r"needs the domain that tenants are below"),
+        (["subdomain"], r"needs the domain whose subdomains are the tenants"),
         (["jwt"], r"needs a key, and the algorithms"),
         ([f"{__name__}.varying"], r"varying', whose vary is 'X-Customer'; it must be a list such"),
         ([{"NAME": "jwt", "OPTIONS": {"key": "k", "algorithms": ["none"]}}], r"needs a key"),

@@ -1029,7 +1029,7 @@ def test_checks_name_what_is_wrong() -> None:
         if isinstance(constraint, SameTenant)
         for check in constraint._check(model, connections["default"])
     ]
-    child = "cannot be kept in its tenant: app.Child has no tenant."
+    child = "cannot be limited to the row's own tenant: app.Child has no tenant."
     assert found == [
         ("tenantry.E010", "app.Child has no field 'missing' to keep in its tenant."),
         (
@@ -1046,7 +1046,7 @@ def test_checks_name_what_is_wrong() -> None:
         ("tenantry.E012", f"app.Child.to_code {child}"),
         (
             "tenantry.E013",
-            "app.Other.free cannot be kept in its tenant: app.Free has no tenant.",
+            "app.Other.free cannot be limited to the row's own tenant: app.Free has no tenant.",
         ),
     ]
 

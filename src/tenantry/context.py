@@ -93,8 +93,8 @@ class Scope:
         if not is_inside(frame):
             return (
                 f"{self!r} ends where it is not open: it was entered in another context, such as"
-                " that of another thread, or inside of a scope that is over; let one function enter"
-                " and leave it, by `with` or `async with`"
+                " that of another thread, or inside of a scope that is over; enter and leave"
+                " it in one function, with `with` or `async with`"
             )
         if exc_value is not None:
             # Nobody is told, so that nothing may go on that was opened inside.

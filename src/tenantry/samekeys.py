@@ -305,7 +305,8 @@ class SameTenant(models.BaseConstraint):
             if tenant_field(end) is None:
                 found.append(
                     error(
-                        f"{name} cannot be kept in its tenant: {end._meta.label} has no tenant.",
+                        f"{name} cannot be limited to the row's own tenant: {end._meta.label} has"
+                        " no tenant.",
                         hint="Protect it with RLSProtectedModel or RLSConstraint(field=...), or"
                         " remove SameTenant.",
                         id=id_,

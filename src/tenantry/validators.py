@@ -130,7 +130,7 @@ def _validate_flags(value: object) -> None:
         raise refuse(
             "BYPASS_FLAGS",
             value,
-            "a list of names such as 'login': a lower-case letter, and behind it at most 30"
+            "a list of names such as 'login': a lower-case letter, followed by at most 30"
             " lower-case letters, digits or underscores, not 'admin'",
         )
 

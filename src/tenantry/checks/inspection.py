@@ -57,7 +57,7 @@ def login(connection: Any) -> str:
 
 def inspect_connection(connection: Any) -> list[Finding]:
     """Return why the database cannot be asked anything."""
-    failed = "could not be asked, so that nothing in it was looked at"
+    failed = "could not be reached, so nothing in it was checked"
     return run(connection, f"database {connection.alias!r}", lambda cursor: [], failed)
 
 

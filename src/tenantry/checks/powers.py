@@ -79,7 +79,7 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
             yield Finding(
                 "tenantry.E136",
                 subject,
-                f"is a member of {other}, and so gets at the server's files, to which no policy"
+                f"is a member of {other}, so it can reach the server's files, where no policy"
                 " applies",
                 leaving(other, name),
             )

@@ -15,7 +15,7 @@ def inspect_privileges(
         yield Finding(
             "tenantry.E117",
             subject,
-            "can be emptied by this role, of all tenants' rows",
+            "can be truncated by this role, which removes the rows of all tenants",
             f"run REVOKE TRUNCATE ON {table} FROM the role that was granted it",
         )
     if may_refer:
@@ -41,5 +41,5 @@ def belonging(subject: str, owner: str) -> Finding:
         subject,
         f"belongs to {owner}, which this role is or can become, and so can switch Row-Level"
         " Security off",
-        "serve requests as a role that is no member of it, and let only migrations run as this",
+        "serve requests as a role that is not a member of it, and use this one for migrations only",
     )

@@ -78,14 +78,14 @@ def inherits(admin: str, heir: str) -> Finding:
         return Finding(
             "tenantry.E105",
             f"role {admin}",
-            "is the ADMIN_ROLE, as which requests run, which so see every tenant's rows",
+            "is the ADMIN_ROLE, and requests run as it, so they see every tenant's rows",
             f"let requests log in as another role, and run GRANT {readable(admin)} TO that role"
             " WITH INHERIT FALSE, SET TRUE",
         )
     return Finding(
         "tenantry.E105",
         f"role {admin}",
-        f"is the ADMIN_ROLE, from which {heir} inherits, which so sees every tenant's rows",
+        f"is the ADMIN_ROLE, and {heir} inherits from it, so {heir} sees every tenant's rows",
         f"run GRANT {readable(admin)} TO {readable(heir)} WITH INHERIT FALSE, SET TRUE",
     )
 

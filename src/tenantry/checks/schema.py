@@ -137,7 +137,7 @@ def inspect_sql_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
                     "tenantry.E121",
                     f"view {view}",
                     f"reads {child}, a partition or child of a protected table, as its owner"
-                    f" {owner}, whom no policy of that binds",
+                    f" {owner}, and no policy of {child} binds that role",
                     f"run ALTER TABLE {child} ENABLE ROW LEVEL SECURITY and ALTER TABLE {child}"
                     " FORCE ROW LEVEL SECURITY, or let the view read the protected table",
                 )
@@ -173,7 +173,10 @@ def inspect_publications(cursor: Any, tables: list[str]) -> Iterator[Finding]:
     for publication, table, row_filter, has_all, parts in cursor.fetchall():
         run = f"run ALTER PUBLICATION {publication} DROP {parts}"
         if has_all:
-            run = f"run DROP PUBLICATION {publication}, and create it FOR TABLE of the others"
+            run = (
+                f"run DROP PUBLICATION {publication}, and create it again FOR TABLE with the other"
+                " tables"
+            )
         rows = f"rows WHERE {row_filter}" if row_filter else "all tenants' rows"
         yield Finding(
             "tenantry.W121",

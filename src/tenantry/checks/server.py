@@ -65,5 +65,5 @@ def inspect_version(number: int) -> Iterator[Finding]:
             "tenantry.W132",
             "server",
             f"is PostgreSQL {major}.{minor}, which has known ways around policies",
-            f"upgrade to {major}.{fixed} or newer, better the newest {major}",
+            f"upgrade to {major}.{fixed} or newer, preferably to the newest {major} release",
         )

@@ -136,7 +136,7 @@ class SubdomainResolver(NamedResolver):
     ) -> None:
         if domain == "":
             raise RLSConfigurationError(
-                "the resolver 'subdomain' needs the domain that tenants are below:"
+                "the resolver 'subdomain' needs the domain whose subdomains are the tenants:"
                 " {'NAME': 'subdomain', 'OPTIONS': {'domain': 'example.com'}}"
             )
         require_domain("domain", domain)

@@ -42,8 +42,9 @@ def require_package() -> None:
     numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:3])
     if not OLDEST <= numbers < TOO_NEW:
         raise ImproperlyConfigured(
-            f"tenantry binds the async connections of {PACKAGE} 6.1.5 or newer, before 6.2; here"
-            f" is {found or 'none'}; install it with: pip install 'django-tenantry[async-backend]'"
+            f"tenantry binds the async connections of {PACKAGE} 6.1.5 or newer, before 6.2;"
+            f" found {found or 'none'}; install it with:"
+            " pip install 'django-tenantry[async-backend]'"
         )
 
 

@@ -49,7 +49,7 @@ class Command(BaseCommand):
         """Declare the options."""
         parser.add_argument("--database", default=DEFAULT_DB_ALIAS, choices=list(connections))
         parser.add_argument("--json", action="store_true", help="print a list of JSON objects")
-        parser.add_argument("--verbose", action="store_true", help="print what is well, too")
+        parser.add_argument("--verbose", action="store_true", help="also print what is OK")
         parser.add_argument(
             "--generate", action="store_true", help="print SQL for what is missing or differs"
         )
@@ -174,7 +174,7 @@ def summary(report: Report, silenced: Report) -> Iterator[str]:
     left_out = [each.id for found in silenced.values() for each in found]
     if left_out:
         ids = ", ".join(sorted(set(left_out)))
-        yield f"left out, as SILENCED_SYSTEM_CHECKS says: {len(left_out)} ({ids})"
+        yield f"silenced by SILENCED_SYSTEM_CHECKS: {len(left_out)} ({ids})"
 
 
 def as_json(report: Report, silenced: Report) -> Iterator[dict[str, Any]]:
