@@ -364,6 +364,54 @@ async def test_a_thread_that_a_scope_in_a_hop_starts_runs_as_nobody(thread_sensi
         assert await sync_to_async(work, thread_sensitive=thread_sensitive)() == UNBOUND
 
 
+@each_sensitivity
+@each_binding
+async def test_a_loop_that_a_scope_in_a_hop_starts_in_a_thread_runs_as_nobody(
+    binding: Binding, thread_sensitive: bool
+) -> None:
+    def work() -> list[Binding]:
+        with tenant_context(2):
+            return [
+                in_new_thread(partial(copy_context().run, asyncio.run, native()))
+                for native in (read, read_in_gather, read_on_any_thread)
+            ]
+
+    async with Scope(binding):
+        hop = sync_to_async(work, thread_sensitive=thread_sensitive)
+        assert await hop() == [UNBOUND, UNBOUND, UNBOUND]
+        assert await read() == binding
+
+
+@each_sensitivity
+@each_binding
+async def test_a_loop_that_a_scope_in_a_hop_starts_is_in_it_on_its_thread(
+    binding: Binding, thread_sensitive: bool
+) -> None:
+    def work() -> list[Binding]:
+        with tenant_context(2):
+            return [asyncio.run(read()), asyncio.run(read_on_any_thread()), current_binding()]
+
+    async with Scope(binding):
+        hop = sync_to_async(work, thread_sensitive=thread_sensitive)
+        assert await hop() == [TWO, UNBOUND, TWO]
+        assert await read() == binding
+
+
+async def test_what_a_scope_in_a_hop_hands_to_its_callers_loop_is_not_in_it() -> None:
+    """It cannot be told from the caller's own code: a limit that is documented."""
+    loop = asyncio.get_running_loop()
+    called: asyncio.Future[Binding] = loop.create_future()
+
+    def work() -> Binding:
+        with tenant_context(2):
+            loop.call_soon_threadsafe(lambda: called.set_result(current_binding()))
+            return asyncio.run_coroutine_threadsafe(read(), loop).result(10)
+
+    async with tenant_context(1):
+        assert await sync_to_async(work)() in {ONE, UNBOUND}
+        assert await called in {ONE, UNBOUND}
+
+
 def test_scopes_nest_over_hops_and_async_to_sync() -> None:
     def innermost() -> list[Binding]:
         with tenant_context(2):

@@ -55,6 +55,7 @@ class Frame:
         "callees",
         "in_hop",
         "live",
+        "loop",
         "of_request",
         "parent",
         "thread",
@@ -66,7 +67,9 @@ class Frame:
         self.binding = binding
         self.parent = parent
         self.thread = get_ident()
-        self.in_hop = in_sync_hop()
+        # Of the caller of the hop, for whom the frame does not count.
+        self.loop = loop_of_hop()
+        self.in_hop = self.loop is not None
         self.waiting, self.callees = waiting_for_async() if self.in_hop else (None, None)
         self.live = True
         self.of_request = of_request
@@ -179,14 +182,26 @@ def rebind(binding: Binding) -> bool:
 
 def in_sync_hop() -> bool:
     """Return whether this is sync code that asgiref's ``sync_to_async`` runs in a thread."""
+    return loop_of_hop() is not None
+
+
+def loop_of_hop() -> object | None:
+    """Return the event loop that waits for the hop which this sync code is in, if it is in one."""
     if in_event_loop():
-        return False
+        return None
     # asgiref has no public way to ask. It leaves its loop on the thread after a hop; once that
     # loop has ended (a WSGI worker, the main thread), the thread is a top-level one again. Looked
     # up in the thread's dict, because an attribute that is missing costs an exception.
     hop = vars(SyncToAsync.threadlocal)
-    loop = hop.get("main_event_loop")
-    return loop is not None and loop.is_running() and hop["main_event_loop_pid"] == os.getpid()
+    loop: asyncio.AbstractEventLoop | None = hop.get("main_event_loop")
+    if loop is None or not loop.is_running() or hop["main_event_loop_pid"] != os.getpid():
+        return None
+    return loop
+
+
+def loop_here() -> object | None:
+    """Return the event loop that runs this code, or that waits for the hop which it is in."""
+    return asyncio._get_running_loop() or loop_of_hop()
 
 
 def waiting_for_async() -> tuple[object, object]:
@@ -216,8 +231,9 @@ def _visible(frame: Frame | None) -> Frame | None:
         frame = frame.parent
     if hidden and frame is not None and frame.thread != get_ident():
         # Either the caller of a cancelled hop, who was in the frame around it, or a thread that
-        # was started inside the hop's scope, who was not and must not run in it.
-        return frame if in_event_loop() or in_sync_hop() else _nobody(hidden)
+        # was started inside the hop's scope, who was not and must not run in it, nor in a loop of
+        # its own.
+        return frame if hidden.loop is loop_here() else _nobody(hidden)
     return frame
 
 
