@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import psycopg
 import pytest
+from django.core.management import call_command
 from django.db import DatabaseError, close_old_connections, connections, models, transaction
 from django.db.migrations import AddConstraint, AddField, DeleteModel, Migration, RemoveConstraint
 from django.db.migrations.state import ProjectState
 
 from tenantry import CurrentTenant, SameTenant, admin_context, tenant_context
+from tenantry.exceptions import RLSConfigurationError
 from tenantry.external import current
 from tenantry.grants import grant_to_admin_role
 from tenantry.operations import (
@@ -204,3 +208,66 @@ def test_the_admin_role_is_granted_the_tables_that_are_here(
         grant_to_admin_role(connections["owner"], "elsewhere_admin")
         sql = "SELECT has_table_privilege('elsewhere_admin', %s, 'SELECT')"
         assert [run(sql, [table]) for table in ("app_note", "app_tag")] == [[(True,)], [(False,)]]
+
+
+# Databases of another ENGINE, which makes no policies for what hangs on a protected table.
+
+
+class ButOf:
+    """Keep the models of an app out of a database."""
+
+    refused = "app"
+
+    def allow_migrate(self, db: str, app_label: str, **more: Any) -> Any:
+        return False if app_label == self.refused else None
+
+
+@pytest.fixture
+def empty(alias: Add, superuser: psycopg.Connection[Any]) -> Iterator[str]:
+    """Return an alias with Django's own ENGINE, whose database has no tables."""
+    superuser.execute("CREATE DATABASE of_django OWNER owner")
+    name = alias("owner", ENGINE="django.db.backends.postgresql", NAME="of_django")
+    yield name
+    connections[name].close()
+    superuser.execute("DROP DATABASE of_django")
+
+
+def tables(alias: str) -> set[str]:
+    with connections[alias].cursor() as cursor:
+        return set(connections[alias].introspection.table_names(cursor))
+
+
+def migrate_all(alias: str, *arguments: str) -> None:
+    # With the apps that have no migrations, which are others in other shapes.
+    call_command("migrate", *arguments, database=alias, verbosity=0, run_syncdb=not arguments)
+
+
+def test_protected_models_are_not_migrated_by_another_engine(empty: str, settings: Any) -> None:
+    message = (
+        f"the database '{empty}' has the ENGINE 'django.db.backends.postgresql', which does not"
+        " inherit from tenantry's, .* migrate .*app.Book.*app.Tagging.* through an alias"
+        " with the ENGINE 'tenantry.backends.postgresql', or keep them"
+    )
+    with pytest.raises(RLSConfigurationError, match=message):
+        migrate_all(empty)
+    assert tables(empty) <= {"django_migrations"}
+    settings.DATABASE_ROUTERS = [ButOf()]
+    migrate_all(empty)
+    assert {"auth_group", "django_content_type"} <= tables(empty)
+    assert not any(name.startswith("app_") for name in tables(empty))
+
+
+@pytest.mark.guc_shape
+def test_other_apps_are_migrated_by_another_engine(empty: str) -> None:
+    migrate_all(empty, "contenttypes")
+    assert "django_content_type" in tables(empty)
+    call_command("migrate", "app", "--plan", database=empty, verbosity=0)
+    with pytest.raises(RLSConfigurationError, match=r"app\.Note"):
+        migrate_all(empty, "app")
+
+
+def test_a_database_that_is_up_to_date_is_left_alone_by_another_engine(alias: Add) -> None:
+    name = alias("owner", ENGINE="django.db.backends.postgresql")
+    before = tables(name)
+    migrate_all(name)
+    assert tables(name) == before

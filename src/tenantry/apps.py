@@ -7,6 +7,7 @@ from django.db.models.signals import class_prepared, post_migrate, pre_migrate
 
 from .checks.registry import register
 from .conf import tenant_key, tenant_model
+from .elsewhere import stay_away
 from .engine import require_engine
 from .relating import settle
 
@@ -30,6 +31,7 @@ class TenantryConfig(AppConfig):
 
         # Raises for a label that is not installed.
         list(external_models())
+        pre_migrate.connect(stay_away, sender=self, dispatch_uid="tenantry.elsewhere.stay_away")
         # Before, because a migration may write rows, and after, for the new tables.
         for signal in (pre_migrate, post_migrate):
             signal.connect(keep_up, sender=self, dispatch_uid="tenantry.grants.keep_up")
