@@ -175,6 +175,35 @@ def test_no_type_loses_anything(
     connections["default"].close()
 
 
+def test_floats_lose_nothing_where_the_role_has_them_rounded(
+    library: Tenants,
+    contents: Read,
+    arrange: psycopg.Connection[Any],
+    tmp_path: Path,
+) -> None:
+    a, _ = library
+    how = (
+        "ALTER TABLE app_note ADD COLUMN size double precision, ADD COLUMN weight real;"
+        "UPDATE app_note SET size = 0.1::float8 + 0.2::float8, weight = 1.1000001;"
+        "ALTER ROLE app SET extra_float_digits = 0; ALTER ROLE owner SET extra_float_digits = -1"
+    )
+    back = (
+        "ALTER TABLE app_note DROP COLUMN size, DROP COLUMN weight;"
+        "ALTER ROLE app RESET extra_float_digits; ALTER ROLE owner RESET extra_float_digits"
+    )
+    path = tmp_path / "a.jsonl"
+    for alias in ("default", "owner"):
+        connections[alias].close()
+    with broken(arrange, how, back):
+        before = contents()
+        command("export_tenant", a.pk, "--output", path)
+        command("delete_tenant", a.pk, "--yes", "--also", "app.Shared")
+        command("import_tenant", path, "--database", "owner")
+        assert contents() == before
+    for alias in ("default", "owner"):
+        connections[alias].close()
+
+
 class Hooked(io.BytesIO):
     """Calls back when a table begins."""
 

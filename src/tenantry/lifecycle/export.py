@@ -9,6 +9,7 @@ from typing import IO, Any
 from django.core.management.base import CommandError
 from django.db import DatabaseError, transaction
 
+from ..backends.postgresql.apply import EXACT_FLOATS
 from ..context import tenant_context
 from .archive import Writer
 from .tables import Holdings, holdings
@@ -30,6 +31,7 @@ def export(connection: Any, tenant: Any, file: IO[bytes]) -> dict[str, int]:
         connection.cursor() as cursor,
     ):
         cursor.execute(SNAPSHOT)
+        cursor.execute(EXACT_FLOATS)
         found = holdings(connection, cursor)
         writer = Writer(file, header(cursor, tenant, found))
         quote = connection.ops.quote_name

@@ -24,6 +24,8 @@ SET_IS_NORMALIZED = 180000
 # What PostgreSQL calls the role that logged in (PostgreSQL documentation, "SET ROLE").
 NO_ROLE = "none"
 IMMEDIATE = b"SET CONSTRAINTS ALL IMMEDIATE"
+# The default, with which the text of a float is its value; a role or a database may have another.
+EXACT_FLOATS = "SET LOCAL extra_float_digits = 1"
 READS = frozenset({b"SEL", b"INS", b"UPD", b"DEL", b"WIT"})
 MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START", b"LOCK"})
 # White space and comments. Possessive: much of it with no word after it does not take long.
