@@ -16,12 +16,12 @@ from django.db.models.functions import Lower
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
-from tenantry import RLSConstraint, RLSProtectedModel, constraints
+from tenantry import RLSConstraint, RLSProtectedModel, SameTenant, constraints
 from tenantry.checks.models import inspect_models
 from tenantry.checks.registry import check_labels
 from tenantry.constraints import check_installed
 from tenantry.exceptions import RLSConfigurationError
-from tests.app.models import Book, Label, NewestFirst, Note, Shared, Tenant, User
+from tests.app.models import Book, Item, Label, NewestFirst, Note, Shared, Tenant, User
 
 # A test makes several of that name.
 pytestmark = pytest.mark.filterwarnings("ignore:Model 'app.thing' was already registered")
@@ -238,6 +238,68 @@ def test_a_part_of_a_protected_row_without_a_policy_is_found(
 def test_a_row_that_ends_with_a_protected_one_is_part_of_it(name: str, *, is_found: bool) -> None:
     result = found(model(part(null=True, on_delete=getattr(models, name))))
     assert [each for each, _ in result] == (["tenantry.W158"] if is_found else [])
+
+
+BY_DATABASE = ["DB_CASCADE", "DB_SET_NULL"]
+
+
+def action(name: str) -> Any:
+    """Return Django's `on_delete` of that name, or before Django 6.1 what looks like it."""
+
+    def by_database(*args: Any) -> None:
+        """Do nothing."""
+
+    by_database.__name__ = name
+    vars(by_database)["on_delete_sql"] = None
+    return getattr(models, name, by_database)
+
+
+def refers(to: Any, name: str, **options: Any) -> dict[str, Any]:
+    return {"of": models.ForeignKey(to, action(name), null=True, related_name="+", **options)}
+
+
+@isolate_apps("tests.app")
+@pytest.mark.parametrize("name", ["CASCADE", "SET_NULL", *BY_DATABASE])
+def test_what_postgresql_does_to_rows_of_other_tenants_is_found(name: str) -> None:
+    def result(to: Any, *constraints: Any, **options: Any) -> list[tuple[str, str]]:
+        fields = refers(to, name, **options)
+        return found(model(fields, constraints=[policy(), *constraints]))
+
+    def wanted(fix: str) -> list[tuple[str, str]]:
+        text = (
+            f"has on_delete={name} on of: PostgreSQL applies no policies to that, and deletes or"
+            f" changes the rows of other tenants, too; {fix}{name.removeprefix('DB_')}"
+        )
+        return [("tenantry.W152", text)] if name in BY_DATABASE else []
+
+    by_django = "let Django do it, by on_delete="
+    either = f"add SameTenant(field='of'), or {by_django}"
+    for to, fix in (
+        (User, by_django),
+        ("app.Nowhere", by_django),
+        (Tenant, by_django),
+        (Book, by_django),
+        (Note, either),
+        (NewestFirst, either),
+    ):
+        assert result(to) == wanted(fix)
+    assert result(Note, SameTenant(field="of", name="same")) == []
+    assert result(Note, db_constraint=False) == []
+    assert found(model(refers(Note, name), managed=False, constraints=[policy()])) == []
+
+
+@isolate_apps("tests.app")
+@pytest.mark.parametrize("name", ["CASCADE", *BY_DATABASE])
+def test_what_goes_with_rows_of_its_own_tenant_is_not_found(name: str) -> None:
+    owned = {"tenant": models.ForeignKey(Tenant, action(name), null=True)}
+    assert found(model(owned, constraints=[policy()])) == []
+    of = refers(Note, name) | {"tenant": None}
+    assert found(model(of, constraints=[RLSConstraint(path="of__tenant", name="rls")])) == []
+    link = models.OneToOneField(Item, action(name), parent_link=True, primary_key=True)
+    child = type(
+        "Child", (Item,), {"link": link, "Meta": type("Meta", (), {"app_label": "app"})} | MODULE
+    )
+    assert found(child) == []
 
 
 @isolate_apps("tests.app")

@@ -10,8 +10,16 @@ from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
-from django.db import NotSupportedError, ProgrammingError, connections, models
+from django.db import (
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    connections,
+    models,
+    transaction,
+)
 from django.db.migrations import (
     AddConstraint,
     CreateModel,
@@ -40,6 +48,7 @@ from tenantry import (
 from tenantry.exceptions import NoTenantContextError, RLSConfigurationError
 from tests import settings as test_settings
 from tests.app.models import Book, Item, Note, Tenant
+from tests.fix_checks import broken
 from tests.fix_migrations import Migrate
 
 Tenants = tuple[Tenant, Tenant]
@@ -219,6 +228,37 @@ def test_only_own_rows_are_deleted_and_with_them_what_refers_to_them(
         # Of an instance Django knows no queryset.
         assert found.get().delete()[1]["migrated.Comment"] == 1
         assert titles(objects.including_shared()) == ["for b"]
+
+
+@pytest.mark.parametrize(
+    ("action", "left"),
+    [
+        ("", [("B 1", True), ("B 2", False)]),
+        ("ON DELETE CASCADE", [("B 2", False)]),
+        ("ON DELETE SET NULL", [("B 1", False), ("B 2", False)]),
+    ],
+)
+def test_what_the_database_does_on_delete_reaches_rows_of_others(
+    action: str,
+    left: list[tuple[str, bool]],
+    tenants: Tenants,
+    migrate: Migrate,
+    arrange: psycopg.Connection[Any],
+) -> None:
+    """PostgreSQL applies no policies to it, and check W152 warns of it."""
+    a, b = tenants
+    migrate(paper(TenantField("partner")), base())
+    add = f"ALTER TABLE app_note ADD COLUMN about bigint REFERENCES migrated_paper {action}"
+    with broken(arrange, add, "ALTER TABLE app_note DROP COLUMN about"):
+        with tenant_context(a.pk):
+            run("INSERT INTO migrated_paper (title, partner_id) VALUES ('for b', %s)", [b.pk])
+        with tenant_context(b.pk):
+            run("UPDATE app_note SET about = (SELECT id FROM migrated_paper) WHERE title = 'B 1'")
+        refused = nullcontext() if action else pytest.raises(IntegrityError)
+        with tenant_context(a.pk), refused:
+            run("DELETE FROM migrated_paper")
+        with tenant_context(b.pk):
+            assert run("SELECT title, about IS NOT NULL FROM app_note ORDER BY title") == left
 
 
 @pytest.mark.parametrize("method", ["filter", "exclude"])
