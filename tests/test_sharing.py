@@ -349,6 +349,23 @@ def test_an_instance_that_is_shared_is_read_again_where_it_was_found(
         assert row.title == "for b"
 
 
+@pytest.mark.parametrize("lock", [{}, {"of": ("self",)}, {"no_key": True}])
+def test_shared_rows_are_not_found_to_be_locked(
+    lock: dict[str, Any], tenants: Tenants, migrate: Migrate
+) -> None:
+    """PostgreSQL applies the policies for UPDATE to them, too: a limit that is documented."""
+    a, b = tenants
+    objects = papers(migrate(paper(TenantField("partner")), base()))
+    with tenant_context(a.pk):
+        objects.create(title="for b", partner_id=b.pk)
+    with tenant_context(b.pk), transaction.atomic():
+        objects.create(title="own")
+        found = objects.including_shared()
+        assert titles(found) == ["for b", "own"]
+        assert titles(found.select_for_update(**lock)) == ["own"]
+        assert run("SELECT title FROM migrated_paper FOR KEY SHARE") == [("own",)]
+
+
 def test_a_union_cannot_be_asked_for_more(tenants: Tenants) -> None:
     """A test of Django, too: its own methods say so in the same way."""
     notes = Note.objects.all()
