@@ -88,6 +88,27 @@ def test_a_connection_that_lasts_is_bound_anew(
         connection.close()
 
 
+@pytest.mark.unsealed
+def test_what_sql_leaves_on_a_connection_is_read_by_whoever_has_it_next(tenants: Tenants) -> None:
+    """No policy applies to it: a limit that is documented, with what to write instead."""
+    a, b = tenants
+    create = "CREATE TEMPORARY TABLE {} AS SELECT title FROM app_note"
+    connection = connections["default"]
+    try:
+        with tenant_context(a.pk):
+            run(create.format("kept"))
+            run("DECLARE held CURSOR WITH HOLD FOR SELECT title FROM app_note ORDER BY id")
+        with tenant_context(b.pk):
+            assert run("SELECT title FROM kept ORDER BY title") == [("A 1",), ("A 2",)]
+            assert run("FETCH ALL FROM held") == [("A 1",), ("A 2",)]
+        for tenant in tenants:
+            with tenant_context(tenant.pk), transaction.atomic():
+                run(create.format("dropped ON COMMIT DROP"))
+                assert {title[0] for (title,) in run("SELECT title FROM dropped")} == {tenant.name}
+    finally:
+        connection.close()
+
+
 # Databases that have only some of the tables.
 
 
