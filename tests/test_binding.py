@@ -412,6 +412,21 @@ async def test_what_a_scope_in_a_hop_hands_to_its_callers_loop_is_not_in_it() ->
         assert await called in {ONE, UNBOUND}
 
 
+async def test_a_scope_in_to_thread_may_hold_on_its_thread_as_in_a_hop() -> None:
+    """Where a hop had the thread before, it cannot be told from one: a limit, documented."""
+
+    def work() -> tuple[Binding, Binding]:
+        with tenant_context(2):
+            return current_binding(), in_new_thread(partial(copy_context().run, current_binding))
+
+    async with tenant_context(1):
+        for _ in range(2):
+            here, in_thread = await asyncio.to_thread(work)
+            assert here == TWO
+            assert in_thread in {TWO, UNBOUND}
+            await read_on_any_thread()
+
+
 def test_scopes_nest_over_hops_and_async_to_sync() -> None:
     def innermost() -> list[Binding]:
         with tenant_context(2):
