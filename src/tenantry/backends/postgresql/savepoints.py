@@ -51,14 +51,19 @@ class Savepoints:
         """Remember what `statement` does, which is sent now."""
         if statement.startswith(SAVEPOINT):
             self.sent.append(statement.removeprefix(SAVEPOINT))
-        elif (name := statement.removeprefix(ROLLBACK_TO)) in self.sent:
-            del self.sent[last(self.sent, name) + 1 :]
+            return
+        release = statement.startswith(RELEASE)
+        name = statement.removeprefix(RELEASE if release else ROLLBACK_TO)
+        if name in self.sent:
+            del self.sent[last(self.sent, name) + (not release) :]
 
     def take(self) -> list[bytes]:
         """Return the statements that have waited, which must now be sent."""
         statements, self.pending = self.pending, []
         for statement in statements:
-            self.note(statement)
+            # What a RELEASE does is known since it has waited.
+            if statement.startswith(SAVEPOINT):
+                self.note(statement)
         return [statement.encode() for statement in statements]
 
     def clear(self) -> None:
