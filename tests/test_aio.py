@@ -11,12 +11,14 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
 from django.db.models import Count
 from django.db.models.expressions import RawSQL
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from tenantry import (
     aclose_pools,
@@ -249,6 +251,8 @@ async def test_who_waited_in_vain_is_told_why_connecting_failed(
             "refused by psycopg_pool: max_size",
         ),
         ({"options": {"pool": {"size": 1}}}, "refused by psycopg_pool: .*'size'"),
+        ({"options": {"pool": {"check": print}}}, r"\['check'\] .* cannot await; give"),
+        ({"options": {"pool": {"reset": print}}}, r"\['reset'\] .* cannot await; give"),
         ({"options": {"isolation_level": 99}}, "'pool_0' is 99; it must be one of psycopg.Iso"),
         ({"CONN_MAX_AGE": 60}, "'pool_0' has a pool and CONN_MAX_AGE = 60; set that to 0"),
     ],
@@ -258,6 +262,48 @@ async def test_settings_that_cannot_be_meant(entry: Any, said: str, alias: Add) 
     with pytest.raises(ImproperlyConfigured, match=said):
         async with aconnection(using):
             pass
+
+
+@pytest.mark.parametrize("of", [ConnectionPool, AsyncConnectionPool])
+async def test_psycopgs_own_check_of_either_pool_is_the_right_one(
+    of: Any, alias: Add, superuser: psycopg.Connection[Any]
+) -> None:
+    pool = {"min_size": 1, "max_size": 1, "timeout": 5, "check": of.check_connection}
+    using = alias(options={"pool": pool})
+
+    def visit() -> int:
+        with connections[using].cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            found: tuple[int] = cursor.fetchone()
+        connections[using].close()
+        # The next test has another alias of this name.
+        del connections[using]
+        return found[0]
+
+    async def avisit() -> int:
+        async with aconnection(using) as connection:
+            return connection.info.backend_pid
+
+    for run in (sync_to_async(visit), avisit):
+        first = await run()
+        assert await run() == first
+        # An idle connection that is broken is replaced, and not lent.
+        superuser.execute("SELECT pg_terminate_backend(%s, 10000)", [first])
+        assert await run() != first
+
+
+async def test_a_reset_that_can_be_awaited_is_called(alias: Add) -> None:
+    called: list[Any] = []
+
+    async def reset(connection: Any) -> None:
+        called.append(connection)
+
+    using = alias(options={"pool": {"min_size": 0, "max_size": 1, "reset": reset}})
+    async with aconnection(using) as first:
+        pass
+    async with aconnection(using) as second:
+        assert second is first
+    assert called[0] is first
 
 
 async def test_a_procedure_that_commits_is_refused(

@@ -172,16 +172,30 @@ def test_one_whose_cursors_are_closed_is_returned(pool: Any) -> None:
     assert not driver.closed
 
 
+OF_ITS_OWN: list[tuple[dict[str, Any], str]] = [
+    ({"close_returns": True}, "has 'close_returns', .*; remove it"),
+    ({"connection_class": psycopg.Connection}, "has 'connection_class', .*; remove it"),
+    ({"configure": print}, "has 'configure', .*; remove it"),
+    ({"kwargs": {"dbname": "other"}}, "has 'kwargs', .*; move them to OPTIONS"),
+    ({"open": False}, "has 'open', .*; remove it"),
+    ({"check": True}, r"\['check'\] .* is True; it must be a function"),
+]
+
+
+@pytest.mark.parametrize(("option", "said"), OF_ITS_OWN)
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_what_is_closed_is_not_to_come_back(mode: str, alias: Add) -> None:
-    using = alias(options={"pool": {"max_size": 4, "close_returns": True}, "pool_mode": mode})
-    with pytest.raises(ImproperlyConfigured, match=r"has 'close_returns', .*; remove it"):
+def test_what_a_pool_has_to_itself_is_refused(
+    mode: str, option: dict[str, Any], said: str, alias: Add
+) -> None:
+    using = alias(options={"pool": {"max_size": 4, **option}, "pool_mode": mode})
+    with pytest.raises(ImproperlyConfigured, match=said):
         connections[using].ensure_connection()
 
 
-async def test_nor_in_async_code(alias: Add) -> None:
-    using = alias(options={"pool": {"max_size": 4, "close_returns": True}})
-    with pytest.raises(ImproperlyConfigured, match="has 'close_returns'"):
+@pytest.mark.parametrize(("option", "said"), OF_ITS_OWN)
+async def test_so_it_is_in_async_code(option: dict[str, Any], said: str, alias: Add) -> None:
+    using = alias(options={"pool": {"max_size": 4, **option}})
+    with pytest.raises(ImproperlyConfigured, match=said):
         async with aconnection(using):
             pass
 

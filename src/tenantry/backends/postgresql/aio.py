@@ -20,7 +20,7 @@ from django.db.models import QuerySet
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import PoolTimeout, TooManyRequests
 
 from ...binding import current_binding
 from ...checks.role import ROLE, role_parameters
@@ -36,6 +36,7 @@ from .lean import SLOTS, LeanMixin
 from .lent import LentMixin
 from .loops import LoopPool, running_loop
 from .named import NamedStatementMixin
+from .pool_options import async_options
 from .preferences import OF_CURSORS, OF_TRANSACTIONS
 from .refusal import accept, is_accepted, refuse_exempt
 from .statement import StatementMixin
@@ -352,30 +353,9 @@ def _make_pool(using: str, *, ahead: bool) -> LoopPool:
             "cursor_factory": AsyncServerBindingCursor if on_server else AsyncCursor,
             "autocommit": False,
         },
-        **pool_options(using, settings, ahead=ahead),
+        **async_options(using, settings, ahead=ahead),
     )
     return pool
-
-
-def pool_options(using: str, settings: dict[str, Any], *, ahead: bool) -> dict[str, Any]:
-    """Return psycopg_pool's options; the pool is empty at first, but for one that connects `ahead`.
-
-    Raises ImproperlyConfigured for options that psycopg_pool refuses.
-    """
-    given = settings["OPTIONS"].get("pool")
-    options: dict[str, Any] = (
-        dict(given) if isinstance(given, dict) else {"min_size": 0, "max_size": 10}
-    )
-    if settings["CONN_HEALTH_CHECKS"]:
-        options["check"] = AsyncConnectionPool.check_connection
-    try:
-        planned: AsyncConnectionPool[Any] = AsyncConnectionPool(open=False, **options)
-    except (TypeError, ValueError) as error:
-        raise ImproperlyConfigured(
-            f"OPTIONS['pool'] of the database {using!r} is refused by psycopg_pool: {error}; set it"
-            " to options of its ConnectionPool, such as {'min_size': 2, 'max_size': 10}"
-        ) from error
-    return options if ahead else options | {"min_size": 0, "max_size": planned.max_size}
 
 
 def isolation_level(using: str, options: dict[str, Any]) -> psycopg.IsolationLevel | None:

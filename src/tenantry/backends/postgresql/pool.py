@@ -25,6 +25,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 from .apply import assume
 from .connection import BoundConnection
 from .exhaustion import crowded, exhausted, sync_attempts
+from .pool_options import check_options, sync_options
 from .preferences import preferences
 
 SESSION, TRANSACTION = "session", "transaction"
@@ -100,12 +101,8 @@ class PoolingMixin:
                 f"OPTIONS['pool_mode'] of the database {self.alias!r} is {TRANSACTION!r}, but there"
                 " is no pool; add OPTIONS['pool'] = {'min_size': 2, 'max_size': 10}"
             )
-        if isinstance(given, dict) and given.get("close_returns"):
-            raise ImproperlyConfigured(
-                f"OPTIONS['pool'] of the database {self.alias!r} has 'close_returns', but what is"
-                " closed here is not to be used again; remove it: Django returns connections by"
-                " itself"
-            )
+        if isinstance(given, dict):
+            check_options(self.alias, given)
         if options.get("pool"):
             self.refuse_persistent_connections()
 
@@ -130,7 +127,7 @@ class PoolingMixin:
         if pool is None:
             self.check_settings()
             with _creating:
-                pool = _pools.get(key) or _pools.setdefault(key, self._make_pool(given))
+                pool = _pools.get(key) or _pools.setdefault(key, self._make_pool())
         return pool
 
     def close_pool(self) -> None:
@@ -143,10 +140,7 @@ class PoolingMixin:
         """Return psycopg_pool's statistics of this process; empty when there is no pool."""
         return self.pool.get_stats() if self.pool else {}
 
-    def _make_pool(self, given: Any) -> ConnectionPool[Any]:
-        options = {} if given is True else dict(given)
-        if self.settings_dict["CONN_HEALTH_CHECKS"]:
-            options.setdefault("check", ConnectionPool.check_connection)
+    def _make_pool(self) -> ConnectionPool[Any]:
         # A method of a wrapper that never connects: the pool would keep this one alive, and so the
         # connection that its thread may take with it when it ends.
         preparing = type(self)(self.settings_dict, self.alias)
@@ -154,7 +148,7 @@ class PoolingMixin:
             **sync_attempts(BoundConnection, preparing.prepare_connection),
             kwargs={**self.get_connection_params(), "autocommit": True},  # type: ignore[attr-defined]
             open=False,
-            **options,
+            **sync_options(self.settings_dict),
         )
 
     def prepare_connection(self, connection: BoundConnection) -> None:
