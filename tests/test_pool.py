@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import math
 import os
+import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -228,6 +232,76 @@ def test_a_forked_process_has_a_pool_of_its_own(pool: Any, tenants: Tenants) -> 
             os._exit(titles() != ["A 1", "A 2"])
         assert os.waitpid(pid, 0)[1] == 0
         assert titles() == ["A 1", "A 2"]
+
+
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_lacks(
+    pool: Any, alias: Add, tenants: Tenants
+) -> None:
+    using = alias(options={"pool": {"min_size": 1, "max_size": 1}})
+    making, forked = threading.Event(), threading.Event()
+
+    def make() -> None:
+        connection: Any = connections[using]
+        params = connection.get_connection_params
+
+        def wait() -> Any:
+            making.set()
+            assert forked.wait(20)
+            return params()
+
+        connection.get_connection_params = wait
+        assert connection.pool
+        connections.close_all()
+
+    with ThreadPoolExecutor(1) as executor, tenant_context(tenants[0].pk):
+        made = executor.submit(make)
+        assert making.wait(20)
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover - the child is not measured
+            signal.alarm(10)
+            found = None
+            try:
+                found = titles()
+            finally:
+                os._exit(found != ["A 1", "A 2"])
+        assert os.waitpid(pid, 0)[1] == 0
+        forked.set()
+        made.result(20)
+
+
+def test_those_who_wait_in_vain_collect_garbage_once(
+    alias: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time holds up all threads, also those that end transactions."""
+    monkeypatch.setattr(pool_module, "_collected", -math.inf, raising=False)
+    using = alias(options={"pool": {"min_size": 1, "max_size": 1, "timeout": 0.1}})
+    collections: list[str] = []
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            collections.append(phase)
+
+    def wait() -> None:
+        with pytest.raises(OperationalError, match="all 1 are in use"):
+            connections[using].ensure_connection()
+        connections.close_all()
+
+    gc.disable()
+    gc.callbacks.append(count)
+    try:
+        with (
+            transaction.atomic(using=using),
+            connections[using].cursor(),
+            ThreadPoolExecutor(2) as executor,
+        ):
+            first = executor.submit(wait)
+            wait_for(lambda: collections)
+            executor.submit(wait).result(20)
+            first.result(20)
+    finally:
+        gc.callbacks.remove(count)
+        gc.enable()
+    assert len(collections) == 1
 
 
 def test_transactions_are_djangos(pool: Any) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import atexit
 import gc
+import math
 import os
 import threading
+import time
 import weakref
 from contextlib import suppress
 from typing import Any
@@ -31,7 +33,9 @@ from .preferences import preferences
 SESSION, TRANSACTION = "session", "transaction"
 
 _pools: dict[tuple[str, int], ConnectionPool[Any]] = {}
-_creating = threading.Lock()
+# By process, as a thread of the parent may hold the parent's while another one forks.
+_creating: dict[int, threading.Lock] = {}
+_collected = -math.inf
 
 
 def close_pools() -> None:
@@ -42,6 +46,15 @@ def close_pools() -> None:
 
 
 atexit.register(close_pools)
+
+
+def collect() -> None:
+    """Collect garbage, unless that has just happened: it takes long, and holds up all threads."""
+    global _collected
+    if time.monotonic() - _collected > 1:
+        _collected = time.monotonic()
+        gc.collect()
+        _collected = time.monotonic()
 
 
 def replace(pool: Any, connection: Any) -> None:
@@ -126,7 +139,7 @@ class PoolingMixin:
         pool = _pools.get(key)
         if pool is None:
             self.check_settings()
-            with _creating:
+            with _creating.setdefault(os.getpid(), threading.Lock()):
                 pool = _pools.get(key) or _pools.setdefault(key, self._make_pool())
         return pool
 
@@ -210,7 +223,7 @@ class PoolingMixin:
         """Return a connection that a thread took with it when it ended, if there is one."""
         pool = self.pool
         assert pool is not None  # noqa: S101 - it has just timed out
-        gc.collect()
+        collect()
         try:
             return pool.getconn(timeout=1)
         except (PoolTimeout, TooManyRequests):
