@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -24,7 +25,7 @@ from django.db import (
     transaction,
 )
 from django.test.utils import CaptureQueriesContext
-from psycopg_pool import TooManyRequests
+from psycopg_pool import PoolTimeout, TooManyRequests
 
 from tenantry import tenant_context
 from tenantry.backends.postgresql import pool as pool_module
@@ -32,7 +33,7 @@ from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
 from tests.fix_aliases import Add
 from tests.fix_commands import manage
-from tests.fix_faults import wait_for
+from tests.fix_faults import Outcome, outcome_of, wait_for
 from tests.fix_pool import ALIAS, SIZE
 
 Tenants = tuple[Tenant, Tenant]
@@ -164,6 +165,45 @@ def test_too_many_who_wait_are_told_what_to_raise(alias: Add) -> None:
         with pytest.raises(TooManyRequests, match=r"^1 already wait"):
             connection.checkout(connection.pool)
     waiting.join(10)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "cause"),
+    [
+        ({"timeout": 0.2}, {}, PoolTimeout),
+        ({"timeout": 0.2}, {"PORT": "1"}, PoolTimeout),
+        ({"timeout": 20, "max_waiting": 1}, {}, TooManyRequests),
+    ],
+    ids=["exhausted", "nobody answers", "crowded"],
+)
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_what_a_pool_cannot_give_is_missed_as_in_stock_django(
+    mode: str, options: dict[str, Any], settings: dict[str, Any], cause: type[Exception], alias: Add
+) -> None:
+    pool = {"pool": {"min_size": 1, "max_size": 1, **options}}
+
+    def ask(using: str) -> None:
+        try:
+            with connections[using].cursor() as cursor:
+                cursor.execute("SELECT 1")
+        finally:
+            connections.close_all()
+
+    def outcome(using: str) -> Outcome:
+        connection: Any = connections[using]
+        with ThreadPoolExecutor(2) as executor, ExitStack() as stack:
+            if not settings:
+                stack.callback(connection.close)
+                stack.enter_context(connection.cursor()).execute("SELECT 1")
+            if "max_waiting" in options:
+                executor.submit(ask, using)
+                wait_for(lambda: connection.pool.get_stats()["requests_waiting"])
+            return executor.submit(outcome_of, lambda: ask(using)).result(20)
+
+    engine = "django.db.backends.postgresql"
+    stock = outcome(alias("default", pool, ENGINE=engine, **settings))
+    assert stock == (OperationalError, cause, None)
+    assert outcome(alias("default", {**pool, "pool_mode": mode}, **settings)) == stock
 
 
 @pytest.mark.parametrize(
