@@ -13,20 +13,22 @@ from typing import Any
 import psycopg
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import OperationalError, close_old_connections, connections, transaction
+from django.db import OperationalError, connections, transaction
 
 from tenantry import aclose_pools, aconnection, tenant_context
 from tenantry.backends.postgresql import finishing, loops
 from tests.app.models import Note, Tenant
 from tests.fix_faults import (
+    KINDS,
     SIZE,
+    STOCK_OF,
     Site,
     assert_no_guc_behind,
     assert_whole,
     forget,
-    titles,
     wait_for,
 )
+from tests.fix_faults import outcome_of as outcome_of_sync
 
 Tenants = tuple[Tenant, Tenant]
 TITLES = "SELECT title FROM app_note ORDER BY id"
@@ -46,6 +48,11 @@ async def cut(site: Site) -> None:
 
 async def kill(site: Site) -> None:
     await asyncio.to_thread(site.lose_clients, site.bouncer.kill)
+    await asyncio.to_thread(site.bouncer.start)
+
+
+async def restart(site: Site) -> None:
+    await asyncio.to_thread(site.lose_clients, site.bouncer.stop)
     await asyncio.to_thread(site.bouncer.start)
 
 
@@ -153,6 +160,7 @@ async def pools(site: Site) -> AsyncIterator[None]:
         ("direct_transaction", cut),
         ("bounced_transaction", terminate),
         ("bounced_transaction", kill),
+        ("bounced_transaction", restart),
     ],
 )
 @pytest.mark.parametrize("place", PLACES)
@@ -239,21 +247,51 @@ async def test_a_cancelled_orm_call_leaves_nothing_behind(
     await sync_to_async(assert_whole_here)()
 
 
-@pytest.mark.parametrize("kind", ["plain", "session", "transaction"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_who_waits_too_long_for_a_paused_pooler_is_told(
     kind: str, site: Site, tenants: Tenants
 ) -> None:
-    causes = []
-    for alias in ("bounced_stock", f"bounced_{kind}"):
-        with tenant_context(tenants[0].pk):
-            titles(alias) if alias != "bounced_stock" else connections[alias].ensure_connection()
-            site.bouncer.admin("PAUSE tenantry")
-            try:
-                with pytest.raises(OperationalError) as caught:
-                    connections[alias].cursor().execute("SELECT 1")
-            finally:
-                site.bouncer.admin("RESUME tenantry")
-        causes.append(type(caught.value))
-        close_old_connections()
-    assert causes[0] == causes[1]
+    def ask(alias: str) -> None:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    outcomes = []
+    for alias in (f"bounced_{STOCK_OF[kind]}", f"bounced_{kind}"):
+        ask(alias)
+        if kind == "transaction":
+            # Ours is back in the pool, which looks before it lends one.
+            connections[alias].close()
+        site.bouncer.admin("PAUSE tenantry")
+        try:
+            outcomes.append(outcome_of_sync(lambda alias=alias: ask(alias)))  # type: ignore[misc]
+        finally:
+            site.bouncer.admin("RESUME tenantry")
+        forget(connections[alias])
+    stock, ours = outcomes
+    assert ours == stock
+    assert ours
+    assert ours[0] is OperationalError
     assert_whole(site, f"bounced_{kind}", tenants)
+
+
+async def test_a_paused_pooler_makes_an_async_block_wait(site: Site, tenants: Tenants) -> None:
+    """It is served once the pooler goes on."""
+    alias = "bounced_transaction"
+
+    async def visit(tenant: Tenant) -> list[Any]:
+        async with tenant_context(tenant.pk), aconnection(alias) as connection:
+            return await (await connection.execute(TITLES)).fetchall()
+
+    def waiting() -> int:
+        return sum(row["cl_waiting"] for row in site.bouncer.admin("SHOW POOLS"))
+
+    async with aconnection(alias), aconnection(alias):
+        pass
+    await asyncio.to_thread(site.bouncer.admin, "PAUSE tenantry")
+    visits = [asyncio.create_task(visit(tenant)) for tenant in tenants]
+    await asyncio.to_thread(wait_for, lambda: waiting() == len(visits))
+    await asyncio.to_thread(site.bouncer.admin, "RESUME tenantry")
+    for tenant, rows in zip(tenants, await asyncio.gather(*visits), strict=True):
+        assert rows == [(f"{tenant.name} 1",), (f"{tenant.name} 2",)]
+    await assert_tasks_see_their_rows(alias, tenants)
+    assert_no_guc_behind(site.bouncer)
