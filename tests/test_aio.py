@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import Any
 
 import anyio
@@ -529,30 +529,44 @@ class CancelledAt:
         raise AssertionError("the coroutine does not end")
 
 
-async def statements(alias: str) -> None:
+INSERT = "INSERT INTO app_shared (text) VALUES (%s)"
+Work = Callable[[str, list[str]], Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def block(alias: str, written: list[str], *also: str) -> AsyncIterator[Any]:
+    """Open a block that writes first and last, and say what it has written once it ends."""
     async with aconnection(alias) as connection:
+        await connection.execute(INSERT, ["first"])
+        yield connection
+        await connection.execute(INSERT, ["last"])
+        written += ["first", "last", *also]
+
+
+async def statements(alias: str, written: list[str]) -> None:
+    async with block(alias, written) as connection:
         assert await titles(connection) == ["A 1", "A 2"]
         await connection.execute("UPDATE app_note SET title = title")
         await asyncio.sleep(0)
         assert await titles(connection) == ["A 1", "A 2"]
 
 
-async def rows_alone(alias: str) -> None:
+async def rows_alone(alias: str, written: list[str]) -> None:
     notes = Note.objects.using(alias).order_by("id").values_list("title")
     assert await arows(notes) == [("A 1",), ("A 2",)]
 
 
-async def copies(alias: str) -> None:
-    async with aconnection(alias) as connection, connection.cursor() as cursor:
+async def copies(alias: str, written: list[str]) -> None:
+    async with block(alias, written, "copied") as connection, connection.cursor() as cursor:
         async with cursor.copy(f"COPY ({TITLES}) TO STDOUT") as copy:
             assert [row[0] async for row in copy.rows()] == ["A 1", "A 2"]
         async with cursor.copy("COPY app_shared (text) FROM STDIN") as copy:
-            await copy.write_row(["kept or lost"])
+            await copy.write_row(["copied"])
 
 
-async def other_paths(alias: str) -> None:
+async def other_paths(alias: str, written: list[str]) -> None:
     rows = [("A 1",), ("A 2",)]
-    async with aconnection(alias) as connection:
+    async with block(alias, written) as connection:
         cursor = connection.cursor()
         assert [row async for row in cursor.stream(TITLES)] == rows
         async with connection.cursor("named") as named:
@@ -562,6 +576,41 @@ async def other_paths(alias: str) -> None:
         async with connection.pipeline():
             one, other = [await connection.execute(TITLES) for _ in range(2)]
             assert await one.fetchall() == await other.fetchall() == rows
+
+
+def start(run: CancelledAt, tenant: Tenant) -> asyncio.Task[None]:
+    """Let it run in a task of its own."""
+
+    async def run_in_task() -> None:
+        async with tenant_context(tenant.pk):
+            await run
+
+    return asyncio.create_task(run_in_task())
+
+
+async def assert_it_ended(task: asyncio.Task[None], run: CancelledAt) -> None:
+    """Let it end; it has been cancelled if that was to be."""
+    await asyncio.wait([task], timeout=20)
+    assert task.done()
+    assert task.cancelled() == run.reached
+    if not run.reached:
+        task.result()
+
+
+async def assert_it_waits(task: asyncio.Task[None], using: str) -> None:
+    """Let it come to where it waits for a connection, if it does."""
+    pool = loops.running_loop().pools[using]
+    await asyncio.to_thread(wait_for, lambda: task.done() or pool.get_stats()["requests_waiting"])
+
+
+async def assert_whole(using: str, written: list[str]) -> None:
+    """Both connections are there, nobody's, and the table has what was committed; empty it."""
+    async with aconnection(using) as one, aconnection(using) as two:
+        assert not await titles(one)
+        assert not await titles(two)
+        cursor = await one.execute("DELETE FROM app_shared RETURNING text")
+        assert sorted([row[0] async for row in cursor]) == sorted(written)
+    assert loops.running_loop().pools[using].get_stats()["pool_size"] <= 2
 
 
 # A cursor whose close() is cancelled too stays open.
@@ -577,7 +626,7 @@ async def other_paths(alias: str) -> None:
     ("work", "least"), [(statements, 4), (rows_alone, 2), (copies, 3), (other_paths, 5)]
 )
 async def test_cancelled_at_any_await_the_connection_comes_back(
-    work: Callable[[str], Coroutine[Any, Any, None]],
+    work: Work,
     least: int,
     like: str,
     options: dict[str, bool],
@@ -587,36 +636,51 @@ async def test_cancelled_at_any_await_the_connection_comes_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     using = alias(like, {"pool": {"min_size": 1, "max_size": 2, "timeout": 5}, **options})
-
-    async def run_in_task(run: CancelledAt) -> None:
-        async with tenant_context(tenants[0].pk):
-            await run
-
     async with aconnection(using), aconnection(using):
         pass  # Now the pool has grown to its size.
     pool = loops.running_loop().pools[using]
     for number in range(1000):
-        run = CancelledAt(work(using), number, again=again)
-        task = asyncio.create_task(run_in_task(run))
-        await asyncio.wait([task], timeout=20)
-        assert task.done()
-        assert task.cancelled() == run.reached
+        written: list[str] = []
+        run = CancelledAt(work(using, written), number, again=again)
+        await assert_it_ended(start(run, tenants[0]), run)
         # It has been rolled back: the pool would say if it had to do that.
         assert "rolling back returned connection" not in caplog.text
         stats = pool.get_stats()
         # Who is cancelled again while psycopg cancels the statement gives up the connection, as
         # does who is cancelled as a COPY begins, which psycopg leaves open. The pool replaces it.
         assert again or work is copies or stats["pool_available"] == stats["pool_size"]
-        async with aconnection(using) as one, aconnection(using) as two:
-            assert not await titles(one)
-            assert not await titles(two)
-        assert pool.get_stats()["pool_size"] <= 2
+        await assert_whole(using, written)
         if not run.reached:
             break
     else:
         raise AssertionError("every run was cancelled")
     gc.collect()
     assert number >= least
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "again and again"])
+@pytest.mark.parametrize("state", ["not open", "full"])
+async def test_cancelled_while_it_gets_a_connection(
+    state: str, again: bool, alias: Add, tenants: Tenants
+) -> None:
+    using = alias(options={"pool": {"min_size": 1, "max_size": 2, "timeout": 5}})
+    for number in range(1000):
+        written: list[str] = []
+        run = CancelledAt(statements(using, written), number, again=again)
+        if state == "not open":
+            await aclose_pools()
+            task = start(run, tenants[0])
+        else:
+            async with aconnection(using), aconnection(using):
+                task = start(run, tenants[0])
+                await assert_it_waits(task, using)
+        await assert_it_ended(task, run)
+        await assert_whole(using, written)
+        if not run.reached:
+            break
+    else:
+        raise AssertionError("every run was cancelled")
+    assert number >= 4
 
 
 async def test_cancelled_again_while_it_cleans_up_it_still_rolls_back(
