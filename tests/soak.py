@@ -44,16 +44,15 @@ Execute = Callable[[bytes], list[tuple[bytes, ...]]]
 
 
 @contextmanager
-def one_session(pooler: PgBouncer) -> Iterator[str]:
-    """Register a database alias that goes through `pooler`."""
-    settings = {**connections.settings["pooled"], "HOST": pooler.host, "PORT": str(pooler.port)}
-    connections.settings[ONE_SESSION] = settings
+def another(like: str, name: str, **changes: Any) -> Iterator[str]:
+    """Register a database alias that differs from another one in `changes`."""
+    connections.settings[name] = {**connections.settings[like], **changes}
     try:
-        yield ONE_SESSION
+        yield name
     finally:
-        connections[ONE_SESSION].close()
-        del connections[ONE_SESSION]
-        del connections.settings[ONE_SESSION]
+        connections[name].close()
+        del connections[name]
+        del connections.settings[name]
 
 
 @dataclass
@@ -143,9 +142,18 @@ def servers() -> Iterator[list[World]]:
             World("default", superuser),
             World("pool", superuser),
             World("wire_server_side", superuser),
+            stack.enter_context(world_without_riding(superuser)),
             stack.enter_context(pooled_world(postgres, directory / "one", superuser)),
         ]
         connections.close_all()
+
+
+@contextmanager
+def world_without_riding(superuser: psycopg.Connection[Any]) -> Iterator[World]:
+    """Return a world in which transaction control does not ride along."""
+    options = {**connections.settings["default"]["OPTIONS"], "ride_along": False}
+    with another("default", "not_riding", OPTIONS=options) as alias:
+        yield World(alias, superuser)
 
 
 @contextmanager
@@ -155,7 +163,7 @@ def pooled_world(
     """Return a world behind a PgBouncer that has one server session."""
     with (
         PgBouncer(postgres, directory, users=["app"], pool_size=1) as pooler,
-        one_session(pooler) as alias,
+        another("pooled", ONE_SESSION, HOST=pooler.host, PORT=str(pooler.port)) as alias,
         psycopg.connect(pooler.dsn("app", DATABASE), autocommit=True) as foreign,
     ):
         yield World(alias, superuser, foreign)

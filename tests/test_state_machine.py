@@ -1,4 +1,4 @@
-"""Any order of scopes, transactions, cursors and errors, in four configurations."""
+"""Any order of scopes, transactions, cursors and errors, in five configurations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from example_asgi.servers import Postgres
 from tests.machine import KINDS
-from tests.soak import World, pooled_world
+from tests.soak import World, pooled_world, world_without_riding
 
 SETTINGS = settings(
     max_examples=150,
@@ -50,6 +50,13 @@ def test_a_connection_of_our_own(
     alias: str, project: None, superuser: psycopg.Connection[Any]
 ) -> None:
     run(World(alias, superuser))
+
+
+def test_transaction_control_in_messages_of_its_own(
+    project: None, superuser: psycopg.Connection[Any]
+) -> None:
+    with world_without_riding(superuser) as world:
+        run(world)
 
 
 def test_one_server_session_that_others_use_too(one_session: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from tenantry import admin_context, tenant_context
 from tenantry.backends.postgresql import parsed
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
+from tests.fix_servers import WIRED
 from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
@@ -182,22 +183,40 @@ def test_the_log_is_djangos(
     assert riding == logged()
 
 
-def test_an_option_turns_it_off(wire: Wire) -> None:
-    connection = connections.create_connection(ALIAS)
-    options = {**connection.settings_dict["OPTIONS"], "ride_along": False}
-    connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
-    connections[ALIAS].close()
-    connections[ALIAS] = connection
+@contextmanager
+def connected_with(**options: Any) -> Iterator[None]:
+    """Connect anew, to both aliases of the wire, with other OPTIONS."""
+    before = {alias: connections.settings[alias]["OPTIONS"] for alias in WIRED}
+
+    def use(given: dict[str, dict[str, Any]]) -> None:
+        for alias in WIRED:
+            connections[alias].close()
+            del connections[alias]
+            connections.settings[alias]["OPTIONS"] = given[alias]
+            connections[alias].ensure_connection()
+
+    use({alias: {**before[alias], **options} for alias in WIRED})
     try:
-        connection.ensure_connection()
+        yield
+    finally:
+        use(before)
+
+
+@pytest.fixture(params=[True, False], ids=["riding", "in messages of its own"])
+def either_way(request: pytest.FixtureRequest, wire: Wire) -> Iterator[None]:
+    """Run a test with transaction control that rides along, and with such that does not."""
+    with connected_with(ride_along=request.param):
+        yield
+
+
+def test_an_option_turns_it_off(wire: Wire) -> None:
+    with connected_with(ride_along=False):
         wire.clear()
         nested()
         assert control(wire) == ["BEGIN", "SAVEPOINT s1", "SELECT", "RELEASE s1", "COMMIT"]
-    finally:
-        connection.close()
-        del connections[ALIAS]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_committed_rows_are_there_and_rolled_back_ones_are_not(wire: Wire) -> None:
     with atomic():
         write("outer")
@@ -216,6 +235,7 @@ def test_committed_rows_are_there_and_rolled_back_ones_are_not(wire: Wire) -> No
 BROKEN = ["SELECT nonsense", "SELEC 1", "SELECT 'unterminated", "SELECT 1; SELEC 2", "SELECT 1/0"]
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("statement", BROKEN)
 @pytest.mark.parametrize("first", [False, True])
 def test_a_savepoint_undoes_any_error(statement: str, first: bool, wire: Wire) -> None:
@@ -229,6 +249,7 @@ def test_a_savepoint_undoes_any_error(statement: str, first: bool, wire: Wire) -
     assert written() == (["after"] if first else ["after", "kept"])
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("statement", BROKEN)
 def test_an_error_ends_the_transaction_it_is_in(statement: str, wire: Wire) -> None:
     connection = connections[ALIAS]
@@ -267,6 +288,7 @@ def test_what_the_server_has_parsed_once_shares_a_message_with_the_savepoint(wir
     assert written() == sorted(["-2", "1", "2", str(2**31), "a", "b", "c" * parsed.LONGEST])
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     ("expression", "ones", "other"),
     [
@@ -300,6 +322,7 @@ def test_what_is_known_to_parse_is_bounded(wire: Wire, monkeypatch: pytest.Monke
     assert len(parsed._known) == 2
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(
     ("statement", "parameters"),
     [
@@ -379,6 +402,7 @@ def test_who_looks_at_statements_finds_those_of_savepoints(wire: Wire) -> None:
         assert verbs == ["SAVEPOINT", "SELECT", "RELEASE", *rolled_back]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_no_savepoint_waits_in_a_transaction_that_is_to_be_rolled_back(wire: Wire) -> None:
     with atomic():
         sid = new_savepoint(using=ALIAS)
@@ -404,6 +428,7 @@ def declare_broken(connection: Any) -> None:
         cursor.execute("SELEC 1")
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("fail_first", [stream_broken, copy_broken, declare_broken])
 def test_an_error_ends_the_transaction_whatever_sent_it(
     fail_first: Callable[[Any], None], wire: Wire
@@ -422,6 +447,7 @@ def test_an_error_ends_the_transaction_whatever_sent_it(
         connection.set_autocommit(True)
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
 def test_an_error_in_autocommit_begins_no_transaction_of_an_earlier_statement(
     alias: str, wire: Wire, tenants: Tenants
@@ -443,6 +469,7 @@ def test_an_error_in_autocommit_begins_no_transaction_of_an_earlier_statement(
         assert cursor.fetchall() == [(1,)]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_statement_that_cannot_be_sent_leaves_the_savepoint_pending(wire: Wire) -> None:
     with atomic():
         write("kept")
@@ -456,6 +483,7 @@ def test_a_statement_that_cannot_be_sent_leaves_the_savepoint_pending(wire: Wire
     assert written() == ["after", "inside", "kept"]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_manual_transactions_begin_again_by_themselves(wire: Wire) -> None:
     connection = connections[ALIAS]
     connection.set_autocommit(False)
@@ -471,6 +499,7 @@ def test_manual_transactions_begin_again_by_themselves(wire: Wire) -> None:
     assert written() == ["one", "three"]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_savepoints_by_hand(wire: Wire) -> None:
     with atomic():
         one = new_savepoint(using=ALIAS)
@@ -486,6 +515,7 @@ def test_savepoints_by_hand(wire: Wire) -> None:
     assert written() == ["b"]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_durable_and_on_commit(wire: Wire) -> None:
     done = []
     with atomic(durable=True):
@@ -498,6 +528,7 @@ def test_durable_and_on_commit(wire: Wire) -> None:
     assert done == [["x", "y"]]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_an_error_in_a_block_without_savepoint_breaks_the_outer_one(wire: Wire) -> None:
     with atomic():
         write("lost")
@@ -508,6 +539,7 @@ def test_an_error_in_a_block_without_savepoint_breaks_the_outer_one(wire: Wire) 
     assert written() == []
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_deferred_constraint_fails_at_commit(wire: Wire) -> None:
     with pytest.raises(IntegrityError), atomic(), atomic():
         Shared.objects.using(ALIAS).create(text="x", note_id=10**6)
@@ -515,26 +547,19 @@ def test_a_deferred_constraint_fails_at_commit(wire: Wire) -> None:
     assert written() == []
 
 
-@pytest.fixture
-def serializable() -> Iterator[None]:
-    connection = connections.create_connection(ALIAS)
-    level = psycopg.IsolationLevel.SERIALIZABLE
-    options = {**connection.settings_dict["OPTIONS"], "isolation_level": level}
-    connection.settings_dict = {**connection.settings_dict, "OPTIONS": options}
-    connections[ALIAS].close()
-    connections[ALIAS] = connection
-    yield
-    connection.close()
-    del connections[ALIAS]
-
-
-def test_the_isolation_level_rides_with_begin(serializable: None, wire: Wire) -> None:
-    with atomic(), connections[ALIAS].cursor() as cursor:
+def test_the_isolation_level_rides_with_begin(wire: Wire) -> None:
+    with (
+        connected_with(isolation_level=psycopg.IsolationLevel.SERIALIZABLE),
+        atomic(),
+        connections[ALIAS].cursor() as cursor,
+    ):
+        wire.clear()
         cursor.execute("SHOW transaction_isolation")
         assert cursor.fetchone() == ("serializable",)
     assert wire.queries[0].startswith("BEGIN ISOLATION LEVEL SERIALIZABLE;")
 
 
+@pytest.mark.usefixtures("either_way")
 def test_psycopgs_own_transactions_nest_inside(wire: Wire) -> None:
     connection = connections[ALIAS].connection
     with atomic():
@@ -558,6 +583,7 @@ def test_the_drivers_commit_and_rollback_still_work(wire: Wire) -> None:
     assert written() == ["raw"]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_copy_stream_and_executemany_begin_too(wire: Wire, tenants: Tenants) -> None:
     connection = connections[ALIAS]
     titles = "SELECT title FROM app_note ORDER BY id"
@@ -581,6 +607,7 @@ def test_copy_stream_and_executemany_begin_too(wire: Wire, tenants: Tenants) -> 
                 ]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_named_cursor_opens_in_a_savepoint(wire: Wire, tenants: Tenants) -> None:
     with tenant_context(tenants[0].pk), atomic():
         for _ in range(2):
@@ -590,6 +617,7 @@ def test_a_named_cursor_opens_in_a_savepoint(wire: Wire, tenants: Tenants) -> No
                 assert [note.title for note in notes] == ["A 1", "A 2"]
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("binary", [False, True])
 def test_a_fetch_that_fails_is_undone_up_to_the_savepoint(
     binary: bool, wire: Wire, tenants: Tenants
@@ -604,6 +632,7 @@ def test_a_fetch_that_fails_is_undone_up_to_the_savepoint(
     assert written() == ["kept"]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_cursor_made_by_hand_is_bound_in_a_transaction_and_refused_outside(
     wire: Wire, tenants: Tenants
 ) -> None:
@@ -668,6 +697,7 @@ def test_a_connection_that_breaks_in_a_transaction_is_replaced(
     assert read() == [(1,)]
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_block_in_psycopgs_pipeline_is_a_transaction(wire: Wire) -> None:
     with connections[ALIAS].connection.pipeline():
         with atomic():
@@ -686,6 +716,7 @@ def test_a_block_in_psycopgs_pipeline_is_a_transaction(wire: Wire) -> None:
     assert written() == ["in autocommit", "kept", "kept, last", "kept, too"]
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("sent", [False, True])
 def test_a_name_means_the_last_savepoint_that_has_it(sent: bool, wire: Wire) -> None:
     with atomic():
