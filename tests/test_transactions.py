@@ -469,18 +469,73 @@ def test_an_error_in_autocommit_begins_no_transaction_of_an_earlier_statement(
         assert cursor.fetchall() == [(1,)]
 
 
+PAIR = "SELECT %s, %s"
+
+
+def execute_one(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(PAIR, [1])
+
+
+def execute_many(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.executemany(PAIR, [[1], [2]])
+
+
+def stream_one(connection: Any) -> None:
+    with connection.cursor() as cursor:
+        list(cursor.stream(PAIR, [1]))
+
+
+def copy_one(connection: Any) -> None:
+    with connection.cursor() as cursor, cursor.copy(f"COPY ({PAIR}) TO STDOUT", [1]):
+        pass
+
+
+def declare_one(connection: Any) -> None:
+    with connection.connection.cursor("c") as cursor:
+        cursor.execute(PAIR, [1])
+
+
+def prepare_one(connection: Any) -> None:
+    connection.connection.execute(PAIR, [1], prepare=True)
+
+
 @pytest.mark.usefixtures("either_way")
-def test_a_statement_that_cannot_be_sent_leaves_the_savepoint_pending(wire: Wire) -> None:
-    with atomic():
-        write("kept")
-        with pytest.raises(ProgrammingError), atomic():
-            connections[ALIAS].cursor().execute("SELECT %s, %s", [1])
-        write("after")
-        with atomic():
-            with pytest.raises(ProgrammingError):
-                connections[ALIAS].cursor().execute("SELECT %s, %s", [1])
-            write("inside")
-    assert written() == ["after", "inside", "kept"]
+@pytest.mark.parametrize(
+    "send", [execute_one, execute_many, stream_one, copy_one, declare_one, prepare_one]
+)
+@pytest.mark.parametrize("alias", WIRED)
+def test_a_statement_that_cannot_be_sent_leaves_the_savepoint_as_it_is(
+    alias: str, send: Callable[[Any], None]
+) -> None:
+    """Its parameters are looked at before anything is sent, the savepoint included."""
+    connection = connections[alias]
+    notes = Shared.objects.using(alias)
+
+    def refused() -> Any:
+        # Django does not wrap the errors of what it does not have.
+        return pytest.raises((ProgrammingError, psycopg.ProgrammingError), match="2 placeholders")
+
+    for known in (False, True):
+        with transaction.atomic(using=alias):
+            notes.create(text="kept")
+            with refused(), transaction.atomic(using=alias):
+                if known:
+                    notes.create(text="lost")
+                send(connection)
+            notes.create(text="after")
+            with transaction.atomic(using=alias):
+                with refused():
+                    send(connection)
+                notes.create(text="inside")
+            with suppress(ZeroDivisionError), transaction.atomic(using=alias):
+                with refused():
+                    send(connection)
+                notes.create(text="undone")
+                raise ZeroDivisionError
+        assert written() == ["after", "inside", "kept"]
+        Shared.objects.all().delete()
 
 
 @pytest.mark.usefixtures("either_way")
