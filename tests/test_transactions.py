@@ -628,7 +628,7 @@ def test_psycopgs_own_transactions_nest_inside(wire: Wire) -> None:
     assert written() == ["kept", "outer"]
 
 
-def test_the_drivers_commit_and_rollback_still_work(wire: Wire) -> None:
+def test_the_drivers_statements_are_in_the_block(wire: Wire) -> None:
     connection = connections[ALIAS].connection
     with atomic():
         with atomic():
@@ -636,6 +636,54 @@ def test_the_drivers_commit_and_rollback_still_work(wire: Wire) -> None:
         assert connection.info.transaction_status == TransactionStatus.INTRANS
         assert connection.autocommit is False
     assert written() == ["raw"]
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("sent", [0, 1, 2])
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_the_drivers_commit_and_rollback_end_all_savepoints(end: str, sent: int) -> None:
+    """Those that the server has, and those that wait: of two, `sent` are of the first kind."""
+    connection = connections[ALIAS]
+    connection.set_autocommit(False)
+    try:
+        write("first")
+        savepoints = []
+        for number in range(2):
+            savepoints.append(new_savepoint(using=ALIAS))
+            if number < sent:
+                write(f"in savepoint {number}")
+        getattr(connection.connection, end)()
+        assert connection.connection.info.transaction_status == TransactionStatus.IDLE
+        kept = ["first", *(f"in savepoint {number}" for number in range(sent))]
+        assert written() == (kept if end == "commit" else [])
+        # Nothing of them is in the next transaction.
+        for act in (transaction.savepoint_commit, transaction.savepoint_rollback):
+            for savepoint in savepoints:
+                write("lost")
+                with pytest.raises(OperationalError, match=r"savepoint .* does not exist"):
+                    act(savepoint, using=ALIAS)
+                connection.rollback()
+        write("last")
+        connection.connection.commit()
+        assert written() == sorted([*(kept if end == "commit" else []), "last"])
+    finally:
+        connection.set_autocommit(True)
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("sent", [False, True])
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_block_that_the_driver_has_ended_cannot_go_on(end: str, sent: bool) -> None:
+    driver = connections[ALIAS].connection
+    with pytest.raises(OperationalError, match=r"savepoint .* does not exist"), atomic():
+        write("first")
+        with atomic():
+            if sent:
+                write("inside")
+            getattr(driver, end)()
+            write("lost")
+    assert written() == (["first", "inside"][: 1 + sent] if end == "commit" else [])
+    assert read() == [(1,)]
 
 
 @pytest.mark.usefixtures("either_way")
