@@ -47,7 +47,7 @@ from tenantry import (
 )
 from tenantry.exceptions import NoTenantContextError, RLSConfigurationError
 from tests import settings as test_settings
-from tests.app.models import Book, Item, Note, Tenant
+from tests.app.models import Book, Item, NewestFirst, Note, Tenant
 from tests.fix_checks import broken
 from tests.fix_migrations import Migrate
 
@@ -959,6 +959,22 @@ def test_a_tenant_in_the_table_of_a_parent_is_found_by_a_check() -> None:
         assert found.id == "tenantry.E002"
         assert found.msg == f"{name} is not a column of the model's own table."
         assert found.hint == "Declare a foreign key to the tenant on this model."
+
+
+@isolate_apps("tests.app")
+def test_a_way_to_the_tenant_may_lead_through_a_proxy() -> None:
+    class Chapter(models.Model):
+        of = models.ForeignKey(NewestFirst, models.CASCADE, related_name="+")
+
+        class Meta:
+            app_label = "app"
+
+    constraint: Any = RLSConstraint(path="of__tenant", name="n")
+    assert constraint._check(Chapter, connections["default"]) == []
+    assert constraint.owner(Chapter).hops[0].table == "app_item"
+    # That it makes no policy for a proxy is another check's to say.
+    own: Any = RLSConstraint(field="tenant", name="n")
+    assert own._check(NewestFirst, connections["default"]) == []
 
 
 @isolate_apps("tests.app")

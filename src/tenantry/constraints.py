@@ -248,7 +248,8 @@ class RLSConstraint(models.BaseConstraint):
             except FieldDoesNotExist:
                 message = f"{at._meta.label} has no field {step!r} to protect its rows by."
                 return [checks.Error(message, self.hint_of_names(), model, "tenantry.E001")]
-            if field not in at._meta.local_concrete_fields:
+            # Those of a proxy are of the model that has its table.
+            if field not in at._meta.concrete_model._meta.local_concrete_fields:
                 message = f"{at._meta.label}.{step} is not a column of the model's own table."
                 links = [] if self.path is None else links_to(at, field)
                 way = "__".join([*steps[: number - 1], *links, *steps[number - 1 :]])
