@@ -324,6 +324,37 @@ def test_what_another_package_has_is_protected_by_hand() -> None:
         assert [each for each, _ in found(Shared)] == ["tenantry.W158"]
 
 
+def proxy_of(parent: Any, *, constraints: Any = ()) -> Any:
+    options = {"app_label": "app", "proxy": True, "constraints": [*constraints]}
+    meta = type("Meta", (), options)
+    return type(f"ProxyOf{parent.__name__}{len(constraints)}", (parent,), {"Meta": meta} | MODULE)
+
+
+@isolate_apps("tests.app")
+def test_a_proxy_that_protects_nothing_is_found() -> None:
+    thing = model({})
+    assert found(proxy_of(thing)) == []
+    assert found(proxy_of(thing, constraints=[policy()])) == [
+        (
+            "tenantry.E159",
+            "is a proxy with an RLSConstraint, for which no migration makes a policy, so that every"
+            " tenant may see the rows of app.Thing; move the RLSConstraint to app.Thing, or if that"
+            " is another package's, protect it by AddRLSPolicy",
+        )
+    ]
+
+
+@isolate_apps("tests.app")
+def test_a_proxy_of_what_is_protected_is_not_found() -> None:
+    safe = model({}, constraints=[policy()])
+    assert found(proxy_of(safe, constraints=safe._meta.constraints)) == []
+    by_hand = proxy_of(Shared, constraints=[RLSConstraint(field="note", name="rls")])
+    assert [each for each, _ in found(by_hand)] == ["tenantry.E159"]
+    given = {"TENANT_MODEL": TENANT, "EXTERNAL_MODELS": {"app.Shared": "tenant_id"}}
+    with override_settings(RLS_TENANTS=given):
+        assert found(by_hand) == []
+
+
 @isolate_apps("tests.app")
 def test_a_relation_to_the_tenant_has_the_advice_that_it_can_take() -> None:
     thing = model(

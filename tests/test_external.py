@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from django.apps import apps
 from django.contrib.auth.models import Group, Permission
-from django.db import InternalError, ProgrammingError, connections, transaction
+from django.db import InternalError, ProgrammingError, connections, models, transaction
+from django.db.migrations import CreateModel
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from django.db.migrations.writer import MigrationWriter
@@ -112,6 +113,13 @@ def test_what_belongs_to_its_rows_is_found(
     superuser.execute("TRUNCATE auth_group_permissions")
 
 
+def operated(operation: Operation, state: ProjectState, *, backwards: bool = False) -> None:
+    """Do what an operation does as the owner, in one direction."""
+    with connections["owner"].schema_editor() as editor:
+        way = operation.database_backwards if backwards else operation.database_forwards
+        way("app", editor, state, state)
+
+
 def shape_of(table: str) -> tuple[list[Any], Any]:
     """Return the columns of a table with their defaults, and how it is protected."""
     columns = run(
@@ -141,6 +149,81 @@ def test_the_operation_is_undone(create_column: bool, tenants: Tenants) -> None:
     with connections["owner"].schema_editor() as editor:
         add.database_backwards("app", editor, state, state)
     assert shape_of("auth_group") == before
+
+
+@pytest.fixture
+def legacy(tenants: Tenants, superuser: psycopg.Connection[Any]) -> Iterator[ProjectState]:
+    """Return a state with an unmanaged model, whose table somebody else has made."""
+    superuser.execute(
+        "CREATE TABLE legacy (id bigint PRIMARY KEY, owner_id bigint);"
+        " ALTER TABLE legacy OWNER TO owner; GRANT ALL ON legacy TO app"
+    )
+    state = ProjectState.from_apps(apps)
+    fields = [("id", models.BigIntegerField(primary_key=True))]
+    unmanaged = {"managed": False, "db_table": "legacy"}
+    CreateModel("Legacy", fields, unmanaged).state_forwards("app", state)
+    yield state
+    superuser.execute("DROP TABLE legacy")
+
+
+@pytest.mark.parametrize("create_column", [True, False])
+def test_a_table_that_django_does_not_make_is_protected(
+    create_column: bool, legacy: ProjectState, tenants: Tenants
+) -> None:
+    column = "tenant_id" if create_column else "owner_id"
+    tenant_model = "app.Tenant" if create_column else None
+    own: dict[str, Any] = {"create_column": create_column}
+    add = AddRLSPolicy("app.Legacy", column, tenant_model=tenant_model, **own, **current())
+    after = {**current(), "guc_prefix": "after"}
+    alter = AlterRLSPolicy("app.Legacy", column, before=current(), **own, **after)
+    before = shape_of("legacy")
+    operated(add, legacy)
+    assert is_protected("legacy")[:2] == (True, True)
+    for tenant in tenants:
+        with tenant_context(tenant.pk):
+            run(f"INSERT INTO legacy (id, {column}) VALUES (%s, %s)", [tenant.pk] * 2)
+            assert run("SELECT id FROM legacy") == [(tenant.pk,)]
+    assert run("SELECT id FROM legacy") == []
+    texts = "SELECT qual FROM pg_policies WHERE tablename = 'legacy' ORDER BY policyname"
+    made = run(texts)
+    operated(alter, legacy)
+    assert "after" in str(run(texts))
+    operated(alter, legacy, backwards=True)
+    assert run(texts) == made
+    operated(add, legacy, backwards=True)
+    assert shape_of("legacy") == before
+
+
+PROXY = CreateModel("Proxy", [], {"proxy": True}, bases=("auth.group",))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("operation", [AddRLSPolicy, AlterRLSPolicy])
+@pytest.mark.parametrize(
+    ("label", "other"), [("app.Proxy", "auth.Group"), ("auth.User", "app.User")]
+)
+def test_a_model_without_a_table_of_its_own_is_refused(
+    label: str, other: str, operation: Any, backwards: bool, project: None
+) -> None:
+    state = ProjectState.from_apps(apps)
+    PROXY.state_forwards("app", state)
+    before = {"before": BEFORE} if operation is AlterRLSPolicy else {}
+    made = operation(label, "id", create_column=False, **before, **BEFORE)
+    message = f"names {label}, which has no table of its own; name {other} instead"
+    with pytest.raises(RLSConfigurationError, match=message):
+        operated(made, state, backwards=backwards)
+
+
+@pytest.mark.parametrize(
+    ("label", "other"), [("app.NewestFirst", "app.Item"), ("auth.User", "app.User")]
+)
+def test_a_model_without_a_table_is_no_external_model(
+    label: str, other: str, tenants: Tenants, settings: Any
+) -> None:
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "EXTERNAL_MODELS": {label: "tenant_id"}}
+    message = f"names '{label}', which has no table of its own; name '{other}' instead"
+    with pytest.raises(RLSConfigurationError, match=message):
+        list(Tag.objects.all())
 
 
 def test_the_policy_that_is_missing_is_found(tenants: Tenants, settings: Any) -> None:

@@ -29,7 +29,7 @@ class TenantryConfig(AppConfig):
         from .protected import external_models  # noqa: PLC0415 - so does it
         from .undoing import protect_dependents  # noqa: PLC0415 - so does this
 
-        # Raises for a label that is not installed.
+        # Raises for a label that is not installed, or of a model without a table.
         list(external_models())
         pre_migrate.connect(stay_away, sender=self, dispatch_uid="tenantry.elsewhere.stay_away")
         # Before, because a migration may write rows, and after, for the new tables.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.contrib.postgres.operations import ValidateConstraint
-from django.db import Error
+from django.db import Error, router
 from django.db.migrations import AddConstraint
 from django.db.migrations.operations.base import Operation
 
@@ -24,6 +24,7 @@ from .external import (
 )
 from .policies.ddl import Policy
 from .samekeys import SameTenant
+from .targets import named_instead
 
 __all__ = ["AddRLSPolicy", "AddSameTenantNotValid", "AlterRLSPolicy", "ValidateSameTenant"]
 
@@ -47,7 +48,9 @@ class AddRLSPolicy(Operation):
     or for a new column ``tenant_model``, is left out; also for a value that is not allowed. Raises
     ValueError for a ``version`` that this release does not know.
 
-    For your own models use ``RLSProtectedModel`` or ``RLSConstraint``.
+    For your own models use ``RLSProtectedModel`` or ``RLSConstraint``. A model with ``managed =
+    False`` is protected if its table is there. One without a table of its own, such as a proxy, is
+    refused by the migration, with RLSConfigurationError.
     """
 
     reversible = True
@@ -105,7 +108,7 @@ class AddRLSPolicy(Operation):
     ) -> None:
         """Add the column if wanted, and the policies."""
         model = found(self, to_state, self.model)
-        if not self.allow_migrate_model(schema_editor.connection.alias, model):
+        if not has_table(self, schema_editor.connection.alias, model):
             return
         tenants = found(self, to_state, self.tenant_model) if self.create_column else None
         quote = schema_editor.quote_name
@@ -117,7 +120,7 @@ class AddRLSPolicy(Operation):
     ) -> None:
         """Remove the policies, and the column if it was added."""
         model = found(self, from_state, self.model)
-        if not self.allow_migrate_model(schema_editor.connection.alias, model):
+        if not has_table(self, schema_editor.connection.alias, model):
             return
         quote = schema_editor.quote_name
         for sql in remove_external(self.made_of, model, self.column, quote, self.create_column):
@@ -215,7 +218,7 @@ class AlterRLSPolicy(Operation):
     def change(self, schema_editor: Any, state: Any, old: Policy, new: Policy) -> None:
         """Put the policies of `new` in the place of those of `old`."""
         model = found(self, state, self.model)
-        if self.allow_migrate_model(schema_editor.connection.alias, model):
+        if has_table(self, schema_editor.connection.alias, model):
             quote = schema_editor.quote_name
             for sql in alter_external(old, new, model, self.column, quote, self.create_column):
                 schema_editor.execute(sql, None)
@@ -239,6 +242,23 @@ def found(operation: Operation, state: Any, label: Any) -> Any:
             f"{operation.describe()!r} needs {label}, which no migration before it creates; add the"
             f" migration that does to the dependencies: {error}"
         ) from error
+
+
+def has_table(operation: Operation, alias: str, model: Any) -> bool:
+    """Return whether a database is to have the table of `model`, whoever makes it.
+
+    Raises RLSConfigurationError for a model without a table of its own: the operation would do
+    nothing, and queries of the model would look as if it had.
+    """
+    if not router.allow_migrate_model(alias, model):
+        return False
+    if other := named_instead(model):
+        raise RLSConfigurationError(
+            f"{operation.describe()!r} names {model._meta.label}, which has no table of its own;"
+            f" name {other} instead, in RLS_TENANTS['EXTERNAL_MODELS'] too"
+        )
+    # Django migrates no table of an unmanaged model, but here the migration names it.
+    return not model._meta.managed or bool(model._meta.can_migrate(alias))
 
 
 class AddSameTenantNotValid(AddConstraint):

@@ -17,6 +17,7 @@ from .declared import constraints_of
 from .dependents import is_open, owner_of, owners, target, writers
 from .exceptions import NoTenantContextError, RLSConfigurationError
 from .policies.owners import Hop, Owner, Quote
+from .targets import named_instead
 
 # How many aliases of a table to keep conditions for: more than queries have.
 MOST_ALIASES = 256
@@ -181,22 +182,28 @@ def inherited(model: Any, apps: Apps, tables: Mapping[str, Protection]) -> Prote
 def external_models() -> Iterator[tuple[Any, str]]:
     """Yield the models of other packages that are protected, and what names their tenant.
 
-    Raises RLSConfigurationError for one that is not installed.
+    Raises RLSConfigurationError for one that is not installed, or has no table of its own.
     """
     for label, column in rls_tenants().external_models.items():
         try:
-            yield installed.get_model(label), column
+            model = installed.get_model(label)
         except LookupError as error:
             raise RLSConfigurationError(
                 f"RLS_TENANTS['EXTERNAL_MODELS'] names {label!r}, which is not installed: {error};"
                 " name a model of an app in INSTALLED_APPS"
             ) from error
+        if other := named_instead(model):
+            raise RLSConfigurationError(
+                f"RLS_TENANTS['EXTERNAL_MODELS'] names {label!r}, which has no table of its own;"
+                f" name {other!r} instead"
+            )
+        yield model, column
 
 
 def external_column(model: Any) -> str | None:
     """Return what ``EXTERNAL_MODELS`` says names the tenant of `model`; None for any other.
 
-    Raises RLSConfigurationError where it names one that is not installed.
+    Raises RLSConfigurationError where it names one that is not installed, or has no table.
     """
     return dict(external_models()).get(model)
 

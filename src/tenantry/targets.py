@@ -76,6 +76,16 @@ def concrete_label(model: Any) -> str:
     return label
 
 
+def named_instead(model: Any) -> str | None:
+    """Return the label of the model to name instead of one that has no table of its own.
+
+    Such is a proxy, or a model that the settings swap for another; None for any other.
+    """
+    options = model._meta
+    label: str | None = options.concrete_model._meta.label if options.proxy else options.swapped
+    return label
+
+
 def names_tenant(field: Any) -> bool:
     """Return whether the values of `field` are primary keys of tenants.
 

@@ -28,6 +28,8 @@ def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
     """Yield what is wrong with models that have tables."""
     for model in found:
         constraints = constraints_of(model)
+        if model._meta.proxy:
+            yield from inspect_proxy(model)
         # Other unmanaged models are looked at in the database, which knows what they have.
         if model._meta.proxy or not (model._meta.managed or constraints):
             continue
@@ -48,6 +50,21 @@ def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
             if (key := compared_field(model, constraint)) is not None:
                 yield from inspect_key(model, constraint, key)
         yield from inspect_unique(model)
+
+
+def inspect_proxy(model: Model) -> Iterator[Finding]:
+    """Yield a finding if a proxy asks for policies that its table does not have."""
+    owner: Any = model._meta.concrete_model
+    # It may have the constraint from the Meta of a model that is protected.
+    if constraints_of(model) and not (is_protected(owner, apps) or external_column(owner)):
+        yield Finding(
+            "tenantry.E159",
+            f"model {model._meta.label}",
+            "is a proxy with an RLSConstraint, for which no migration makes a policy, so that every"
+            f" tenant may see the rows of {owner._meta.label}",
+            f"move the RLSConstraint to {owner._meta.label}, or if that is another package's,"
+            " protect it by AddRLSPolicy",
+        )
 
 
 def compared_field(model: Model, constraint: RLSConstraint) -> Any:
