@@ -25,9 +25,10 @@ class TenantryConfig(AppConfig):
         # tenant_key() does not look at the model where the settings give the type of its key.
         tenant_model()
         register()
-        from .grants import keep_up  # noqa: PLC0415 - it needs the registry of apps
-        from .protected import external_models  # noqa: PLC0415 - so does it
-        from .undoing import protect_dependents  # noqa: PLC0415 - so does this
+        from .functions import keep_functions  # noqa: PLC0415 - it needs the registry of apps
+        from .grants import keep_up  # noqa: PLC0415 - so does it
+        from .protected import external_models  # noqa: PLC0415 - so does this
+        from .undoing import protect_dependents  # noqa: PLC0415 - and this
 
         # Raises for a label that is not installed, or of a model without a table.
         list(external_models())
@@ -35,6 +36,8 @@ class TenantryConfig(AppConfig):
         # Before, because a migration may write rows, and after, for the new tables.
         for signal in (pre_migrate, post_migrate):
             signal.connect(keep_up, sender=self, dispatch_uid="tenantry.grants.keep_up")
+        uid = "tenantry.functions.keep_functions"
+        post_migrate.connect(keep_functions, sender=self, dispatch_uid=uid)
         uid = "tenantry.undoing.protect_dependents"
         post_migrate.connect(protect_dependents, sender=self, dispatch_uid=uid)
 
