@@ -8,7 +8,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import ProgrammingError, connections
+from django.db import DataError, ProgrammingError, connections
+from django.db.migrations import RunPython
 from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.graph import MigrationGraph
 from django.db.migrations.migration import Migration
@@ -22,6 +23,8 @@ from tenantry.policies import ddl
 from tenantry.policies.ddl import Policy, Rule
 from tests import settings as test_settings
 from tests.app.models import Tenant
+from tests.fix_migrations import migration_of
+from tests.fix_servers import EMPTY
 from tests.test_retyping import check
 from tests.test_sharing import base, paper, papers, run, titles
 
@@ -221,3 +224,48 @@ def test_a_new_version_of_the_policies_makes_a_migration(
     undone.append((created, nothing))
     migrate(created, nothing)
     assert policies() == before
+
+
+def fill(apps: Any, editor: Any) -> None:
+    """Write a row of each tenant, as a data migration does."""
+    alias = editor.connection.alias
+    for tenant in apps.get_model("app", "Tenant").objects.using(alias):
+        with tenant_context(tenant.pk):
+            papers = apps.get_model("migrated", "Paper").objects.using(alias)
+            papers.create(tenant=tenant, title="filled")
+
+
+def fill_as_admin(apps: Any, editor: Any) -> None:
+    """Write a row without asking whether there are tenants."""
+    with admin_context():
+        papers = apps.get_model("migrated", "Paper").objects.using(editor.connection.alias)
+        papers.create(tenant_id=1, title="filled")
+
+
+def fill_if_there_are_tenants(apps: Any, editor: Any) -> None:
+    """Do the same, but nothing in a new database, as the documentation advises."""
+    if apps.get_model("app", "Tenant").objects.using(editor.connection.alias).exists():
+        fill_as_admin(apps, editor)
+
+
+@pytest.mark.parametrize("shape", [SEALED, ROLE, {"GUC_PREFIX": "reshaped_again"}])
+def test_an_old_data_migration_has_nothing_to_do_in_a_new_database(
+    shape: dict[str, Any],
+    state: ProjectState,
+    roles: bool,
+    superuser: psycopg.Connection[Any],
+    settings: Any,
+) -> None:
+    """The table has the policies of before, and the statements are those of today."""
+    if roles:
+        superuser.execute(f"GRANT {ADMIN} TO owner WITH INHERIT FALSE, SET TRUE".encode())
+    old = [fill, fill_as_admin, fill_if_there_are_tenants]
+    for code in old:
+        migrate(migration_of(RunPython(code)), state)
+    configure(settings, **shape)
+    superuser.execute(EMPTY)
+    with pytest.raises((DataError, ProgrammingError)):
+        migrate(migration_of(RunPython(fill_as_admin)), state)
+    for code in (fill, fill_if_there_are_tenants):
+        migrate(migration_of(RunPython(code)), state)
+    configure(settings)
