@@ -159,7 +159,7 @@ def legacy(tenants: Tenants, superuser: psycopg.Connection[Any]) -> Iterator[Pro
         " ALTER TABLE legacy OWNER TO owner; GRANT ALL ON legacy TO app"
     )
     state = ProjectState.from_apps(apps)
-    fields = [("id", models.BigIntegerField(primary_key=True))]
+    fields: list[tuple[str, Any]] = [("id", models.BigIntegerField(primary_key=True))]
     unmanaged = {"managed": False, "db_table": "legacy"}
     CreateModel("Legacy", fields, unmanaged).state_forwards("app", state)
     yield state
