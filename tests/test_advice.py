@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -267,6 +268,21 @@ def test_a_seal_that_no_policy_knows_is_not_shown(
     while error is not None:
         assert seal_keys()[0].name not in f"{error!r} {getattr(error, 'diag', None)}"
         error = error.__context__
+
+
+@pytest.mark.parametrize(("name", "is_sealed"), [("new_sealed", True), ("old_sealed", False)])
+def test_a_function_that_verifies_seals_may_not_be_there_yet(
+    name: str, *, is_sealed: bool, tenants: Tenants, settings: Any
+) -> None:
+    sealed = {**test_settings.SEAL, "GUC_PREFIX": "new"}
+    settings.RLS_TENANTS = test_settings.RLS_TENANTS | sealed
+    unknown = f"function tenantry.{name}(unknown) does not exist"
+    with (
+        connections["default"].cursor() as cursor,
+        pytest.raises(ProgrammingError, match=re.escape(unknown)) as raised,
+    ):
+        cursor.execute(f"SELECT tenantry.{name}('tenant')")
+    assert ("are not sealed yet; run makemigrations" in str(raised.value)) == is_sealed
 
 
 @pytest.mark.guc_shape

@@ -248,8 +248,8 @@ def test_an_export_under_policies_that_are_not_sealed_does_not_show_the_seal(
     library: Tenants, settings: Any
 ) -> None:
     sealed = {"SEALED": True, "SEAL_KEYS": ["a secret that is long enough for a test"]}
-    settings.RLS_TENANTS = test_settings.RLS_TENANTS | sealed
-    with pytest.raises(CommandError, match=r'(?s): "<seal>:\d+"\n.*run makemigrations') as raised:
+    settings.RLS_TENANTS = test_settings.RLS_TENANTS | sealed | {"GUC_PREFIX": "new"}
+    with pytest.raises(CommandError, match=r"(?s)new_sealed.*run makemigrations") as raised:
         command("export_tenant", library[0].pk)
     assert seal_keys()[0].name not in "".join(traceback.format_exception(raised.value))
 

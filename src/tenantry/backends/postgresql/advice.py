@@ -12,6 +12,7 @@ from psycopg import Error, errors
 
 from ...binding import Binding
 from ...conf import rls_tenants
+from ...policies.predicates import sealed_function
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -36,6 +37,15 @@ def shows_seal(error: Error) -> bool:
     return is_value and rls_tenants().sealed and TOKEN.search(str(error)) is not None
 
 
+def lacks_verifier(error: Error) -> bool:
+    """Return whether the database has no function yet that verifies what is sealed."""
+    settings = rls_tenants()
+    if not (settings.sealed and isinstance(error, errors.UndefinedFunction)):
+        return False
+    # The message is the server's, in any language.
+    return sealed_function(settings.guc_prefix) in (error.diag.message_primary or "")
+
+
 def advised(error: Error, binding: Binding) -> Error:
     """Return `error`, of a statement that ran in `binding`, with what to do about it.
 
@@ -44,6 +54,8 @@ def advised(error: Error, binding: Binding) -> Error:
     """
     if shows_seal(error):
         return type(error)(f"{TOKEN.sub('<seal>', str(error))}\n{UNSEALED}")
+    if lacks_verifier(error):
+        error.args = (f"{error}\n{UNSEALED}", *error.args[1:])
     unbound = binding.tenant_id is None and not binding.is_admin
     if unbound and isinstance(error, errors.InsufficientPrivilege) and is_refused_row(error):
         error.args = (f"{error}\n{NO_TENANT}", *error.args[1:])
