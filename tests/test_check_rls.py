@@ -633,6 +633,48 @@ def test_a_restriction_that_says_less_than_the_policy_is_found(
     assert 'should be restrictive for all commands to app using \'"tenant_id" =' in text
 
 
+# Of a policy that keeps its predicates: what it is made again with, and what is said of that.
+OTHERWISE = {
+    "other roles": ("PERMISSIVE FOR ALL TO owner", "it is permissive for all commands to owner"),
+    "one command": ("PERMISSIVE FOR UPDATE TO PUBLIC", "it is permissive for UPDATE to PUBLIC"),
+    "kind": ("RESTRICTIVE FOR ALL TO PUBLIC", "it is restrictive for all commands to PUBLIC"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_a_policy_is_compared_by_its_roles_command_and_kind_too(
+    name: str, arrange: psycopg.Connection[Any]
+) -> None:
+    how, said = OTHERWISE[name]
+    row = arrange.execute(
+        "SELECT qual, with_check FROM pg_policies WHERE tablename = 'app_note'"
+        " AND policyname = 'tenantry_isolation'"
+    ).fetchone()
+    assert row
+    again = (
+        "DROP POLICY tenantry_isolation ON app_note; CREATE POLICY tenantry_isolation ON app_note"
+        f" AS {{}} USING ({row[0]}) WITH CHECK ({row[1]})"
+    )
+    with broken(arrange, again.format(how), again.format("PERMISSIVE FOR ALL TO PUBLIC")):
+        ((identifier, subject, text),) = findings()
+    assert (identifier, subject) == ("tenantry.E115", "table app_note")
+    assert f"tenantry_isolation that differs from what the models ask for: {said}" in text
+    assert findings() == []
+
+
+@pytest.mark.admin_role
+def test_the_policy_of_the_admin_for_the_app_role_is_found(
+    arrange: psycopg.Connection[Any],
+) -> None:
+    """Where nothing restricts the app role besides, it reads every row by that."""
+    alter = "ALTER POLICY tenantry_admin ON app_note TO {}"
+    with broken(arrange, alter.format("app"), alter.format("app_admin")):
+        ((identifier, subject, text),) = findings()
+    assert (identifier, subject) == ("tenantry.E115", "table app_note")
+    assert "has a policy tenantry_admin that differs" in text
+    assert "it is permissive for all commands to app using" in text
+
+
 def test_policies_are_compared_without_temporary_tables(arrange: psycopg.Connection[Any]) -> None:
     with broken(
         arrange,
