@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import psycopg
 import pytest
 from django.db import connections
 from django.db.migrations.migration import Migration
@@ -67,6 +68,14 @@ def migrate_in_place(project: None) -> Iterator[Migrate]:
         found = cursor.fetchone()
         if found and found[0]:
             cursor.execute(f"DROP TABLE {found[0]}")
+
+
+def drop_functions(superuser: psycopg.Connection[Any], prefix: str) -> None:
+    """Drop the functions of a prefix of parameters that no other test may find."""
+    named = "SELECT oid::regprocedure::text FROM pg_proc WHERE starts_with(proname, %s)"
+    for (function,) in superuser.execute(named, [f"{prefix}_"]).fetchall():
+        # Those of raw SQL go with the one that verifies seals.
+        superuser.execute(f"DROP FUNCTION IF EXISTS {function} CASCADE".encode())
 
 
 def is_protected(table: str) -> tuple[bool, bool, int]:

@@ -25,7 +25,7 @@ from tenantry.checks.policies import inspect_policies
 from tenantry.lifecycle.tables import ownership
 from tests import settings as test_settings
 from tests.app.models import Tenant
-from tests.fix_migrations import Migrate
+from tests.fix_migrations import Migrate, drop_functions
 from tests.test_sharing import base, key, run, tenant
 
 Tenants = tuple[Tenant, Tenant]
@@ -284,10 +284,7 @@ def test_a_policy_may_call_functions_that_the_owner_table_is_yet_to_bring(
         many(migrate, model("Tag", is_open=None), model("Doc", is_open=True, tags=tags()))
         assert "tenantry_sharing" in policies("doc_tags")
     finally:
-        # No other test may find them.
-        named = r"SELECT oid::regprocedure::text FROM pg_proc WHERE proname LIKE 'later\_%'"
-        for (function,) in superuser.execute(named).fetchall():
-            superuser.execute(f"DROP FUNCTION {function} CASCADE".encode())
+        drop_functions(superuser, "later")
 
 
 def test_check_rls_expects_these_policies(

@@ -23,7 +23,7 @@ from tenantry.policies import ddl
 from tenantry.policies.ddl import Policy, Rule
 from tests import settings as test_settings
 from tests.app.models import Tenant
-from tests.fix_migrations import migration_of
+from tests.fix_migrations import drop_functions, migration_of
 from tests.fix_servers import EMPTY
 from tests.test_retyping import check
 from tests.test_sharing import base, paper, papers, run, titles
@@ -56,9 +56,7 @@ def roles(postgres: Any, superuser: psycopg.Connection[Any], tenants: Tenants) -
         ensure_admin_role(postgres.dsn(), ADMIN, members=["app"])
     yield has_roles
     connections.close_all()
-    made = "SELECT oid::regprocedure::text FROM pg_proc WHERE starts_with(proname, 'reshaped')"
-    for (function,) in superuser.execute(made).fetchall():
-        superuser.execute(f"DROP FUNCTION IF EXISTS {function} CASCADE".encode())
+    drop_functions(superuser, "reshaped")
     superuser.execute("DROP TABLE IF EXISTS tenantry.seal_keys")
     if has_roles:
         superuser.execute(f"DROP OWNED BY {ADMIN}; DROP ROLE {ADMIN}".encode())
