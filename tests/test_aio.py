@@ -78,6 +78,20 @@ async def test_every_statement_runs_in_the_current_binding(alias: str, tenants: 
             assert len(await titles(connection)) == 4
 
 
+@pytest.mark.parametrize("alias", ALIASES)
+async def test_copy_in_is_refused_by_postgresql_on_protected_tables(
+    alias: str, tenants: Tenants
+) -> None:
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="COPY FROM not supported"):
+        async with (
+            tenant_context(tenants[0].pk),
+            aconnection(alias) as connection,
+            connection.cursor() as cursor,
+            cursor.copy("COPY app_note (title) FROM STDIN"),
+        ):
+            pass
+
+
 @pytest.mark.unsealed
 async def test_a_transaction_takes_two_round_trips_and_an_empty_one_none(
     wire: Wire, tenants: Tenants

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg
@@ -142,13 +143,20 @@ def test_the_orm_refuses_and_shows_what_the_database_does(tenants: Tenants) -> N
         assert list(Label.objects.all()) == [label]
 
 
-@pytest.mark.unsealed
-def test_copy_in_is_refused_by_postgresql_on_protected_tables(tenants: Tenants) -> None:
+@pytest.mark.parametrize("form", ["TEXT", "BINARY"])
+@pytest.mark.parametrize(
+    "around", [pytest.param(nullcontext, marks=pytest.mark.unsealed), transaction.atomic]
+)
+def test_copy_in_is_refused_by_postgresql_on_protected_tables(
+    around: Callable[[], AbstractContextManager[None]], form: str, tenants: Tenants
+) -> None:
+    copy = f"COPY app_author (name, tenant_id) FROM STDIN (FORMAT {form})"
     with (
-        tenant_context(tenants[0].pk),
-        connections["default"].cursor() as cursor,
         pytest.raises(psycopg.errors.FeatureNotSupported, match="COPY FROM not supported"),
-        cursor.copy("COPY app_author (name, tenant_id) FROM STDIN"),
+        tenant_context(tenants[0].pk),
+        around(),
+        connections["default"].cursor() as cursor,
+        cursor.copy(copy),
     ):
         pass
 
