@@ -139,6 +139,11 @@ MUTANTS = {
         is_now(f"{DRIVER}.flush.binding_query", lambda *arguments: (b"SELECT 1", [])),
         "sealed_guc",
     ),
+    "a commit says nothing": Mutant(
+        f"{SEALS}test_a_trap_catches_no_seal[a cursor]",
+        is_now(f"{DRIVER}.connection.before_commit", lambda *arguments: b""),
+        "sealed_guc",
+    ),
     "a signature is not looked at": Mutant(
         f"{SEALS}{IS_SIGNED}", verifies_without("part[5] <> encode"), "sealed_guc"
     ),
