@@ -78,6 +78,15 @@ def prefix_of_somebody(binding: Any, *others: Any) -> Any:
     return Prefix(b"", 0) if binding == UNBOUND else prefix(binding, *others)
 
 
+def prefix_of_no_role(binding: Any, *others: Any) -> Any:
+    """Return what goes in front of a statement, which leaves the role of the one before."""
+    from tenantry.backends.postgresql.apply import Prefix, prefix
+
+    text, results = prefix(binding, *others)
+    no_role = b"SET LOCAL role='none';"
+    return Prefix(text.replace(no_role, b""), results - text.count(no_role))
+
+
 def current(cursor: Any) -> Any:
     """Return the binding that is current when rows are fetched."""
     from tenantry.binding import current_binding
@@ -149,6 +158,11 @@ MUTANTS = {
     ),
     "a seal does not expire": Mutant(
         f"{SEALS}{IS_SIGNED}", verifies_without("part[3]::bigint < extract"), "sealed_guc"
+    ),
+    "a role is not put back": Mutant(
+        "tests/test_roles.py::test_the_role_ends_with_its_statement[as it is-wire]",
+        is_now(f"{DRIVER}.statement.prefix", prefix_of_no_role),
+        "role",
     ),
 }
 
