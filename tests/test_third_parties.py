@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import models
-from django.db.migrations import CreateModel
+from django.db.migrations import AddField, CreateModel
 from django.test import override_settings
 
 from example_asgi.servers import Postgres
@@ -27,7 +27,8 @@ from tests.fix_migrations import Migrate
 from tests.judges import MODES, Judge, try_policies, write_config
 from tests.sabotage import Connection, broken
 from tests.settings import RLS_TENANTS, SHAPE, SHAPES
-from tests.test_sharing import base, paper
+from tests.test_dependents_shared import child, many, model, tags
+from tests.test_sharing import paper
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -249,6 +250,21 @@ def test_the_prover_finds_a_tenant_that_gets_at_others(
     assert found["app_tag"][ISOLATION] == "leak"
 
 
+def test_a_table_of_relations_is_judged_as_one_that_hangs_on_others(
+    migrate: Migrate, judge: Judge
+) -> None:
+    many(migrate, model("Tag", is_open=False), model("Doc", is_open=False, tags=tags()))
+    direct, dependent = {"migrated_tag", "migrated_doc"}, {"migrated_doc_tags"}
+    found = judge.verify("cross-tenant")
+    made = {table: found[table] for table in direct | dependent}
+    assert made == proven(SHAPE, "cross-tenant", direct, dependent)
+    # The configuration says of other tables only what is meant.
+    meant = allowed(SHAPE, direct | dependent, direct, set())
+    assert judge.lint()["error"] == {
+        (rule, place) for rule in meant if rule != "SEC002" for place in meant[rule]
+    }
+
+
 def test_a_tenant_an_unbound_session_and_the_admin_do_what_they_may(
     definition: Path, postgres: Postgres
 ) -> None:
@@ -326,23 +342,36 @@ def test_what_is_shared_may_be_read_and_is_not_written(
     postgres: Postgres,
     tmp_path: Path,
 ) -> None:
-    state = migrate(PAGE, migrate(paper(TenantField("partner")), base()))
-    papers, pages = (state.apps.get_model("migrated", name) for name in ("Paper", "Page"))
+    state = many(
+        migrate,
+        model("Tag", is_open=False),
+        paper(TenantField("partner")),
+        AddField("paper", "tags", tags()),
+        child("Report", "Paper"),
+        PAGE,
+    )
+    papers, reports, pages, labels = (
+        state.apps.get_model("migrated", name) for name in ("Paper", "Report", "Page", "Tag")
+    )
     for tenant, partner in (tenants, tenants[::-1]):
         with tenant_context(tenant.pk):
             for shared_with in (None, partner.pk):
-                row = papers._default_manager.create(title="x", partner_id=shared_with)
+                row = reports._default_manager.create(title="x", partner_id=shared_with)
+                row.tags.add(labels._default_manager.create())
                 pages._default_manager.create(paper=row)
-    monkeypatch.setattr(policy_tests, "protected_models", lambda connection: [papers, pages])
+    judged = [papers, pages, reports, papers.tags.through]
+    monkeypatch.setattr(policy_tests, "protected_models", lambda connection: judged)
     path = tmp_path / "definition.json"
     path.write_text(define(*tenants))
     status, _, checks = try_policies(postgres.dsn("postgres", "tenantry"), path)
     assert (status, wrong(checks)) == (0, set())
     asked = {each["id"] for each in checks}
-    assert len(asked) == 2 * (CHECKS - 2)
-    for table in ("migrated_paper", "migrated_page"):
+    assert len(asked) == 2 * (CHECKS - 2) + 2 * CHECKS
+    for each in judged:
+        table = each._meta.db_table
         assert f"{table}: tenant_a: update foreign" in asked
-        assert f"{table}: tenant_a: select foreign" not in asked
+        is_shared = f"{table}: tenant_a: select foreign" not in asked
+        assert is_shared == (each in (papers, pages))
 
 
 def test_statements_find_a_table_without_rows(
