@@ -26,7 +26,7 @@ from tenantry.lifecycle.tables import ownership
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, drop_functions
-from tests.test_sharing import base, key, run, tenant
+from tests.test_sharing import STRAY, add_stray_policies, base, key, run, tenant
 
 Tenants = tuple[Tenant, Tenant]
 FLAG = {**test_settings.RLS_TENANTS, "BYPASS_FLAGS": ["login"]}
@@ -110,15 +110,27 @@ def _flag(settings: Any) -> None:
     settings.RLS_TENANTS = FLAG
 
 
-def test_children_of_a_shared_row_are_read_only(tenants: Tenants, migrate: Migrate) -> None:
+@pytest.mark.parametrize("is_stray", STRAY)
+def test_children_of_a_shared_row_are_read_only(
+    is_stray: bool, tenants: Tenants, migrate: Migrate
+) -> None:
     a, b = tenants
     state = many(
         migrate, model("Doc", is_open=True), child("Report", "Doc"), child("Thesis", "Report")
     )
+    if is_stray:
+        add_stray_policies("doc", "report", "thesis")
     theses = manager(state, "Thesis")
     with tenant_context(a.pk):
         row = theses.create(partner_id=b.pk)
         bare = manager(state, "Doc").create(partner_id=b.pk)
+    for reader in readers(b):
+        with reader():
+            assert count("doc") == 2
+            assert run("UPDATE migrated_doc SET partner_id = NULL") == 0
+            assert run("DELETE FROM migrated_doc") == 0
+            with DENIED:
+                run("INSERT INTO migrated_doc (tenant_id) VALUES (%s)", [a.pk])
     columns = {"report": "doc_ptr_id", "thesis": "report_ptr_id"}
     for table, column in columns.items():
         for reader in readers(b):
@@ -188,9 +200,14 @@ def test_the_orm_finds_a_child_with_the_row_that_it_hangs_on(
         assert rows.count() == len(rows.all()) == 0
 
 
-def test_what_a_shared_row_is_related_to_is_read_only(tenants: Tenants, migrate: Migrate) -> None:
+@pytest.mark.parametrize("is_stray", STRAY)
+def test_what_a_shared_row_is_related_to_is_read_only(
+    is_stray: bool, tenants: Tenants, migrate: Migrate
+) -> None:
     a, b = tenants
     state = many(migrate, model("Tag", is_open=None), model("Doc", is_open=True, tags=tags()))
+    if is_stray:
+        add_stray_policies("doc", "doc_tags")
     docs, tag = manager(state, "Doc"), manager(state, "Tag").create()
     with tenant_context(a.pk):
         row = docs.create(partner_id=b.pk)
