@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
 import psycopg
 import pytest
 from django.db import DataError, ProgrammingError, connections
-from django.db.migrations import RunPython
+from django.db.migrations import CreateModel, RunPython
 from django.db.migrations.autodetector import MigrationAutodetector
 from django.db.migrations.graph import MigrationGraph
 from django.db.migrations.migration import Migration
@@ -18,15 +19,16 @@ from django.db.migrations.state import ProjectState
 from django.db.migrations.writer import MigrationWriter
 
 from example_asgi.servers import ensure_admin_role
-from tenantry import RLSConstraint, admin_context, tenant_context
+from tenantry import RLSConstraint, admin_context, bypass_flag, tenant_context
 from tenantry.policies import ddl
 from tenantry.policies.ddl import Policy, Rule
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_migrations import drop_functions, migration_of
 from tests.fix_servers import EMPTY
+from tests.test_dependents_shared import child, count, manager, model, path_to, tags
 from tests.test_retyping import check
-from tests.test_sharing import base, paper, papers, run, titles
+from tests.test_sharing import SHARE, SHARED, base, paper, papers, run, titles
 
 pytestmark = pytest.mark.guc_shape
 
@@ -73,17 +75,30 @@ def undone(roles: bool) -> Iterator[list[tuple[Migration, ProjectState]]]:
 
 
 def configure(settings: Any, **shape: Any) -> None:
-    names = {"TENANT_MODEL": "app.Tenant", "GUC_PREFIX": "reshaped"}
+    names = {"TENANT_MODEL": "app.Tenant", "GUC_PREFIX": "reshaped", "BYPASS_FLAGS": ["login"]}
     settings.RLS_TENANTS = names | shape
     # What a connection knows of the shape, it learns as it is made.
     for alias in ("default", "owner"):
         connections[alias].close()
 
 
-def makemigrations(before: ProjectState) -> Migration:
-    """Return what ``makemigrations`` writes for a model that follows the settings."""
+def hanging() -> list[CreateModel]:
+    """Return models whose policies speak of one another, and of what else a row may be read by."""
+    return [
+        paper(SHARED),
+        SHARE,
+        model("Tag", is_open=None),
+        model("Doc", is_open=True, tags=tags()),
+        child("Report", "Doc"),
+        path_to("Doc"),
+    ]
+
+
+def makemigrations(before: ProjectState, models: Sequence[CreateModel] = ()) -> Migration:
+    """Return what ``makemigrations`` writes for models that follow the settings: a paper alone."""
     after = base()
-    paper().state_forwards("migrated", after)
+    for each in models or [paper()]:
+        each.state_forwards("migrated", after)
     questioner = MigrationQuestioner({"ask_initial": True})
     found = MigrationAutodetector(before, after, questioner).changes(MigrationGraph())
     [migration] = found["migrated"]
@@ -103,12 +118,12 @@ def undo(migration: Migration, before: ProjectState) -> None:
         migration.unapply(before.clone(), editor)
 
 
-def check_rows(state: ProjectState, tenants: Tenants) -> None:
+def check_rows(state: ProjectState, tenants: Tenants, *shared: str) -> None:
     """Check what raw SQL and the ORM read and write, for each tenant, the admin and nobody."""
     read = "SELECT title FROM migrated_paper ORDER BY title"
     for tenant, other in (tenants, tenants[::-1]):
         with tenant_context(tenant.pk):
-            assert run(read) == [(tenant.name,)]
+            assert run(read) == [(title,) for title in sorted({tenant.name, *shared})]
             assert titles(papers(state)) == [tenant.name]
             with pytest.raises(ProgrammingError, match="row-level security"):
                 run("UPDATE migrated_paper SET tenant_id = %s", [other.pk])
@@ -127,11 +142,59 @@ def check_rows(state: ProjectState, tenants: Tenants) -> None:
     assert titles(papers(state)) == []
 
 
+# By table, a column, and how many rows are read and written by: the first tenant, who shares one,
+# the second, a bypass flag, the admin, and nobody.
+COUNTS = {
+    "share": ("paper_id", (1, 1, 0, 1, 0), (1, 0, 0, 1, 0)),
+    "doc": ("partner_id", (1, 2, 2, 2, 0), (1, 1, 0, 2, 0)),
+    "doc_tags": ("tag_id", (1, 2, 2, 2, 0), (1, 1, 0, 2, 0)),
+    "report": ("in_report", (1, 2, 2, 2, 0), (1, 1, 0, 2, 0)),
+    "line": ("up_id", (1, 1, 0, 2, 0), (1, 1, 0, 2, 0)),
+}
+
+
+def check_hanging(tenants: Tenants) -> None:
+    a, b = tenants
+    scopes: list[Callable[[], AbstractContextManager[Any]]] = [
+        lambda: tenant_context(a.pk),
+        lambda: tenant_context(b.pk),
+        lambda: bypass_flag("login"),
+        admin_context,
+        nullcontext,
+    ]
+    for table, (column, *expected) in COUNTS.items():
+        read, written = [], []
+        for scope in scopes:
+            with scope():
+                read.append(count(table))
+                written.append(run(f"UPDATE migrated_{table} SET {column} = {column}"))
+        assert [tuple(read), tuple(written)] == expected, table
+
+
+def fill(state: ProjectState, tenants: Tenants) -> None:
+    """Make what the first tenant shares, and what the second one does not."""
+    a, b = tenants
+    tag = manager(state, "Tag").create()
+    for tenant, partner in ((a, b.pk), (b, None)):
+        with tenant_context(tenant.pk):
+            report = manager(state, "Report").create(partner_id=partner)
+            report.tags.add(tag)
+            manager(state, "Line").create(up_id=report.pk)
+    with tenant_context(a.pk):
+        manager(state, "Share").create(paper_id=papers(state).get().pk, recipient_id=b.pk)
+
+
 def policies() -> Any:
     return run(
-        "SELECT policyname, permissive, roles::text, cmd, qual, with_check FROM pg_policies"
-        " WHERE tablename = 'migrated_paper' ORDER BY 1"
+        "SELECT policyname, tablename, permissive, roles::text, cmd, qual, with_check"
+        " FROM pg_policies WHERE starts_with(tablename, 'migrated_') ORDER BY 2, 1"
     )
+
+
+def grant(superuser: psycopg.Connection[Any], *tables: str) -> None:
+    """Let the admin use tables, as `migrate` does."""
+    for table in tables:
+        superuser.execute(f"GRANT ALL ON migrated_{table} TO {ADMIN}".encode())
 
 
 @pytest.fixture
@@ -151,8 +214,7 @@ def state(
         with tenant_context(tenant.pk):
             papers(state).create(title=tenant.name)
     if roles:
-        # As `migrate` does.
-        superuser.execute(f"GRANT ALL ON migrated_paper TO {ADMIN}".encode())
+        grant(superuser, "paper")
     return state
 
 
@@ -161,26 +223,39 @@ def test_rows_stay_their_tenants_in_every_shape(
     undone: list[tuple[Migration, ProjectState]],
     roles: bool,
     tenants: Tenants,
+    superuser: psycopg.Connection[Any],
     settings: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def check_all(state: ProjectState) -> None:
+        check_rows(state, tenants, "A")
+        check_hanging(tenants)
+
     shapes = [shape for shape in SHAPES if roles or "ADMIN_ROLE" not in shape]
     check_rows(state, tenants)
-    states, known = [state], [policies()]
+    migration = makemigrations(state, hanging())
+    undone.append((migration, state))
+    states = [migrate(migration, state)]
+    if roles:
+        grant(superuser, *COUNTS)
+    fill(states[0], tenants)
+    check_all(states[0])
+    known = [policies()]
     for shape in shapes[1:]:
         configure(settings, **shape)
-        migration = makemigrations(states[-1])
+        migration = makemigrations(states[-1], hanging())
         undone.append((migration, states[-1]))
         states.append(migrate(migration, states[-1]))
-        check_rows(states[-1], tenants)
-        check(states[-1], {"Paper"}, monkeypatch)
+        check_all(states[-1])
+        names = {"Paper", "Share", "Doc", "Doc_tags", "Report", "Line"}
+        check(states[-1], names, monkeypatch)
         known.append(policies())
     assert all(one != next_ for one, next_ in pairwise(known))
     for shape in reversed(shapes[:-1]):
         undo(*undone.pop())
         configure(settings, **shape)
         states.pop(), known.pop()
-        check_rows(states[-1], tenants)
+        check_all(states[-1])
         assert policies() == known[-1]
 
 
