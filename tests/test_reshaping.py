@@ -299,7 +299,7 @@ def test_a_new_version_of_the_policies_makes_a_migration(
     assert policies() == before
 
 
-def fill(apps: Any, editor: Any) -> None:
+def fill_for_tenants(apps: Any, editor: Any) -> None:
     """Write a row of each tenant, as a data migration does."""
     alias = editor.connection.alias
     for tenant in apps.get_model("app", "Tenant").objects.using(alias):
@@ -332,13 +332,13 @@ def test_an_old_data_migration_has_nothing_to_do_in_a_new_database(
     """The table has the policies of before, and the statements are those of today."""
     if roles:
         superuser.execute(f"GRANT {ADMIN} TO owner WITH INHERIT FALSE, SET TRUE".encode())
-    old = [fill, fill_as_admin, fill_if_there_are_tenants]
+    old = [fill_for_tenants, fill_as_admin, fill_if_there_are_tenants]
     for code in old:
         migrate(migration_of(RunPython(code)), state)
     configure(settings, **shape)
     superuser.execute(EMPTY)
     with pytest.raises((DataError, ProgrammingError)):
         migrate(migration_of(RunPython(fill_as_admin)), state)
-    for code in (fill, fill_if_there_are_tenants):
+    for code in (fill_for_tenants, fill_if_there_are_tenants):
         migrate(migration_of(RunPython(code)), state)
     configure(settings)

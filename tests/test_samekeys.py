@@ -1068,7 +1068,7 @@ def test_checks_run_with_djangos(tenants: Any) -> None:
                 app_label = "app"
                 constraints = [SameTenant(field="nobody")]
 
-        found = [error.id for error in ToNobody.check(databases=["default"])]
+        found = [str(error.id) for error in ToNobody.check(databases=["default"])]
         assert "fields.E300" in found
         assert not [each for each in found if each.startswith("tenantry")]
 

@@ -44,7 +44,9 @@ class Migrations:
     def coming(self, model: Any) -> Iterator[Any]:
         """Yield the operations on `model` of the migrations that are yet to run."""
         options = model._meta
-        for key, migration in self.loader.graph.nodes.items() if self.loader else ():
+        if self.loader is None:
+            return
+        for key, migration in self.loader.graph.nodes.items():
             if key[0] == options.app_label and key not in self.loader.applied_migrations:
                 for each in migration.operations:
                     if getattr(each, "model_name", "").lower() == options.model_name:
