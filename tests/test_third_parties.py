@@ -28,7 +28,7 @@ from tests.judges import MODES, Judge, try_policies, write_config
 from tests.sabotage import Connection, broken
 from tests.settings import RLS_TENANTS, SHAPE, SHAPES
 from tests.test_dependents_shared import child, many, model, tags
-from tests.test_sharing import paper
+from tests.test_sharing import paper, run
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -372,6 +372,14 @@ def test_what_is_shared_may_be_read_and_is_not_written(
         assert f"{table}: tenant_a: update foreign" in asked
         is_shared = f"{table}: tenant_a: select foreign" not in asked
         assert is_shared == (each in (papers, pages))
+    # Whoever reads what a child hangs on would write the child.
+    readable = "EXISTS (SELECT FROM migrated_paper p WHERE p.id = paper_ptr_id)"
+    alter = f"ALTER POLICY {ISOLATION} ON migrated_report"
+    run(f"{alter} USING ({readable}) WITH CHECK (true)", alias="owner")
+    run(f"DROP POLICY IF EXISTS {TWIN}_update ON migrated_report", alias="owner")
+    status, _, checks = try_policies(postgres.dsn("postgres", "tenantry"), path)
+    assert {f"migrated_report: {tenant}: update foreign" for tenant in TENANTS} <= wrong(checks)
+    assert status == 1
 
 
 def test_statements_find_a_table_without_rows(

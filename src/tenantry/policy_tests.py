@@ -57,16 +57,26 @@ class Subject:
     visible: str | None
     # Whether a tenant may read more rows than its own, and these.
     is_shared: bool = False
+    # Where others may read the owners, the predicate that they are the tenant's that is bound.
+    owned: str | None = None
 
     def own(self, tenant: str) -> str:
-        """Return the predicate that a row is `tenant`'s."""
+        """Return the predicate that a row is `tenant`'s, for a statement that runs as it."""
+        return self.owned or self.seen(tenant)
+
+    def seen(self, tenant: str) -> str:
+        """Return the predicate that a row is `tenant`'s, as far as can be said of the admin."""
         return self.visible or f"{self.column} = :{tenant}"
 
     def foreign(self, tenant: str) -> str:
         """Return the predicate that a row is not `tenant`'s, for a statement that runs as it."""
         if self.visible is not None:
-            return f"NOT ({self.visible})"
+            return f"NOT ({self.own(tenant)})"
         return f"{self.column} IS DISTINCT FROM :{tenant}"
+
+    def hidden(self, tenant: str) -> str:
+        """Return the predicate that a row is not for `tenant` to read, nor what it belongs to."""
+        return self.foreign(tenant) if self.visible is None else f"NOT ({self.visible})"
 
     def value(self, tenant: str) -> str:
         """Return what to write in the column for the row to be `tenant`'s, or to be refused."""
@@ -129,6 +139,7 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
             owner = Owner(external[model])
             # It need not be a field's.
             columns = list(dict.fromkeys([*columns, quote(owner.column)]))
+        owned = None
         if owner is not None and not owner.hops:
             column, visible = quote(owner.column), None
         else:
@@ -138,7 +149,9 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
                 else references_of(model, apps, quote)
             )
             column, visible = references[0].column, all_exist_sql(table, references)
-        yield Subject(options.db_table, table, column, columns, visible, is_shared)
+            if any(reference.own for reference in references):
+                owned = all_exist_sql(table, references, own=True)
+        yield Subject(options.db_table, table, column, columns, visible, is_shared, owned)
 
 
 def reference_of(owner: Owner, table: str, quote: Quote) -> Reference:
@@ -213,7 +226,8 @@ def tenant_checks(subject: Subject, tenant: str, other: str) -> Iterator[Check]:
         yield check(subject, tenant, f"{verb} own", subject.sql(template, own), "allow")
         if verb == "select" and subject.is_shared:
             continue  # Only the policy says which of them are shared.
-        sql = subject.sql(template, foreign)
+        where = subject.hidden(tenant) if verb == "select" else foreign
+        sql = subject.sql(template, where)
         yield check(subject, tenant, f"{verb} foreign", sql, "deny", **proof)
     yield check(subject, tenant, "insert own", subject.sql(REPLACE, own), "allow")
     yield refused(subject, tenant, "update away", subject.sql(UPDATE, own, value))
@@ -231,7 +245,7 @@ def unbound_checks(subject: Subject) -> Iterator[Check]:
 def admin_checks(subject: Subject) -> Iterator[Check]:
     """Yield the checks that the admin works with the rows of both tenants."""
     for tenant in TENANTS:
-        sql = subject.sql(SELECT, subject.own(tenant))
+        sql = subject.sql(SELECT, subject.seen(tenant))
         yield check(subject, ADMIN_NAME, f"select {tenant}", sql, "allow")
     for verb, template in (("update", UPDATE), ("delete", DELETE), ("insert", REPLACE)):
         yield check(subject, ADMIN_NAME, verb, subject.sql(template), "allow", min_rows=2)
