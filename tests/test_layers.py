@@ -129,7 +129,7 @@ def test_public_names_say_what_they_are(name: str) -> None:
 
 def test_the_async_wrapper_is_imported_when_somebody_asks_for_it() -> None:
     installed = find_spec("django_async_backend")
-    missing = pytest.raises(ImproperlyConfigured, match="here is none; install it with: pip")
+    missing = pytest.raises(ImproperlyConfigured, match="found none; install it with: pip")
     with nullcontext() if installed else missing:
         assert our_base.AsyncDatabaseWrapper.__name__ == "AsyncDatabaseWrapper"
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
