@@ -47,6 +47,17 @@ logger = logging.getLogger("tenantry")
 class AsyncSyncedPipeline(SyncedPipelineMixin, psycopg.AsyncPipeline):
     """End with a Sync and nothing after it."""
 
+    async def __aenter__(self) -> Self:
+        level = self.level
+        try:
+            return await super().__aenter__()
+        except BaseException as error:
+            # psycopg lets others run once it has entered, and may be cancelled there: nobody would
+            # leave pipeline mode, and the connection would go back to the pool in it.
+            if self.level > level:
+                self._exit(error)
+            raise
+
 
 # What a block may set on its connection, with a method or as an attribute.
 BY_METHOD = ("autocommit", *OF_TRANSACTIONS)

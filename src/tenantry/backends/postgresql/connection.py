@@ -77,8 +77,13 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
         try:
             self._enqueue_sync()
             yield from self._communicate_gen()
-        finally:
+        except GeneratorExit:
+            # Whoever waited was cancelled before anything was sent, and waits for nothing more.
+            raise
+        except BaseException:
             yield from self._fetch_gen(flush=False)
+            raise
+        yield from self._fetch_gen(flush=False)
         self.ended = True
 
     def _exit(self, exc: BaseException | None) -> None:
