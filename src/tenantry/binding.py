@@ -53,7 +53,6 @@ class Frame:
     __slots__ = (
         "binding",
         "callees",
-        "in_hop",
         "live",
         "loop",
         "of_request",
@@ -67,17 +66,16 @@ class Frame:
         self.binding = binding
         self.parent = parent
         self.thread = get_ident()
-        # Of the caller of the hop, for whom the frame does not count.
+        # In a hop, that of its caller, for whom the frame does not count; None elsewhere.
         self.loop = loop_of_hop()
-        self.in_hop = self.loop is not None
-        self.waiting, self.callees = waiting_for_async() if self.in_hop else (None, None)
+        self.waiting, self.callees = (None, None) if self.loop is None else waiting_for_async()
         self.live = True
         self.of_request = of_request
         self.token: Token[Frame | None]
 
     def counts_here(self) -> bool:
         """Return whether code on this thread that finds the frame runs in its binding."""
-        return not self.in_hop or (self.live and self.thread == get_ident())
+        return self.loop is None or (self.live and self.thread == get_ident())
 
     def in_async_to_sync(self) -> bool:
         """Return whether code that finds the frame was run by an async_to_sync() in its scope.
@@ -95,7 +93,7 @@ def current_binding() -> Binding:
     """Return the binding that this code runs as; ``UNBOUND`` when no scope is open."""
     frame = _frame.get()
     # First what is usual, without a call: every statement asks.
-    if frame is not None and frame.in_hop:
+    if frame is not None and frame.loop is not None:
         frame = _visible(frame)
     return UNBOUND if frame is None else frame.binding
 
@@ -106,7 +104,7 @@ def push(binding: Binding, *, of_request: bool = False) -> Frame:
     That of a request can be changed by :func:`rebind`.
     """
     parent = _frame.get()
-    if parent is not None and parent.in_hop:
+    if parent is not None and parent.loop is not None:
         parent = _visible(parent)
     frame = Frame(binding, parent, of_request=of_request)
     frame.token = _frame.set(frame)
