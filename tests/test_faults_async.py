@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -263,7 +264,7 @@ def test_who_waits_too_long_for_a_paused_pooler_is_told(
             connections[alias].close()
         site.bouncer.admin("PAUSE tenantry")
         try:
-            outcomes.append(outcome_of_sync(lambda alias=alias: ask(alias)))  # type: ignore[misc]
+            outcomes.append(outcome_of_sync(partial(ask, alias)))
         finally:
             site.bouncer.admin("RESUME tenantry")
         forget(connections[alias])
