@@ -78,7 +78,8 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
             self._enqueue_sync()
             yield from self._communicate_gen()
         except GeneratorExit:
-            # Whoever waited was cancelled before anything was sent, and waits for nothing more.
+            # Whoever waited was cancelled, before anything was sent or once more after that, and
+            # waits for nothing any more. psycopg closes what has results to come.
             raise
         except BaseException:
             yield from self._fetch_gen(flush=False)

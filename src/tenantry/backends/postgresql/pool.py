@@ -52,6 +52,7 @@ def collect() -> None:
     """Collect garbage, unless that has just happened: it takes long, and holds up all threads."""
     global _collected
     if time.monotonic() - _collected > 1:
+        # Before, for threads that come meanwhile, and after, because it may take that long.
         _collected = time.monotonic()
         gc.collect()
         _collected = time.monotonic()
