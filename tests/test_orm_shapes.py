@@ -18,8 +18,8 @@ OFF = "tenantry.backends.postgresql.compiler.protections"
 
 def test_the_tables_are_those_that_are_expected() -> None:
     found = protections(apps)
-    assert {table: each.owner.column for table, each in found.items()} == PROTECTED
-    assert not any(each.owner.hops or each.flags for each in found.values())
+    assert {table: each.way.column for table, each in found.items()} == PROTECTED
+    assert not any(each.way.hops or each.flags for each in found.values())
 
 
 def test_a_plan_compares_the_tenant(library: Tenants) -> None:

@@ -984,7 +984,7 @@ def test_a_way_to_the_tenant_may_lead_through_a_proxy() -> None:
 
     constraint: Any = RLSConstraint(path="of__tenant", name="n")
     assert constraint._check(Chapter, connections["default"]) == []
-    assert constraint.owner(Chapter).hops[0].table == "app_item"
+    assert constraint.way_of(Chapter).hops[0].table == "app_item"
     # That it makes no policy for a proxy is another check's to say.
     own: Any = RLSConstraint(field="tenant", name="n")
     assert own._check(NewestFirst, connections["default"]) == []

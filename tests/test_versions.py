@@ -17,9 +17,9 @@ from django.test.utils import isolate_apps
 from tenantry import RawPredicate, RLSConstraint, SharedWith, TenantField
 from tenantry.policies import samekeys
 from tenantry.policies.ddl import Policy, Reference, depend, independ, unprotect
-from tenantry.policies.owners import Hop, Owner
 from tenantry.policies.predicates import tenant_sql
 from tenantry.policies.seal import verifier
+from tenantry.policies.ways import Hop, Way
 
 TABLE = '"t"'
 ROLES: dict[str, Any] = {"admin_role": "the admin", "app_role": "the app"}
@@ -35,7 +35,7 @@ POLICIES = {
     "sealed": SEALED,
     "sealed role": SEALED_ROLE,
 }
-PATH = Owner("c", (Hop("a_id", "a", "id"), Hop("b_id", "b", "code")))
+PATH = Way("c", (Hop("a_id", "a", "id"), Hop("b_id", "b", "code")))
 CLOSED = Reference('"a_id"', '"a"', '"id"')
 OTHER = Reference('"b_id"', '"b"', '"id"')
 OPEN = Reference('"a_id"', '"a"', '"id"', "owner.c = (SELECT 1)")
@@ -45,9 +45,9 @@ def quote(name: str) -> str:
     return f'"{name}"'
 
 
-def protect(policy: Policy, owner: Owner) -> str:
+def protect(policy: Policy, way: Way) -> str:
     """Return what protects a table."""
-    return policy.protect(TABLE, policy.rules(owner.holds_sql(TABLE, policy.tenant, quote)))
+    return policy.protect(TABLE, policy.rules(way.holds_sql(TABLE, policy.tenant, quote)))
 
 
 def shared(policy: Policy) -> str:
@@ -100,7 +100,7 @@ def shared(policy: Policy) -> str:
 
 
 TEXTS: dict[str, Callable[[Policy], str]] = {
-    "a column": lambda policy: protect(policy, Owner("c")),
+    "a column": lambda policy: protect(policy, Way("c")),
     "a path": lambda policy: protect(policy, PATH),
     "shared": shared,
     "a child": lambda policy: depend(TABLE, [CLOSED], policy),

@@ -14,7 +14,7 @@ from django.db.migrations import AlterField, CreateModel
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, tenant_context
-from tenantry.protected import owner_by, protections
+from tenantry.protected import protections, way_by
 from tests.app.models import Note, Tenant
 from tests.fix_migrations import Migrate, is_protected
 
@@ -46,11 +46,11 @@ def test_their_tables_are_scoped(tenants: tuple[Tenant, Tenant], state: ProjectS
             assert f'"app_note"."tenant_id" = {tenant.pk}' in str(manager.all().query)
             assert manager.count() == 2
     assert manager.count() == 0
-    assert protections(state.apps)["Odd table"].owner.column == "cust_no"
+    assert protections(state.apps)["Odd table"].way.column == "cust_no"
 
 
 def test_a_field_that_is_nowhere_is_missing(state: ProjectState) -> None:
     rls = RLSConstraint(field="nobody", name="nobody_rls")
     for model in (Note, state.apps.get_model("app", "Note")):
         with pytest.raises(FieldDoesNotExist, match="nobody"):
-            owner_by(rls, model)
+            way_by(rls, model)

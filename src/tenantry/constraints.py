@@ -18,7 +18,7 @@ from .exceptions import RLSConfigurationError
 from .keys import key_type_of
 from .opening import Opening, stay_closed
 from .policies.ddl import LATEST, Policy, Rule, close, drop, unprotect
-from .policies.owners import Hop, Owner, Quote
+from .policies.ways import Hop, Quote, Way
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
 from .targets import LET_DEPEND, field_of, key_of, links_to, names_tenant, not_the_tenant
 
@@ -131,8 +131,8 @@ class RLSConstraint(models.BaseConstraint):
         names = ("name", "field", *EXTRAS, *SETTINGS)
         return type(self)(**{name: getattr(self, name) for name in names})
 
-    def owner(self, model: Any) -> Owner:
-        """Return how rows of `model` name their tenant.
+    def way_of(self, model: Any) -> Way:
+        """Return the way from rows of `model` to their tenant.
 
         Raises FieldDoesNotExist when a field on the way does not exist.
         """
@@ -143,14 +143,14 @@ class RLSConstraint(models.BaseConstraint):
             target = key.remote_field.model
             hops.append(Hop(key.column, target._meta.db_table, key.target_field.column))
             model = target
-        return Owner(field_of(model, last).column, tuple(hops))
+        return Way(field_of(model, last).column, tuple(hops))
 
     def rules(self, model: Any, quote: Quote, table: str | None = None) -> list[Rule]:
         """Return the policies of the table of `model`, or of another quoted one of its columns."""
         table = table or quote(model._meta.db_table)
         policy = self.policy
         shared = [each.sql(model, table, policy.tenant, quote) for each in self.extra_predicates]
-        holds = self.owner(model).holds_sql(table, policy.tenant, quote)
+        holds = self.way_of(model).holds_sql(table, policy.tenant, quote)
         return policy.rules(holds, " OR ".join(shared) or None, self.extra_bypass_flags)
 
     # Django calls these with both arguments, and takes None and Statements; the stubs know strings.

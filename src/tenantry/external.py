@@ -10,8 +10,8 @@ from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES
 from .policies.ddl import LATEST, Policy, drop, unprotect
-from .policies.owners import Owner, Quote
 from .policies.predicates import tenant_sql
+from .policies.ways import Quote, Way
 from .validators import GUC_PREFIX, MODEL_LABEL, PREFIX_IS
 
 
@@ -82,7 +82,7 @@ def add_external(
     They make it, a foreign key to ``tenant_model``, if there is one.
     """
     table = quote(model._meta.db_table)
-    rules = policy.rules(Owner(column).holds_sql(table, policy.tenant, quote))
+    rules = policy.rules(Way(column).holds_sql(table, policy.tenant, quote))
     # The functions first, which the default of the column may call.
     statements = [policy.functions()]
     if tenant_model is not None:
@@ -115,7 +115,7 @@ def alter_external(
     statements = [new.functions(), drop(table, old.rules("true"))]
     if with_default:
         statements.append(set_default(new, table, quote(column)))
-    rules = new.rules(Owner(column).holds_sql(table, new.tenant, quote))
+    rules = new.rules(Way(column).holds_sql(table, new.tenant, quote))
     return [*statements, new.protect(table, rules)]
 
 

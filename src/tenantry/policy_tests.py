@@ -22,8 +22,8 @@ from .declared import constraint_of
 from .dependents import references_of
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
 from .policies.ddl import Reference, all_exist_sql
-from .policies.owners import Owner, Quote
 from .policies.predicates import unlike
+from .policies.ways import Quote, Way
 from .protected import column_of, external_models
 from .seal import token
 
@@ -133,19 +133,19 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
             quote(field.column) for field in options.local_concrete_fields if not field.generated
         ]
         constraint = constraint_of(model)
-        owner = constraint.owner(model) if constraint else None
+        way = constraint.way_of(model) if constraint else None
         is_shared = bool(constraint and constraint.extra_predicates)
         if model in external:
-            owner = Owner(external[model])
+            way = Way(external[model])
             # It need not be a field's.
-            columns = list(dict.fromkeys([*columns, quote(owner.column)]))
+            columns = list(dict.fromkeys([*columns, quote(way.column)]))
         owned = None
-        if owner is not None and not owner.hops:
-            column, visible = quote(owner.column), None
+        if way is not None and not way.hops:
+            column, visible = quote(way.column), None
         else:
             references = (
-                [reference_of(owner, table, quote)]
-                if owner is not None
+                [reference_of(way, table, quote)]
+                if way is not None
                 else references_of(model, apps, quote)
             )
             column, visible = references[0].column, all_exist_sql(table, references)
@@ -154,9 +154,9 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
         yield Subject(options.db_table, table, column, columns, visible, is_shared, owned)
 
 
-def reference_of(owner: Owner, table: str, quote: Quote) -> Reference:
-    """Return the first step of the path from the quoted `table` to the tenant."""
-    hop = owner.hops[0]
+def reference_of(way: Way, table: str, quote: Quote) -> Reference:
+    """Return the first step of the way from the quoted `table` to the tenant."""
+    hop = way.hops[0]
     column, to, key = map(quote, (hop.column, hop.table, hop.key))
     return Reference(column, to, key, alias=unlike("owner", table))
 

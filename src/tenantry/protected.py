@@ -16,7 +16,7 @@ from .constraints import RLSConstraint
 from .declared import constraints_of
 from .dependents import is_open, owner_of, owners, target, writers
 from .exceptions import NoTenantContextError, RLSConfigurationError
-from .policies.owners import Hop, Owner, Quote
+from .policies.ways import Hop, Quote, Way
 from .targets import named_instead
 
 # How many aliases of a table to keep conditions for: more than queries have.
@@ -26,24 +26,22 @@ MOST_ALIASES = 256
 class Protection:
     """How the rows of a table name their tenant, and who else reads them."""
 
-    __slots__ = ("_conditions", "flags", "is_exact", "is_shared", "owner")
+    __slots__ = ("_conditions", "flags", "is_exact", "is_shared", "way")
 
-    def __init__(
-        self, owner: Owner, flags: Collection[str] = (), *, is_shared: bool = False
-    ) -> None:
-        self.owner = owner
+    def __init__(self, way: Way, flags: Collection[str] = (), *, is_shared: bool = False) -> None:
+        self.way = way
         self.flags = flags
         # Whether the policy shows rows of other tenants too.
         self.is_shared = is_shared
         # Whether the policy says the same as the condition, of a column of the row itself.
-        self.is_exact = not is_shared and not owner.hops
+        self.is_exact = not is_shared and not way.hops
         self._conditions: dict[str, str] = {}
 
     def condition(self, alias: str, quote: Quote) -> str:
         """Return the SQL condition that a row of the quoted `alias` is of the one parameter."""
         found = self._conditions.get(alias)
         if found is None:
-            found = self.owner.equals_sql(alias, quote)
+            found = self.way.equals_sql(alias, quote)
             # Every query asks, nearly always for the table's own name.
             if len(self._conditions) < MOST_ALIASES:
                 self._conditions[alias] = found
@@ -108,7 +106,7 @@ def protections(apps: Apps) -> Protections:
         }
         if apps is installed:
             tables |= {
-                model._meta.db_table: Protection(Owner(column_of(model, column)))
+                model._meta.db_table: Protection(Way(column_of(model, column)))
                 for model, column in external_models()
             }
         found = Protections(tables, apps)
@@ -124,7 +122,7 @@ def constrained(apps: Apps) -> Iterator[tuple[str, Protection]]:
     for model in apps.get_models(include_auto_created=True):
         for constraint in constraints_of(model):
             try:
-                owner = owner_by(constraint, model)
+                way = way_by(constraint, model)
             except (FieldDoesNotExist, LookupError):
                 if apps is installed:
                     raise
@@ -134,15 +132,15 @@ def constrained(apps: Apps) -> Iterator[tuple[str, Protection]]:
             yield (
                 model._meta.db_table,
                 Protection(
-                    owner,
+                    way,
                     constraint.extra_bypass_flags,
                     is_shared=bool(constraint.extra_predicates),
                 ),
             )
 
 
-def owner_by(constraint: RLSConstraint, model: Any) -> Owner:
-    """Return how rows of `model` name their tenant.
+def way_by(constraint: RLSConstraint, model: Any) -> Way:
+    """Return the way from rows of `model` to their tenant.
 
     In the registries of migrations, Django leaves all relations out of the models of apps that have
     no migrations. Their tables are those of the installed models.
@@ -151,11 +149,11 @@ def owner_by(constraint: RLSConstraint, model: Any) -> Owner:
     that lacks it is not installed any more.
     """
     try:
-        return constraint.owner(model)
+        return constraint.way_of(model)
     except FieldDoesNotExist:
         if model._meta.apps is installed:
             raise
-        return constraint.owner(installed.get_model(model._meta.label))
+        return constraint.way_of(installed.get_model(model._meta.label))
 
 
 def inherited(model: Any, apps: Apps, tables: Mapping[str, Protection]) -> Protection | None:
@@ -174,8 +172,8 @@ def inherited(model: Any, apps: Apps, tables: Mapping[str, Protection]) -> Prote
         found = tables.get(table) or inherited(parent, apps, tables)
         if found is not None:
             hop = Hop(link.column, table, parent._meta.pk.column)
-            owner = Owner(found.owner.column, (hop, *found.owner.hops))
-            return Protection(owner, found.flags, is_shared=True)
+            way = Way(found.way.column, (hop, *found.way.hops))
+            return Protection(way, found.flags, is_shared=True)
     return None
 
 

@@ -14,8 +14,8 @@ from .conf import rls_tenants
 from .declared import constraint_of
 from .exceptions import RLSConfigurationError
 from .policies.expressions import unbalanced
-from .policies.owners import Quote
 from .policies.predicates import unlike
+from .policies.ways import Quote
 from .targets import field_of, names_tenant, not_the_tenant, same_table
 
 

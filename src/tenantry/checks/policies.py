@@ -11,7 +11,7 @@ from .. import dependents
 from ..constraints import RLSConstraint
 from ..external import arguments, current
 from ..policies.ddl import Policy, Rule
-from ..policies.owners import Owner
+from ..policies.ways import Way
 from ..protected import column_of, external_column
 from .children import Child
 from .findings import Finding
@@ -191,8 +191,8 @@ def policy_for(model: Any) -> Policy:
 def rules_of(model: Any, quote: Any, table: str) -> list[Rule]:
     """Return the policies that the models ask for, of a quoted table like that of `model`."""
     if column := external_column(model):
-        policy, owner = policy_for(model), Owner(column_of(model, column))
-        return policy.rules(owner.holds_sql(table, policy.tenant, quote))
+        policy, way = policy_for(model), Way(column_of(model, column))
+        return policy.rules(way.holds_sql(table, policy.tenant, quote))
     return dependents.rules_of(model, apps, quote, table)
 
 

@@ -160,9 +160,9 @@ def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
     apps = model._meta.apps
     protection = protections(apps).get(model._meta.db_table)
     if protection is not None:
-        owner = protection.owner
-        first = owner.hops[0].column if owner.hops else owner.column
-        return owner.holds_sql(table, current_tenant_sql(), quote), (first,)
+        way = protection.way
+        first = way.hops[0].column if way.hops else way.column
+        return way.holds_sql(table, current_tenant_sql(), quote), (first,)
     links = writers(model, apps)
     conditions = []
     for link in links:
@@ -179,9 +179,9 @@ def asked(model: Any) -> Iterator[tuple[str, str]]:
     """Yield the tables, and a column of each, that a row needs to be seen as the tenant's own."""
     apps = model._meta.apps
     if protection := protections(apps).get(model._meta.db_table):
-        owner = protection.owner
-        columns = [*(hop.column for hop in owner.hops), owner.column]
-        yield from zip((hop.table for hop in owner.hops), columns[1:], strict=True)
+        way = protection.way
+        columns = [*(hop.column for hop in way.hops), way.column]
+        yield from zip((hop.table for hop in way.hops), columns[1:], strict=True)
     for link in owners(model, apps):
         other = owner_of(link, apps)
         yield other._meta.db_table, other._meta.pk.column

@@ -227,8 +227,8 @@ class ScopedSelectMixin(ScopedMixin):
         known: set[tuple[str, str]] = set()
         for alias, protection in found.items():
             conditions[alias] = self.condition(alias, protection)
-            if not protection.owner.hops:
-                known.add((alias, protection.owner.column))
+            if not protection.way.hops:
+                known.add((alias, protection.way.column))
         if self.followed:
             self.expect_followed(found, conditions)
         # Where Django trims joins from the start of a subquery, the first alias has no reference

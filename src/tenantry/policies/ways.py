@@ -1,4 +1,4 @@
-"""How a row names its tenant: in a column, or in a column of a row that it refers to."""
+"""The way from a row to its tenant: a column, or a column of a row that it refers to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class Way:
     """The tenant column, and the foreign keys that lead to its table, if that is another."""
 
     column: str
