@@ -24,7 +24,7 @@ Model = type[Any]
 
 def is_protected(model: Model, apps: Apps) -> bool:
     """Return whether the model's table has a policy: one of its own, or by what it refers to."""
-    return has_constraint(model) or bool(owners(model, apps))
+    return has_constraint(model) or bool(protecting_links(model, apps))
 
 
 def has_constraint(model: Model) -> bool:
@@ -53,11 +53,11 @@ def links(model: Model) -> list[Any]:
     return [link for link in options.parents.values() if link in options.local_concrete_fields]
 
 
-def owners(model: Model, apps: Apps) -> list[Any]:
+def protecting_links(model: Model, apps: Apps) -> list[Any]:
     """Return the foreign keys to protected tables that decide who sees the rows of `model`."""
     if has_constraint(model):
         return []
-    return [link for link in links(model) if is_protected(owner_of(link, apps), apps)]
+    return [link for link in links(model) if is_protected(concrete_target(link, apps), apps)]
 
 
 def references_of(
@@ -67,16 +67,16 @@ def references_of(
     alias: str | None = None,
     table: str | None = None,
 ) -> list[Reference]:
-    """Return what :func:`owners` are in the database, its names quoted.
+    """Return what :func:`protecting_links` are in the database, its names quoted.
 
     `table` is the one whose rows the policies are for, if it is not the model's.
     """
     found = []
     own_table = quote(model._meta.db_table)
     alias = unlike(alias or unlike("owner", own_table), table or own_table)
-    decisive = writers(model, apps)
-    for key in owners(model, apps):
-        to = owner_of(key, apps)
+    decisive = writing_links(model, apps)
+    for key in protecting_links(model, apps):
+        to = concrete_target(key, apps)
         decides = key in decisive and is_open(to, apps)
         own = holds_sql(to, apps, quote, alias, table or own_table) if decides else None
         target_table, primary_key = quote(to._meta.db_table), quote(to._meta.pk.column)
@@ -84,13 +84,13 @@ def references_of(
     return found
 
 
-def writers(model: Model, apps: Apps) -> list[Any]:
-    """Return those of :func:`owners` that must be the tenant's for it to write rows of `model`.
+def writing_links(model: Model, apps: Apps) -> list[Any]:
+    """Return those of :func:`protecting_links` whose rows must be the tenant's for it to write.
 
     A row of a many-to-many relation is part of the row whose model declares the field. That one may
     refer to what others share, and what others share cannot be made to refer to anything.
     """
-    found = owners(model, apps)
+    found = protecting_links(model, apps)
     return found[:1] if model._meta.auto_created else found
 
 
@@ -98,7 +98,7 @@ def is_open(model: Model, apps: Apps) -> bool:
     """Return whether others may read rows of `model` that only their tenant may write."""
     if constraint := constraint_of(model):
         return bool(constraint.extra_predicates or constraint.extra_bypass_flags)
-    return any(is_open(owner_of(key, apps), apps) for key in writers(model, apps))
+    return any(is_open(concrete_target(key, apps), apps) for key in writing_links(model, apps))
 
 
 def holds_sql(model: Model, apps: Apps, quote: Callable[[str], str], alias: str, table: str) -> str:
@@ -115,7 +115,7 @@ def policy_of(model: Model, apps: Apps) -> Policy:
     """Return what the policy of a protected model depends on, or of the first it refers to."""
     if constraint := constraint_of(model):
         return constraint.policy
-    return policy_of(owner_of(owners(model, apps)[0], apps), apps)
+    return policy_of(concrete_target(protecting_links(model, apps)[0], apps), apps)
 
 
 def rules_of(
@@ -129,22 +129,16 @@ def rules_of(
     return dependent_rules(table, references, policy_of(model, apps))
 
 
-def label(key: Any) -> str:
-    """Return the label of the model that a foreign key refers to."""
-    found: str = key.remote_field.model._meta.label_lower
-    return found
-
-
 def target(key: Any, apps: Apps) -> Model:
     """Return the model that a foreign key refers to, as the registry has it if it does."""
+    model: Model = key.remote_field.model
     try:
-        return apps.get_model(label(key))
+        return apps.get_model(model._meta.label_lower)
     except LookupError:
-        model: Model = key.remote_field.model
         return model
 
 
-def owner_of(key: Any, apps: Apps) -> Model:
+def concrete_target(key: Any, apps: Apps) -> Model:
     """Return the model that has the table that a foreign key refers to, maybe by a proxy."""
     model: Model = target(key, apps)._meta.concrete_model
     return model
@@ -153,6 +147,7 @@ def owner_of(key: Any, apps: Apps) -> Model:
 def dependents(model: Model, apps: Apps) -> Iterator[Model]:
     """Yield the models whose rows belong to rows of `model`, and those of theirs."""
     for other in apps.get_models(include_auto_created=True):
-        if any(owner_of(link, apps)._meta.label == model._meta.label for link in links(other)):
+        targets = (concrete_target(link, apps) for link in links(other))
+        if any(each._meta.label == model._meta.label for each in targets):
             yield other
             yield from dependents(other, apps)

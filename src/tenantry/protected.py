@@ -14,7 +14,7 @@ from django.db.models.signals import class_prepared
 from .conf import forget_with_settings, rls_tenants
 from .constraints import RLSConstraint
 from .declared import constraints_of
-from .dependents import is_open, owner_of, owners, target, writers
+from .dependents import concrete_target, is_open, protecting_links, target, writing_links
 from .exceptions import NoTenantContextError, RLSConfigurationError
 from .policies.ways import Hop, Quote, Way
 from .targets import named_instead
@@ -63,7 +63,7 @@ class Protections(dict[str, Protection]):
             self._dependent = {
                 model._meta.db_table: self._flags(model)
                 for model in self._apps.get_models(include_auto_created=True)
-                if owners(model, self._apps)
+                if protecting_links(model, self._apps)
             }
         return self._dependent
 
@@ -77,9 +77,8 @@ class Protections(dict[str, Protection]):
         # A row shows itself with all rows that it refers to.
         if model._meta.db_table in self:
             return self[model._meta.db_table].flags
-        return set.intersection(
-            *(set(self._flags(target(key, self._apps))) for key in owners(model, self._apps))
-        )
+        links = protecting_links(model, self._apps)
+        return set.intersection(*(set(self._flags(target(link, self._apps))) for link in links))
 
 
 _protections: WeakKeyDictionary[Apps, Protections] = WeakKeyDictionary()
@@ -162,10 +161,10 @@ def inherited(model: Any, apps: Apps, tables: Mapping[str, Protection]) -> Prote
     `tables` are those of models that name their tenant. The rows that the policies of other
     children show are the tenant's, and need no condition.
     """
-    if model._meta.auto_created or not owners(model, apps):
+    if model._meta.auto_created or not protecting_links(model, apps):
         return None
-    for link in writers(model, apps):
-        parent = owner_of(link, apps)
+    for link in writing_links(model, apps):
+        parent = concrete_target(link, apps)
         if not is_open(parent, apps):
             continue
         table = parent._meta.db_table

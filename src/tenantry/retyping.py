@@ -55,13 +55,12 @@ def retyped(columns: set[Column], apps: Apps) -> set[Column]:
     size = 0
     while size < len(found):
         size = len(found)
-        found |= {
-            (key.model._meta.db_table, str(key.column)) for key in keys if target(key) in found
-        }
+        referring = [key for key in keys if referred_column(key) in found]
+        found |= {(key.model._meta.db_table, str(key.column)) for key in referring}
     return found
 
 
-def target(key: Any) -> Column:
+def referred_column(key: Any) -> Column:
     """Return the column that a foreign key refers to."""
     field = key.target_field
     return field.model._meta.db_table, field.column
@@ -81,7 +80,8 @@ def refers_elsewhere(old: Any, new: Any, connection: Any) -> bool:
     """Return whether a foreign key refers to another column than before."""
     if not (isinstance(old, models.ForeignKey) and isinstance(new, models.ForeignKey)):
         return False
-    return target(old) != target(new) and not is_gone(target(old)[0], connection)
+    before, after = referred_column(old), referred_column(new)
+    return before != after and not is_gone(before[0], connection)
 
 
 def relates_elsewhere(old: Any, new: Any, connection: Any) -> bool:

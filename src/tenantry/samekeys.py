@@ -13,6 +13,7 @@ from django.db.backends.utils import names_digest
 
 from .constraints import RLSConstraint
 from .declared import constraint_of
+from .dependents import concrete_target
 from .dependents import target as referred
 from .exceptions import RLSConfigurationError
 from .instances import tenant_to_validate
@@ -119,8 +120,10 @@ class SameTenant(models.BaseConstraint):
         if self._target is not None or self.model is None:
             return self._target
         key = foreign_key(self.model, self.field)
-        model = key and referred(key, self.model._meta.apps)._meta.concrete_model
-        tenant = model and tenant_field(model)
+        if key is None:
+            return None
+        model = concrete_target(key, self.model._meta.apps)
+        tenant = tenant_field(model)
         return (model._meta.label_lower, tenant, key.target_field.name) if tenant else None
 
     def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
@@ -174,7 +177,7 @@ class SameTenant(models.BaseConstraint):
         Raises FieldDoesNotExist when a field of it is not there yet.
         """
         key = field_of(model, self.field)
-        to = referred(key, model._meta.apps)._meta.concrete_model
+        to = concrete_target(key, model._meta.apps)
         tenant, to_tenant = self.tenants(model, to)
         columns = [field_of(model, tenant).column, key.column]
         return to, columns, [field_of(to, to_tenant).column, key.target_field.column]
@@ -208,7 +211,7 @@ class SameTenant(models.BaseConstraint):
         parts = self.parts(model, schema_editor)
         if policy.admin_role is None:
             return [ForAllTenants(samekeys.validate(policy), self, **parts)], []
-        to = referred(model._meta.get_field(self.field), model._meta.apps)._meta.concrete_model
+        to = concrete_target(model._meta.get_field(self.field), model._meta.apps)
         quote, table = schema_editor.quote_name, to._meta.db_table
         parts["target"] = Table(table, quote)
         parts["target_text"] = Table(table, lambda name: literal(quote(name)))
@@ -300,7 +303,7 @@ class SameTenant(models.BaseConstraint):
         if isinstance(key.remote_field.model, str):
             return []  # Django's own checks say that there is no such model.
         found: list[checks.CheckMessage] = []
-        to = referred(key, model._meta.apps)._meta.concrete_model
+        to = concrete_target(key, model._meta.apps)
         for end, id_ in ((model, "tenantry.E012"), (to, "tenantry.E013")):
             if tenant_field(end) is None:
                 found.append(

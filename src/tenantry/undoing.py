@@ -12,7 +12,7 @@ from typing import Any
 from django.apps.registry import Apps
 from django.db import connections
 
-from .dependents import has_constraint, owners
+from .dependents import has_constraint, protecting_links
 from .engine import is_bound
 
 
@@ -31,7 +31,7 @@ def protect_dependents(
         hanging = [
             model
             for model in apps.get_models(include_auto_created=True)
-            if not has_constraint(model) and owners(model, apps)
+            if not has_constraint(model) and protecting_links(model, apps)
         ]
         with connection.schema_editor() as editor:
             editor.depend_as_wanted(hanging, apps)

@@ -12,7 +12,7 @@ from django.db.models import CASCADE
 from ..conf import is_shared, rls_tenants
 from ..constraints import RLSConstraint
 from ..declared import constraint_of, constraints_of
-from ..dependents import is_protected, owner_of, owners
+from ..dependents import concrete_target, is_protected, protecting_links
 from ..keys import key_type_of
 from ..protected import external_column
 from ..samekeys import MAX_NAME
@@ -162,7 +162,7 @@ def inspect_parts(model: Model) -> Iterator[Finding]:
     for field in model._meta.local_concrete_fields:
         if not refers_to_model(field):
             continue
-        whole = owner_of(field, apps)
+        whole = concrete_target(field, apps)
         if not is_protected(whole, apps):
             continue
         # Such a row is not without the other, or ends with it.
@@ -189,5 +189,5 @@ def path_of(model: Model) -> str:
     """Return the path from a protected model to its tenant."""
     if constraint := constraint_of(model):
         return constraint.way
-    link = owners(model, apps)[0]
-    return f"{link.name}__{path_of(owner_of(link, apps))}"
+    link = protecting_links(model, apps)[0]
+    return f"{link.name}__{path_of(concrete_target(link, apps))}"

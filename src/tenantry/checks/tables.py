@@ -11,7 +11,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import Error
 
 from ..declared import constraints_of
-from ..dependents import owner_of, owners
+from ..dependents import concrete_target, protecting_links
 from .children import Child, children_of, inspect_child
 from .findings import Finding
 from .migrations import Migrations
@@ -98,8 +98,8 @@ def problems_of(model: Any) -> Iterator[CheckMessage]:
     """Yield what is wrong with the constraints that the policies of `model` are made of."""
     for constraint in constraints_of(model):
         yield from constraint.problems(model)
-    for link in owners(model, apps):
-        yield from problems_of(owner_of(link, apps))
+    for link in protecting_links(model, apps):
+        yield from problems_of(concrete_target(link, apps))
 
 
 def inspect_flags(table: str, subject: str, enabled: bool, forced: bool) -> Iterator[Finding]:

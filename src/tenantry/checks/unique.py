@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models.fields import NOT_PROVIDED
 
 from ..declared import constraint_of
-from ..dependents import owners
+from ..dependents import protecting_links
 from ..protected import column_of, external_column
 from .findings import Finding
 
@@ -54,7 +54,7 @@ def remedy(model: Model, field: Any) -> str:
     """Return how something becomes unique in each tenant's rows, which `field` tells apart."""
     if field is None:
         return "let the package take a model of yours, with the tenant in its constraints"
-    if field.one_to_one and field.primary_key and owners(model, apps):
+    if field.one_to_one and field.primary_key and protecting_links(model, apps):
         parent = field.remote_field.model._meta.label
         return f"move it to {parent}, and make it unique together with the tenant there"
     return f"make it unique together with {field.name}"
@@ -76,7 +76,7 @@ def field_of_tenant(model: Model) -> Any:
     if name := external_column(model):
         column = column_of(model, name)
         return next((each for each in model._meta.local_fields if each.column == column), None)
-    return next(iter(owners(model, apps)), None)
+    return next(iter(protecting_links(model, apps)), None)
 
 
 def keys_of(model: Model) -> Iterator[Key]:

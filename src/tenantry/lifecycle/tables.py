@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from ..checks.inspection import protected_models
 from ..checks.requests import has_protected_models
 from ..conf import tenant_model
-from ..dependents import owner_of, owners, writers
+from ..dependents import concrete_target, protecting_links, writing_links
 from ..expressions import current_tenant_sql
 from ..protected import protections
 from .order import Order, Reference, in_order
@@ -163,10 +163,10 @@ def ownership(model: Any, quote: Any) -> tuple[str, tuple[str, ...]]:
         way = protection.way
         first = way.hops[0].column if way.hops else way.column
         return way.holds_sql(table, current_tenant_sql(), quote), (first,)
-    links = writers(model, apps)
+    links = writing_links(model, apps)
     conditions = []
     for link in links:
-        options = owner_of(link, apps)._meta
+        options = concrete_target(link, apps)._meta
         inner, _ = ownership(options.model, quote)
         conditions.append(
             f"{table}.{quote(link.column)} IN (SELECT {quote(options.pk.column)}"  # noqa: S608
@@ -182,8 +182,8 @@ def asked(model: Any) -> Iterator[tuple[str, str]]:
         way = protection.way
         columns = [*(hop.column for hop in way.hops), way.column]
         yield from zip((hop.table for hop in way.hops), columns[1:], strict=True)
-    for link in owners(model, apps):
-        other = owner_of(link, apps)
+    for link in protecting_links(model, apps):
+        other = concrete_target(link, apps)
         yield other._meta.db_table, other._meta.pk.column
         yield from asked(other)
 

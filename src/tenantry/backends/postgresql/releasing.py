@@ -15,7 +15,7 @@ from django.db import models, transaction
 
 from ...binding import ADMIN, pop, push
 from ...conf import rls_tenants
-from ...retyping import target
+from ...retyping import referred_column
 from ...seal import send_seal_keys
 
 # Only if the first one has rows to look at; the size is of all rows, which a partitioned table has
@@ -85,5 +85,5 @@ def looked_at(model: Any, field: Any) -> list[str]:
     is_key = isinstance(field, models.ForeignKey)
     has_default = field.has_default() or field.has_db_default()
     if is_key and has_default and field.db_constraint:
-        return [model._meta.db_table, target(field)[0]]
+        return [model._meta.db_table, referred_column(field)[0]]
     return []

@@ -20,8 +20,8 @@ from ...dependents import (
     is_asked,
     is_protected,
     links,
-    owners,
     policy_of,
+    protecting_links,
     references_of,
     rules_of,
 )
@@ -40,12 +40,12 @@ from ...policies.ddl import (
 from ...retyping import (
     Column,
     is_retyped,
+    referred_column,
     refers_elsewhere,
     registry_of,
     relates_elsewhere,
     retyped,
     speaks_of,
-    target,
 )
 from ...samekeys import DeferredSameTenant, ForAllTenants, SameTenant
 from ...seal import send_seal_keys
@@ -161,7 +161,7 @@ class SchemaEditorMixin(NewTablesMixin):
                 again += [rule.create(quote(own)) for rule in rules]
         if is_elsewhere:
             # Nothing says where they lead now.
-            step = [(table, old_field.column), target(old_field)]
+            step = [(table, old_field.column), referred_column(old_field)]
             for (sql,) in self.policies_of_others(FOLLOWING, step, known):
                 self.execute(sql, params=None)
         if gets_type:
@@ -244,7 +244,7 @@ class SchemaEditorMixin(NewTablesMixin):
         super().remove_constraint(model, constraint)
         if isinstance(constraint, RLSConstraint):
             apps = model._meta.apps
-            if owners(model, apps):
+            if protecting_links(model, apps):
                 self.hang(model, apps, loses=True)
             self.follow(model, loses=True)
 
