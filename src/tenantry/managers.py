@@ -13,7 +13,7 @@ from .audit import described
 from .binding import Binding, current_binding
 from .context import ContinuedScope, Scope
 from .exceptions import ScopeError
-from .queries import bind, binding_of_query, is_shared, share, unshare
+from .queries import bind, binding_of_query, includes_shared, share, unshare
 from .users import binding_of
 
 
@@ -35,7 +35,7 @@ def of_own_rows(name: str) -> Callable[..., Any]:
 
     @wraps(method)
     def run(self: RLSQuerySet, *args: Any, **kwargs: Any) -> Any:
-        if not is_shared(self.query):
+        if not includes_shared(self.query):
             return method(self, *args, **kwargs)
         own: Any = self._chain()  # type: ignore[attr-defined]
         unshare(own.query)
@@ -261,7 +261,7 @@ class RLSQuerySet(models.QuerySet[Any]):
         self.require_one_user(sign, other)
         if (
             isinstance(other, models.QuerySet)
-            and is_shared(other.query) != is_shared(self.query)
+            and includes_shared(other.query) != includes_shared(self.query)
             and not (self.query.is_empty() or other.query.is_empty())
         ):
             raise ScopeError(
@@ -275,7 +275,7 @@ class RLSQuerySet(models.QuerySet[Any]):
         Django would ask another manager for them, which forgets whose they are, and that others
         share them.
         """
-        binding, shared = self.binding, is_shared(self.query)
+        binding, shared = self.binding, includes_shared(self.query)
         if self.query.can_filter() or (binding is None and not shared):
             return self
         whole: Any = type(self)(self.model, using=self._db)  # type: ignore[attr-defined]

@@ -56,7 +56,7 @@ class Subject:
     # For a table without a tenant of its own, the predicate that its rows' owners are visible.
     visible: str | None
     # Whether a tenant may read more rows than its own, and these.
-    is_shared: bool = False
+    shows_others: bool = False
     # Where others may read the owners, the predicate that they are the tenant's that is bound.
     owned: str | None = None
 
@@ -134,7 +134,7 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
         ]
         constraint = constraint_of(model)
         way = constraint.way_of(model) if constraint else None
-        is_shared = bool(constraint and constraint.extra_predicates)
+        shows_others = bool(constraint and constraint.extra_predicates)
         if model in external:
             way = Way(external[model])
             # It need not be a field's.
@@ -151,7 +151,7 @@ def protected_tables(connection: Any) -> Iterator[Subject]:
             column, visible = references[0].column, all_exist_sql(table, references)
             if any(reference.own for reference in references):
                 owned = all_exist_sql(table, references, own=True)
-        yield Subject(options.db_table, table, column, columns, visible, is_shared, owned)
+        yield Subject(options.db_table, table, column, columns, visible, shows_others, owned)
 
 
 def reference_of(way: Way, table: str, quote: Quote) -> Reference:
@@ -224,7 +224,7 @@ def tenant_checks(subject: Subject, tenant: str, other: str) -> Iterator[Check]:
     proof = {} if subject.visible is None else {"sanity_required": False}
     for verb, template in (("select", SELECT), ("update", UPDATE), ("delete", DELETE)):
         yield check(subject, tenant, f"{verb} own", subject.sql(template, own), "allow")
-        if verb == "select" and subject.is_shared:
+        if verb == "select" and subject.shows_others:
             continue  # Only the policy says which of them are shared.
         where = subject.hidden(tenant) if verb == "select" else foreign
         sql = subject.sql(template, where)

@@ -26,15 +26,16 @@ MOST_ALIASES = 256
 class Protection:
     """How the rows of a table name their tenant, and who else reads them."""
 
-    __slots__ = ("_conditions", "flags", "is_exact", "is_shared", "way")
+    __slots__ = ("_conditions", "flags", "is_exact", "way")
 
-    def __init__(self, way: Way, flags: Collection[str] = (), *, is_shared: bool = False) -> None:
+    def __init__(
+        self, way: Way, flags: Collection[str] = (), *, shows_others: bool = False
+    ) -> None:
         self.way = way
         self.flags = flags
-        # Whether the policy shows rows of other tenants too.
-        self.is_shared = is_shared
-        # Whether the policy says the same as the condition, of a column of the row itself.
-        self.is_exact = not is_shared and not way.hops
+        # Whether the policy says the same as the condition, of a column of the row itself. Where it
+        # shows rows of other tenants too, it does not.
+        self.is_exact = not shows_others and not way.hops
         self._conditions: dict[str, str] = {}
 
     def condition(self, alias: str, quote: Quote) -> str:
@@ -133,7 +134,7 @@ def constrained(apps: Apps) -> Iterator[tuple[str, Protection]]:
                 Protection(
                     way,
                     constraint.extra_bypass_flags,
-                    is_shared=bool(constraint.extra_predicates),
+                    shows_others=bool(constraint.extra_predicates),
                 ),
             )
 
@@ -172,7 +173,7 @@ def inherited(model: Any, apps: Apps, tables: Mapping[str, Protection]) -> Prote
         if found is not None:
             hop = Hop(link.column, table, parent._meta.pk.column)
             way = Way(found.way.column, (hop, *found.way.hops))
-            return Protection(way, found.flags, is_shared=True)
+            return Protection(way, found.flags, shows_others=True)
     return None
 
 

@@ -57,7 +57,7 @@ def bind(query: Any, binding: Binding) -> None:
     query.tenantry_binding = binding
 
 
-def is_shared(query: Any) -> bool:
+def includes_shared(query: Any) -> bool:
     """Return whether a query has the rows that other tenants share."""
     return "tenantry_shared" in query.__dict__
 
