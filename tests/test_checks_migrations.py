@@ -11,8 +11,8 @@ from django.db import connections, models
 from django.test.utils import isolate_apps
 
 from tenantry import SameTenant
-from tenantry.checks.admin import inspect_seal
 from tenantry.checks.migrations import Migrations
+from tenantry.checks.seal import inspect_seal
 from tests import settings as test_settings
 from tests.app.models import Note, Payment, Tag, User
 from tests.fix_checks import broken, findings

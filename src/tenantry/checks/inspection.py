@@ -11,7 +11,7 @@ from django.db import Error, router, transaction
 
 from ..dependents import is_protected
 from ..protected import external_column
-from .admin import inspect_admin, inspect_app, inspect_seal
+from .admin import inspect_admin, inspect_app
 from .bodies import inspect_bodies
 from .failures import advice_for
 from .findings import Finding
@@ -22,6 +22,7 @@ from .owners import inspect_owners
 from .powers import inspect_powers, inspect_traps
 from .role import exemptions, inspect_role, read_role, subject_of
 from .schema import inspect_functions, inspect_publications, inspect_sql_views
+from .seal import inspect_seal
 from .server import inspect_defaults, inspect_version
 from .strangers import inspect_strangers
 from .tables import inspect_table
