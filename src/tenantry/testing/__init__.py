@@ -9,11 +9,10 @@ from .assertions import (
     assert_rls_blocks_without_context,
     assert_rls_enabled,
     assert_rls_policy_exists,
-    rls_as_tenant,
-    rls_bypass,
 )
 from .cases import TenantTestCase, TenantTransactionTestCase, create_tenant
 from .roles import as_owner, assert_role_is_bound
+from .scopes import rls_as_tenant, rls_bypass
 from .wire import Wire, assert_sql
 
 __all__ = [

@@ -1,24 +1,14 @@
-"""Assertions about tables, and scopes for tests."""
+"""Assertions about tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connections, models
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from ..binding import UNBOUND
-from ..context import Scope, admin_context, tenant_context
+from ..context import Scope, admin_context
 from ..policies.ddl import POLICY
-
-
-def rls_bypass() -> admin_context:
-    """Return a scope that sees and writes all rows, for arranging them."""
-    return admin_context()
-
-
-def rls_as_tenant(tenant: Any) -> tenant_context:
-    """Return a scope of a tenant, which may be an instance or a primary key."""
-    return tenant_context(tenant.pk if isinstance(tenant, models.Model) else tenant)
 
 
 def assert_rls_enabled(model: Any, using: str = DEFAULT_DB_ALIAS) -> None:

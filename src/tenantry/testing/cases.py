@@ -9,7 +9,7 @@ from django.db.models.fields import NOT_PROVIDED
 from django.test import TestCase, TransactionTestCase
 
 from ..conf import tenant_model
-from .assertions import rls_as_tenant
+from .scopes import rls_as_tenant
 
 
 def create_tenant(name: str) -> Any:

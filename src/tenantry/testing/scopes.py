@@ -1,0 +1,19 @@
+"""Scopes for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+from ..context import admin_context, tenant_context
+
+
+def rls_bypass() -> admin_context:
+    """Return a scope that sees and writes all rows, for arranging them."""
+    return admin_context()
+
+
+def rls_as_tenant(tenant: Any) -> tenant_context:
+    """Return a scope of a tenant, which may be an instance or a primary key."""
+    return tenant_context(tenant.pk if isinstance(tenant, models.Model) else tenant)
