@@ -21,17 +21,9 @@ from django.test import Client
 from django.urls import path
 
 from tenantry import admin_context, tenant_context
-from tenantry.binding import (
-    ADMIN,
-    UNBOUND,
-    Binding,
-    current_binding,
-    in_event_loop,
-    in_sync_hop,
-    pop,
-    push,
-)
+from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding, pop, push
 from tenantry.context import Scope
+from tenantry.hops import in_event_loop, in_sync_hop
 
 T = TypeVar("T")
 Reader = Callable[[], Awaitable[Binding]]

@@ -31,7 +31,7 @@ from rest_framework.request import Request
 import tenantry
 from tenantry.backends.postgresql import base as our_base
 from tenantry.backends.postgresql import cursor
-from tenantry.binding import waiting_for_async
+from tenantry.hops import waiting_for_async
 from tests.app.models import Note
 
 SOURCE = Path(tenantry.__file__).parent

@@ -81,7 +81,7 @@ print([
 FORK = """
 import asyncio, os
 from asgiref.sync import sync_to_async
-from tenantry.binding import in_sync_hop
+from tenantry.hops import in_sync_hop
 
 def hop():
     if (child := os.fork()) == 0:

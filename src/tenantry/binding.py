@@ -10,14 +10,12 @@ wherever the context is copied: hops, tasks, ``async_to_sync``, threads.
 
 from __future__ import annotations
 
-import asyncio
-import os
 from contextvars import ContextVar, Token
 from threading import get_ident
 from typing import NamedTuple
 from uuid import UUID
 
-from asgiref.sync import AsyncToSync, SyncToAsync
+from .hops import loop_here, loop_of_hop, waiting_for_async
 
 TenantId = int | str | UUID
 
@@ -176,46 +174,6 @@ def rebind(binding: Binding) -> bool:
         binding = binding._replace(read_only=True)
     frame.binding = binding
     return True
-
-
-def in_sync_hop() -> bool:
-    """Return whether this is sync code that asgiref's ``sync_to_async`` runs in a thread."""
-    return loop_of_hop() is not None
-
-
-def loop_of_hop() -> object | None:
-    """Return the event loop that waits for the hop which this sync code is in, if it is in one."""
-    if in_event_loop():
-        return None
-    # asgiref has no public way to ask. It leaves its loop on the thread after a hop; once that
-    # loop has ended (a WSGI worker, the main thread), the thread is a top-level one again. Looked
-    # up in the thread's dict, because an attribute that is missing costs an exception.
-    hop = vars(SyncToAsync.threadlocal)
-    loop: asyncio.AbstractEventLoop | None = hop.get("main_event_loop")
-    if loop is None or not loop.is_running() or hop["main_event_loop_pid"] != os.getpid():
-        return None
-    return loop
-
-
-def loop_here() -> object | None:
-    """Return the event loop that runs this code, or that waits for the hop which it is in."""
-    return asyncio._get_running_loop() or loop_of_hop()
-
-
-def waiting_for_async() -> tuple[object, object]:
-    """Return what stands for the ``async_to_sync`` around this code, and the tasks of those inside.
-
-    The first is None where there is none; asgiref fills the second, which is of this hop. It has no
-    public way to ask.
-    """
-    executor = getattr(AsyncToSync.executors, "current", None)
-    return executor, vars(SyncToAsync.threadlocal).get("task_context")
-
-
-def in_event_loop() -> bool:
-    """Return whether this is code that an event loop runs on this thread."""
-    # get_running_loop() raises where there is none, which costs more than the scope.
-    return asyncio._get_running_loop() is not None
 
 
 def _visible(frame: Frame | None) -> Frame | None:

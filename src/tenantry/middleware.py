@@ -16,9 +16,10 @@ from django.core.files import File
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.utils.cache import patch_vary_headers
 
-from .binding import Binding, in_sync_hop
+from .binding import Binding
 from .conf import rls_tenants
 from .context import ContinuedScope, RequestScope
+from .hops import in_sync_hop
 from .resolution import aresolve, resolve
 from .resolvers.base import resolvers
 
