@@ -43,8 +43,9 @@ from tenantry.backends.postgresql.options import OWN
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
 from tenantry.contrib import admin, drf, ninja
-from tenantry.policies.ddl import LATEST, Policy, Reference, depend
+from tenantry.policies.ddl import LATEST, Policy
 from tenantry.policies.ddl import unprotect as remove
+from tenantry.policies.references import Reference, depend
 from tests.app.models import Shared, Tenant
 from tests.fix_docs import APP, DOCS, SOURCE, Reader, blocks
 from tests.fix_faults import wait_for

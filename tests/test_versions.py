@@ -16,8 +16,9 @@ from django.test.utils import isolate_apps
 
 from tenantry import RawPredicate, RLSConstraint, SharedWith, TenantField
 from tenantry.policies import samekeys
-from tenantry.policies.ddl import Policy, Reference, depend, independ, unprotect
+from tenantry.policies.ddl import Policy, unprotect
 from tenantry.policies.predicates import tenant_sql
+from tenantry.policies.references import Reference, depend, independ
 from tenantry.policies.seal import verifier
 from tenantry.policies.ways import Hop, Way
 

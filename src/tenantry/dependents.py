@@ -15,8 +15,9 @@ from typing import Any
 from django.apps.registry import Apps
 
 from .declared import constraint_of, constraints_of
-from .policies.ddl import Policy, Reference, Rule, all_exist_sql, dependent_rules
+from .policies.ddl import Policy, Rule
 from .policies.predicates import unlike
+from .policies.references import Reference, all_exist_sql, dependent_rules
 from .sharing import TenantField
 
 Model = type[Any]

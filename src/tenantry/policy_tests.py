@@ -21,8 +21,8 @@ from .conf import rls_tenants, tenant_key
 from .declared import constraint_of
 from .dependents import references_of
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
-from .policies.ddl import Reference, all_exist_sql
 from .policies.predicates import unlike
+from .policies.references import Reference, all_exist_sql
 from .policies.ways import Quote, Way
 from .protected import column_of, external_models
 from .seal import token

@@ -26,14 +26,6 @@ ADMIN_POLICY = "tenantry_admin"
 SHARING = "tenantry_sharing"
 BYPASS = "tenantry_bypass"
 RESTRICTION = "tenantry_restriction"
-# Those that a table may have that depends on others.
-OF_DEPENDENTS = (
-    POLICY,
-    ADMIN_POLICY,
-    SHARING,
-    RESTRICTION,
-    *(f"{RESTRICTION}_{command}" for command in ("insert", "update", "delete")),
-)
 
 # Policies, and function bodies in SQL-standard form (RETURN), are parsed once, when they are
 # created, so that no search_path of a caller can change what they mean (PostgreSQL documentation,
@@ -94,15 +86,6 @@ DO $tenantry$ BEGIN
 {_OPEN_1};
   END IF;
 END $tenantry$"""
-
-# For a table whose rows belong to rows of protected tables. The subqueries are subject to the
-# policies of those (PostgreSQL documentation, "Row Security Policies"), so they find what the
-# binding may see.
-_DEPEND_1 = """\
-ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
-ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
-{drops}
-{policies}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +230,11 @@ def close(table: str) -> str:
     return _ENABLE_1.format(table=table)
 
 
+def uncover(table: str) -> str:
+    """Return the SQL after which everybody sees a table, whatever policies it has."""
+    return _OPEN_1.format(table=table)
+
+
 def reopen(table: str, name: str) -> str:
     """Return the SQL after which everybody sees a table, unless it has policies.
 
@@ -267,87 +255,4 @@ def unprotect(table: str, rules: Iterable[Rule]) -> str:
     TABLE", DROP COLUMN ... CASCADE).
     """
     drops = "\n".join(f"DROP POLICY IF EXISTS {rule.name} ON {table};" for rule in rules)
-    return f"{drops}\n{_OPEN_1.format(table=table)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A column and what it refers to: a table and its key. All are quoted.
-
-    `own` says of the row that it refers to, as `alias`, that it is the tenant's. It is there where
-    a row may be visible that is not, and where only the tenant may write rows that refer to it.
-    `alias` is not what the table is called whose rows refer to it.
-    """
-
-    column: str
-    table: str
-    key: str
-    own: str | None = None
-    alias: str = "owner"
-
-    def exists_sql(self, table: str, *, own: bool = False) -> str:
-        """Return the SQL that a row of the quoted `table` refers to a visible row, or an `own`."""
-        condition = f" AND {self.own}" if own and self.own else ""
-        return (
-            f"EXISTS (SELECT FROM {self.table} AS {self.alias}"
-            f" WHERE {self.alias}.{self.key} = {table}.{self.column}{condition})"
-        )
-
-
-# Whether a table that is there has the policies of :func:`depend`, by their names and by what they
-# refer to, if all that the models let it refer to is protected.
-IS_AS_WANTED = """\
-SELECT relrowsecurity AND relforcerowsecurity
-  AND ARRAY(SELECT polname::text FROM pg_policy
-    WHERE polrelid = c.oid AND starts_with(polname, 'tenantry_') ORDER BY polname)
-    = ARRAY(SELECT name::name::text FROM unnest(%(names)s::text[]) name ORDER BY name::name)
-  AND NOT EXISTS (SELECT FROM unnest(%(owners)s::text[]) owner WHERE NOT EXISTS (
-    SELECT FROM pg_depend d JOIN pg_policy p ON p.oid = d.objid
-    WHERE d.classid = 'pg_policy'::regclass AND polrelid = c.oid
-      AND d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(owner)))
-FROM pg_class c WHERE oid = to_regclass(%(table)s)
-  AND NOT EXISTS (SELECT FROM unnest(%(owners)s::text[]) owner
-    LEFT JOIN pg_class o ON o.oid = to_regclass(owner) WHERE o.relrowsecurity IS NOT TRUE)"""
-
-
-def depend(table: str, references: Sequence[Reference], policy: Policy) -> str:
-    """Return the SQL that shows rows of the quoted `table` with all rows that they refer to.
-
-    `policy` is that of a table that they refer to.
-    """
-    rules = dependent_rules(table, references, policy)
-    policies = ";\n".join(rule.create(table) for rule in rules)
-    return _DEPEND_1.format(table=table, drops=_drops(table), policies=policies)
-
-
-def dependent_rules(table: str, references: Sequence[Reference], policy: Policy) -> list[Rule]:
-    """Return the policies of :func:`depend`.
-
-    A single policy would let others write the rows, too, that they may read.
-    """
-    visible = all_exist_sql(table, references)
-    if any(reference.own for reference in references):
-        return policy.rules(all_exist_sql(table, references, own=True), visible)
-    return [Rule(POLICY, visible, visible), *policy.restrictions(visible)]
-
-
-def all_exist_sql(table: str, references: Iterable[Reference], *, own: bool = False) -> str:
-    """Return the SQL that all rows are there, and visible, that a row of `table` refers to."""
-    return " AND ".join(reference.exists_sql(table, own=own) for reference in references)
-
-
-def independ(table: str) -> str:
-    """Return the SQL that undoes :func:`depend`, also where there is nothing to undo."""
-    return f"{_drops(table)}\n{_OPEN_1.format(table=table)}"
-
-
-def let_depend_anew(table: str) -> str:
-    """Return the SQL that drops the policies of :func:`depend`, before others take their place.
-
-    The table shows nothing until then, also where what follows fails outside of a transaction.
-    """
-    return _drops(table)
-
-
-def _drops(table: str) -> str:
-    return "\n".join(f"DROP POLICY IF EXISTS {name} ON {table};" for name in OF_DEPENDENTS)
+    return f"{drops}\n{uncover(table)}"

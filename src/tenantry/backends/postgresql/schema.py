@@ -28,12 +28,11 @@ from ...dependents import (
 from ...expressions import functions_of
 from ...opening import Opening
 from ...policies.columns import FOLLOWING, SPEAKING, let_go
-from ...policies.ddl import (
+from ...policies.ddl import Rule, drop
+from ...policies.references import (
     IS_AS_WANTED,
     OF_DEPENDENTS,
-    Rule,
     depend,
-    drop,
     independ,
     let_depend_anew,
 )
