@@ -27,8 +27,8 @@ from tenantry import (
 )
 from tenantry.checks import policies as inspecting
 from tenantry.checks.policies import inspect_policies
-from tenantry.constraints import DeferredProtection
 from tenantry.dependents import is_protected
+from tenantry.statements import DeferredProtection
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
 from tests.test_dependents_shared import child, count, manager, model, path_to

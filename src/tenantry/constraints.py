@@ -9,8 +9,6 @@ from django.apps import apps
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
-from django.db.backends.base.schema import BaseDatabaseSchemaEditor
-from django.db.backends.ddl_references import Statement, Table
 
 from .conf import rls_tenants, tenant_key
 from .declared import constraints_of, holds_tenant
@@ -20,7 +18,8 @@ from .opening import Opening, stay_closed
 from .policies.ddl import LATEST, Policy, Rule, close, drop, unprotect
 from .policies.ways import Hop, Quote, Way
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
-from .targets import LET_DEPEND, field_of, key_of, links_to, names_tenant, not_the_tenant
+from .statements import DeferredProtection, statement
+from .targets import field_of, key_of, links_to, names_tenant, not_the_tenant
 
 # What Django's migrations and clone() need, beside the name.
 SETTINGS = ("guc_prefix", "key_type", "version", "admin_role", "app_role", "sealed")
@@ -171,7 +170,7 @@ class RLSConstraint(models.BaseConstraint):
             self.rules(model, schema_editor.quote_name)
         except FieldDoesNotExist:
             schema_editor.deferred_sql.append(later)
-            return _statement(
+            return statement(
                 close(schema_editor.quote_name(model._meta.db_table)), model, schema_editor
             )
         return later
@@ -203,7 +202,7 @@ class RLSConstraint(models.BaseConstraint):
         if not schema_editor.atomic_migration:
             schema_editor.deferred_sql.append(Opening(model._meta.db_table, schema_editor))
             end = drop
-        return _statement(end(quote(model._meta.db_table), rules), model, schema_editor)
+        return statement(end(quote(model._meta.db_table), rules), model, schema_editor)
 
     def is_of(self, sql: Any, model: Any) -> bool:
         """Return whether `sql` is what waits to protect the table of `model` by this."""
@@ -340,56 +339,3 @@ def check_installed(model: type[models.Model]) -> list[checks.CheckMessage]:
             id="tenantry.W006",
         )
     ]
-
-
-class DeferredProtection(Statement):
-    """The SQL of a constraint whose predicates may speak of tables that are yet to come."""
-
-    def __init__(self, constraint: RLSConstraint, model: Any, schema_editor: Any) -> None:
-        table = Table(model._meta.db_table, schema_editor.quote_name)
-        super().__init__("", table=table)
-        self.constraint = constraint
-        self.model = model
-        # Where to look for a field that the model lacks.
-        self.apps = model._meta.apps
-        self.schema_editor = schema_editor
-
-    def __str__(self) -> str:
-        try:
-            return self.constraint.protection_sql(self.model, self.schema_editor)
-        except FieldDoesNotExist:
-            return self.newest()
-
-    def newest(self) -> str:
-        """Return the SQL for the models as the migration's operations have left them so far.
-
-        Raises RLSConfigurationError when they still lack a field.
-        """
-        options = self.model._meta
-        try:
-            model = self.apps.get_model(options.label)
-            return self.constraint.protection_sql(model, self.schema_editor)
-        except FieldDoesNotExist as error:
-            raise RLSConfigurationError(
-                f"{options.label} cannot be protected by its constraint {self.constraint.name}:"
-                f" {error}; {LET_DEPEND}"
-            ) from error
-
-    def speaks_of(self, table: str) -> bool:
-        """Return whether the SQL names a table; it need not be possible to execute it yet."""
-        quote = self.schema_editor.quote_name
-        try:
-            rules = self.constraint.rules(self.model, quote)
-        except FieldDoesNotExist:
-            return False  # It is made of what there is when it is executed.
-        return self.references_table(table) or any(
-            quote(table) in f"{rule.using} {rule.check}" for rule in rules
-        )
-
-
-def _statement(
-    sql: str, model: type[models.Model], schema_editor: BaseDatabaseSchemaEditor
-) -> Statement:
-    # A Statement, so that Django forgets it when the table is deleted again in one migration.
-    table = Table(model._meta.db_table, schema_editor.quote_name)
-    return Statement(sql.replace("%", "%%"), table=table)

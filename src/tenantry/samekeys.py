@@ -15,12 +15,12 @@ from .constraints import RLSConstraint
 from .declared import constraint_of
 from .dependents import concrete_target
 from .dependents import target as referred
-from .exceptions import RLSConfigurationError
 from .instances import tenant_to_validate
 from .policies import samekeys
 from .policies.ddl import Policy
 from .policies.predicates import literal
-from .targets import LET_DEPEND, field_of
+from .statements import DeferredSameTenant, ForAllTenants
+from .targets import field_of
 
 # PostgreSQL documentation, "Identifiers and Key Words".
 MAX_NAME = 63
@@ -31,38 +31,6 @@ MAX_NAME = 63
 # which pg_constraint is indexed. In another one only estimates would be worse.
 FIRST = "0_"
 PLACEHOLDER = "-- A foreign key is made at the end of the migration"
-
-
-class ForAllTenants(Statement):
-    """SQL that has to see every row.
-
-    The schema editor runs it as the admin, unless the admin is a role, which owns no tables.
-    """
-
-    def __init__(self, template: str, constraint: SameTenant, **parts: Any) -> None:
-        super().__init__(template, **parts)
-        self.constraint = constraint
-
-
-class DeferredSameTenant(ForAllTenants):
-    """SQL that has to see every row, once an operation of the migration has added a column."""
-
-    def __init__(self, constraint: SameTenant, model: Any, schema_editor: Any) -> None:
-        table = Table(model._meta.db_table, schema_editor.quote_name)
-        super().__init__("", constraint, table=table)
-        self.model = model
-        self.apps = model._meta.apps
-        self.schema_editor = schema_editor
-
-    def __str__(self) -> str:
-        options = self.model._meta
-        model = self.apps.get_model(options.label)
-        try:
-            return str(self.constraint.statement(model, self.schema_editor))
-        except FieldDoesNotExist as error:
-            raise RLSConfigurationError(
-                f"{self.constraint.name} on {options.label} cannot be made: {error}; {LET_DEPEND}"
-            ) from error
 
 
 class SameTenant(models.BaseConstraint):

@@ -9,13 +9,6 @@ from django.db import models
 
 from .conf import rls_tenants
 
-# What to do where a migration lacks a field of another one.
-LET_DEPEND = (
-    "let its migration depend on the one that adds the field, or if that one depends on it, move"
-    " the constraint to a migration that depends on both; let one that renames or removes the field"
-    " depend on it"
-)
-
 
 def field_of(model: Any, name: str) -> Any:
     """Return a field of `model` that has a column.

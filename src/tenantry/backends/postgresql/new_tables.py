@@ -8,12 +8,12 @@ from django.db import transaction
 from django.db.backends.ddl_references import Statement
 
 from ...conf import rls_tenants
-from ...constraints import DeferredProtection
 from ...dependents import is_protected
 from ...exceptions import RLSConfigurationError
 from ...grants import grant_on
 from ...policies.ddl import close
 from ...seal import send_seal_keys
+from ...statements import DeferredProtection
 
 if TYPE_CHECKING:
     # A mixin over the editors of two backends.

@@ -12,7 +12,7 @@ from django.db.backends.ddl_references import Statement, Table
 from django.db.backends.postgresql import schema
 
 from ...conf import rls_tenants
-from ...constraints import DeferredProtection, RLSConstraint
+from ...constraints import RLSConstraint
 from ...declared import constraints_of
 from ...dependents import (
     dependents,
@@ -46,8 +46,9 @@ from ...retyping import (
     retyped,
     speaks_of,
 )
-from ...samekeys import DeferredSameTenant, ForAllTenants, SameTenant
+from ...samekeys import SameTenant
 from ...seal import send_seal_keys
+from ...statements import DeferredProtection, DeferredSameTenant, ForAllTenants
 from .new_tables import Dependence, NewTablesMixin
 from .releasing import as_admin, filled, looked_at, released
 
