@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from django.apps import apps
@@ -11,15 +11,15 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 
 from .conf import rls_tenants, tenant_key
-from .declared import constraints_of, holds_tenant
+from .declared import constraints_of
 from .exceptions import RLSConfigurationError
-from .keys import key_type_of
 from .opening import Opening, stay_closed
 from .policies.ddl import LATEST, Policy, Rule, close, drop, unprotect
 from .policies.ways import Hop, Quote, Way
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
 from .statements import DeferredProtection, statement
-from .targets import field_of, key_of, links_to, names_tenant, not_the_tenant
+from .targets import field_of, key_of
+from .ways import check_way
 
 # What Django's migrations and clone() need, beside the name.
 SETTINGS = ("guc_prefix", "key_type", "version", "admin_role", "app_role", "sealed")
@@ -235,77 +235,7 @@ class RLSConstraint(models.BaseConstraint):
 
     def problems(self, model: Any) -> list[checks.CheckMessage]:
         """Return the errors for which no policies can be made, or wrong ones."""
-        found = self.check_path(model, self.way.split("__"))
-        return found + check_extra_predicates(model, self.extra_predicates)
-
-    def check_path(self, model: Any, steps: Sequence[str]) -> list[checks.CheckMessage]:
-        """Return an error if `steps` do not lead from column to column."""
-        at = model
-        for number, step in enumerate(steps, 1):
-            try:
-                field = at._meta.get_field(step)
-            except FieldDoesNotExist:
-                message = f"{at._meta.label} has no field {step!r} to protect its rows by."
-                return [checks.Error(message, self.hint_of_names(), model, "tenantry.E001")]
-            # Those of a proxy are of the model that has its table.
-            if field not in at._meta.concrete_model._meta.local_concrete_fields:
-                message = f"{at._meta.label}.{step} is not a column of the model's own table."
-                links = [] if self.path is None else links_to(at, field)
-                way = "__".join([*steps[: number - 1], *links, *steps[number - 1 :]])
-                hint = "Declare a foreign key to the tenant on this model."
-                if links:
-                    hint = f"Name the link to the parent's table: RLSConstraint(path={way!r})."
-                return [checks.Error(message, hint, model, "tenantry.E002")]
-            if number < len(steps) and not isinstance(field, models.ForeignKey):
-                message = (
-                    f"{at._meta.label}.{step} is not a foreign key, so a path cannot go on through"
-                    " it."
-                )
-                hint = "Name foreign keys in RLSConstraint(path='order__tenant')."
-                return [checks.Error(message, hint, model, "tenantry.E003")]
-            if field.is_relation and isinstance(field.remote_field.model, str):
-                return []  # Django's own checks say that there is no such model.
-            if number < len(steps):
-                at = field.remote_field.model
-        return self.check_end(model, at, field)
-
-    def hint_of_names(self) -> str:
-        """Return how to name what leads to the tenant."""
-        if self.path is None:
-            return "Name the foreign key to the tenant in RLSConstraint(field=...)."
-        path = self.path.replace(".", "__") if "." in self.path else "order__tenant"
-        return f"Name foreign keys, and the tenant at the end, in RLSConstraint(path={path!r})."
-
-    def check_end(self, model: Any, at: Any, field: Any) -> list[checks.CheckMessage]:
-        """Return an error if `field` of `at`, where the way ends, does not name the tenant."""
-        problem = self.end_problem(at, field)
-        if problem is None:
-            return []
-        message = f"{model._meta.label} cannot be protected by {self.way}: {problem}."
-        hint = (
-            f"Name a foreign key to the primary key of {rls_tenants().tenant_model} in"
-            " RLSConstraint(field=...), or at the end of its path."
-        )
-        return [checks.Error(message, hint, model, "tenantry.E007")]
-
-    def end_problem(self, model: Any, field: Any) -> str | None:
-        """Return why a `field` of `model` does not name the tenant, or None.
-
-        A plain column may, of a model that is protected by it.
-        """
-        if isinstance(field, models.ForeignKey):
-            if not names_tenant(field):
-                return not_the_tenant(field)
-        elif self.path is not None and not holds_tenant(model, field):
-            return f"{model._meta.label}.{field.name} is not a foreign key to the tenant"
-        key_type, wanted = key_type_of(field), self.policy.key_type
-        # E153 reports a column of the model itself.
-        if self.path is not None and key_type not in (None, wanted):
-            return (
-                f"{model._meta.label}.{field.name} is of type {key_type}, and a tenant id of type"
-                f" {wanted}"
-            )
-        return None
+        return check_way(self, model) + check_extra_predicates(model, self.extra_predicates)
 
 
 def require_lists(predicates: object, flags: object) -> None:
