@@ -28,7 +28,8 @@ from tenantry import (
     arows,
     tenant_context,
 )
-from tenantry.backends.postgresql import aio, loops
+from tenantry.backends.postgresql import loops
+from tenantry.backends.postgresql.preferences import async_preferences
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Author, Note, Shared, Tenant
 from tests.fix_aliases import Add
@@ -350,7 +351,7 @@ async def test_the_next_block_gets_the_connection_as_the_settings_want_it(alias:
     level = psycopg.IsolationLevel.REPEATABLE_READ
     using = alias(options={"isolation_level": level})
     async with aconnection(using) as connection:
-        expected = aio.preferences(connection)
+        expected = async_preferences(connection)
         await connection.set_autocommit(True)
         await connection.set_isolation_level(psycopg.IsolationLevel.SERIALIZABLE)
         await connection.set_read_only(True)
@@ -360,13 +361,13 @@ async def test_the_next_block_gets_the_connection_as_the_settings_want_it(alias:
         connection.server_cursor_factory = psycopg.AsyncServerCursor
         connection.prepare_threshold = 1
         connection.prepared_max = 1
-        changed = aio.preferences(connection)
+        changed = async_preferences(connection)
     assert not [pair for pair in zip(expected, changed, strict=True) if pair[0] == pair[1]]
     with pytest.raises(ZeroDivisionError):
         await insert_and_fail(using)
     async with aconnection(using) as again:
         assert again is connection
-        assert aio.preferences(again) == expected
+        assert async_preferences(again) == expected
         rows = await again.execute("SELECT count(*) FROM app_shared")
         assert await rows.fetchall() == [(0,)]
 

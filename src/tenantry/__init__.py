@@ -6,7 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backends.postgresql.aio import aconnection, arows
+    from .backends.postgresql.aio import aconnection
+    from .backends.postgresql.async_rows import arows
     from .backends.postgresql.loops import aclose_pools, apool_stats
     from .constraints import RLSConstraint
     from .context import admin_context, bypass_flag, tenant_context, with_rls_context
@@ -70,7 +71,7 @@ _LATER = {
     "aconnection": "backends.postgresql.aio",
     "admin_context": "context",
     "apool_stats": "backends.postgresql.loops",
-    "arows": "backends.postgresql.aio",
+    "arows": "backends.postgresql.async_rows",
     "aswitch_tenant": "selection",
     "bind_request": "rebinding",
     "bypass_flag": "context",

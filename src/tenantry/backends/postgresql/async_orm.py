@@ -16,14 +16,9 @@ import psycopg
 from django.core.exceptions import ImproperlyConfigured
 
 from ...conf import rls_tenants
-from .aio import (
-    AsyncBindingMixin,
-    AsyncBoundConnection,
-    AsyncServerSideCursor,
-    accept_role,
-    named_cursor_class,
-)
+from .aio import AsyncBoundConnection, accept_role
 from .apply import assume
+from .async_cursor import AsyncBindingMixin, AsyncServerSideCursor, named_cursor_class
 from .lean import SLOTS, LeanMixin
 from .loops import orm_pools
 from .options import take_own

@@ -8,7 +8,6 @@ followed is never sent, nor is a transaction without a statement.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors, generators
-from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 
 from ...binding import UNBOUND, Binding, current_binding
 from ...conf import rls_tenants
@@ -26,6 +25,7 @@ from .cursor import bound
 from .named import refuse_fetch
 from .preferences import NAMES, preferences
 from .savepoints import SAVEPOINT, Savepoints, SavepointSQL
+from .synced import SyncedPipeline, refuse_interrupted
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -36,79 +36,7 @@ if TYPE_CHECKING:
 else:
     Base = object
 
-
-def refuse_interrupted(pgconn: Any) -> None:
-    """Close a connection that is in a flush nobody waits for: the next results would be its own.
-
-    Raises OperationalError if it was.
-    """
-    if pgconn.pipeline_status != PipelineStatus.OFF:
-        pgconn.finish()
-        raise psycopg.OperationalError(
-            "the connection was closed, because an exception interrupted a statement on it; run the"
-            " statement again on a new connection"
-        )
-
-
 COMMIT = b"COMMIT"
-# Stands for a Sync among the results that are waited for.
-SYNC: Any = object()
-
-
-class SyncedPipelineMixin(Base):  # type: ignore[misc]
-    """End with a Sync and nothing after it.
-
-    psycopg asks for a Flush after the Sync. A transaction pooler that has taken the server back by
-    then lends out another one for the Flush, which answers nothing, and so never comes back.
-    """
-
-    # Whether all results have been waited for.
-    ended = False
-    # Whether it is open for one statement of a cursor only, and not for somebody's block.
-    own = False
-
-    def _enter_gen(self) -> PQGen[None]:
-        if self.level == 0:
-            refuse_interrupted(self.pgconn)
-        yield from super()._enter_gen()
-
-    def _exit_gen(self) -> PQGen[None]:
-        self.ended = False
-        try:
-            self._enqueue_sync()
-            yield from self._communicate_gen()
-        except GeneratorExit:
-            # Whoever waited was cancelled, before anything was sent or once more after that, and
-            # waits for nothing any more. psycopg closes what has results to come.
-            raise
-        except BaseException:
-            yield from self._fetch_gen(flush=False)
-            raise
-        yield from self._fetch_gen(flush=False)
-        self.ended = True
-
-    def _exit(self, exc: BaseException | None) -> None:
-        # psycopg knows of what has ended the block, but not of a signal's handler that raises while
-        # it waits for results, and would raise that the connection is busy instead.
-        super()._exit(exc if exc or self.ended else sys.exception())
-
-    def _enqueue_sync(self) -> None:
-        self.command_queue.append(self.pgconn.pipeline_sync)
-        self.result_queue.append(SYNC)
-
-    def _process_results(self, queued: Any, results: Any) -> None:
-        if queued is SYNC:
-            queued = None
-            if results[-1].status == ExecStatus.FATAL_ERROR:
-                # The Sync commits, which has failed. Its own result is yet to come.
-                self.result_queue.appendleft(SYNC)
-        # libpq keeps the single-row mode of a stream for the first statement of the pipeline after
-        # it, the binding, whose one row then comes as a result of its own.
-        super()._process_results(queued, results if queued else results[-1:])
-
-
-class SyncedPipeline(SyncedPipelineMixin, psycopg.Pipeline):
-    """End with a Sync and nothing after it."""
 
 
 class ControlMixin(Base):  # type: ignore[misc]

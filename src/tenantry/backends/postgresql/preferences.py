@@ -14,3 +14,7 @@ OF_CURSORS = (
 )
 NAMES = OF_TRANSACTIONS + OF_CURSORS
 preferences = attrgetter(*NAMES)
+
+# Those that an async connection has methods for.
+BY_METHOD = ("autocommit", *OF_TRANSACTIONS)
+async_preferences = attrgetter(*BY_METHOD, *OF_CURSORS)

@@ -1,0 +1,104 @@
+"""Pipeline mode that ends with a Sync and nothing after it, safe behind a transaction pooler."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+from psycopg.pq import ExecStatus, PipelineStatus
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+
+    # The mixin stands over a sync and an async class, whose methods no one type has.
+    Base = Any
+else:
+    Base = object
+
+# Stands for a Sync among the results that are waited for.
+SYNC: Any = object()
+
+
+def refuse_interrupted(pgconn: Any) -> None:
+    """Close a connection that is in a flush nobody waits for: the next results would be its own.
+
+    Raises OperationalError if it was.
+    """
+    if pgconn.pipeline_status != PipelineStatus.OFF:
+        pgconn.finish()
+        raise psycopg.OperationalError(
+            "the connection was closed, because an exception interrupted a statement on it; run the"
+            " statement again on a new connection"
+        )
+
+
+class SyncedPipelineMixin(Base):  # type: ignore[misc]
+    """End with a Sync and nothing after it.
+
+    psycopg asks for a Flush after the Sync. A transaction pooler that has taken the server back by
+    then lends out another one for the Flush, which answers nothing, and so never comes back.
+    """
+
+    # Whether all results have been waited for.
+    ended = False
+    # Whether it is open for one statement of a cursor only, and not for somebody's block.
+    own = False
+
+    def _enter_gen(self) -> PQGen[None]:
+        if self.level == 0:
+            refuse_interrupted(self.pgconn)
+        yield from super()._enter_gen()
+
+    def _exit_gen(self) -> PQGen[None]:
+        self.ended = False
+        try:
+            self._enqueue_sync()
+            yield from self._communicate_gen()
+        except GeneratorExit:
+            # Whoever waited was cancelled, before anything was sent or once more after that, and
+            # waits for nothing any more. psycopg closes what has results to come.
+            raise
+        except BaseException:
+            yield from self._fetch_gen(flush=False)
+            raise
+        yield from self._fetch_gen(flush=False)
+        self.ended = True
+
+    def _exit(self, exc: BaseException | None) -> None:
+        # psycopg knows of what has ended the block, but not of a signal's handler that raises while
+        # it waits for results, and would raise that the connection is busy instead.
+        super()._exit(exc if exc or self.ended else sys.exception())
+
+    def _enqueue_sync(self) -> None:
+        self.command_queue.append(self.pgconn.pipeline_sync)
+        self.result_queue.append(SYNC)
+
+    def _process_results(self, queued: Any, results: Any) -> None:
+        if queued is SYNC:
+            queued = None
+            if results[-1].status == ExecStatus.FATAL_ERROR:
+                # The Sync commits, which has failed. Its own result is yet to come.
+                self.result_queue.appendleft(SYNC)
+        # libpq keeps the single-row mode of a stream for the first statement of the pipeline after
+        # it, the binding, whose one row then comes as a result of its own.
+        super()._process_results(queued, results if queued else results[-1:])
+
+
+class SyncedPipeline(SyncedPipelineMixin, psycopg.Pipeline):
+    """End with a Sync and nothing after it."""
+
+
+class AsyncSyncedPipeline(SyncedPipelineMixin, psycopg.AsyncPipeline):
+    """End with a Sync and nothing after it."""
+
+    async def __aenter__(self) -> Self:
+        level = self.level
+        try:
+            return await super().__aenter__()
+        except BaseException as error:
+            # psycopg lets others run once it has entered, and may be cancelled there: nobody would
+            # leave pipeline mode, and the connection would go back to the pool in it.
+            if self.level > level:
+                self._exit(error)
+            raise
