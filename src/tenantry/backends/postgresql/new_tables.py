@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import transaction
-from django.db.backends.ddl_references import Statement
 
 from ...conf import rls_tenants
 from ...dependents import is_protected
@@ -14,23 +13,10 @@ from ...grants import grant_on
 from ...policies.ddl import close
 from ...seal import send_seal_keys
 from ...statements import DeferredProtection
-
-if TYPE_CHECKING:
-    # A mixin over the editors of two backends.
-    Base = Any
-else:
-    Base = object
+from .dependence import DependenceMixin
 
 
-class Dependence(Statement):
-    """SQL that Django forgets when its table is deleted in the same migration."""
-
-    def speaks_of(self, table: str) -> bool:
-        """Return whether the SQL names a table."""
-        return self.parts["table"].quote_name(table) in str(self)
-
-
-class NewTablesMixin(Base):  # type: ignore[misc]
+class NewTablesMixin(DependenceMixin):
     """Protect new tables: when the migration ends, or at once where it is no transaction.
 
     The admin role, if there is one, may use them at once.
