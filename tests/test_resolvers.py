@@ -420,7 +420,7 @@ def test_a_tenant_that_is_saved_by_its_proxy_or_its_model_is_looked_up_again(
                 app_label = "app"
                 proxy = True
 
-    monkeypatch.setattr("tenantry.resolvers.lookup.apps", isolated)
+    monkeypatch.setattr("tenantry.conf.apps", isolated)
     given = {"TENANT_MODEL": "app.Customer", "TENANT_PK_TYPE": "bigint"}
     with override_settings(RLS_TENANTS={**project.RLS_TENANTS, **given}):
         lookup = TenantLookup("name", {}, 30)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.apps import apps
 from django.db import router
 
 try:
@@ -18,7 +17,7 @@ except ImportError as error:
     ) from error
 
 from ..binding import current_binding
-from ..conf import rls_tenants
+from ..conf import tenant_model
 from ..rebinding import bind_request, unbind_request
 
 __all__ = ["CurrentTenantDefault", "RLSAPIView", "api_view"]
@@ -39,7 +38,7 @@ class CurrentTenantDefault:
         tenant_id = current_binding().tenant_id
         if tenant_id is None:
             raise serializers.ValidationError("No tenant is current.", code="required")
-        model: Any = apps.get_model(rls_tenants().tenant_model)
+        model = tenant_model()
         return model.from_db(router.db_for_read(model), [model._meta.pk.attname], [tenant_id])
 
     def __repr__(self) -> str:

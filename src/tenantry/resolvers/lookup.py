@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from django.apps import apps
 from django.core.exceptions import FieldError, ValidationError
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
-from ..conf import rls_tenants
+from ..conf import rls_tenants, tenant_model
 from .base import UNKNOWN
 
 # More names than this are asked for only by somebody who makes them up.
@@ -78,7 +77,7 @@ class TenantLookup:
 
     def tenants(self) -> Any:
         """Return the manager of the tenants."""
-        return apps.get_model(rls_tenants().tenant_model)._default_manager
+        return tenant_model()._default_manager
 
     def query(self, name: str) -> Any:
         """Return the queryset of the key."""

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.apps import apps
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
 from ...binding import current_binding
-from ...conf import rls_tenants
+from ...conf import tenant_model
 from ...resolvers.base import resolvers
 from ...resolvers.places import SessionResolver
 from ...users import binding_of, has_several_tenants, tenants_of
@@ -44,7 +43,7 @@ def may_switch(user: Any) -> bool:
 
 def tenants_for(user: Any) -> Any:
     """Return the tenants that a user may select."""
-    tenants = apps.get_model(rls_tenants().tenant_model)._default_manager.all()
+    tenants = tenant_model()._default_manager.all()
     own = binding_of(user)
     return tenants if own.is_admin else tenants.filter(pk__in={*tenants_of(user), own.tenant_id})
 
