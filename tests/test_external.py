@@ -23,10 +23,10 @@ from tenantry.binding import Binding
 from tenantry.checks.inspection import inspect_database
 from tenantry.context import Scope
 from tenantry.exceptions import RLSConfigurationError
-from tenantry.external import current
 from tenantry.middleware import RLSTenantMiddleware
 from tenantry.operations import AddRLSPolicy, AlterRLSPolicy
 from tenantry.policy_tests import protected_tables
+from tenantry.shapes import current
 from tests import settings as test_settings
 from tests.app.models import Tag, Tenant, User
 from tests.fix_migrations import Migrate, is_protected, migration_of

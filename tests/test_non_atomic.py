@@ -31,13 +31,13 @@ from django.db.migrations.state import ProjectState
 from example_asgi.servers import Postgres
 from tenantry import RawPredicate, RLSConstraint, SameTenant, admin_context, tenant_context
 from tenantry.exceptions import RLSConfigurationError
-from tenantry.external import current
 from tenantry.operations import (
     AddRLSPolicy,
     AddSameTenantNotValid,
     AlterRLSPolicy,
     ValidateSameTenant,
 )
+from tenantry.shapes import current
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.fix_servers import DATABASE

@@ -19,13 +19,13 @@ from django.db.migrations.state import ProjectState
 from django.test.utils import isolate_apps
 
 from tenantry import RLSConstraint, admin_context, tenant_context
-from tenantry.external import current
 from tenantry.lifecycle.export import export
 from tenantry.lifecycle.removal import Removal
 from tenantry.lifecycle.tables import ownership
 from tenantry.operations import AddRLSPolicy
 from tenantry.runs.fleet import Fleet
 from tenantry.runs.ledger import Ledger
+from tenantry.shapes import current
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_checks import broken

@@ -15,7 +15,6 @@ from django.db.migrations.state import ProjectState
 
 from tenantry import CurrentTenant, SameTenant, admin_context, tenant_context
 from tenantry.exceptions import RLSConfigurationError
-from tenantry.external import current
 from tenantry.grants import grant_to_admin_role
 from tenantry.operations import (
     AddRLSPolicy,
@@ -23,6 +22,7 @@ from tenantry.operations import (
     AlterRLSPolicy,
     ValidateSameTenant,
 )
+from tenantry.shapes import current
 from tests.app.models import Note, Tenant
 from tests.fix_aliases import Add
 from tests.test_dependents_shared import child, manager, model, path_to, rls, tags

@@ -14,10 +14,10 @@ from django.db import connections, router
 
 from .declared import constraints_of
 from .engine import is_bound
-from .external import current
 from .policies.ddl import Policy
 from .policies.predicates import SCHEMA, admin_function, sealed_function, tenant_function
 from .policies.seal import KEYS
+from .shapes import current
 
 # Whether whoever migrates may make them anew: all that are there, and the table that one reads.
 OWNED = """\

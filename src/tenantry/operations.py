@@ -12,18 +12,10 @@ from django.db.migrations.operations.base import Operation
 
 from .conf import rls_tenants
 from .exceptions import RLSConfigurationError
-from .external import (
-    add_external,
-    alter_external,
-    arguments,
-    check_arguments,
-    current,
-    given,
-    remove_external,
-    says_all,
-)
+from .external import add_external, alter_external, remove_external
 from .policies.ddl import Policy
 from .samekeys import SameTenant
+from .shapes import arguments, check_arguments, current, given, says_all
 from .targets import named_instead
 
 __all__ = ["AddRLSPolicy", "AddSameTenantNotValid", "AlterRLSPolicy", "ValidateSameTenant"]

@@ -9,10 +9,10 @@ from django.apps import apps
 
 from .. import dependents
 from ..constraints import RLSConstraint
-from ..external import arguments, current
 from ..policies.ddl import Policy, Rule
 from ..policies.ways import Way
 from ..protected import column_of, external_column
+from ..shapes import arguments, current
 from .children import Child
 from .findings import Finding
 
