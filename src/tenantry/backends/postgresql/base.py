@@ -8,7 +8,7 @@ set up, tracked or cleaned up per request.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -28,6 +28,7 @@ from psycopg.pq import Format
 from ...checks.role import ROLE, role_parameters
 from ...conf import rls_tenants
 from ...exceptions import UnsupportedServerError
+from ...mixins import Base
 from . import driver
 from .client import DatabaseClient
 from .connection import BoundConnection
@@ -39,12 +40,6 @@ from .pool import PoolingMixin
 from .refusal import accept, is_accepted, refuse_exempt
 from .savepoints import SavepointSQL
 from .schema import DatabaseSchemaEditor
-
-if TYPE_CHECKING:
-    # The mixins stand over Django's wrapper, and over that of PostGIS.
-    Base = Any
-else:
-    Base = object
 
 MINIMUM_PSYCOPG = (3, 2)
 MINIMUM_POSTGRESQL = 15

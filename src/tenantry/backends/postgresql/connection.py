@@ -20,6 +20,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from ...binding import UNBOUND, Binding, current_binding
 from ...conf import rls_tenants
 from ...exceptions import UnbindableStatementError
+from ...mixins import Base
 from .apply import IMMEDIATE, LOGGED_IN, NO_ROLE, Session, before_commit, binding_query
 from .cursor import bound
 from .named import refuse_fetch
@@ -30,11 +31,6 @@ from .synced import SyncedPipeline, refuse_interrupted
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
-
-    # The mixins stand over sync and async classes alike, whose methods no one type has.
-    Base = Any
-else:
-    Base = object
 
 COMMIT = b"COMMIT"
 

@@ -10,16 +10,12 @@ from psycopg.copy import AsyncLibpqWriter, LibpqWriter
 from psycopg.pq import ExecStatus
 
 from ...binding import Binding
+from ...mixins import Base
 from .advice import with_advice
 from .apply import is_secret
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
-
-    # The mixins stand over sync and async classes alike, whose methods no one type has.
-    Base = Any
-else:
-    Base = object
 
 COPY_STARTED = (ExecStatus.COPY_IN, ExecStatus.COPY_OUT)
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db import router
 from django.db.backends.ddl_references import Statement, Table
 
 from ...dependents import dependents, has_constraint, policy_of, references_of, rules_of
+from ...mixins import Base
 from ...opening import Opening
 from ...policies.references import IS_AS_WANTED, OF_DEPENDENTS, depend, independ, let_depend_anew
 from ...statements import DeferredProtection
-
-if TYPE_CHECKING:
-    # A mixin over the editors of two backends.
-    Base = Any
-else:
-    Base = object
 
 
 class Dependence(Statement):

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg_pool import PoolTimeout, TooManyRequests
 
-if TYPE_CHECKING:
-    # The mixins stand over the connection classes of a pool, sync and async.
-    Base = Any
-else:
-    Base = object
+from ...mixins import Base
 
 
 class Attempts(Base):  # type: ignore[misc]

@@ -16,16 +16,12 @@ from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus, TransactionStatus
 
 from ...exceptions import UnbindableStatementError
+from ...mixins import Base
 from .apply import binding_query, first_word
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGresult
-
-    # The mixins stand over sync and async classes alike, whose methods no one type has.
-    Base = Any
-else:
-    Base = object
 
 # What may commit, and go on after that, as somebody else.
 PROCEDURES = frozenset({b"CALL", b"DO"})

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg.pq import TransactionStatus
 
 from ...binding import Binding
 from ...exceptions import UnbindableStatementError
+from ...mixins import Base
 from .apply import binding_query, excerpt, first_word, is_secret
 from .several import ROLLBACKS, ends
-
-if TYPE_CHECKING:
-    # The mixins stand over sync and async classes alike, whose methods no one type has.
-    Base = Any
-else:
-    Base = object
 
 
 class PipelineMixin(Base):  # type: ignore[misc]

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg
 from psycopg.pq import ExecStatus, PipelineStatus
 
+from ...mixins import Base
+
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
-
-    # The mixin stands over a sync and an async class, whose methods no one type has.
-    Base = Any
-else:
-    Base = object
 
 # Stands for a Sync among the results that are waited for.
 SYNC: Any = object()
