@@ -15,7 +15,7 @@ from .conf import forget_with_settings, rls_tenants
 from .constraints import RLSConstraint
 from .declared import constraints_of
 from .dependents import concrete_target, is_open, protecting_links, target, writing_links
-from .exceptions import NoTenantContextError, RLSConfigurationError
+from .exceptions import RLSConfigurationError
 from .policies.ways import Hop, Quote, Way
 from .targets import named_instead
 
@@ -213,35 +213,6 @@ def column_of(model: Any, name: str) -> str:
     except FieldDoesNotExist:
         return name
     return column
-
-
-def require_tenant(apps: Apps, tables: Collection[str], bypass: str | None) -> None:
-    """Raise NoTenantContextError if strict mode wants a scope for one of `tables`.
-
-    That of a many-to-many relation is excluded with the model that declares it.
-    """
-    settings = rls_tenants()
-    if not settings.strict_mode:
-        return
-    known = protections(apps)
-    wanted = {
-        table
-        for table in tables
-        if (flags := known.flags(table)) is not None and bypass not in flags
-    }
-    if not wanted:
-        return
-    for model in apps.get_models(include_auto_created=True):
-        declaring: Any = model._meta.auto_created or model
-        named = declaring._meta
-        if model._meta.db_table in wanted and not {named.label, named.app_label} & set(
-            settings.strict_mode_exclude
-        ):
-            raise NoTenantContextError(
-                f"a query of {model._meta.label} runs in no scope, where it finds nothing; open"
-                f" tenant_context() or admin_context() around it, or name {named.label} in"
-                " RLS_TENANTS['STRICT_MODE_EXCLUDE']"
-            )
 
 
 def _forget_installed() -> None:

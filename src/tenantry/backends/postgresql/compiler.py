@@ -18,8 +18,9 @@ from django.db.models.sql.constants import LOUTER
 from ...binding import Binding, TenantId, current_binding
 from ...conf import rls_tenants
 from ...exceptions import ScopeError
-from ...protected import Protection, protections, require_tenant
+from ...protected import Protection, protections
 from ...queries import binding_of_query
+from ...strict import require_tenant
 
 # Django 6.1 renamed it.
 QUOTE_NAME = (

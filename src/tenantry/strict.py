@@ -1,0 +1,41 @@
+"""Strict mode: a query of protected tables needs a scope."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from django.apps.registry import Apps
+
+from .conf import rls_tenants
+from .exceptions import NoTenantContextError
+from .protected import protections
+
+
+def require_tenant(apps: Apps, tables: Collection[str], bypass: str | None) -> None:
+    """Raise NoTenantContextError if strict mode wants a scope for one of `tables`.
+
+    That of a many-to-many relation is excluded with the model that declares it.
+    """
+    settings = rls_tenants()
+    if not settings.strict_mode:
+        return
+    known = protections(apps)
+    wanted = {
+        table
+        for table in tables
+        if (flags := known.flags(table)) is not None and bypass not in flags
+    }
+    if not wanted:
+        return
+    for model in apps.get_models(include_auto_created=True):
+        declaring: Any = model._meta.auto_created or model
+        named = declaring._meta
+        if model._meta.db_table in wanted and not {named.label, named.app_label} & set(
+            settings.strict_mode_exclude
+        ):
+            raise NoTenantContextError(
+                f"a query of {model._meta.label} runs in no scope, where it finds nothing; open"
+                f" tenant_context() or admin_context() around it, or name {named.label} in"
+                " RLS_TENANTS['STRICT_MODE_EXCLUDE']"
+            )
