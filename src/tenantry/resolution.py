@@ -80,7 +80,8 @@ def take(taken: Steps[T]) -> T:
         try:
             step = taken.send(answer)
         except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+            found: T = done.value
+            return found
         answer = step.call(step.argument)
 
 
@@ -91,7 +92,8 @@ async def atake(taken: Steps[T]) -> T:
         try:
             step = taken.send(answer)
         except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
+            found: T = done.value
+            return found
         answer = await step.acall(step.argument)
 
 
