@@ -19,10 +19,11 @@ from django.core.files.storage import FileSystemStorage
 
 from ..binding import current_binding
 from ..exceptions import NoTenantContextError
+from ..mixins import Base
 from ..naming import name_of
 
 
-class TenantStorageMixin:
+class TenantStorageMixin(Base):  # type: ignore[misc]
     """Keep the files of each tenant in a directory of its own; put it before a storage's class.
 
     A file that is saved as ``logo.png`` is called ``tenants/7/logo.png``, in the row too. A tenant
@@ -77,7 +78,7 @@ class TenantStorageMixin:
 
     def open(self, name: str, mode: str = "rb") -> Any:
         """Open a file."""
-        return super().open(self.resolve_file(name), mode)  # type: ignore[misc]
+        return super().open(self.resolve_file(name), mode)
 
     def save(self, name: str | None, content: Any, max_length: int | None = None) -> Any:
         """Save a file; return its whole name."""
@@ -85,44 +86,47 @@ class TenantStorageMixin:
         if given is None:
             raise TypeError("the file has no name; give save() one, or the content")
         resolved = self.resolve_file(given)
-        return super().save(resolved, content, max_length)  # type: ignore[misc]
+        return super().save(resolved, content, max_length)
 
     def generate_filename(self, filename: Any) -> str:
         """Return the whole name for a new file of a field."""
-        return self.resolve(super().generate_filename(filename))  # type: ignore[misc]
+        return self.resolve(super().generate_filename(filename))
 
     def delete(self, name: str) -> None:
         """Delete a file."""
-        super().delete(self.resolve_file(name))  # type: ignore[misc]
+        super().delete(self.resolve_file(name))
 
     def exists(self, name: str) -> Any:
         """Return whether there is such a file."""
-        return super().exists(self.resolve(name))  # type: ignore[misc]
+        return super().exists(self.resolve(name))
 
     def listdir(self, path: str) -> Any:
         """Return the directories and the files in a directory."""
-        return super().listdir(self.resolve(path))  # type: ignore[misc]
+        return super().listdir(self.resolve(path))
 
     def size(self, name: str) -> Any:
         """Return the size of a file in bytes."""
-        return super().size(self.resolve(name))  # type: ignore[misc]
+        return super().size(self.resolve(name))
 
     def url(self, name: str | None, *args: Any, **kwargs: Any) -> Any:
         """Return the URL of a file; storages of other packages take more than its name."""
         resolved = name if name is None else self.resolve(name)
-        return super().url(resolved, *args, **kwargs)  # type: ignore[misc]
+        return super().url(resolved, *args, **kwargs)
 
     def get_accessed_time(self, name: str) -> datetime:
         """Return when a file was last read."""
-        return super().get_accessed_time(self.resolve(name))  # type: ignore[misc, no-any-return]
+        found: datetime = super().get_accessed_time(self.resolve(name))
+        return found
 
     def get_created_time(self, name: str) -> datetime:
         """Return when a file was made."""
-        return super().get_created_time(self.resolve(name))  # type: ignore[misc, no-any-return]
+        found: datetime = super().get_created_time(self.resolve(name))
+        return found
 
     def get_modified_time(self, name: str) -> datetime:
         """Return when a file was last changed."""
-        return super().get_modified_time(self.resolve(name))  # type: ignore[misc, no-any-return]
+        found: datetime = super().get_modified_time(self.resolve(name))
+        return found
 
 
 class TenantFileSystemStorage(TenantStorageMixin, FileSystemStorage):

@@ -18,6 +18,7 @@ from django.db.models.sql.constants import LOUTER
 from ...binding import Binding, TenantId, current_binding
 from ...conf import rls_tenants
 from ...exceptions import ScopeError
+from ...mixins import Base
 from ...protected import Protection, protections
 from ...queries import binding_of_query
 from ...strict import require_tenant
@@ -60,7 +61,7 @@ class ScopedWhere:
     as_postgresql = as_sql
 
 
-class ScopedMixin:
+class ScopedMixin(Base):  # type: ignore[misc]
     """Find the protected tables among those of a query."""
 
     query: Any
@@ -131,7 +132,7 @@ class ScopedWhereMixin(ScopedMixin):
                 condition = self.condition(alias, found[alias])
                 scoped = ScopedWhere(node, condition, [binding.tenant_id])
                 return scoped.as_sql(self, self.connection)
-        sql, params = super().compile(node)  # type: ignore[misc]
+        sql, params = super().compile(node)
         return sql, params
 
 
@@ -142,7 +143,7 @@ class ScopedDeleteMixin(ScopedWhereMixin):
 
     def _as_sql(self, query: Any) -> tuple[str, Any]:
         self.statement = query
-        sql, params = super()._as_sql(query)  # type: ignore[misc]
+        sql, params = super()._as_sql(query)
         return sql, params
 
 
@@ -164,7 +165,7 @@ class ScopedSelectMixin(ScopedMixin):
         is_outermost = not (args[2:] or kwargs)
         counts = self.query.alias_refcount
         before = {alias for alias in counts if counts[alias]} if is_outermost else set()
-        related: list[Any] = super().get_related_selections(*args, **kwargs)  # type: ignore[misc]
+        related: list[Any] = super().get_related_selections(*args, **kwargs)
         if is_outermost:
             self.followed = {alias for alias in counts if counts[alias]} - before
         return related
@@ -179,7 +180,7 @@ class ScopedSelectMixin(ScopedMixin):
                     f"{self.query.combinator}() takes querysets of one user; call for_user() with"
                     " the same user on each, or open a tenant_context() around the statement"
                 )
-        sql, params = super().get_combinator_sql(*args, **kwargs)  # type: ignore[misc]
+        sql, params = super().get_combinator_sql(*args, **kwargs)
         return sql, params
 
     def get_from_clause(self) -> tuple[list[str], Any]:
@@ -196,7 +197,7 @@ class ScopedSelectMixin(ScopedMixin):
             ):
                 return self.scope_one(binding.tenant_id)
             return self.scope_all(binding)
-        clauses, params = super().get_from_clause()  # type: ignore[misc]
+        clauses, params = super().get_from_clause()
         return clauses, params
 
     def scope_one(self, tenant_id: TenantId) -> tuple[list[str], list[Any]]:
@@ -216,7 +217,7 @@ class ScopedSelectMixin(ScopedMixin):
         sources = query.alias_map
         # Before Django adds the aliases of extra tables.
         active = [alias for alias in sources if query.alias_refcount[alias]]
-        clauses, params = super().get_from_clause()  # type: ignore[misc]
+        clauses, params = super().get_from_clause()
         tables = [(alias, sources[alias].table_name) for alias in active]
         if query.extra_tables:
             tables += [(query.table_map[table][0], table) for table in query.extra_tables]
@@ -324,7 +325,7 @@ class StrictInsertMixin(ScopedMixin):
         if rls_tenants().strict_mode:
             table = self.query.get_meta().db_table
             self.protected(self.binding(), [(table, table)])
-        statements: list[tuple[str, Any]] = super().as_sql()  # type: ignore[misc]
+        statements: list[tuple[str, Any]] = super().as_sql()
         return statements
 
 

@@ -7,25 +7,26 @@ from typing import Any
 from django.db import models
 from django.db.backends.postgresql import operations
 
+from ...mixins import Base
 from ...protected import protections
 from .apply import with_value
 from .savepoints import SavepointSQL
 
 
-class SavepointMixin:
+class SavepointMixin(Base):  # type: ignore[misc]
     """Let savepoints wait in the connection for a message to ride with."""
 
     def savepoint_create_sql(self, sid: str) -> str:
         """Return the SQL that starts a savepoint."""
-        return SavepointSQL(super().savepoint_create_sql(sid))  # type: ignore[misc]
+        return SavepointSQL(super().savepoint_create_sql(sid))
 
     def savepoint_commit_sql(self, sid: str) -> str:
         """Return the SQL that releases a savepoint."""
-        return SavepointSQL(super().savepoint_commit_sql(sid))  # type: ignore[misc]
+        return SavepointSQL(super().savepoint_commit_sql(sid))
 
     def savepoint_rollback_sql(self, sid: str) -> str:
         """Return the SQL that rolls back to a savepoint."""
-        return SavepointSQL(super().savepoint_rollback_sql(sid))  # type: ignore[misc]
+        return SavepointSQL(super().savepoint_rollback_sql(sid))
 
 
 # Django sets a sequence to the greatest key that is seen, which need not be the greatest.
@@ -55,9 +56,9 @@ class OperationsMixin(SavepointMixin):
         for model in model_list:
             table = model._meta.db_table
             if protections(model._meta.apps).flags(table) is None:
-                statements += super().sequence_reset_sql(style, [model])  # type: ignore[misc]
+                statements += super().sequence_reset_sql(style, [model])
             else:
-                quote = self.quote_name  # type: ignore[attr-defined]
+                quote = self.quote_name
                 statements += [
                     RESET.format(table=quote(table), name=key.column, column=quote(key.column))
                     for key in model._meta.local_fields
@@ -67,12 +68,12 @@ class OperationsMixin(SavepointMixin):
 
     def execute_sql_flush(self, sql_list: Any) -> None:
         """Empty tables; in a test database as its owner, because an app role may not TRUNCATE."""
-        connection: Any = self.connection  # type: ignore[attr-defined]
+        connection: Any = self.connection
         if connection.creation.is_test_database():
             with connection.creation.as_owner():
-                super().execute_sql_flush(sql_list)  # type: ignore[misc]
+                super().execute_sql_flush(sql_list)
         else:
-            super().execute_sql_flush(sql_list)  # type: ignore[misc]
+            super().execute_sql_flush(sql_list)
 
 
 class DatabaseOperations(OperationsMixin, operations.DatabaseOperations):
