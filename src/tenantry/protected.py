@@ -26,7 +26,7 @@ MOST_ALIASES = 256
 class Protection:
     """How the rows of a table name their tenant, and who else reads them."""
 
-    __slots__ = ("_conditions", "flags", "is_exact", "way")
+    __slots__ = ("conditions", "flags", "is_exact", "way")
 
     def __init__(
         self, way: Way, flags: Collection[str] = (), *, shows_others: bool = False
@@ -36,16 +36,15 @@ class Protection:
         # Whether the policy says the same as the condition, of a column of the row itself. Where it
         # shows rows of other tenants too, it does not.
         self.is_exact = not shows_others and not way.hops
-        self._conditions: dict[str, str] = {}
+        # Those of :meth:`condition`, by alias: every query asks, nearly always for the table's own
+        # name.
+        self.conditions: dict[str, str] = {}
 
     def condition(self, alias: str, quote: Quote) -> str:
         """Return the SQL condition that a row of the quoted `alias` is of the one parameter."""
-        found = self._conditions.get(alias)
-        if found is None:
-            found = self.way.equals_sql(alias, quote)
-            # Every query asks, nearly always for the table's own name.
-            if len(self._conditions) < MOST_ALIASES:
-                self._conditions[alias] = found
+        found = self.way.equals_sql(alias, quote)
+        if len(self.conditions) < MOST_ALIASES:
+            self.conditions[alias] = found
         return found
 
 

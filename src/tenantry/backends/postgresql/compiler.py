@@ -14,6 +14,7 @@ from django.core.exceptions import FullResultSet
 from django.db.backends.postgresql import compiler
 from django.db.models import OneToOneField
 from django.db.models.sql.constants import LOUTER
+from django.db.models.sql.datastructures import BaseTable
 
 from ...binding import Binding, TenantId, current_binding
 from ...conf import rls_tenants
@@ -91,10 +92,15 @@ class ScopedMixin(Base):  # type: ignore[misc]
                 found.pop(alias, None)
         return found
 
-    def condition(self, alias: str, protection: Protection) -> str:
-        """Return the SQL condition that a row of `alias` is the tenant's."""
-        quoted = self.quote_cache.get(alias) or getattr(self, QUOTE_NAME)(alias)
-        return protection.condition(quoted, self.connection.ops.quote_name)
+    def quoted(self, alias: str) -> str:
+        """Return an alias as SQL."""
+        quoted: str = self.quote_cache.get(alias) or getattr(self, QUOTE_NAME)(alias)
+        return quoted
+
+    def condition(self, quoted: str, protection: Protection) -> str:
+        """Return the SQL condition that a row of the quoted alias is the tenant's."""
+        known = protection.conditions.get(quoted)
+        return known or protection.condition(quoted, self.connection.ops.quote_name)
 
     def binding(self) -> Binding:
         """Return the binding of the query: that of ``for_user()``, or else the current one."""
@@ -129,7 +135,7 @@ class ScopedWhereMixin(ScopedMixin):
             alias, binding = statement.base_table, self.binding()
             found = self.protected(binding, [(alias, statement.alias_map[alias].table_name)])
             if found:
-                condition = self.condition(alias, found[alias])
+                condition = self.condition(self.quoted(alias), found[alias])
                 scoped = ScopedWhere(node, condition, [binding.tenant_id])
                 return scoped.as_sql(self, self.connection)
         sql, params = super().compile(node)
@@ -188,27 +194,28 @@ class ScopedSelectMixin(ScopedMixin):
         query = self.query
         options = query.__dict__
         binding = self.binding() if "tenantry_binding" in options else current_binding()
-        if not binding.is_admin:
-            if (
-                len(query.alias_map) == 1
-                and binding.tenant_id is not None
-                and not query.extra_tables
-                and "tenantry_shared" not in options
-            ):
-                return self.scope_one(binding.tenant_id)
+        if binding.is_admin:
+            clauses, params = super().get_from_clause()
+            return clauses, params
+        tenant_id, sources = binding.tenant_id, query.alias_map
+        # First what is usual, a tenant's query of one table, without a call.
+        if (
+            tenant_id is None
+            or len(sources) != 1
+            or query.extra_tables
+            or "tenantry_shared" in options
+        ):
             return self.scope_all(binding)
-        clauses, params = super().get_from_clause()
-        return clauses, params
-
-    def scope_one(self, tenant_id: TenantId) -> tuple[list[str], list[Any]]:
-        """Scope a query of one table, as most are."""
-        query = self.query
-        [(alias, table)] = query.alias_map.items()
+        [(alias, table)] = sources.items()
         protection = protections(query.model._meta.apps).get(table.table_name)
+        quoted = self.quoted(alias)
         if protection is not None:
-            self.where = ScopedWhere(self.where, self.condition(alias, protection), [tenant_id])
-        # compile() comes to the same: no database has a way of its own to name a table.
-        sql, params = table.as_sql(self, self.connection)
+            condition = self.condition(quoted, protection)
+            self.where = ScopedWhere(self.where, condition, [tenant_id])
+        if type(table) is BaseTable and alias == table.table_name:
+            # As it compiles itself.
+            return [quoted], []
+        sql, params = self.compile(table)
         return [sql], params
 
     def scope_all(self, binding: Binding) -> tuple[list[str], Any]:
@@ -228,7 +235,7 @@ class ScopedSelectMixin(ScopedMixin):
         # The columns, by alias, that are the tenant wherever there is a row.
         known: set[tuple[str, str]] = set()
         for alias, protection in found.items():
-            conditions[alias] = self.condition(alias, protection)
+            conditions[alias] = self.condition(self.quoted(alias), protection)
             if not protection.way.hops:
                 known.add((alias, protection.way.column))
         if self.followed:
@@ -309,8 +316,7 @@ class ScopedSelectMixin(ScopedMixin):
         what the column equals, PostgreSQL may leave that comparison out, and then joins the
         tenant's rows to what is missing.
         """
-        quote = getattr(self, QUOTE_NAME)
-        return f"{quote(alias)}.{quote(column)} IS NOT NULL"
+        return f"{self.quoted(alias)}.{self.quoted(column)} IS NOT NULL"
 
 
 class SQLCompiler(ScopedSelectMixin, compiler.SQLCompiler):
