@@ -7,10 +7,16 @@ from typing import Any, cast
 
 import psycopg
 import pytest
+from django.apps import apps
 from django.db import connections
 from django.db.migrations.migration import Migration
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
+
+from tenantry.external import current
+from tenantry.operations import AddRLSPolicy
+from tests import settings as project
+from tests.app.models import Tenant
 
 Migrate = Callable[..., ProjectState]
 
@@ -68,6 +74,17 @@ def migrate_in_place(project: None) -> Iterator[Migrate]:
         found = cursor.fetchone()
         if found and found[0]:
             cursor.execute(f"DROP TABLE {found[0]}")
+
+
+@pytest.fixture
+def hidden(
+    tenants: tuple[Tenant, Tenant], migrate: Migrate, settings: Any
+) -> tuple[Tenant, Tenant]:
+    """Let each tenant see itself only."""
+    operation = AddRLSPolicy("app.Tenant", "id", create_column=False, **current())
+    migrate(operation, ProjectState.from_apps(apps))
+    settings.RLS_TENANTS = {**project.RLS_TENANTS, "EXTERNAL_MODELS": {"app.Tenant": "id"}}
+    return tenants
 
 
 def drop_functions(superuser: psycopg.Connection[Any], prefix: str) -> None:

@@ -17,6 +17,7 @@ from tenantry.resolvers.places import SESSION_KEY
 from tests import settings as project
 from tests.app.models import Tenant, User
 from tests.fix_admin import Browser, Desk, browser_of, titles
+from tests.test_resolvers import Member
 
 Desks = tuple[Desk, Desk]
 
@@ -83,6 +84,32 @@ def test_an_admin_works_for_one_tenant_or_all(chief: Browser, desks: Desks, name
     chief.send("switch-tenant/", tenant="")
     chief.page("desk/offer/", "6 offers")
     assert titles(chief.get("/admin/desk/firm/", {"tenant__id__exact": b}))[-1] == "New"
+
+
+@pytest.mark.parametrize("who", ["chief", "guest"])
+def test_tenants_who_see_only_themselves_are_offered(
+    who: str,
+    request: pytest.FixtureRequest,
+    desks: Desks,
+    hidden: Any,
+    named: None,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings.RLS_TENANTS = {**settings.RLS_TENANTS, "RESOLVERS": ["session", "user"]}
+    mine = property(lambda user: list(filter(None, user.last_name.split(","))))
+    monkeypatch.setattr(Member, "rls_tenant_ids", mine)
+    browser: Browser = request.getfixturevalue(who)
+    a, b = keys(desks)
+    for key in (a, b):
+        assert choices(browser.send("switch-tenant/", tenant=key))[1:] == [
+            (a, "Tenant A", key == a),
+            (b, "Tenant B", key == b),
+        ]
+    User.objects.filter(username="guest").update(last_name=b)
+    monkeypatch.setattr(RLSAdminSite, "get_tenants", lambda *args: Tenant.objects.all())
+    offered = [key for key, *_ in choices(browser.page(""))]
+    assert offered == (["", a, b] if who == "chief" else ["", b])
 
 
 def test_a_tenant_that_is_not_offered_is_shown_while_it_is_selected(

@@ -253,15 +253,6 @@ def test_rows_of_models_of_other_packages_go_and_come(
     command("delete_tenant", a.pk, "--yes")
 
 
-@pytest.fixture
-def hidden(tenants: Tenants, migrate: Migrate, settings: Any) -> Tenants:
-    """Let each tenant see itself only."""
-    operation = AddRLSPolicy("app.Tenant", "id", create_column=False, **current())
-    migrate(operation, ProjectState.from_apps(apps))
-    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, "EXTERNAL_MODELS": {"app.Tenant": "id"}}
-    return tenants
-
-
 def test_tenants_who_see_only_themselves_stay_go_and_come(
     hidden: Tenants, contents: Callable[[], Contents], tmp_path: Path
 ) -> None:

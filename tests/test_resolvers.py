@@ -19,6 +19,7 @@ from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.urls import path
 
+from tenantry import tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.conf import rls_tenants
 from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
@@ -353,6 +354,20 @@ def test_a_tenant_that_is_left_out_is_unknown(users: dict[str, Any]) -> None:
     with configured({"NAME": "path", "OPTIONS": options}, "user"):
         assert seen(users["admin"], "/t/A/") == A
         assert seen(users["admin"], "/t/B/") == 403
+
+
+@pytest.mark.usefixtures("hidden")
+def test_tenants_who_see_only_themselves_are_found(
+    see: Any, users: dict[str, Any], settings: Any
+) -> None:
+    settings.RLS_TENANTS = {**settings.RLS_TENANTS, "RESOLVERS": [SUBDOMAIN, PATH, "user"]}
+    assert see(users["a"], **on("a")) == A
+    assert see(users["a"], **on("b")) == 403
+    assert [see(users["admin"], **on(name)) for name in ("a", "b", "c")] == [A, B, 403]
+    assert seen(users["a"], "/t/A/") == A
+    with tenant_context(users["a"].tenant_id):
+        assert resolvers()[1].lookup.find("B") is not UNKNOWN  # type: ignore[attr-defined]
+        assert current_binding() == Binding(users["a"].tenant_id)
 
 
 def lookups(run: Any) -> int:

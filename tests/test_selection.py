@@ -20,6 +20,7 @@ from tests.test_resolvers import (
     NONE,
     A,
     B,
+    Member,
     Tenants,
     async_titles,
     client_of,
@@ -214,6 +215,22 @@ def test_a_tenant_that_is_deleted_is_no_longer_selected(
     assert client.get("/titles/").json() == NONE
     gone.delete()
     assert client.get("/titles/").json() == A
+
+
+@pytest.mark.parametrize("a", ["", "a"], ids=["sync", "async"])
+def test_tenants_who_see_only_themselves_are_selected(
+    a: str, users: dict[str, Any], hidden: Tenants, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.RLS_TENANTS = {**settings.RLS_TENANTS, "RESOLVERS": ["session", "user"]}
+    keys = property(lambda user: list(filter(None, user.last_name.split(","))))
+    monkeypatch.setattr(Member, "rls_tenant_ids", keys)
+    for name in ("both", "admin"):
+        client = client_of(users[name])
+        for tenant, seen in zip((*hidden, *hidden), (A, B, A, B), strict=True):
+            assert client.post(f"/{a}switch/", {"tenant": tenant.pk}).status_code == 200
+            assert client.get("/titles/").json() == seen
+        assert client.post(f"/{a}switch/", {"tenant": 10**12}).status_code == 403
+    assert client_of(users["a"]).post(f"/{a}switch/", {"tenant": hidden[1].pk}).status_code == 403
 
 
 def test_nobody_selects(tenants: Tenants) -> None:

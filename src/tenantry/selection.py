@@ -7,7 +7,7 @@ from functools import partial
 from django.db.models import Model
 from django.http import HttpRequest
 
-from .binding import current_binding
+from .binding import Binding
 from .conf import rls_tenants, tenant_key
 from .exceptions import InvalidTenantIdError, RLSConfigurationError, TenantIdTypeError
 from .masking import masked
@@ -65,8 +65,8 @@ def _switch(request: HttpRequest, tenant_id: object) -> Steps[None]:
             raise
         raise denied(request, user, tenant_id) from error
     may = yield from may_act_for(user, key, may_be_gone=False)
-    # What a user may act for need not exist, such as any key of an admin's.
-    if not may or not (yield look_for(key, current_binding())):
+    # What a user may act for need not exist, such as any key of an admin's. A tenant sees itself.
+    if not may or not (yield look_for(key, Binding(key))):
         raise denied(request, user, tenant_id)
     store = SessionResolver()
     yield Step(partial(store.select, key=key), partial(store.aselect, key=key), request)

@@ -12,6 +12,7 @@ from django.utils.translation import gettext as _
 from ...binding import current_binding
 from ...conf import tenant_model
 from ...resolvers.base import resolvers
+from ...resolvers.lookup import are_hidden, seeing_all
 from ...resolvers.places import SessionResolver
 from ...users import binding_of, has_several_tenants, tenants_of
 from .options import TenantOptions
@@ -55,7 +56,12 @@ def switcher(request: HttpRequest, tenants: Any, limit: int) -> Switcher | None:
     """
     current, own = current_binding(), binding_of(request.user)
     key = "" if current.tenant_id is None else str(current.tenant_id)
-    found = list(tenants[: limit + 1])
+    with seeing_all():
+        found = list(tenants[: limit + 1])
+    if are_hidden() and not own.is_admin:
+        # What the site offers may count on it that others are not seen.
+        allowed = {*tenants_of(request.user), own.tenant_id}
+        found = [tenant for tenant in found if tenant.pk in allowed]
     if len(found) > limit:
         return Switcher([], key, next_url(request))
     choices = sorted(
