@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import ContentFile
-from django.core.files.storage import InMemoryStorage
+from django.core.files.storage import FileSystemStorage, InMemoryStorage
 from django.db import models
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,8 +112,27 @@ def test_a_tenant_does_not_reach_what_is_not_its_own(ask: str, name: str, storag
         assert read(storage, "secret.txt") == b"secret"
 
 
-def test_a_path_is_its_tenants(tmp_path: Path) -> None:
-    storage = TenantFileSystemStorage(location=tmp_path)
+def test_a_storage_before_the_mixin_is_refused() -> None:
+    said = r"Late has InMemoryStorage before .* write: class Late\(TenantStorageMixin, InMemoryS"
+    with pytest.raises(TypeError, match=said):
+
+        class Late(InMemoryStorage, TenantStorageMixin):
+            pass
+
+    class Own(TenantInMemoryStorage):
+        pass
+
+    with tenant_context(1):
+        assert Own().save("a.txt", ContentFile(b"")) == "tenants/1/a.txt"
+
+
+class Overwriting(TenantStorageMixin, FileSystemStorage):
+    """A storage of a project's own, of files."""
+
+
+@pytest.mark.parametrize("kind", [TenantFileSystemStorage, Overwriting])
+def test_a_path_is_its_tenants(kind: Any, tmp_path: Path) -> None:
+    storage = kind(location=tmp_path)
     with tenant_context(1):
         assert storage.path("a.txt") == str(tmp_path / "tenants" / "1" / "a.txt")
         for name in FOREIGN:

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import SuspiciousFileOperation
-from django.core.files.storage import FileSystemStorage
+from django.core.files.storage import FileSystemStorage, Storage
 
 from ..binding import current_binding
 from ..exceptions import NoTenantContextError
@@ -35,12 +35,24 @@ class TenantStorageMixin(Base):  # type: ignore[misc]
 
     Raises NoTenantContextError where nobody is bound, and where the admin would have to say whose
     file it is; SuspiciousFileOperation for a name that leads to another tenant's directory, and for
-    a file that would be the directory itself; and TypeError for a file without a name.
+    a file that would be the directory itself; and TypeError for a file without a name, and for a
+    class that has it behind that of a storage.
     It does not guard URLs: whoever serves the files does.
     """
 
     # In front of the directory of each tenant.
     directory = "tenants"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        before = cls.__mro__[1 : cls.__mro__.index(TenantStorageMixin)]
+        for base in before:
+            if issubclass(base, Storage) and not issubclass(base, TenantStorageMixin):
+                raise TypeError(
+                    f"{cls.__qualname__} has {base.__qualname__} before TenantStorageMixin, which"
+                    " would keep no tenants apart; write: class"
+                    f" {cls.__name__}(TenantStorageMixin, {base.__name__})"
+                )
 
     def resolve(self, name: str) -> str:
         """Return the whole name of a file, or of a directory."""
@@ -113,6 +125,12 @@ class TenantStorageMixin(Base):  # type: ignore[misc]
         resolved = name if name is None else self.resolve(name)
         return super().url(resolved, *args, **kwargs)
 
+    def path(self, name: str) -> str:
+        """Return where a file is in the file system."""
+        # What other storages call so is theirs: InMemoryStorage gives it absolute names.
+        resolved = self.resolve(name) if isinstance(self, FileSystemStorage) else name
+        return super().path(resolved)  # type: ignore[misc, no-any-return]
+
     def get_accessed_time(self, name: str) -> datetime:
         """Return when a file was last read."""
         found: datetime = super().get_accessed_time(self.resolve(name))
@@ -131,7 +149,3 @@ class TenantStorageMixin(Base):  # type: ignore[misc]
 
 class TenantFileSystemStorage(TenantStorageMixin, FileSystemStorage):
     """Keep the files of each tenant in a directory of ``MEDIA_ROOT`` of its own."""
-
-    def path(self, name: str) -> str:
-        """Return where a file is in the file system."""
-        return super().path(self.resolve(name))
