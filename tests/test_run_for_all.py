@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -223,8 +224,17 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.fixture
+def told() -> Iterator[None]:
+    """Let programs that the test starts hear SIGHUP, which ``nohup`` keeps from all it runs."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("finish", [[], ["--finish"]])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.usefixtures("told")
 def test_an_interruption_ends_the_children(
     number: signal.Signals, finish: list[str], tenants: Tenants, third: Tenant, tmp_path: Path
 ) -> None:
@@ -254,6 +264,16 @@ def test_an_interruption_ends_the_children(
     for path in waits.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.read_text()), 0)
+
+
+def test_who_does_not_hear_of_a_terminal_that_is_gone_goes_on() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_child_that_will_not_end_is_killed(

@@ -7,6 +7,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# What ends a run beside Ctrl-C: a program that stops it, and the terminal that it was started from.
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
 
 class Interrupted(BaseException):
     """A signal asks for the end of a run."""
@@ -14,7 +17,10 @@ class Interrupted(BaseException):
 
 @contextmanager
 def signals() -> Iterator[None]:
-    """Let SIGTERM interrupt the block as Ctrl-C does, so that it can end its processes."""
+    """Let SIGTERM and SIGHUP interrupt the block as Ctrl-C does, so that it ends its processes.
+
+    What is ignored, as SIGHUP is by ``nohup``, stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         # Python delivers signals to the main thread only.
         yield
@@ -23,8 +29,10 @@ def signals() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         raise Interrupted
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = [(each, signal.signal(each, interrupt)) for each in heard]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before:
+            signal.signal(each, handler)
