@@ -418,6 +418,46 @@ def test_sequences_can_be_set_in_a_test_database(tested: Reader) -> None:
     assert "3 passed" in run_pytest(tested, SEQUENCES)
 
 
+MIGRATION = """\
+from django.db import migrations
+from tenantry import tenant_context
+
+
+def welcome(apps, schema_editor):
+    tenant = apps.get_model("notes", "Tenant").objects.create(name="First")
+    with tenant_context(tenant.pk):
+        apps.get_model("notes", "Note").objects.create(title="Welcome")
+
+
+class Migration(migrations.Migration):
+    dependencies = [("notes", "%s")]
+    operations = [migrations.RunPython(welcome)]
+"""
+SERIALIZED = """\
+from django.test import TransactionTestCase
+from tenantry.testing import rls_as_tenant
+
+
+class MigratedRowTests(TransactionTestCase):
+    serialized_rollback = True
+
+    def test_a(self):
+        with rls_as_tenant(Tenant.objects.get()):
+            assert Note.objects.get().title == "Welcome"
+
+    test_b = test_a
+"""
+
+
+@pytest.mark.parametrize("more", ["", 'RLS_TENANTS["STRICT_MODE"] = True\n'])
+def test_rows_that_migrations_made_can_be_brought_back(more: str, tested: Reader) -> None:
+    configure(tested, more)
+    folder = tested.folder / "notes" / "migrations"
+    last = max(path.stem for path in folder.glob("0*.py"))
+    (folder / "0100_welcome.py").write_text(MIGRATION % last)
+    assert "2 passed" in run_pytest(tested, SERIALIZED)
+
+
 def test_an_owner_that_is_no_login_is_refused(settings: Any) -> None:
     connection = connections["default"]
     for owner in ("notebook_owner", {"PASSWORD": "x"}, {"USER": "x", "HOST": "y"}):
