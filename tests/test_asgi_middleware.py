@@ -28,6 +28,7 @@ from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import DatabaseError, OperationalError, connections
 from django.http import HttpRequest, JsonResponse
+from django.shortcuts import get_object_or_404
 from django.test import Client, override_settings
 from django.urls import path
 from fastapi import FastAPI, WebSocket
@@ -323,6 +324,8 @@ async def test_a_response_that_asks_no_session_does_not_depend_on_it(
 
 # What is denied.
 
+PLAIN = {"content-type": "text/plain; charset=utf-8"}
+
 
 async def refused(application: Any, scope: Any) -> Any:
     """Return the answer to what is denied."""
@@ -355,7 +358,7 @@ async def test_denials_are_all_alike_and_logged_once(
             assert record.getMessage() == "Forbidden: '/': You may not act for this tenant."
     denied: Any = {"type": "websocket.close", "code": 4403}
     if kind == "http":
-        denied = (403, ["Forbidden"], {"content-type": "text/plain; charset=utf-8"})
+        denied = (403, ["Forbidden"], {**PLAIN, "vary": "X-Tenant, Cookie"})
     assert answers == [denied] * 6
     assert echo.bindings == []
 
@@ -379,11 +382,29 @@ async def test_a_request_that_django_calls_bad_is_bad_here(
     with configured(entry, "user"):
         answer = await refused(TenantMiddleware(echo), scope)
     if kind == "http":
-        assert answer == (400, ["Bad Request"], {"content-type": "text/plain; charset=utf-8"})
+        assert answer == (400, ["Bad Request"], {**PLAIN, "vary": "Cookie"})
     else:
         assert answer == {"type": "websocket.close", "code": 4400}
     assert echo.bindings == []
     assert "evil.org" in caplog.text
+
+
+def missing(request: HttpRequest) -> None:
+    get_object_or_404(Tenant, name="C")
+
+
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_what_django_calls_missing_is_missing_here(
+    kind: str, tenants: Tenants, caplog: pytest.LogCaptureFixture
+) -> None:
+    scope = await sync_to_async(scope_of)(None, kind)
+    with configured(f"{__name__}.missing", "user"):
+        answer = await refused(TenantMiddleware(Echo()), scope)
+    if kind == "http":
+        assert answer == (404, ["Not Found"], {**PLAIN, "vary": "Cookie"})
+    else:
+        assert answer == {"type": "websocket.close", "code": 4404}
+    assert caplog.messages == ["Not Found: '/': No Tenant matches the given query."]
 
 
 @pytest.mark.parametrize("kind", ["http", "websocket"])
@@ -442,6 +463,19 @@ async def asking(scope: Any) -> Any:
 
 
 asking.vary = ["X-Key", "X-Other"]  # type: ignore[attr-defined]
+
+
+async def denying(scope: Any) -> Any:
+    raise PermissionDenied
+
+
+denying.vary = ["X-Key"]  # type: ignore[attr-defined]
+
+
+async def test_the_headers_that_a_function_denies_by_are_named() -> None:
+    scope = await sync_to_async(scope_of)(None)
+    answer = await refused(TenantMiddleware(Echo(), resolve=denying), scope)
+    assert answer == (403, ["Forbidden"], {**PLAIN, "vary": "X-Key"})
 
 
 async def test_the_headers_that_a_function_reads_are_named() -> None:

@@ -14,7 +14,7 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import connections, transaction
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.urls import path
@@ -242,6 +242,31 @@ def test_the_answer_says_that_it_varies(users: dict[str, Any]) -> None:
         assert "X-Customer" in client.get("/titles/")["Vary"]
     with configured("user", "header"):
         assert "X-Tenant" not in client.get("/titles/")["Vary"]
+
+
+def gone(request: HttpRequest) -> None:
+    if "gone" in request.GET:
+        raise Http404
+
+
+async def response_of(user: Any, **options: Any) -> Any:
+    client = AsyncClient()
+    await client.aforce_login(user)
+    return await client.get("/async/", **options)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_refusal_says_that_it_varies(
+    status: int, users: dict[str, Any], tenants: Tenants
+) -> None:
+    asked = {403: header(tenants[1]), 404: {"query_params": {"gone": ""}}}[status]
+    with configured(f"{__name__}.gone", "header", f"{__name__}.by_name", "user"):
+        for response in (
+            client_of(users["a"]).get("/titles/", **asked),
+            asyncio.run(response_of(users["a"], **asked)),
+        ):
+            assert response.status_code == status
+            assert {"X-Tenant", "X-Customer"} <= set(response["Vary"].split(", "))
 
 
 def test_a_user_without_a_tenant_is_an_error_all_the_same(users: dict[str, Any]) -> None:

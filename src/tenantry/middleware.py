@@ -12,8 +12,10 @@ from asgiref.sync import (
     markcoroutinefunction,
     sync_to_async,
 )
+from django.core.exceptions import PermissionDenied
 from django.core.files import File
-from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.core.handlers.exception import response_for_exception
+from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.utils.cache import patch_vary_headers
 
 from .binding import Binding
@@ -25,6 +27,8 @@ from .resolvers.base import resolvers
 
 # The safe methods (RFC 9110, 9.2.1) that views answer.
 SAFE_METHODS = frozenset({"GET", "HEAD"})
+# What a resolver says no by.
+REFUSALS = (PermissionDenied, Http404)
 
 
 class RLSTenantMiddleware:
@@ -52,7 +56,10 @@ class RLSTenantMiddleware:
         """Return the response to `request`, or in async a coroutine of it."""
         if self.is_async:
             return self.respond(request)
-        resolved = resolve(request)
+        try:
+            resolved = resolve(request)
+        except REFUSALS as error:
+            return refused(request, error)
         binding = binding_for(request.method, resolved.binding)
         if in_sync_hop():
             # Under ASGI, next to sync middleware. A scope that is opened in a hop holds on its
@@ -70,10 +77,27 @@ class RLSTenantMiddleware:
 
     async def respond(self, request: HttpRequest) -> HttpResponseBase:
         """Return the response to `request`."""
-        resolved = await aresolve(request)
+        try:
+            resolved = await aresolve(request)
+        except REFUSALS as error:
+            # As Django does: a project's page may ask the database.
+            return await sync_to_async(refused, thread_sensitive=False)(request, error)
         binding = binding_for(request.method, resolved.binding)
         with RequestScope(binding) as scope:
             return finished(await self.get_response(request), scope, resolved.vary)
+
+
+def refused(request: HttpRequest, error: Exception) -> HttpResponseBase:
+    """Return Django's page for a request that a resolver refuses, which others may not get."""
+    response: HttpResponseBase = response_for_exception(request, error)
+    # The error does not say which resolvers were asked.
+    patch_vary_headers(response, vary_of_all())
+    return response
+
+
+def vary_of_all() -> tuple[str, ...]:
+    """Return the headers that any resolver reads."""
+    return tuple(name for resolver in resolvers() for name in resolver.vary)
 
 
 def binding_for(method: str | None, binding: Binding) -> Binding:
@@ -89,7 +113,7 @@ def finished(
     """Return `response` with its body bound, and the headers named that it depends on."""
     if scope.current is not scope.binding:
         # A view has bound the request anew, and so perhaps asked more of the resolvers.
-        vary = tuple(name for resolver in resolvers() for name in resolver.vary)
+        vary = vary_of_all()
     if vary:
         patch_vary_headers(response, vary)
     return bind_body(response, scope.current)

@@ -13,7 +13,7 @@ from django.apps import apps
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.core.handlers.asgi import ASGIRequest
 from django.db import DatabaseError, connections
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 
 from ..audit import denial
@@ -21,12 +21,19 @@ from ..binding import UNBOUND, Binding
 from ..conf import tenant_key
 from ..context import RequestScope
 from ..exceptions import InvalidTenantIdError
-from ..middleware import binding_for
+from ..middleware import REFUSALS, binding_for, vary_of_all
 from ..resolution import Resolved, aresolve, unbound
 from ..resolvers.base import resolvers, vary_of
 from .types import Application, Message, Receive, Send
 
 logger = logging.getLogger("tenantry.asgi")
+
+# As Django answers.
+STATUSES = {
+    PermissionDenied: HTTPStatus.FORBIDDEN,
+    Http404: HTTPStatus.NOT_FOUND,
+    SuspiciousOperation: HTTPStatus.BAD_REQUEST,
+}
 
 
 class TenantMiddleware:
@@ -69,15 +76,13 @@ class TenantMiddleware:
             return
         try:
             binding, vary = await self.resolved(scope)
-        except (PermissionDenied, SuspiciousOperation) as error:
-            await refuse(error, scope, receive, send)
+        except (*REFUSALS, SuspiciousOperation) as error:
+            # The error does not say which resolvers were asked, nor whether the session was.
+            every = self.vary if self.resolve else (*vary_of_all(), "Cookie")
+            await refuse(error, scope, receive, varying(send, every))
             return
-
-        async def varying_send(message: Message) -> None:
-            await send(varied(message, vary))
-
         with RequestScope(binding):
-            await self.application(scope, receive, varying_send if vary else send)
+            await self.application(scope, receive, varying(send, vary))
 
     async def resolved(self, scope: Any) -> Resolved:
         """Return the binding of a connection, and the headers that it was taken from."""
@@ -163,6 +168,15 @@ def unused(request: HttpRequest) -> HttpResponse:
     raise NotImplementedError
 
 
+def varying(send: Send, vary: tuple[str, ...]) -> Send:
+    """Return `send`, with the headers named in a response that it depends on."""
+
+    async def varying_send(message: Message) -> None:
+        await send(varied(message, vary))
+
+    return varying_send if vary else send
+
+
 def varied(message: Message, vary: tuple[str, ...]) -> Message:
     """Return a message, the start of a response with the headers named that it depends on."""
     if message["type"] != "http.response.start":
@@ -181,7 +195,7 @@ def varied(message: Message, vary: tuple[str, ...]) -> Message:
 
 async def refuse(error: Exception, scope: Any, receive: Receive, send: Send) -> None:
     """Answer a connection that may not be."""
-    status = HTTPStatus.FORBIDDEN if isinstance(error, PermissionDenied) else HTTPStatus.BAD_REQUEST
+    status = next(each for kind, each in STATUSES.items() if isinstance(error, kind))
     logger.warning("%s: %r: %s", status.phrase, scope["path"], error)
     if scope["type"] == "websocket":
         await receive()
