@@ -578,6 +578,32 @@ def test_a_token_that_does_not_verify_is_denied(see: Any, tenants: Tenants) -> N
         assert [see(None, **given) for given in wrong] == [403] * len(wrong)
 
 
+def test_keys_are_rotated(tenants: Tenants) -> None:
+    newer = KEY.replace("a secret", "a newer secret")
+    other = KEY.replace("a secret", "another secret")
+    b = tenants[1].pk
+    late = int(time.time()) - 60
+    options = {"key": [newer, KEY], "algorithms": ["HS256", "HS512"]}
+    with configured({"NAME": "jwt", "OPTIONS": options}, "user"):
+        assert seen(None, **bearer(key=newer, tenant_id=b)) == B
+        assert seen(None, **bearer(algorithm="HS512", tenant_id=b)) == B
+        assert seen(None, **bearer(key=other, tenant_id=b)) == 403
+        for key in (newer, KEY):
+            request = RequestFactory().get("/", **bearer(key=key, tenant_id=b, exp=late))
+            with pytest.raises(TenantDeniedError, match="Signature has expired"):
+                resolve(request)
+
+
+def test_keys_of_several_algorithms_are_rotated(tenants: Tenants) -> None:
+    secret = base64.urlsafe_b64encode(KEY.encode()).decode().rstrip("=")
+    keys = [jwt.PyJWK.from_dict({"kty": "oct", "k": secret}, name) for name in ("HS256", "HS512")]
+    options = {"key": keys, "algorithms": ["HS256", "HS512"]}
+    with configured({"NAME": "jwt", "OPTIONS": options}, "user"):
+        for name in ("HS256", "HS512"):
+            assert seen(None, **bearer(algorithm=name, tenant_id=tenants[1].pk)) == B
+        assert seen(None, **bearer(algorithm="HS384", tenant_id=tenants[1].pk)) == 403
+
+
 def test_a_key_may_have_an_algorithm_of_its_own(tenants: Tenants) -> None:
     secret = base64.urlsafe_b64encode(KEY.encode()).decode().rstrip("=")
     key = jwt.PyJWK.from_dict({"kty": "oct", "k": secret}, "HS256")
@@ -774,7 +800,8 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str, list[Any], str]] = [
         r"algorithms is \[.*\]; it must be some of .*HS256",
     ),
     ("jwt", OF_HS256, "algorithms", [1, None, "HS256", {}], r"needs a key, and the algorithms"),
-    ("jwt", OF_HS256, "key", [PEM, 1], r"key does not fit the algorithm 'HS256': "),
+    ("jwt", OF_HS256, "key", [PEM, 1, ["k", PEM]], r"key does not fit the algorithm 'HS256': "),
+    ("jwt", OF_HS256, "key", [[], ["k", ""], [None]], r"needs a key, and the algorithms"),
     ("jwt", OF_HS256, "claim", [1, None, ""], r"claim is .*; it must be a text such as"),
     ("jwt", OF_HS256, "audience", [1, [1]], r"audience is .*; it must be a list such as"),
     ("jwt", OF_HS256, "issuer", [1, ""], r"issuer is .*; it must be a text such as"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from django.http import HttpRequest
@@ -17,11 +18,11 @@ from .options import require, require_header, require_text, require_texts
 class JWTResolver(Resolver):
     """Take the tenant from a claim of the bearer's token, whose signature is proof enough.
 
-    Needs PyJWT: ``pip install 'django-tenantry[jwt]'``. `key` verifies the signature, with one of
-    `algorithms`; `claim` is the tenant's key. `audience` and `issuer` are verified where they are
-    given, an expiry always. A token that does not verify, or has no such claim, is denied; a
-    request without a token goes on to the next resolver. Not for tokens of an issuer who would sign
-    any tenant for anybody: no user is asked for.
+    Needs PyJWT: ``pip install 'django-tenantry[jwt]'``. `key`, or one of a list of keys, verifies
+    the signature, with one of `algorithms`; `claim` is the tenant's key. `audience` and `issuer`
+    are verified where they are given, an expiry always. A token that does not verify, or has no
+    such claim, is denied; a request without a token goes on to the next resolver. Not for tokens of
+    an issuer who would sign any tenant for anybody: no user is asked for.
 
     Raises RLSConfigurationError without a key, algorithms or PyJWT, and ValueError for a key that
     does not fit each of the algorithms, and for other options that are not so.
@@ -32,7 +33,7 @@ class JWTResolver(Resolver):
     def __init__(
         self,
         *,
-        key: str = "",
+        key: Any = "",
         algorithms: Sequence[str] = (),
         claim: str = "tenant_id",
         audience: str | Sequence[str] | None = None,
@@ -41,7 +42,8 @@ class JWTResolver(Resolver):
         scheme: str = "Bearer",
     ) -> None:
         is_list = isinstance(algorithms, list | tuple | set | frozenset)
-        if not key or not algorithms or not is_list or "none" in algorithms:
+        keys = list(key) if isinstance(key, list | tuple) else [key]
+        if not keys or not all(keys) or not algorithms or not is_list or "none" in algorithms:
             raise RLSConfigurationError(
                 "the resolver 'jwt' needs a key, and the algorithms to verify it with: {'NAME':"
                 " 'jwt', 'OPTIONS': {'key': os.environ['JWT_KEY'], 'algorithms': ['HS256']}}"
@@ -56,7 +58,8 @@ class JWTResolver(Resolver):
         fits = all(algorithm in known for algorithm in algorithms)
         allowed = f"some of {', '.join(known)}; those of RSA and of curves need PyJWT[crypto]"
         require(fits, "algorithms", algorithms, allowed)
-        require_key(jwt, key, algorithms)
+        for each in keys:
+            require_key(jwt, each, algorithms)
         require_text("claim", claim, "tenant_id")
         if audience is not None and not isinstance(audience, str):
             require_texts("audience", audience, ["notes"])
@@ -66,8 +69,9 @@ class JWTResolver(Resolver):
         require_text("scheme", scheme, "Bearer")
         self.jwt = jwt
         self.claim = claim
+        self.keys = keys
         self.verified: dict[str, Any] = {
-            "key": key,
+            "options": {"require": ["exp", claim]},
             "algorithms": list(algorithms),
             "audience": audience,
             "issuer": issuer,
@@ -82,11 +86,7 @@ class JWTResolver(Resolver):
         if not given.lower().startswith(self.scheme):
             return None
         try:
-            claims = self.jwt.decode(
-                given[len(self.scheme) :].strip(),
-                **self.verified,
-                options={"require": ["exp", self.claim]},
-            )
+            claims = self.verify(given[len(self.scheme) :].strip())
         except self.jwt.InvalidTokenError as error:
             raise denial(f"the token is refused: {error}", request=request) from error
         found = claims[self.claim]
@@ -95,6 +95,17 @@ class JWTResolver(Resolver):
         except (InvalidTenantIdError, TenantIdTypeError) as error:
             reason = f"the token's claim {self.claim!r} is not a tenant key"
             raise denial(reason, wanted=found, request=request) from error
+
+    def verify(self, token: str) -> Any:
+        """Return the claims of a token that one of the keys verifies.
+
+        Raises jwt.InvalidTokenError for one that none verifies, or that has expired.
+        """
+        *others, last = self.keys
+        for key in others:
+            with suppress(self.jwt.InvalidSignatureError, self.jwt.InvalidAlgorithmError):
+                return self.jwt.decode(token, key=key, **self.verified)
+        return self.jwt.decode(token, key=last, **self.verified)
 
 
 def require_key(jwt: Any, key: Any, algorithms: Sequence[str]) -> None:
