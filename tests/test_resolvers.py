@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -289,8 +290,8 @@ def test_a_user_without_the_protocol_is_an_error_all_the_same() -> None:
         resolve(request)
 
 
-@pytest.mark.parametrize("keys", ["12", b"12"])
-def test_tenants_that_are_one_text_are_not_read_by_the_letter(keys: Any) -> None:
+@pytest.mark.parametrize("keys", ["12", b"12", None, len])
+def test_tenants_that_are_no_collection_are_refused(keys: Any) -> None:
     class OfText:
         is_authenticated = True
         is_tenant_admin = False
@@ -301,7 +302,8 @@ def test_tenants_that_are_one_text_are_not_read_by_the_letter(keys: Any) -> None
         async def arls_tenant_ids(self) -> Any:
             return keys
 
-    said = rf"has the rls_tenant_ids b?'12', a {type(keys).__name__}; it must be a collection of"
+    kind = type(keys).__name__
+    said = rf"has the rls_tenant_ids {re.escape(repr(keys))}, a {kind}; it must be a collection of"
     request: Any = RequestFactory().get("/", **header(2))
     for user in (OfText(), AsyncOfText()):
         request.user = user

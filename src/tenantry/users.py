@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol, cast, runtime_checkable
 
 from asgiref.sync import sync_to_async
@@ -130,7 +130,7 @@ async def auser_of(request: HttpRequest) -> Any:
 def tenants_of(user: Any) -> frozenset[TenantId]:
     """Return the tenants that a user of several may act for.
 
-    Raises ImproperlyConfigured when they are one text, whose letters are no keys.
+    Raises ImproperlyConfigured for what is no collection, such as a method or one text.
     """
     return _keys(user, user.rls_tenant_ids)
 
@@ -143,7 +143,7 @@ async def atenants_of(user: Any) -> frozenset[TenantId]:
 
 
 def _keys(user: object, tenant_ids: Collection[Any]) -> frozenset[TenantId]:
-    if isinstance(tenant_ids, str | bytes):
+    if isinstance(tenant_ids, str | bytes) or not isinstance(tenant_ids, Iterable):
         raise ImproperlyConfigured(
             f"the user {user!r} has the rls_tenant_ids {tenant_ids!r}, a"
             f" {type(tenant_ids).__name__}; it must be a collection of keys, such as a list"
