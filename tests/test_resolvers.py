@@ -700,6 +700,17 @@ def varying(request: HttpRequest) -> None:
 varying.vary = "X-Customer"  # type: ignore[attr-defined]
 
 
+class ByName(Resolver):
+    vary = ["X-Customer"]
+
+    def resolve(self, request: HttpRequest) -> Any:
+        return by_name(request)
+
+
+class Varying(Resolver):
+    vary = "X-Customer"
+
+
 async def suspended(request: HttpRequest) -> Any:
     user: Any = await request.auser()
     return UNKNOWN if user.is_authenticated and user.tenant_id == 1 else None
@@ -719,9 +730,10 @@ def test_a_tenant_is_suspended_by_a_function_that_is_asked_first(
         assert see(users["a"], **own) == A
 
 
-def test_the_headers_that_a_function_reads_are_named(users: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["by_name", "ByName"])
+def test_the_headers_that_a_resolver_reads_are_named(name: str, users: dict[str, Any]) -> None:
     client = client_of(users["admin"])
-    with configured(f"{__name__}.by_name", "user"):
+    with configured(f"{__name__}.{name}", "user"):
         for name, titles in ("A", A), ("B", B):
             response = client.get("/titles/", headers={"x-customer": name})
             assert response.json() == titles
@@ -827,6 +839,7 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str, list[Any], str]] = [
         (["subdomain"], r"needs the domain whose subdomains are the tenants"),
         (["jwt"], r"needs a key, and the algorithms"),
         ([f"{__name__}.varying"], r"varying', whose vary is 'X-Customer'; it must be a list such"),
+        ([f"{__name__}.Varying"], r"Varying' the options \[\]: vary is 'X-Customer'; it must be a"),
         ([{"NAME": "jwt", "OPTIONS": {"key": "k", "algorithms": ["none"]}}], r"needs a key"),
         ([{"NAME": "jwt", "OPTIONS": {"key": "k", "algorithms": "HS256"}}], r"needs a key"),
         *[

@@ -102,7 +102,7 @@ def steps(request: HttpRequest) -> Steps[Resolved]:
     user = None
     vary: tuple[str, ...] = ()
     for resolver in resolvers():
-        vary += resolver.vary
+        vary += tuple(resolver.vary)
         found = yield Step(resolver.resolve, resolver.aresolve, request)
         if found is None:
             continue

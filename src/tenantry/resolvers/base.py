@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -43,7 +43,7 @@ class Resolver:
     authenticates = False
     anonymous = False
     remembers = False
-    vary: tuple[str, ...] = ()
+    vary: Collection[str] = ()
 
     def resolve(self, request: HttpRequest) -> Any:
         """Return what the request says, or None."""
@@ -118,7 +118,10 @@ def _made(entry: str | Mapping[str, Any]) -> Resolver:
         ) from error
     if inspect.isclass(found) and issubclass(found, Resolver):
         try:
-            return found(**options)
+            made = found(**options)
+            # One text would be one of letters.
+            require_texts("vary", made.vary, ["X-Customer"])
+            return made
         except (TypeError, ValueError) as error:
             raise RLSConfigurationError(
                 f"{SETTING}['RESOLVERS'] gives {name!r} the options {sorted(options)}: {error}"
