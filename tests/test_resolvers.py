@@ -580,6 +580,15 @@ def test_a_token_that_does_not_verify_is_denied(see: Any, tenants: Tenants) -> N
         assert [see(None, **given) for given in wrong] == [403] * len(wrong)
 
 
+def test_clocks_may_differ_by_some_seconds(tenants: Tenants) -> None:
+    late, early = {"exp": int(time.time()) - 20}, {"iat": int(time.time()) + 20}
+    for leeway, answer in ((0, 403), (60, B)):
+        options = {**JWT["OPTIONS"], "leeway": leeway}  # type: ignore[dict-item]
+        with configured({"NAME": "jwt", "OPTIONS": options}, "user"):
+            for claims in (late, early):
+                assert seen(None, **bearer(tenant_id=tenants[1].pk, **claims)) == answer
+
+
 def test_keys_are_rotated(tenants: Tenants) -> None:
     newer = KEY.replace("a secret", "a newer secret")
     other = KEY.replace("a secret", "another secret")
@@ -818,6 +827,7 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str, list[Any], str]] = [
     ("jwt", OF_HS256, "key", [[], ["k", ""], [None]], r"needs a key, and the algorithms"),
     ("jwt", OF_HS256, "claim", [1, None, ""], r"claim is .*; it must be a text such as"),
     ("jwt", OF_HS256, "audience", [1, [1]], r"audience is .*; it must be a list such as"),
+    ("jwt", OF_HS256, "leeway", ["x", None, -1], r"leeway is .*; it must be a number of seconds"),
     ("jwt", OF_HS256, "issuer", [1, ""], r"issuer is .*; it must be a text such as"),
     ("jwt", OF_HS256, "header", [1, None, ""], A_HEADER),
     ("jwt", OF_HS256, "scheme", [1, None, ""], r"scheme is .*; it must be a text such as"),

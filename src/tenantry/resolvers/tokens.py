@@ -12,7 +12,7 @@ from ..audit import denial
 from ..conf import tenant_key
 from ..exceptions import InvalidTenantIdError, RLSConfigurationError, TenantIdTypeError
 from .base import Resolver
-from .options import require, require_header, require_text, require_texts
+from .options import require, require_header, require_seconds, require_text, require_texts
 
 
 class JWTResolver(Resolver):
@@ -20,9 +20,10 @@ class JWTResolver(Resolver):
 
     Needs PyJWT: ``pip install 'django-tenantry[jwt]'``. `key`, or one of a list of keys, verifies
     the signature, with one of `algorithms`; `claim` is the tenant's key. `audience` and `issuer`
-    are verified where they are given, an expiry always. A token that does not verify, or has no
-    such claim, is denied; a request without a token goes on to the next resolver. Not for tokens of
-    an issuer who would sign any tenant for anybody: no user is asked for.
+    are verified where they are given, an expiry always, and `leeway` is by how many seconds the
+    issuer's clock may differ. A token that does not verify, or has no such claim, is denied; a
+    request without a token goes on to the next resolver. Not for tokens of an issuer who would sign
+    any tenant for anybody: no user is asked for.
 
     Raises RLSConfigurationError without a key, algorithms or PyJWT, and ValueError for a key that
     does not fit each of the algorithms, and for other options that are not so.
@@ -38,6 +39,7 @@ class JWTResolver(Resolver):
         claim: str = "tenant_id",
         audience: str | Sequence[str] | None = None,
         issuer: str | None = None,
+        leeway: float = 0,
         header: str = "Authorization",
         scheme: str = "Bearer",
     ) -> None:
@@ -65,6 +67,7 @@ class JWTResolver(Resolver):
             require_texts("audience", audience, ["notes"])
         if issuer is not None:
             require_text("issuer", issuer, "https://login.example.com")
+        require_seconds("leeway", leeway)
         require_header("header", header, "Authorization")
         require_text("scheme", scheme, "Bearer")
         self.jwt = jwt
@@ -75,6 +78,7 @@ class JWTResolver(Resolver):
             "algorithms": list(algorithms),
             "audience": audience,
             "issuer": issuer,
+            "leeway": leeway,
         }
         self.header = header
         self.scheme = f"{scheme.lower()} "
