@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
-from asgiref.sync import iscoroutinefunction, sync_to_async
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
@@ -204,6 +204,36 @@ async def test_the_user_is_that_of_a_middleware_of_the_project(
     # What may ask the database does that in a thread.
     assert threading.get_ident() not in threads
     assert bool(threads) == (lazy and not session)
+
+
+class ActingAs:
+    """A middleware with which the admin acts as another user, for whom it loads when needed."""
+
+    sync_capable = async_capable = True
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: Any) -> Any:
+        name = request.headers["X-Acting-As"]
+        request.user = SimpleLazyObject(lambda: User.objects.get(username=name))
+        return self.get_response(request)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_admin_acts_as_another_user(
+    kind: Any, users: dict[str, User | None], settings: Any
+) -> None:
+    *before, last = settings.MIDDLEWARE
+    settings.MIDDLEWARE = [*before, f"{__name__}.ActingAs", last]
+    client = kind()
+    client.force_login(users["admin"])
+    response = client.get("/async_titles", headers={"x-acting-as": "b"})
+    if kind is AsyncClient:
+        response = asyncio.run(response)
+    assert response.json() == SEEN["b"]
 
 
 async def respond(

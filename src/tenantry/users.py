@@ -13,6 +13,9 @@ from django.utils.functional import LazyObject
 from .binding import ADMIN, UNBOUND, Binding, TenantId
 from .conf import tenant_key
 
+# Whose request.user and request.auser() are the user of the session.
+DJANGOS = "django.contrib.auth.middleware"
+
 
 @runtime_checkable
 class TenantUser(Protocol):
@@ -121,10 +124,23 @@ async def auser_of(request: HttpRequest) -> Any:
     # Who has put a user there that needs no loading has seldom put auser() there, too.
     if not isinstance(user, LazyObject):
         return user
-    if hasattr(authenticated, "auser"):
+    if hasattr(authenticated, "auser") and not _is_of_session(authenticated.auser, user):
         return await authenticated.auser()
     await sync_to_async(is_logged_in)(user)
     return user
+
+
+def _is_of_session(auser: Any, user: LazyObject) -> bool:
+    """Return whether `auser` is Django's, and would load another user than `user` is.
+
+    Such as that of an admin who acts as another user, whom a middleware has put in its place.
+    """
+    return _made_by(auser) == DJANGOS and _made_by(vars(user).get("_setupfunc")) != DJANGOS
+
+
+def _made_by(function: Any) -> str | None:
+    """Return the module of a function, or of the one that a partial one calls."""
+    return getattr(getattr(function, "func", function), "__module__", None)
 
 
 def tenants_of(user: Any) -> frozenset[TenantId]:
