@@ -193,6 +193,16 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_runs(
     assert list(ran.iterdir()) == []
 
 
+def test_a_report_does_not_take_the_place_of_what_a_run_goes_on_from(
+    tenants: Tenants, tmp_path: Path
+) -> None:
+    state, again = tmp_path / "state.json", tmp_path / "x" / ".." / "state.json"
+    (tmp_path / "x").mkdir()
+    with pytest.raises(CommandError, match=r"--json and --resume both name .*; name two files"):
+        run("--json", again, "--resume", state, "probe")
+    assert not state.exists()
+
+
 def test_what_is_no_regular_file_is_not_replaced(tenants: Tenants, tmp_path: Path) -> None:
     ran, link, pipe = tmp_path / "ran", tmp_path / "link", tmp_path / "pipe"
     ran.mkdir()

@@ -68,6 +68,12 @@ class Command(BaseCommand):
             keys = [str(key) for key in tenants.values_list("pk", flat=True)]
         command = without_dashes(options["words"])
         self.require(command)
+        report, state = options["json"], options["resume"]
+        if report and state and report.resolve() == state.resolve():
+            raise CommandError(
+                f"--json and --resume both name {str(report)!r}, so that the report would take the"
+                " place of what a run goes on from; name two files"
+            )
         ledger = Ledger(options["resume"], command)
         fleet = Fleet(command, keys, ledger)
         # Before anything runs, so that a path that cannot be written stops nothing half-way.
