@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
+from django.apps import apps
 from django.core.exceptions import FieldError, ValidationError
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
@@ -118,7 +119,7 @@ class TenantLookup:
 
 def are_hidden() -> bool:
     """Return whether the tenants' own table is protected, so that a tenant sees only itself."""
-    table = apps.get_model(rls_tenants().tenant_model)._meta.db_table
+    table = tenant_model()._meta.db_table
     return protections(apps).flags(table) is not None
 
 

@@ -56,12 +56,11 @@ def switcher(request: HttpRequest, tenants: Any, limit: int) -> Switcher | None:
     """
     current, own = current_binding(), binding_of(request.user)
     key = "" if current.tenant_id is None else str(current.tenant_id)
-    with seeing_all():
-        found = list(tenants[: limit + 1])
     if are_hidden() and not own.is_admin:
         # What the site offers may count on it that others are not seen.
-        allowed = {*tenants_of(request.user), own.tenant_id}
-        found = [tenant for tenant in found if tenant.pk in allowed]
+        tenants = tenants.filter(pk__in={*tenants_of(request.user), own.tenant_id})
+    with seeing_all():
+        found = list(tenants[: limit + 1])
     if len(found) > limit:
         return Switcher([], key, next_url(request))
     choices = sorted(
