@@ -60,6 +60,13 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
+def table(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the first table under a heading, without its head."""
+    text = (DOCS / page).read_text().split(f"\n## {heading}\n")[1]
+    rows = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
 @dataclass(frozen=True)
 class Reader:
     """Does what a page says, in a folder, with a server."""

@@ -26,9 +26,9 @@ from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Author, Note, Tenant
 from tests.fix_aliases import Add
 from tests.fix_checks import broken
+from tests.fix_docs import table
 from tests.fix_faults import wait_for
 from tests.fix_wire import Wire
-from tests.test_docs import table
 
 Tenants = tuple[Tenant, Tenant]
 ALIASES = ["wire", "wire_server_side", "pool", "pooled"]
