@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,25 @@ def tenants(truncated: None, superuser: psycopg.Connection[Any]) -> Iterator[tup
         )
     yield a, b
     connections.close_all()
+
+
+@pytest.fixture
+def renew(tenants: tuple[Tenant, Tenant], pgbouncer: PgBouncer) -> Iterator[Callable[[str], None]]:
+    """Return a function that gives an alias server sessions that nobody has had."""
+    renewed: set[str] = set()
+
+    def renew(alias: str) -> None:
+        renewed.add(alias)
+        connection: Any = connections[alias]
+        connection.close()
+        if alias == "pool":
+            connection.close_pool()
+        elif alias == "pooled":
+            pgbouncer.admin(f"RECONNECT {DATABASE}")
+
+    yield renew
+    for alias in list(renewed):
+        renew(alias)
 
 
 @pytest.fixture

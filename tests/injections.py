@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from time import time
 from typing import Any
 
 import pytest
+from django.db import DatabaseError
+
+from tenantry.exceptions import UnbindableStatementError
+from tenantry.seal import seal_keys
+from tests import settings
+from tests.app.models import Tenant
 
 TITLES = "SELECT title FROM app_note ORDER BY id"
 OWNER = "must be owner of "
@@ -229,3 +236,45 @@ def opening(shape: str) -> Iterable[Any]:
     """Return those that show a row of the other tenant in an unsealed shape, as parameters."""
     mark = getattr(pytest.mark, f"{shape}_shape")
     return [each.param(mark) for each in STATEMENTS + EXPRESSIONS if shape in each.opens.split()]
+
+
+def later() -> int:
+    return int(time()) + 60
+
+
+def written(injection: Injection, tenants: tuple[Tenant, Tenant]) -> str:
+    """Return the SQL of an injection."""
+    a, b = tenants
+    key = seal_keys()[0].name if settings.IS_SEALED else ""
+    values = {
+        "a": a.pk,
+        "b": b.pk,
+        "key": key,
+        "titles": TITLES,
+        "forged": f"1:{key}:{later()}:admin:{'0' * 64}:{b.pk}",
+    }
+    sql = injection.sql
+    for name, value in values.items():
+        sql = sql.replace(f"{{{name}}}", str(value))
+    return sql
+
+
+def within(sql: str) -> str:
+    """Return a string with statements before and after those of an injection."""
+    return f"SELECT 1; {sql}; {TITLES}"
+
+
+def attempt(cursor: Any, payload: str, params: Any = None) -> str:
+    """Run a payload, and return all that the attacker gets to see."""
+    notices: list[str] = []
+    cursor.connection.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
+    try:
+        cursor.execute(payload, params)
+    except (DatabaseError, UnbindableStatementError) as error:
+        return f"{error} {notices}"
+    seen = []
+    while True:
+        if cursor.description:
+            seen.append(cursor.fetchall())
+        if not cursor.nextset():
+            return f"{seen} {notices}"

@@ -149,7 +149,7 @@ MUTANTS = {
         "sealed_guc",
     ),
     "a commit says nothing": Mutant(
-        f"{SEALS}test_a_trap_catches_no_seal[a cursor]",
+        f"{SEALS}test_a_trap_catches_no_seal[a cursor-default]",
         is_now(f"{DRIVER}.connection.before_commit", lambda *arguments: b""),
         "sealed_guc",
     ),

@@ -44,15 +44,21 @@ from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 from tests.fix_migrations import migration_of
 from tests.fix_wire import Wire
-from tests.injections import EXPRESSIONS, STATEMENTS, TITLES, Injection, opening
+from tests.injections import (
+    EXPRESSIONS,
+    STATEMENTS,
+    TITLES,
+    Injection,
+    attempt,
+    later,
+    opening,
+    within,
+    written,
+)
 
 Tenants = tuple[Tenant, Tenant]
 sealed_shape = pytest.mark.sealed_shape
 SECRET = "a secret that is long enough for a test"
-
-
-def later() -> int:
-    return int(time()) + 60
 
 
 def client(postgres: Any, dbname: str = "tenantry") -> psycopg.Connection[Any]:
@@ -421,20 +427,16 @@ def test_the_values_of_a_secret_binding_are_not_in_a_prefix(settings: Any) -> No
 # Injections: SQL that an attacker has got into a statement of tenant A.
 
 
-def attempt(cursor: Any, payload: str) -> str:
-    """Run a payload, and return all that the attacker gets to see."""
-    notices: list[str] = []
-    cursor.connection.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
-    try:
-        cursor.execute(payload)
-    except (DatabaseError, UnbindableStatementError) as error:
-        return f"{error} {notices}"
-    seen = []
-    while True:
-        if cursor.description:
-            seen.append(cursor.fetchall())
-        if not cursor.nextset():
-            return f"{seen} {notices}"
+# To whom, and how: on a connection of its own, from a pool, through PgBouncer, with parameters of
+# the server. Who is unbound sends the same to all of them.
+WAYS = [
+    *(("default", who) for who in ("tenant", "nobody")),
+    *(("pooled", who) for who in ("tenant", "nobody")),
+    ("pool", "tenant"),
+    ("wire_server_side", "tenant"),
+]
+FOR_A_SESSION = "is for a whole session"
+ONE_BY_ONE = "cannot insert multiple commands into a prepared|send (them|its statements) one by one"
 
 
 @pytest.fixture
@@ -446,40 +448,20 @@ def temporary(superuser: psycopg.Connection[Any]) -> Iterator[None]:
     superuser.execute("REVOKE TEMPORARY ON DATABASE tenantry FROM PUBLIC")
 
 
-def written(injection: Injection, tenants: Tenants) -> str:
-    """Return the SQL of an injection."""
-    a, b = tenants
-    key = seal_keys()[0].name if test_settings.IS_SEALED else ""
-    values = {
-        "a": a.pk,
-        "b": b.pk,
-        "key": key,
-        "titles": TITLES,
-        "forged": f"1:{key}:{later()}:admin:{'0' * 64}:{b.pk}",
-    }
-    sql = injection.sql
-    for name, value in values.items():
-        sql = sql.replace(f"{{{name}}}", str(value))
-    return sql
-
-
-def within(sql: str) -> str:
-    """Return a string with statements before and after those of an injection."""
-    return f"SELECT 1; {sql}; {TITLES}"
-
-
 @sealed_shape
-@pytest.mark.parametrize("who", ["tenant", "nobody"])
+@pytest.mark.parametrize(("alias", "who"), WAYS)
 @pytest.mark.parametrize("injection", [each.param() for each in STATEMENTS + EXPRESSIONS])
 def test_an_injection_never_yields_a_foreign_row(
     injection: Injection,
     who: str,
+    alias: str,
     tenants: Tenants,
     superuser: psycopg.Connection[Any],
     temporary: None,
+    renew: Callable[[str], None],
 ) -> None:
     """Who is unbound sends no secret, and so several statements outside of a transaction too."""
-    a, _ = tenants
+    a, b = tenants
     is_bound = who == "tenant"
     foreign = re.compile("B " if is_bound else "[AB] [12]")
     rows = "SELECT title, tenant_id FROM app_note WHERE tenant_id <> %s ORDER BY id"
@@ -489,23 +471,25 @@ def test_an_injection_never_yields_a_foreign_row(
     superuser.execute("ANALYZE app_note")
     sql = written(injection, tenants)
     conclusive = sql if injection in EXPRESSIONS else within(sql)
-    statements = [f"{sql}; {TITLES}", within(sql)]
-    if is_bound:
+    shows = f"{injection.shows}|{FOR_A_SESSION}" if alias == "pool" else injection.shows
+    statements = [f"{sql}; {TITLES}", within(sql)] if alias == "default" else [conclusive]
+    if is_bound and alias == "default":
         # Alone it goes as another message than several.
         statements.insert(0, sql)
     for statement in statements:
         for block in (True, False):
+            renew(alias)
             scope = tenant_context(a.pk) if is_bound else nullcontext()
-            with scope, connections["default"].cursor() as cursor:
+            with scope, connections[alias].cursor() as cursor:
                 try:
                     if block:
-                        with transaction.atomic():
+                        with transaction.atomic(using=alias):
                             with admin_context():
                                 cursor.execute("SELECT count(*) FROM app_note")
                                 cursor.execute("SAVEPOINT s")
                             seen = attempt(cursor, statement)
                             if is_bound and statement == conclusive:
-                                assert re.search(injection.shows, seen), (statement, seen)
+                                assert re.search(shows, seen), (statement, seen)
                             seen += attempt(cursor, TITLES)
                     else:
                         seen = attempt(cursor, statement)
@@ -513,10 +497,34 @@ def test_an_injection_never_yields_a_foreign_row(
                     seen = str(error)
             assert not foreign.search(seen), (statement, seen)
             assert seal_keys()[0].inside.hex() not in seen
-            with connections["default"].cursor() as cursor:
-                assert not foreign.search(attempt(cursor, TITLES))
-            connections["default"].close()
+            # Whoever has the server session next.
+            with connections[alias].cursor() as cursor:
+                assert not re.search("[AB] [12]", attempt(cursor, TITLES))
+            with tenant_context(b.pk), connections[alias].cursor() as cursor:
+                assert not re.search("A [12]", attempt(cursor, TITLES))
     assert superuser.execute(rows, [a.pk if is_bound else 0]).fetchall() == others
+
+
+@sealed_shape
+@pytest.mark.parametrize("atomic", [True, False])
+def test_beside_a_parameter_for_the_server_only_an_expression_runs(
+    atomic: bool, tenants: Tenants, temporary: None
+) -> None:
+    alias = "wire_server_side"
+    for injection in STATEMENTS + EXPRESSIONS:
+        sql = written(injection, tenants).replace("%", "%%")
+        if injection in EXPRESSIONS:
+            statement = f"WITH x AS ({sql}) SELECT * FROM x WHERE %s::int = 1"
+            shows = injection.shows
+        else:
+            statement, shows = within(f"SELECT %s::int; {sql}"), ONE_BY_ONE
+        block = transaction.atomic(using=alias) if atomic else nullcontext()
+        seen = ""
+        scope, cursor = tenant_context(tenants[0].pk), connections[alias].cursor()
+        with suppress(DatabaseError), scope, block, cursor:
+            seen = attempt(cursor, statement, [1])
+        assert re.search(shows, seen), (statement, seen)
+        assert "B " not in seen, (statement, seen)
 
 
 @pytest.mark.parametrize("injection", [*opening("guc"), *opening("role")])
@@ -581,10 +589,11 @@ INERT = {
 }
 
 
-def spring(trap: str, tenants: Tenants, says: str = "") -> str:
+def spring(trap: str, tenants: Tenants, alias: str, says: str = "") -> str:
     """Set a trap as the first tenant, be the others, and return what the first finds in it.
 
-    As it is first set, it shows what `says` is the regular expression of.
+    As it is first set, it shows what `says` is the regular expression of. All use one server
+    session, which nobody has had.
     """
     a, b = tenants
     seen = []
@@ -592,27 +601,25 @@ def spring(trap: str, tenants: Tenants, says: str = "") -> str:
     def be(*others: str) -> None:
         for other in others:
             scope = tenant_context(b.pk) if other == "b" else admin_context()
-            with scope, connections["default"].cursor() as cursor:
+            with scope, connections[alias].cursor() as cursor:
                 attempt(cursor, TITLES)
 
     for others in ("b", "admin"), ("admin", "b"):
         try:
-            with transaction.atomic():
-                with tenant_context(a.pk), connections["default"].cursor() as cursor:
+            with transaction.atomic(using=alias):
+                with tenant_context(a.pk), connections[alias].cursor() as cursor:
                     seen.append(attempt(cursor, f"SELECT 1; {trap}"))
                 be(*others)
         except DatabaseError:
             pass
     assert re.search(says, seen[0]), seen
     for statement in trap.split("; "):
-        with tenant_context(a.pk), connections["default"].cursor() as cursor:
+        with tenant_context(a.pk), connections[alias].cursor() as cursor:
             attempt(cursor, statement)
     be("b", "admin")
-    with tenant_context(a.pk), connections["default"].cursor() as cursor:
+    with tenant_context(a.pk), connections[alias].cursor() as cursor:
         cursor.execute("SELECT coalesce(current_setting('loot.t', true), '')")
-        loot = str(cursor.fetchone()[0])
-    connections["default"].close()
-    return loot
+        return str(cursor.fetchone()[0])
 
 
 EXECUTED = "DO $$ BEGIN EXECUTE 'DECLARE spy CURSOR WITH HOLD FOR {}'; END $$"
@@ -657,6 +664,7 @@ def is_foreign(loot: str, tenants: Tenants) -> bool:
 
 
 @sealed_shape
+@pytest.mark.parametrize("alias", ["default", "pool", "pooled"])
 @pytest.mark.parametrize(
     ("trap", "says"),
     [
@@ -665,8 +673,13 @@ def is_foreign(loot: str, tenants: Tenants) -> bool:
     ],
     ids=[*SPRUNG, *INERT],
 )
-def test_a_trap_catches_no_seal(trap: str, says: str, tenants: Tenants) -> None:
-    assert not is_foreign(spring(trap, tenants, says), tenants)
+def test_a_trap_catches_no_seal(
+    trap: str, says: str, alias: str, tenants: Tenants, renew: Callable[[str], None]
+) -> None:
+    renew(alias)
+    if alias == "pool":
+        says = f"{says}|{FOR_A_SESSION}"
+    assert not is_foreign(spring(trap, tenants, alias, says), tenants)
 
 
 @sealed_shape
@@ -744,11 +757,13 @@ def test_a_pipeline_whose_error_was_taken_leaves_no_transaction(
 
 
 @sealed_shape
+@pytest.mark.parametrize("alias", ["default", "pooled"])
 @pytest.mark.parametrize("name", SPRUNG)
 def test_the_traps_work_where_temporary_objects_may_be_made(
-    name: str, tenants: Tenants, temporary: None
+    name: str, alias: str, tenants: Tenants, temporary: None, renew: Callable[[str], None]
 ) -> None:
-    assert is_foreign(spring(SPRUNG[name], tenants), tenants)
+    renew(alias)
+    assert is_foreign(spring(SPRUNG[name], tenants, alias), tenants)
 
 
 @sealed_shape
