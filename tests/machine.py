@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from functools import wraps
 from itertools import islice
 from typing import Any
@@ -22,7 +22,7 @@ from hypothesis import stateful
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition
 
-from tests import settings
+from tests import natively, settings
 from tests.app.models import Author, Note
 from tests.model import INSERT, NAMES, Block, Model, Open
 
@@ -34,6 +34,7 @@ PROBE = (
 ).encode()
 # The server session cancels its own statement, in the middle of it.
 CANCELLED = "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(10)"
+WRITE = ("UPDATE app_note SET title = title || %s", ["p"])
 WAYS = ("execute", "executemany", "stream", "copy", "pipeline")
 BROKEN = ("SELECT nonsense", "SELEC 1", "SELECT 1/0", "SELECT 1; SELEC 2", "SELECT '")
 # Django 6.1 renamed it.
@@ -85,42 +86,69 @@ class Machine(Model):
     # Transactions.
 
     @precondition(lambda self: not self.failed and len(self.blocks) < 4)
-    @rule()
-    def begin(self) -> None:
-        mark = self.mark(transaction.atomic(using=self.alias))
+    @rule(how=("savepoint", "no savepoint"))
+    def begin(self, how: str) -> None:
+        # Nothing could undo an error up to a transaction by hand: Django would commit it.
+        savepoint = how == "savepoint" or not self.blocks or self.blocks[-1].by_hand
+        mark = self.mark(transaction.atomic(using=self.alias, savepoint=savepoint))
         mark.block.__enter__()
-        self.blocks.append(Block(mark))
+        self.blocks.append(Block(mark, undoes=savepoint))
+        self.quiet = True
+
+    @precondition(lambda self: not self.blocks)
+    @rule()
+    def begin_by_hand(self) -> None:
+        transaction.set_autocommit(False, using=self.alias)
+        self.blocks.append(Block(self.mark(), by_hand=True))
         self.quiet = True
 
     @precondition(lambda self: self.blocks)
-    @rule(quiet=st.booleans())
-    def commit(self, quiet: bool) -> None:
+    @rule(quiet=st.booleans(), again=st.booleans())
+    def commit(self, quiet: bool, again: bool) -> None:
         block = self.blocks.pop()
         failed = self.failed
         try:
-            block.start.block.__exit__(None, None, None)
+            if block.by_hand:
+                transaction.commit(using=self.alias)
+            else:
+                block.start.block.__exit__(None, None, None)
         except DatabaseError:
             if not failed:
                 raise
-        if failed:
+        if failed and block.undoes:
             self.restore(block.start)
         self.after_block(quiet)
+        self.after_hand(block, again)
 
     @precondition(lambda self: self.blocks)
-    @rule(raises=st.booleans(), quiet=st.booleans())
-    def roll_back(self, raises: bool, quiet: bool) -> None:
-        self.undo(raises)
+    @rule(raises=st.booleans(), quiet=st.booleans(), again=st.booleans())
+    def roll_back(self, raises: bool, quiet: bool, again: bool) -> None:
+        block = self.undo(raises)
         self.after_block(quiet)
+        self.after_hand(block, again)
 
-    def undo(self, raises: bool) -> None:
-        mark = self.blocks.pop().start
-        if raises:
+    def undo(self, raises: bool) -> Block:
+        block = self.blocks.pop()
+        if block.by_hand:
+            transaction.rollback(using=self.alias)
+        elif raises:
             error = ZeroDivisionError()
-            assert not mark.block.__exit__(ZeroDivisionError, error, None)
+            assert not block.start.block.__exit__(ZeroDivisionError, error, None)
         else:
             transaction.set_rollback(True, using=self.alias)
-            mark.block.__exit__(None, None, None)
-        self.restore(mark)
+            block.start.block.__exit__(None, None, None)
+        if block.undoes:
+            self.restore(block.start)
+        else:
+            self.failed = True
+        return block
+
+    def after_hand(self, block: Block, again: bool) -> None:
+        """Begin another transaction by hand, if that was one, or let the database commit again."""
+        if block.by_hand and again:
+            self.blocks.append(Block(self.mark(), by_hand=True))
+        elif block.by_hand:
+            transaction.set_autocommit(True, using=self.alias)
 
     def after_block(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -146,7 +174,8 @@ class Machine(Model):
         savepoints = self.blocks[-1].savepoints
         del savepoints[max(len(savepoints) - back, 0) + 1 :]
         mark = savepoints[-1]
-        transaction.set_rollback(False, using=self.alias)
+        if self.wrapper.in_atomic_block:
+            transaction.set_rollback(False, using=self.alias)
         transaction.savepoint_rollback(mark.savepoint, using=self.alias)
         self.restore(mark)
         self.quiet = quiet
@@ -209,6 +238,42 @@ class Machine(Model):
                 cursor.execute(TITLES_WHERE, [0])
                 self.expect([row[0] for row in cursor.fetchall()], self.visible())
                 self.leave()
+
+    @precondition(lambda self: not self.failed)
+    @rule(
+        how=("alone", "around a block", "around one that raises"),
+        steps=st.lists(
+            st.tuples(st.sampled_from([*NAMES, "admin"]), st.booleans()), min_size=1, max_size=4
+        ),
+    )
+    def go_through_scopes_in_a_pipeline(self, how: str, steps: list[tuple[str, bool]]) -> None:
+        """Queue reads and writes; read what has come of them at the end."""
+        found: list[tuple[Any, Any]] = []
+        before = self.mark()
+        with self.cursor() as cursor, cursor.connection.pipeline() as pipeline:
+            block: Any = nullcontext() if how == "alone" else transaction.atomic(using=self.alias)
+            with suppress(ZeroDivisionError), block:
+                for other, writes in steps:
+                    self.enter(other)
+                    found.append((cursor.connection.cursor(), self.queue_one(writes)))
+                    found[-1][0].execute(*WRITE if writes else (TITLES_WHERE, [0]))
+                    self.leave()
+                if how == "around one that raises":
+                    pipeline.sync()
+                    raise ZeroDivisionError
+            pipeline.sync()
+            for queued, expected in found:
+                rows = queued.description and [row[0] for row in queued.fetchall()]
+                self.expect(queued.rowcount if rows is None else rows, expected)
+        if how == "around one that raises":
+            self.restore(before)
+
+    def queue_one(self, writes: bool) -> Any:
+        """Return what is to come of a statement: the rows, or how many are written."""
+        expected = self.visible()
+        if writes:
+            self.append("p")
+        return len(expected) if writes else expected
 
     @precondition(lambda self: not self.failed)
     @rule(first=st.integers(1, 2), other=st.sampled_from([*NAMES, "admin"]))
@@ -315,6 +380,36 @@ class Machine(Model):
         if self.sees(name):
             self.rows.remove(row)
 
+    # Native async, on connections of its own.
+
+    @precondition(lambda self: not self.blocks and not self.holds_session())
+    @rule(
+        ways=st.permutations(natively.WAYS),
+        other=st.sampled_from([*NAMES, "admin"]),
+        ticks=st.integers(0, 8),
+    )
+    def read_natively(self, ways: list[str], other: str, ticks: int) -> None:
+        # Some releases of PgBouncer end when a client cancels and leaves.
+        if self.world.foreign is None:
+            self.world.run(natively.cancel(self.alias, ticks))
+        for how in ways[:3]:
+            self.expect(self.world.run(natively.titles(self.alias, how)), self.visible())
+        self.enter(other)
+        expected = self.visible()
+        self.leave()
+        found = self.world.run(natively.titles(self.alias, ways[0], self.scope(other)))
+        assert found == expected, f"{self.alias} as {other}: {found!r}, not {expected!r}"
+
+    @precondition(lambda self: not self.blocks and not self.holds_session())
+    @rule(name=names)
+    def insert_natively(self, name: str) -> None:
+        title = self.new_title(name)
+        values = [title, self.world.tenants[name], self.world.authors[name]]
+        written = self.world.run(natively.is_written(self.alias, values))
+        self.expect(written, self.sees(name))
+        if written:
+            self.rows.append((name, title))
+
     # Errors.
 
     @precondition(lambda self: not self.failed)
@@ -411,8 +506,9 @@ class Machine(Model):
     def teardown(self) -> None:
         try:
             while self.blocks:
-                self.undo(raises=True)
+                block = self.undo(raises=True)
                 self.after_block(quiet=False)
+                self.after_hand(block, again=False)
             self.reads_equal_the_model()
             self.find_what_was_left()
             self.leave_behind("", "")

@@ -34,10 +34,14 @@ class Mark:
 
 @dataclass
 class Block:
-    """Be an open ``atomic()``, with the savepoints that were made by hand inside it."""
+    """Be an open ``atomic()``, or what is like one, with the savepoints made by hand inside it."""
 
     start: Mark
     savepoints: list[Mark] = field(default_factory=list)
+    # Whether an error in it is undone at its end, or at that of the block around it.
+    undoes: bool = True
+    # Whether it is no block, but a transaction that is begun and ended by hand.
+    by_hand: bool = False
 
 
 @dataclass
@@ -82,9 +86,12 @@ class Model(RuleBasedStateMachine):
 
     # The model.
 
-    def enter(self, binding: str) -> None:
+    def scope(self, binding: str) -> Any:
         tenants = self.world.tenants
-        scope = admin_context() if binding == "admin" else tenant_context(tenants[binding])
+        return admin_context() if binding == "admin" else tenant_context(tenants[binding])
+
+    def enter(self, binding: str) -> None:
+        scope = self.scope(binding)
         scope.__enter__()
         self.scopes.append((scope, binding))
         self.quiet = True

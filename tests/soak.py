@@ -6,6 +6,7 @@ From the folder of the project: ``python -m tests.soak --minutes 10 --seed 1``.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import random
@@ -14,8 +15,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +73,14 @@ class World:
     done: Counter[str] = field(default_factory=Counter)
     tenants: dict[str, int] = field(default_factory=dict)
     authors: dict[str, int] = field(default_factory=dict)
+    # The event loop of its async connections; one that sets no loop of the thread.
+    runner: asyncio.Runner = field(
+        default_factory=lambda: asyncio.Runner(loop_factory=asyncio.new_event_loop)
+    )
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run `coroutine` in the scope that is open here."""
+        return self.runner.run(coroutine, context=copy_context())
 
     def machine(self) -> type[Machine]:
         """Return the machine of this world."""
@@ -96,7 +106,8 @@ class World:
     def session(self) -> Iterator[Execute]:
         """Return what runs statements on the alias's session as they are."""
         wrapper: Any = connections[self.alias]
-        pool = None if self.foreign else wrapper.pool
+        # What is checked out may be all that the pool has.
+        pool = None if self.foreign or wrapper.connection else wrapper.pool
         if pool:
             pool.open()
             driver = pool.getconn()
@@ -143,6 +154,7 @@ def servers() -> Iterator[list[World]]:
             World("pool", superuser),
             World("wire_server_side", superuser),
             stack.enter_context(world_without_riding(superuser)),
+            stack.enter_context(world_of_one_connection(superuser)),
             stack.enter_context(pooled_world(postgres, directory / "one", superuser)),
         ]
         connections.close_all()
@@ -153,6 +165,15 @@ def world_without_riding(superuser: psycopg.Connection[Any]) -> Iterator[World]:
     """Return a world in which transaction control does not ride along."""
     options = {**connections.settings["default"]["OPTIONS"], "ride_along": False}
     with another("default", "not_riding", OPTIONS=options) as alias:
+        yield World(alias, superuser)
+
+
+@contextmanager
+def world_of_one_connection(superuser: psycopg.Connection[Any]) -> Iterator[World]:
+    """Return a world whose pool has one connection, which everything goes through."""
+    options = dict(connections.settings["pool"]["OPTIONS"])
+    options["pool"] = {**options["pool"], "min_size": 1, "max_size": 1}
+    with another("pool", "pool_of_one", OPTIONS=options) as alias:
         yield World(alias, superuser)
 
 
@@ -208,7 +229,10 @@ def soak(
 
 def judge(worlds: list[World], seconds: float, seed: int, *, examples: int = 20) -> int:
     """Soak, and say what was found; return the exit status."""
-    operations, leaks = soak(worlds, seconds, random.Random(seed), examples)
+    with ExitStack() as stack:
+        for world in worlds:
+            stack.enter_context(world.runner)
+        operations, leaks = soak(worlds, seconds, random.Random(seed), examples)
     print(f"operations: {operations}, leaks: {leaks}")
     return 1 if leaks else 0
 

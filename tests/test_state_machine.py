@@ -1,4 +1,4 @@
-"""Any order of scopes, transactions, cursors and errors, in five configurations."""
+"""Any order of scopes, transactions, cursors and errors, in six configurations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from example_asgi.servers import Postgres
 from tests.machine import KINDS
-from tests.soak import World, pooled_world, world_without_riding
+from tests.soak import (
+    World,
+    pooled_world,
+    world_of_one_connection,
+    world_without_riding,
+)
 
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,
@@ -36,12 +41,13 @@ def one_session(
 
 def run(world: World) -> None:
     world.prepare()
-    run_state_machine_as_test(world.machine(), settings=SETTINGS)
-    # Chance may have left out what can be done at few times only.
-    for number in range(10):
-        if KINDS - world.done.keys():
-            more = seed(number)(world.machine())
-            run_state_machine_as_test(more, settings=settings(SETTINGS, max_examples=30))
+    with world.runner:
+        run_state_machine_as_test(world.machine(), settings=SETTINGS)
+        # Chance may have left out what can be done at few times only.
+        for number in range(10):
+            if KINDS - world.done.keys():
+                more = seed(number)(world.machine())
+                run_state_machine_as_test(more, settings=settings(SETTINGS, max_examples=30))
     assert KINDS - world.done.keys() == set()
 
 
@@ -56,6 +62,11 @@ def test_transaction_control_in_messages_of_its_own(
     project: None, superuser: psycopg.Connection[Any]
 ) -> None:
     with world_without_riding(superuser) as world:
+        run(world)
+
+
+def test_one_connection_in_the_pool(project: None, superuser: psycopg.Connection[Any]) -> None:
+    with world_of_one_connection(superuser) as world:
         run(world)
 
 
