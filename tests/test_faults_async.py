@@ -96,7 +96,23 @@ async def while_it_runs(connection: Any, fail: Callable[[], Awaitable[None]]) ->
     await running
 
 
-PLACES = [at_the_start, after_a_statement, at_commit, in_a_cursor, in_a_stream, while_it_runs]
+async def in_a_pipeline(connection: Any, fail: Callable[[], Awaitable[None]]) -> None:
+    async with connection.pipeline() as pipeline:
+        await connection.execute(TITLES)
+        await pipeline.sync()
+        await fail()
+        await connection.execute(TITLES)
+
+
+PLACES = [
+    at_the_start,
+    after_a_statement,
+    at_commit,
+    in_a_cursor,
+    in_a_stream,
+    in_a_pipeline,
+    while_it_runs,
+]
 
 
 @asynccontextmanager

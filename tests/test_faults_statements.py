@@ -34,6 +34,8 @@ ENDS_IN = {
     "deadlock": psycopg.errors.DeadlockDetected,
     "serialization": psycopg.errors.SerializationFailure,
     "nested": psycopg.errors.QueryCanceled,
+    "pipeline": psycopg.errors.QueryCanceled,
+    "pipeline_of_its_own": psycopg.errors.QueryCanceled,
 }
 
 
@@ -112,7 +114,55 @@ def nested(connection: Any, site: Site) -> None:
     statement_timeout(connection, site)
 
 
-@pytest.mark.parametrize("run", [statement_timeout, lock_timeout, deadlock, serialization, nested])
+def sleep_in_a_pipeline(connection: Any, cursor: Any) -> None:
+    """Be cancelled among other statements of psycopg's pipeline mode."""
+    with connection.wrap_database_errors, cursor.connection.pipeline():
+        for statement in (
+            "SELECT set_config('statement_timeout', '50', true)",
+            "UPDATE app_shared SET text = 'lost'",
+            "SELECT pg_sleep(30)",
+            "UPDATE app_shared SET text = 'lost'",
+        ):
+            cursor.connection.execute(statement)
+
+
+def pipeline(connection: Any, site: Site) -> None:
+    """The inner block's error is undone, and the outer block goes on in another pipeline."""
+    with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+        lock(cursor, "a")
+        try:
+            with transaction.atomic(using=connection.alias):
+                sleep_in_a_pipeline(connection, cursor)
+        except OperationalError:
+            with cursor.connection.pipeline():
+                cursor.connection.execute("UPDATE app_shared SET text = 'kept' WHERE text = 'a'")
+    assert site.value("SELECT string_agg(text, ' ' ORDER BY text) FROM app_shared") == "b kept"
+    site.superuser.execute("UPDATE app_shared SET text = 'a' WHERE text = 'kept'")
+    with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+        sleep_in_a_pipeline(connection, cursor)
+
+
+def pipeline_of_its_own(connection: Any, site: Site) -> None:
+    """Outside of a block, its statements are a transaction."""
+    try:
+        with connection.cursor() as cursor:
+            sleep_in_a_pipeline(connection, cursor)
+    finally:
+        assert site.value("SELECT string_agg(text, ' ' ORDER BY text) FROM app_shared") == "a b"
+
+
+RUNS = [
+    statement_timeout,
+    lock_timeout,
+    deadlock,
+    serialization,
+    nested,
+    pipeline,
+    pipeline_of_its_own,
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", PATHS)
 def test_the_server_gives_up_a_statement(
