@@ -134,6 +134,50 @@ def before_executemany(connection: Any, fault: Fault) -> None:
         cursor.executemany("INSERT INTO app_shared (text) VALUES (%s)", [["lost"]])
 
 
+LOST = "INSERT INTO app_shared (text) VALUES ('lost')"
+
+
+def before_a_pipeline(connection: Any, fault: Fault) -> None:
+    """Be in a transaction that has begun, before psycopg's pipeline mode is entered."""
+    with (
+        transaction.atomic(using=connection.alias),
+        connection.wrap_database_errors,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT 1")
+        fault()
+        with cursor.connection.pipeline():
+            cursor.connection.execute(LOST)
+
+
+def in_a_pipeline(connection: Any, fault: Fault) -> None:
+    """Be between two statements of it, the first of which has been run."""
+    with (
+        transaction.atomic(using=connection.alias),
+        connection.wrap_database_errors,
+        connection.cursor() as cursor,
+        cursor.connection.pipeline() as pipeline,
+    ):
+        cursor.connection.execute(LOST)
+        pipeline.sync()
+        fault()
+        cursor.connection.execute(LOST)
+
+
+def at_the_end_of_a_pipeline(connection: Any, fault: Fault) -> None:
+    """Be outside a transaction, where its statements are one up to the Sync."""
+    with (
+        connection.wrap_database_errors,
+        connection.cursor() as cursor,
+        cursor.connection.pipeline(),
+    ):
+        cursor.connection.execute(LOST)
+        assert cursor.connection.execute("SELECT 1").fetchone() == (1,)
+        cursor.connection.execute(LOST)
+        fault()
+
+
+PIPELINES = [before_a_pipeline, in_a_pipeline, at_the_end_of_a_pipeline]
 PLACES = [
     between_statements,
     before_the_first_statement,
@@ -216,7 +260,11 @@ def both(kind: str, path: str, run: Callable[[Any], object]) -> tuple[Outcome, O
 
 @pytest.mark.parametrize(
     ("kind", "place"),
-    [*product(KINDS, PLACES), *product(["server_side"], ON_SERVER)],
+    [
+        *product(KINDS, PLACES),
+        *product(["server_side"], ON_SERVER),
+        *product(["plain", "transaction"], PIPELINES),
+    ],
 )
 def test_it_fails_as_stock_django_does_and_the_next_request_works(
     kind: str,

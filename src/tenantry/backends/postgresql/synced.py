@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
-from psycopg.pq import ExecStatus, PipelineStatus
+from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus
 
 from ...mixins import Base
 
@@ -57,7 +57,9 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
             # waits for nothing any more. psycopg closes what has results to come.
             raise
         except BaseException:
-            yield from self._fetch_gen(flush=False)
+            # From a connection that is lost nothing comes but an error that says less.
+            if self.pgconn.status == ConnStatus.OK:
+                yield from self._fetch_gen(flush=False)
             raise
         yield from self._fetch_gen(flush=False)
         self.ended = True
