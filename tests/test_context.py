@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 
@@ -367,6 +367,40 @@ async def test_a_decorated_partial_coroutine_function_runs_in_a_scope() -> None:
     assert await tenant_context(1)(functools.partial(function, 3))() == (3, ONE)
 
 
+class Asynchronous:
+    """Is async, and not to be told from what is not."""
+
+    async def __call__(self) -> Binding:
+        before = current_binding()
+        await asyncio.sleep(0)
+        assert current_binding() == before
+        return before
+
+
+def undisguised() -> Coroutine[None, None, Binding]:
+    return Asynchronous()()
+
+
+@each_scope
+@pytest.mark.parametrize(
+    "function",
+    [Asynchronous(), undisguised, staticmethod(Asynchronous.__call__)],
+    ids=["object", "function", "static"],
+)
+async def test_what_turns_out_to_be_async_runs_in_a_scope(
+    make: MakeScope, binding: Binding, function: Callable[..., Coroutine[None, None, Binding]]
+) -> None:
+    arguments = [Asynchronous()] if isinstance(function, staticmethod) else []
+    decorated = make()(function)
+    with tenant_context(2):
+        coroutine = decorated(*arguments)
+        assert current_binding() == TWO
+        assert await coroutine == binding
+        tasks = [decorated(*arguments), decorated(*arguments)]
+        assert await asyncio.gather(*tasks) == [binding, binding]
+        assert current_binding() == TWO
+
+
 async def test_a_decorated_function_calls_itself() -> None:
     @tenant_context(1)
     def count(depth: int) -> list[Binding]:
@@ -433,8 +467,18 @@ def test_generator_functions_cannot_be_decorated(make: MakeScope, binding: Bindi
         yield 1
 
     for function in (rows, async_rows):
-        with pytest.raises(TypeError, match=rf"{function.__name__}\(\).*open the scope where"):
-            make()(function)
+        for each in (function, functools.partial(function)):
+            with pytest.raises(TypeError, match=rf"{function.__name__}.*open the scope where"):
+                make()(each)
+
+
+@each_scope
+def test_classes_cannot_be_decorated(make: MakeScope, binding: Binding) -> None:
+    class Report:
+        def rows(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"the class .*Report: .* decorate them"):
+        make()(Report)
 
 
 def test_the_repr_says_whom_the_block_runs_as() -> None:

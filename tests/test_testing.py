@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from tenantry import admin_context, current_tenant_sql, tenant_context, with_rls_context
-from tenantry.binding import UNBOUND, current_binding
+from tenantry.binding import UNBOUND, Binding, current_binding
 from tenantry.testing import (
     TenantTestCase,
     TenantTransactionTestCase,
@@ -169,6 +169,25 @@ def test_what_is_no_user_is_refused(tenants: Tenants) -> None:
         assert str(raised.value) == f"seen(): {type(odd).__name__} {said}"
         with pytest.raises(TypeError, match="has no is_authenticated"):
             Note.objects.for_user(odd)
+
+
+class Report:
+    """Is async, and has no name of its own."""
+
+    async def __call__(self, as_user: Any) -> Any:
+        return current_binding()
+
+
+async def test_an_object_runs_as_the_user_it_is_given(tenants: Tenants) -> None:
+    of_b = await sync_to_async(user)(tenants[1])
+    report = with_rls_context(Report())
+    async with tenant_context(tenants[0].pk):
+        assert await report(of_b) == Binding(tenants[1].pk)
+        assert await report(as_user=None) == UNBOUND
+    with pytest.raises(ValueError, match=r"Report object at .*\(\): Non-admin user has"):
+        report(await sync_to_async(user)(None))
+    with pytest.raises(TypeError, match=r"Report object at .*\(\) has no argument 'member'"):
+        with_rls_context(Report(), user_param="member")
 
 
 def test_a_function_without_a_user_is_refused() -> None:

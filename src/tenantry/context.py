@@ -7,7 +7,7 @@ restore what was current before, need no connection and send no SQL.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
@@ -108,11 +108,17 @@ class Scope:
 def wrapped(function: F, scope: Callable[..., Scope]) -> F:
     """Return `function`, sync or async, run in the scope that `scope` returns for its arguments.
 
-    Raises TypeError for a generator function, whose body would run after the scope has ended.
+    Raises TypeError for a generator function, whose body would run after the scope has ended, and
+    for a class, whose methods would.
     """
+    if isinstance(function, type):
+        raise TypeError(
+            f"cannot decorate the class {name_of(function)}: its methods would run after the scope"
+            " has ended; decorate them, or open the scope where they are called"
+        )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"cannot decorate the generator function {function.__qualname__}(): its body would run"
+            f"cannot decorate the generator function {name_of(function)}(): its body would run"
             " after the scope has ended; open the scope where the generator is consumed"
         )
     if iscoroutinefunction(function):
@@ -126,10 +132,25 @@ def wrapped(function: F, scope: Callable[..., Scope]) -> F:
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        with scope(*args, **kwargs):
-            return function(*args, **kwargs)
+        opened = scope(*args, **kwargs)
+        with opened:
+            result = function(*args, **kwargs)
+        # An async function in disguise, such as an object with an async __call__: it has not begun.
+        return awaited(opened, result) if inspect.iscoroutine(result) else result
 
     return cast(F, run)
+
+
+async def awaited(scope: Scope, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return what `coroutine` returns, run in `scope`."""
+    with scope:
+        return await coroutine
+
+
+def name_of(function: Any) -> str:
+    """Return the name of what is decorated, which may be a partial or an object."""
+    name: str = getattr(function, "__qualname__", "") or repr(function)
+    return name
 
 
 class ClearedScope(Scope):
@@ -261,7 +282,7 @@ def with_rls_context(function: F | None = None, *, user_param: str | None = None
     signature = inspect.signature(function)
     if name not in signature.parameters:
         raise TypeError(
-            f"{function.__qualname__}() has no argument {name!r} for the user that it runs as; add"
+            f"{name_of(function)}() has no argument {name!r} for the user that it runs as; add"
             " it, or name another one with @with_rls_context(user_param=...)"
         )
 
@@ -272,6 +293,6 @@ def with_rls_context(function: F | None = None, *, user_param: str | None = None
         try:
             return Scope(UNBOUND if user is None else binding_of(user))
         except (TypeError, ValueError, ImproperlyConfigured) as error:
-            raise type(error)(f"{function.__qualname__}(): {error}") from error
+            raise type(error)(f"{name_of(function)}(): {error}") from error
 
     return wrapped(function, scope)
