@@ -43,6 +43,8 @@ def test_scopes_for_tests(tenants: Tenants) -> None:
     for tenant in (a, a.pk, str(a.pk)):
         with rls_as_tenant(tenant):
             assert titles() == ["A 1", "A 2"]
+    with rls_as_tenant(tenant_id=a.pk):
+        assert titles() == ["A 1", "A 2"]
 
 
 @contextmanager
@@ -57,7 +59,8 @@ def broken(postgres: Any, how: str, back: str) -> Any:
 
 
 def test_assertions_hold_for_what_is_protected(library: Tenants) -> None:
-    for model in (Note, Book):
+    # By name, too: an assertion may be about a table without a model.
+    for model in (Note, Book, "app_note", '"app_note"'):
         assert_rls_enabled(model)
         assert_rls_policy_exists(model)
         assert_rls_blocks_without_context(model)
@@ -71,9 +74,13 @@ def test_assertions_fail_for_what_is_not(library: Tenants, postgres: Any) -> Non
     with pytest.raises(AssertionError, match=r"app.Shared has no policy '\w+': \[\]"):
         assert_rls_policy_exists(Shared)
     with pytest.raises(AssertionError, match="has no policy 'nobody'"):
-        assert_rls_policy_exists(Note, "nobody")
+        assert_rls_policy_exists(Note, policy_name="nobody")
     with pytest.raises(AssertionError, match=r"4 of 4 rows of app.Shared are visible without"):
         assert_rls_blocks_without_context(Shared)
+    with pytest.raises(AssertionError, match=r"^the table 'app_shared' is not protected"):
+        assert_rls_enabled("app_shared")
+    with pytest.raises(AssertionError, match=r"^the table 'nothing' is not protected: .* is None"):
+        assert_rls_enabled("nothing")
     force = "ALTER TABLE app_note {} ROW LEVEL SECURITY"
     with (
         broken(postgres, force.format("NO FORCE"), force.format("FORCE")),

@@ -14,6 +14,6 @@ def rls_bypass() -> admin_context:
     return admin_context()
 
 
-def rls_as_tenant(tenant: Any) -> tenant_context:
-    """Return a scope of a tenant, which may be an instance or a primary key."""
-    return tenant_context(tenant.pk if isinstance(tenant, models.Model) else tenant)
+def rls_as_tenant(tenant_id: Any) -> tenant_context:
+    """Return a scope of a tenant, which may be a primary key or an instance."""
+    return tenant_context(tenant_id.pk if isinstance(tenant_id, models.Model) else tenant_id)
