@@ -16,7 +16,7 @@ from django.db import connections, transaction
 
 from example_asgi.servers import Postgres
 from tenantry import aclose_pools, aconnection, admin_context, tenant_context
-from tenantry.backends.postgresql.trace import statements
+from tenantry.backends.postgresql.trace import flushes
 from tenantry.exceptions import RLSConfigurationError
 from tenantry.testing import as_owner, assert_role_is_bound, assert_sql
 from tests.app.models import Note, Tenant
@@ -603,6 +603,46 @@ def test_where_bindings_are_sealed_it_is_said(settings: Any) -> None:
         pass
 
 
+@pytest.mark.unsealed
+@pytest.mark.parametrize("using", ["default", "wire_server_side"])
+def test_what_is_sent_in_a_transaction_and_with_parameters_is_bound(
+    tenants: Tenants, using: str
+) -> None:
+    a, b = tenants
+    notes = Note.objects.using(using)
+    insert = "INSERT INTO app_author (name) VALUES (%s)"
+    with tenant_context(a.pk):
+        # The first time, a savepoint goes in another way than later.
+        for _ in range(2):
+            with assert_sql("app_note", bound_to=a, using=using), transaction.atomic(using):
+                notes.count()
+                with transaction.atomic(using):
+                    notes.filter(title="x").update(title="y")
+                    with transaction.atomic(using):
+                        notes.exists()
+        with connections[using].cursor() as cursor:
+            with assert_sql("INSERT INTO app_author", bound_to=a, using=using):
+                cursor.executemany(insert, [("one",), ("two",)])
+            with assert_sql("SELECT 1", bound_to=a, using=using), cursor.connection.pipeline():
+                cursor.execute("SELECT 1")
+                cursor.execute("SELECT 2")
+            with (
+                pytest.raises(AssertionError, match=r"not bound to .*: SELECT .*set_config"),
+                assert_sql(bound_to=a, using=using),
+                tenant_context(b.pk),
+            ):
+                cursor.executemany(insert, [("one",), ("two",)])
+            with (
+                pytest.raises(AssertionError, match=r"not bound to .*: .*set_config"),
+                assert_sql(bound_to=a, using=using),
+                cursor.connection.pipeline(),
+            ):
+                cursor.execute("SELECT 1")
+                with tenant_context(b.pk):
+                    cursor.execute("SELECT 2")
+    connections[using].close()
+
+
 async def test_an_async_connection_can_be_watched(tenants: Tenants) -> None:
     try:
         with assert_sql("SELECT title", using="pooled") as wire:
@@ -627,7 +667,7 @@ def test_the_text_of_a_parse_is_found_whatever_follows(count: int) -> None:
     sql = b'SELECT 1, "a" 1 2\n" 3 4'
     length = 4 + len(b"name") + 1 + len(sql) + 1 + 2 + 4 * count
     line = b'F\t%d\tParse\t "name" "%s" %d%s\n' % (length, sql, count, b" 25" * count)
-    assert list(statements(line + b"F\t4\tSync\n")) == [sql.decode()]
+    assert list(flushes(line + b"F\t4\tSync\n" + line)) == [[sql.decode()], [sql.decode()]]
 
 
 def test_the_role_of_these_tests_is_bound() -> None:

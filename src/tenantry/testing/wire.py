@@ -9,8 +9,17 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections, models
 from django.db.backends.signals import connection_created
 
-from ..backends.postgresql.apply import NO_ROLE, Session, prefix
-from ..backends.postgresql.trace import TracedConnection
+from ..backends.postgresql.apply import (
+    NO_ROLE,
+    Session,
+    applies_binding,
+    binding_query,
+    first_word,
+    prefix,
+)
+from ..backends.postgresql.several import CONTROL
+from ..backends.postgresql.several import statements as parts_of
+from ..backends.postgresql.trace import TracedConnection, binding_sent
 from ..binding import Binding
 from ..conf import rls_tenants, tenant_key
 
@@ -21,6 +30,7 @@ class Wire:
     def __init__(self, using: str) -> None:
         self.using = using
         self.statements: list[str] = []
+        self._flushes: list[list[str]] = []
         self._traced: list[TracedConnection] = []
 
     def __repr__(self) -> str:
@@ -39,21 +49,42 @@ class Wire:
     def stop(self) -> None:
         """Look at what has been written."""
         for each in self._traced:
-            self.statements += each.stop()
+            self._flushes += each.stop()
+        self.statements += [statement for flush in self._flushes for statement in flush]
         self._traced.clear()
 
-    def is_bound_to(self, statement: str, tenant: Any) -> bool:
-        """Return whether a statement has the binding of a tenant in front of it."""
+    def not_bound_to(self, tenant: Any) -> Iterator[str]:
+        """Yield the statements that have not the binding of a tenant in front of them.
+
+        Transaction control needs none.
+        """
         key = tenant_key().parse(tenant.pk if isinstance(tenant, models.Model) else tenant)
         connection: Any = connections[self.using]
         version: int = connection.pg_version
         options = connection.settings_dict["OPTIONS"]
         session = Session(options.get("assume_role") or NO_ROLE)
-        sent = (
-            prefix(Binding(key, read_only=read_only), b"SELECT", version, session).text
-            for read_only in (False, True)
-        )
-        return any(text.decode().strip() in statement for text in sent)
+        bindings = [Binding(key, read_only=read_only) for read_only in (False, True)]
+        texts = [
+            prefix(binding, b"SELECT", version, session).text.decode().strip()
+            for binding in bindings
+        ]
+        queries = tuple(binding_sent(*binding_query(binding, session)) for binding in bindings)
+        for flush in self._flushes:
+            carried = False
+            for statement in flush:
+                if applies_binding(statement.encode()):
+                    carried = statement.startswith(queries)
+                is_bound = carried or any(text in statement for text in texts)
+                if not (is_bound or is_control(statement)):
+                    yield statement
+
+
+def is_control(text: str) -> bool:
+    """Return whether all statements in `text` begin or end a transaction, or a part of one."""
+    return all(
+        part is not None and (first_word(part) in CONTROL or not part.strip())
+        for part in parts_of(text.encode())
+    )
 
 
 @contextmanager
@@ -63,9 +94,9 @@ def assert_sql(
     """Look at the SQL that a block sends, as libpq writes it down on its way to the server.
 
     Each of `parts` must be in one of the statements; `count` is how many messages with SQL there
-    are, each of which is a round trip unless they are pipelined; and every one of them must carry
-    the binding of the tenant `bound_to`, an instance or a primary key. The :class:`Wire` that is
-    yielded has ``statements`` when the block has ended.
+    are, each of which is a round trip unless they are pipelined; and every one of them, but for
+    those of transaction control alone, must carry the binding of the tenant `bound_to`, an instance
+    or a primary key. The :class:`Wire` that is yielded has ``statements`` when the block has ended.
 
     It watches the connections of this thread, and those that Django opens meanwhile; give it one of
     ``aconnection()`` with ``wire.watch()``.
@@ -94,6 +125,6 @@ def assert_sql(
     if count is not None and len(wire.statements) != count:
         raise AssertionError(f"{len(wire.statements)} messages, not {count}; sent:\n{wire!r}")
     if bound_to is not None:
-        for statement in wire.statements or [""]:
-            if not wire.is_bound_to(statement, bound_to):
-                raise AssertionError(f"not bound to {bound_to!r}: {statement}\nsent:\n{wire!r}")
+        strays = wire.not_bound_to(bound_to) if wire.statements else [""]
+        for statement in strays:
+            raise AssertionError(f"not bound to {bound_to!r}: {statement}\nsent:\n{wire!r}")

@@ -93,6 +93,11 @@ def binding_query(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes
     return _calls(tuple(name for name, _ in values)), [value.encode() for _, value in values]
 
 
+def applies_binding(statement: bytes) -> bool:
+    """Return whether `statement` is one of :func:`binding_query`, or begins like it."""
+    return statement.startswith(b"SELECT pg_catalog.set_config(")
+
+
 def with_value(expression: str) -> str:
     """Return a query of `expression` where its parameter has the tenant's place.
 
