@@ -127,6 +127,11 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
             "an identifier such as 'tenant'",
         ),
         (
+            "TENANT_FK_FIELD",
+            ["tenant_", "_", "the__tenant"],
+            "a name, such as 'tenant', without two underscores in a row or one at its end",
+        ),
+        (
             "GUC_PREFIX",
             [
                 None,

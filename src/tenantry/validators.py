@@ -51,6 +51,10 @@ def _validate_identifier(key: str, example: str, value: object) -> None:
 
 def _validate_field_name(value: object) -> None:
     _validate_identifier("TENANT_FK_FIELD", "tenant", value)
+    # Django refuses such a field, of each protected model, when it checks models.
+    if "__" in str(value) or str(value).endswith("_"):
+        allowed = "a name, such as 'tenant', without two underscores in a row or one at its end"
+        raise refuse("TENANT_FK_FIELD", value, allowed)
     # "objects" is what the manager is called; the rest would hide what Django's models are made of.
     if value in ("objects", "Meta") or hasattr(models.Model, str(value)):
         taken = "a name, such as 'tenant', that Django's models do not use already"
