@@ -192,7 +192,7 @@ async def test_an_object_runs_as_the_user_it_is_given(tenants: Tenants) -> None:
         assert await report(of_b) == Binding(tenants[1].pk)
         assert await report(as_user=None) == UNBOUND
     with pytest.raises(ValueError, match=r"Report object at .*\(\): Non-admin user has"):
-        report(await sync_to_async(user)(None))
+        await report(await sync_to_async(user)(None))
     with pytest.raises(TypeError, match=r"Report object at .*\(\) has no argument 'member'"):
         with_rls_context(Report(), user_param="member")
 
