@@ -26,6 +26,7 @@ from tenantry.lifecycle.tables import ownership
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, drop_functions
+from tests.test_orm_shapes import OFF
 from tests.test_sharing import STRAY, add_stray_policies, base, key, run, tenant
 
 Tenants = tuple[Tenant, Tenant]
@@ -198,6 +199,61 @@ def test_the_orm_finds_a_child_with_the_row_that_it_hangs_on(
         with admin_context():
             assert rows.count() == len(rows.all()) == 2
         assert rows.count() == len(rows.all()) == 0
+
+
+CITATION = CreateModel(
+    "Citation",
+    [
+        ("id", models.BigAutoField(primary_key=True)),
+        ("tenant", tenant()),
+        ("doc", models.ForeignKey("migrated.Doc", models.CASCADE)),
+        ("report", models.ForeignKey("migrated.Report", models.CASCADE, related_name="cited")),
+    ],
+    {"constraints": [RLSConstraint(field="tenant", name="citation_rls")]},
+)
+# By every table of an object.
+CITED = {
+    "Doc": ["citation", "report__cited", "report__thesis__cited"],
+    "Report": ["citation", "cited", "thesis__citation", "doc_ptr__citation"],
+    "Thesis": ["citation", "cited", "report_ptr__cited", "report_ptr__doc_ptr__citation"],
+}
+
+
+@pytest.mark.parametrize("method", ["filter", "exclude"])
+@pytest.mark.parametrize("name", CITED)
+def test_a_child_is_excluded_with_the_row_that_it_hangs_on(
+    method: str,
+    name: str,
+    tenants: Tenants,
+    migrate: Migrate,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a, b = tenants
+    made = [model("Doc", is_open=True), child("Report", "Doc"), child("Thesis", "Report"), CITATION]
+    state = many(migrate, *made)
+    theses, citations = manager(state, "Thesis"), manager(state, "Citation")
+    rows: Any = RLSManager()
+    rows.model = state.apps.get_model("migrated", name)
+    rows = rows.using("default")
+    with tenant_context(a.pk):
+        shared = [theses.create(partner_id=b.pk).pk for _ in range(2)]
+    with tenant_context(b.pk):
+        own = [theses.create().pk for _ in range(2)]
+        for pk in (shared[0], own[0]):
+            citations.create(doc_id=pk, report_id=pk)
+    for path in CITED[name]:
+        for condition in (models.Q(**{f"{path}__isnull": True}), models.Q(**{f"{path}__gt": 0})):
+            with tenant_context(b.pk):
+                found = getattr(rows.including_shared(), method)(condition)
+                scoped = sorted(found.values_list("pk"))
+                # As a part of another query, which gives its tables other names.
+                again = rows.including_shared().filter(pk__in=found.values("pk"))
+                assert sorted(again.values_list("pk")) == scoped
+                with monkeypatch.context() as patch:
+                    patch.setattr(OFF, lambda apps: {})
+                    alone = sorted(getattr(rows.all(), method)(condition).values_list("pk"))
+            assert scoped == alone, (path, condition)
+            assert len(scoped) == 2
 
 
 @pytest.mark.parametrize("is_stray", STRAY)

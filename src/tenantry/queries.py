@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from django.core.exceptions import FullResultSet
-from django.db.models import BooleanField, Value
+from django.db.models import BooleanField, OneToOneField, Value
 from django.db.models.sql import AND, Query
+from django.db.models.sql.datastructures import BaseTable
 
 from .binding import Binding
 from .exceptions import ScopeError
@@ -33,6 +34,13 @@ class OfUser(Value):
         )
 
 
+class TableOfBase(BaseTable):
+    """The first table of a query, of its own objects, where Django has taken its base table away.
+
+    The class, for Django copies nothing else where it gives the table another alias.
+    """
+
+
 class SharedQuery(Query):
     """A query that has the rows that other tenants share.
 
@@ -42,6 +50,18 @@ class SharedQuery(Query):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tenantry_shared = True
+
+    def trim_start(self, names_with_path: Any) -> Any:
+        """Leave out the tables that lead to what exclude() looks at; note if that is a parent's.
+
+        Django does not keep how the first one that stays was joined.
+        """
+        own = of_base(self)
+        found = super().trim_start(names_with_path)
+        first = next(alias for alias in self.alias_map if self.alias_refcount[alias])
+        if first in own:
+            self.alias_map[first] = TableOfBase(self.alias_map[first].table_name, first)
+        return found
 
 
 def binding_of_query(query: Any) -> Binding | None:
@@ -73,3 +93,20 @@ def share(query: Any) -> None:
 def unshare(query: Any) -> None:
     """Leave a query without them; what it excludes by related rows stays as it is."""
     del query.tenantry_shared
+
+
+def of_base(query: Any) -> set[str]:
+    """Return the aliases of a query's base table, and of its parents and children in inheritance.
+
+    Their rows are one object.
+    """
+    found = {query.base_table}
+    for alias, join in query.alias_map.items():
+        if isinstance(join, TableOfBase):
+            found.add(alias)
+        elif join.parent_alias in found:
+            link = getattr(join, "join_field", None)
+            relation = link.remote_field if isinstance(link, OneToOneField) else link
+            if getattr(relation, "parent_link", False):
+                found.add(alias)
+    return found

@@ -12,7 +12,6 @@ from typing import Any
 
 from django.core.exceptions import FullResultSet
 from django.db.backends.postgresql import compiler
-from django.db.models import OneToOneField
 from django.db.models.sql.constants import LOUTER
 from django.db.models.sql.datastructures import BaseTable
 
@@ -21,7 +20,7 @@ from ...conf import rls_tenants
 from ...exceptions import ScopeError
 from ...mixins import Base
 from ...protected import Protection, protections
-from ...queries import binding_of_query
+from ...queries import binding_of_query, of_base
 from ...strict import require_tenant
 
 # Django 6.1 renamed it.
@@ -349,21 +348,6 @@ class SQLDeleteCompiler(ScopedDeleteMixin, compiler.SQLDeleteCompiler):
 
 class SQLAggregateCompiler(compiler.SQLAggregateCompiler):
     """Django's compiler: what it aggregates over is a scoped SELECT."""
-
-
-def of_base(query: Any) -> set[str]:
-    """Return the aliases of a query's base table, and of its parents and children in inheritance.
-
-    Their rows are one object.
-    """
-    found = {query.base_table}
-    for alias, join in query.alias_map.items():
-        if join.parent_alias in found:
-            link = getattr(join, "join_field", None)
-            relation = link.remote_field if isinstance(link, OneToOneField) else link
-            if getattr(relation, "parent_link", False):
-                found.add(alias)
-    return found
 
 
 def placeholders(sql: str) -> int:
