@@ -15,6 +15,7 @@ from tenantry.binding import Binding
 from tenantry.context import Scope
 from tenantry.exceptions import ScopeError
 from tests.app.models import Author, Comment, Note, Tenant
+from tests.scoping import sent
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -160,29 +161,50 @@ def test_what_was_empty_for_nobody_is_nobodys(tenants: Tenants) -> None:
         assert len(notes.all()) == 2
 
 
-# Since Django 6.1 the first of several rows asks for what all of them refer to.
+# Since Django 6.1 the first of several rows may ask for what all of them refer to.
 MODES = ["", *(name for name in ["FETCH_PEERS"] if hasattr(models, name))]
 
 
+@pytest.mark.parametrize("fetch", [list, lambda notes: list(notes.iterator())])
 @pytest.mark.parametrize("mode", MODES)
-def test_what_rows_refer_to_is_read_in_the_scope_that_fetched_them(
-    mode: str, tenants: Tenants
+def test_what_rows_refer_to_is_read_in_any_scope(
+    mode: str, fetch: Callable[[Any], list[Any]], tenants: Tenants
 ) -> None:
-    """Not row by row in other scopes, which is documented."""
     a, b = tenants
     notes: Any = Note.objects.order_by("pk")
     if mode:
         notes = notes.fetch_mode(getattr(models, mode))
     with admin_context():
-        assert {note.author.tenant_id == note.tenant_id for note in notes.all()} == {True}
-        found = []
-        for note in notes:
-            with tenant_context(note.tenant_id):
-                found.append(note.author and note.author.tenant_id)
-    assert found == [a.pk, a.pk, *([None, None] if mode else [b.pk, b.pk])]
+        rows = [*fetch(notes), *pickle.loads(pickle.dumps(fetch(notes.all())))]
+    for row in rows:
+        # The first reader is another tenant.
+        with (
+            tenant_context(b.pk if row.tenant_id == a.pk else a.pk),
+            pytest.raises(Author.DoesNotExist),
+        ):
+            assert row.author
+    for row in rows:
+        with tenant_context(row.tenant_id):
+            assert row.author.tenant_id == row.tenant_id
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_peers_are_read_at_once_in_the_scope_that_fetched_them(mode: str, tenants: Tenants) -> None:
+    a, _ = tenants
+    notes: Any = Note.objects.order_by("pk")
+    authors: Any = Author.objects.all()
     if mode:
-        with admin_context():
-            assert [note.author is None for note in notes] == [False, False, True, True]
+        notes, authors = (each.fetch_mode(getattr(models, mode)) for each in (notes, authors))
+    with tenant_context(a.pk):
+        assert len(notes) == 2
+        author = authors.get()
+    with admin_context():
+        # Who has fetched them before makes no difference.
+        rows = list(notes.all())
+        assert len(sent(lambda: [row.author for row in rows])) == (1 if mode else 4)
+        assert [row.author.tenant_id == row.tenant_id for row in rows] == [True] * 4
+        rows = list(author.note_set.all())
+        assert len(sent(lambda: [row.tenant for row in rows])) == (1 if mode else 2)
 
 
 @pytest.mark.parametrize("mode", MODES)

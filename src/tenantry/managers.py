@@ -13,6 +13,7 @@ from .audit import described
 from .binding import Binding, current_binding
 from .context import ContinuedScope, Scope
 from .exceptions import ScopeError
+from .peers import PeersIn
 from .queries import bind, binding_of_query, includes_shared, share, unshare
 from .users import binding_of
 
@@ -128,6 +129,8 @@ class RLSQuerySet(models.QuerySet[Any]):
     # them without a query, so that neither the compiler nor the database is asked.
     fetched_as: Binding | None = None
     _result_cache: list[Any] | None
+    # Django has it since 6.1.
+    _fetch_mode: Any = None
 
     def for_user(self, user: object) -> Self:
         """Return this queryset, as `user` sees it: its tenant's rows, all rows, or none.
@@ -179,11 +182,13 @@ class RLSQuerySet(models.QuerySet[Any]):
 
     def iterator(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """Return an iterator, each step of which runs in the scope."""
+        self.keep_to_scope()
         rows = super().iterator(*args, **kwargs)
         return rows if self.binding is None else steps(rows, self.binding)
 
     def aiterator(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Return an async iterator, each step of which runs in the scope."""
+        self.keep_to_scope()
         rows = super().aiterator(*args, **kwargs)
         return rows if self.binding is None else asteps(rows, self.binding)
 
@@ -194,10 +199,17 @@ class RLSQuerySet(models.QuerySet[Any]):
             # Rows of for_user() are the user's wherever they are read; unbound code gets none.
             is_kept = self.binding is None and (current.tenant_id is not None or current.grant)
             self.fetched_as = current if is_kept else None
+            self.keep_to_scope()
         elif self.fetched_as is not None:
             self.require_reader(self.fetched_as)
         with self.scope():
             super()._fetch_all()
+
+    def keep_to_scope(self) -> None:
+        """Let rows fetch what their peers refer to in the scope that they are fetched in only."""
+        mode = self._fetch_mode
+        if mode is not None and mode.track_peers:
+            self._fetch_mode = PeersIn(mode, self.binding or current_binding())
 
     def require_reader(self, fetched_as: Binding) -> None:
         """Raise ScopeError if what was fetched as one tenant, or for all, is read as another one.
