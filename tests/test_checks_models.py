@@ -255,7 +255,8 @@ def action(name: str) -> Any:
 
 
 def refers(to: Any, name: str, **options: Any) -> dict[str, Any]:
-    return {"of": models.ForeignKey(to, action(name), null=True, related_name="+", **options)}
+    options = {"null": True, "related_name": "+", **options}
+    return {"of": models.ForeignKey(to, action(name), **options)}
 
 
 @isolate_apps("tests.app")
@@ -293,13 +294,34 @@ def test_what_postgresql_does_to_rows_of_other_tenants_is_found(name: str) -> No
 def test_what_goes_with_rows_of_its_own_tenant_is_not_found(name: str) -> None:
     owned = {"tenant": models.ForeignKey(Tenant, action(name), null=True)}
     assert found(model(owned, constraints=[policy()])) == []
-    of = refers(Note, name) | {"tenant": None}
+    of = refers(Note, name, null=False) | {"tenant": None}
     assert found(model(of, constraints=[RLSConstraint(path="of__tenant", name="rls")])) == []
     link = models.OneToOneField(Item, action(name), parent_link=True, primary_key=True)
     child = type(
         "Child", (Item,), {"link": link, "Meta": type("Meta", (), {"app_label": "app"})} | MODULE
     )
     assert found(child) == []
+
+
+@isolate_apps("tests.app")
+def test_a_path_that_may_begin_nowhere_is_found() -> None:
+    def result(path: str, **options: Any) -> list[tuple[str, str]]:
+        fields = refers(Note, "CASCADE", **options) | {"tenant": None}
+        return found(model(fields, constraints=[RLSConstraint(path=path, name="rls")]))
+
+    # What the path leads through has a policy of its own, and a finding.
+    assert result("of__parent__tenant", null=False) == []
+    for path in ("of__tenant", "of__parent__tenant"):
+        assert result(path) == [
+            (
+                "tenantry.W153",
+                f"is protected by the path {path}, and of may be null: no tenant sees a row where"
+                " it is, and what it refers to may be impossible to delete; set null=False on of,"
+                " or protect the model by a foreign key to the tenant",
+            )
+        ]
+    assert result("nothing__tenant") == []
+    assert found(model({"of": key(null=True)}, constraints=[policy()])) == []
 
 
 @isolate_apps("tests.app")

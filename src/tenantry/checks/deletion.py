@@ -1,4 +1,4 @@
-"""What PostgreSQL does to rows that refer to one that is deleted, by no policy."""
+"""What becomes of rows that refer to one that is deleted."""
 
 from __future__ import annotations
 
@@ -32,6 +32,25 @@ def inspect_deletion(model: Model) -> Iterator[Finding]:
                 " policies to that, and deletes or changes the rows of other tenants, too",
                 fix_of_deletion(model, field),
             )
+
+
+def inspect_path(model: Model) -> Iterator[Finding]:
+    """Yield a finding if rows of a model that is protected by a path may refer to nothing.
+
+    Django lets PostgreSQL delete what such a key refers to first, and the path ends there.
+    """
+    for constraint in constraints_of(model):
+        step = constraint.way.partition("__")[0]
+        for field in model._meta.local_concrete_fields:
+            if constraint.path is not None and field.name == step and field.null:
+                yield Finding(
+                    "tenantry.W153",
+                    f"model {model._meta.label}",
+                    f"is protected by the path {constraint.path}, and {step} may be null: no tenant"
+                    " sees a row where it is, and what it refers to may be impossible to delete",
+                    f"set null=False on {step}, or protect the model by a foreign key to the"
+                    " tenant",
+                )
 
 
 def fix_of_deletion(model: Model, field: Any) -> str:

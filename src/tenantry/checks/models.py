@@ -17,7 +17,7 @@ from ..keys import key_type_of
 from ..protected import external_column
 from ..samekeys import MAX_NAME
 from ..targets import is_tenant_model
-from .deletion import inspect_deletion
+from .deletion import inspect_deletion, inspect_path
 from .findings import Finding
 from .unique import inspect_unique
 
@@ -36,6 +36,7 @@ def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
         if is_protected(model, apps):
             yield from inspect_name(model)
             yield from inspect_deletion(model)
+            yield from inspect_path(model)
         elif not is_shared(model):
             yield from inspect_unprotected(model)
         if len(constraints) > 1:
