@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tenantry import admin_context, tenant_context
+from tests import querysets
 from tests.fix_hanging import Hanging
+from tests.fix_opened import Opened
 from tests.querysets import RELATIONS, TEXTS, TO_ONE, Read, reads
 from tests.scoping import COMPARED, Tenants, sent
 from tests.test_orm_shapes import OFF
@@ -139,8 +141,22 @@ def test_rows_that_hang_on_others_with_and_without_the_predicate(
     superuser.execute(f"{ODD_ROWS}{ODD_HANGING}".encode())
     # Of tables that it knows nothing of PostgreSQL expects too much to plan their queries well.
     superuser.execute("ANALYZE")
-    for model, texts, relations, to_one in hanging.paths():
-        monkeypatch.setitem(TEXTS, model, texts)
-        monkeypatch.setitem(RELATIONS, model, relations)
-        monkeypatch.setitem(TO_ONE, model, to_one)
+    add_paths(hanging.paths(), monkeypatch)
     compare(reads(list(hanging)), settings(SETTINGS, max_examples=150), monkeypatch)
+
+
+def add_paths(paths: list[tuple[Any, list[str], list[str], list[str]]], patch: Any) -> None:
+    for model, texts, relations, to_one in paths:
+        patch.setitem(TEXTS, model, texts)
+        patch.setitem(RELATIONS, model, relations)
+        patch.setitem(TO_ONE, model, to_one)
+
+
+def test_rows_that_are_shared_with_and_without_the_predicate(
+    opened: Opened, superuser: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    superuser.execute("ANALYZE")
+    add_paths(opened.paths(), monkeypatch)
+    models = [model for model, *_ in opened.paths()]
+    monkeypatch.setattr(querysets, "SHARED", set(models))
+    compare(reads(models), settings(SETTINGS, max_examples=75), monkeypatch)
