@@ -313,13 +313,24 @@ async def test_a_reset_that_can_be_awaited_is_called(alias: Add) -> None:
 
     async def reset(connection: Any) -> None:
         called.append(connection)
+        await connection.execute("RESET work_mem")
+        await connection.commit()
 
     using = alias(options={"pool": {"min_size": 0, "max_size": 1, "reset": reset}})
     async with aconnection(using) as first:
-        pass
+        await leave_work_mem(first)
     async with aconnection(using) as second:
         assert second is first
+        cursor = await second.execute("SELECT current_setting('work_mem') = '64kB'")
+        assert await cursor.fetchone() == (False,)
+        with pytest.raises(UnbindableStatementError, match="is for a whole session"):
+            await second.execute("RESET work_mem")
     assert called[0] is first
+
+
+async def leave_work_mem(connection: Any) -> None:
+    # A parameter, which nobody takes for SQL, says that it is for the session.
+    await connection.execute("SELECT set_config('work_mem', '64kB', %s)", [False])
 
 
 async def test_a_procedure_that_commits_is_refused(

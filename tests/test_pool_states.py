@@ -292,6 +292,25 @@ def test_the_next_one_gets_the_connection_as_the_settings_want_it(mode: str, ali
             wrapper.close()
 
 
+def test_a_reset_may_say_what_is_for_a_whole_session(alias: Add) -> None:
+    def reset(connection: Any) -> None:
+        connection.execute("RESET work_mem")
+
+    using = alias(options={"pool": {"min_size": 1, "max_size": 1, "reset": reset}})
+    connection = connections[using]
+    # A parameter, which nobody takes for SQL, says that it is for the session.
+    leave = "SELECT pg_backend_pid() FROM set_config('work_mem', '64kB', %s)"
+    find = "SELECT pg_backend_pid() WHERE current_setting('work_mem') <> '64kB'"
+    with connection.cursor() as cursor:
+        cursor.execute(leave, [False])
+        left = cursor.fetchone()
+    with connection.cursor() as cursor:
+        cursor.execute(find)
+        assert cursor.fetchone() == left
+    with pytest.raises(UnbindableStatementError, match="is for a whole session"):
+        execute(connection, "RESET work_mem")
+
+
 # What would stay on the session.
 
 

@@ -29,6 +29,7 @@ from .connection import BoundConnection
 from .exhaustion import crowded, exhausted, sync_attempts
 from .pool_options import check_options, sync_options
 from .preferences import preferences
+from .sessions import whole_session
 
 SESSION, TRANSACTION = "session", "transaction"
 
@@ -185,11 +186,8 @@ class PoolingMixin:
 
     def _configure_timezone(self, connection: BoundConnection) -> bool:
         # No pool has the session: it is new, or Django has closed the pool for another zone.
-        per_transaction, connection.per_transaction = connection.per_transaction, False
-        try:
+        with whole_session(connection):
             return bool(super()._configure_timezone(connection))  # type: ignore[misc]
-        finally:
-            connection.per_transaction = per_transaction
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return a connection, from the pool when there is one.

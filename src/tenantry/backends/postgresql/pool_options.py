@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from .sessions import whole_session
 
 # What is not for a project to set, and why.
 REFUSED = {
@@ -54,7 +57,29 @@ def sync_options(settings: dict[str, Any]) -> dict[str, Any]:
     given = settings["OPTIONS"]["pool"]
     options = {} if given is True else dict(given)
     choose_check(ConnectionPool, options, settings)
+    if given_reset := options.get("reset"):
+        options["reset"] = resetting(given_reset)
     return options
+
+
+def resetting(reset: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return `reset`, which the pool calls between two who have a connection, allowed to reset."""
+
+    def run(connection: Any) -> None:
+        with whole_session(connection):
+            reset(connection)
+
+    return run
+
+
+def async_resetting(reset: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """Return the coroutine function `reset`, allowed to reset as in :func:`resetting`."""
+
+    async def run(connection: Any) -> None:
+        with whole_session(connection):
+            await reset(connection)
+
+    return run
 
 
 def async_options(using: str, settings: dict[str, Any], *, ahead: bool) -> dict[str, Any]:
@@ -82,4 +107,6 @@ def async_options(using: str, settings: dict[str, Any], *, ahead: bool) -> dict[
             f"OPTIONS['pool'] of the database {using!r} is refused by psycopg_pool: {error}; set it"
             " to options of its ConnectionPool, such as {'min_size': 2, 'max_size': 10}"
         ) from error
+    if given_reset := options.get("reset"):
+        options["reset"] = async_resetting(given_reset)
     return options if ahead else options | {"min_size": 0, "max_size": planned.max_size}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from ...exceptions import UnbindableStatementError
 from .apply import excerpt, first_word
@@ -68,3 +71,13 @@ def refuse_session_state(statement: bytes) -> None:
             " LOCAL, pg_advisory_xact_lock(), ON COMMIT DROP), or a database alias with pool_mode"
             " 'session'"
         )
+
+
+@contextmanager
+def whole_session(connection: Any) -> Iterator[None]:
+    """Refuse nothing in the block, which is for the whole session of a connection of a pool."""
+    per_transaction, connection.per_transaction = connection.per_transaction, False
+    try:
+        yield
+    finally:
+        connection.per_transaction = per_transaction
