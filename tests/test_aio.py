@@ -389,6 +389,46 @@ async def insert_and_fail(using: str) -> None:
         raise ZeroDivisionError
 
 
+WRITE = "INSERT INTO app_shared (text) VALUES ('late')"
+
+
+async def enter(block: Any) -> None:
+    async with block:
+        pass
+
+
+KEPT: dict[str, Callable[[Any, Any], Coroutine[Any, Any, Any]]] = {
+    "execute": lambda connection, cursor: connection.execute(WRITE),
+    "transaction": lambda connection, cursor: enter(connection.transaction()),
+    "pipeline": lambda connection, cursor: enter(connection.pipeline()),
+    "cursor": lambda connection, cursor: cursor.execute(WRITE),
+    "parameters": lambda connection, cursor: cursor.execute(WRITE + ", (%s)", ["late"]),
+    "executemany": lambda connection, cursor: cursor.executemany(WRITE, [[]]),
+    "copy": lambda connection, cursor: enter(cursor.copy("COPY app_shared (text) FROM STDIN")),
+    "stream": lambda connection, cursor: anext(cursor.stream(WRITE + " RETURNING text")),
+}
+
+
+@pytest.mark.parametrize("on_server", [False, True])
+@pytest.mark.parametrize("way", KEPT)
+async def test_a_connection_that_somebody_kept_is_refused_while_its_pool_has_it(
+    way: str, on_server: bool, alias: Add
+) -> None:
+    size = {"min_size": 1, "max_size": 1}
+    using = alias(options={"pool": size, "server_side_binding": on_server})
+    async with aconnection(using) as kept:
+        cursor = kept.cursor()
+        await cursor.execute("SELECT 1")
+    # What has been fetched is nobody else's.
+    assert await cursor.fetchall() == [(1,)]
+    with pytest.raises(psycopg.InterfaceError, match="has gone back to its pool"):
+        await KEPT[way](kept, cursor)
+    async with aconnection(using) as again:
+        assert again is kept
+        assert again.info.transaction_status == TransactionStatus.IDLE
+        assert await (await again.execute("SELECT text FROM app_shared")).fetchall() == []
+
+
 @pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
 async def test_psycopgs_pipeline_knows_of_the_transaction(alias: str) -> None:
     insert = "INSERT INTO app_shared (text) VALUES (%s) RETURNING id"

@@ -292,6 +292,27 @@ def test_the_next_one_gets_the_connection_as_the_settings_want_it(mode: str, ali
             wrapper.close()
 
 
+def test_a_driver_connection_that_somebody_kept_is_refused_while_its_pool_has_it(pool: Any) -> None:
+    with transaction.atomic(using=ALIAS):
+        write("in time")
+        kept = pool.connection
+        cursor = kept.cursor()
+    late = "INSERT INTO app_shared (text) VALUES ('late')"
+    for use in (kept, cursor):
+        with pytest.raises(psycopg.InterfaceError, match="has gone back to its pool"):
+            use.execute(late)
+    with pytest.raises(psycopg.InterfaceError, match="has gone back"), kept.pipeline():
+        raise AssertionError("a pipeline was opened")
+    assert texts() == ["in time"]
+    # Whoever asks for one next may use it.
+    others = [connections.create_connection(ALIAS) for _ in range(SIZE)]
+    with ExitStack() as stack:
+        for other in others:
+            stack.callback(other.close)
+            execute(other, "BEGIN")
+        assert kept in [other.connection for other in others]
+
+
 def test_a_reset_may_say_what_is_for_a_whole_session(alias: Add) -> None:
     def reset(connection: Any) -> None:
         connection.execute("RESET work_mem")

@@ -24,7 +24,7 @@ from .async_cursor import AsyncCursor, AsyncServerBindingCursor, named_cursor_cl
 from .connection import ControlMixin
 from .exhaustion import async_attempts, crowded, exhausted
 from .finishing import finish
-from .lent import LentMixin
+from .lent import AsyncLentMixin
 from .loops import LoopPool, running_loop
 from .pool_options import async_options
 from .preferences import BY_METHOD, OF_CURSORS, async_preferences
@@ -34,7 +34,7 @@ from .synced import AsyncSyncedPipeline
 logger = logging.getLogger("tenantry")
 
 
-class AsyncBoundConnection(LentMixin, ControlMixin, psycopg.AsyncConnection[Any]):
+class AsyncBoundConnection(AsyncLentMixin, ControlMixin, psycopg.AsyncConnection[Any]):
     """A psycopg async connection whose BEGIN rides with the first statement."""
 
     # What the settings say about it.
@@ -80,6 +80,7 @@ class AsyncBoundConnection(LentMixin, ControlMixin, psycopg.AsyncConnection[Any]
 
         It is `own` where a cursor opens it for a statement.
         """
+        self._check_connection_ok()
         if self._pipeline is None:
             self._pipeline = AsyncSyncedPipeline(self)
             self._pipeline.own = own

@@ -301,6 +301,7 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
 
         It is `own` where a cursor opens it for a statement.
         """
+        self._check_connection_ok()
         if self._pipeline is None:
             self._pipeline = SyncedPipeline(self)
             self._pipeline.own = own

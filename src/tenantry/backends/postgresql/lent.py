@@ -1,25 +1,47 @@
-"""Connections that are lent to a block, which is a transaction."""
+"""Connections that a pool lends, and that are not to be used while it has them back."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
-if TYPE_CHECKING:
-    import psycopg
+import psycopg
 
-    # The mixin stands over an async connection.
-    Base = Any
-else:
-    Base = object
+from ...mixins import Base
+from .sessions import whole_session
 
 
 class LentMixin(Base):  # type: ignore[misc]
-    """Let psycopg's own transactions be part of that of the block."""
+    """Refuse a connection that somebody has kept, while it is in its pool for whoever is next.
 
-    # Whether a block has the connection.
-    lent = False
+    Who has it next cannot be told from who has kept it.
+    """
+
+    # Whether somebody has it; None while the pool makes it, or looks after it.
+    lent: bool | None = None
+
+    def _check_connection_ok(self) -> None:
+        super()._check_connection_ok()
+        if self.lent is False:
+            raise psycopg.InterfaceError(
+                "the connection has gone back to its pool, and serves whoever asks for one next; do"
+                " not keep it, or a cursor of it, longer than its block"
+            )
+
+    @contextmanager
+    def looked_after(self) -> Iterator[None]:
+        """Let a function that the pool calls use the connection, and all of its session."""
+        lent, self.lent = self.lent, None
+        try:
+            with whole_session(self):
+                yield
+        finally:
+            self.lent = lent
+
+
+class AsyncLentMixin(LentMixin):
+    """Let psycopg's own transactions be part of that of the block that has the connection."""
 
     @asynccontextmanager
     async def transaction(

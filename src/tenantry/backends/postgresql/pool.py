@@ -27,6 +27,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 from .apply import assume
 from .connection import BoundConnection
 from .exhaustion import crowded, exhausted, sync_attempts
+from .lent import LentMixin
 from .pool_options import check_options, sync_options
 from .preferences import preferences
 from .sessions import whole_session
@@ -66,6 +67,10 @@ def replace(pool: Any, connection: Any) -> None:
     """
     connection.close()
     pool.putconn(connection)
+
+
+class PooledConnection(LentMixin, BoundConnection):
+    """A connection of a pool."""
 
 
 class PoolingMixin:
@@ -160,7 +165,7 @@ class PoolingMixin:
         # connection that its thread may take with it when it ends.
         preparing = type(self)(self.settings_dict, self.alias)
         return ConnectionPool(
-            **sync_attempts(BoundConnection, preparing.prepare_connection),
+            **sync_attempts(PooledConnection, preparing.prepare_connection),
             kwargs={**self.get_connection_params(), "autocommit": True},  # type: ignore[attr-defined]
             open=False,
             **sync_options(self.settings_dict),
@@ -195,13 +200,15 @@ class PoolingMixin:
         Raises OperationalError when none becomes free in time.
         """
         try:
-            return super().get_new_connection(conn_params)  # type: ignore[misc]
+            connection = super().get_new_connection(conn_params)  # type: ignore[misc]
         except PoolTimeout as error:
             connection = self.recovered(error)
             self.bind_connection(connection)  # type: ignore[attr-defined]
-            return connection
         except TooManyRequests as error:
             raise crowded(self.alias, self.pool) from error
+        if self.per_transaction:
+            connection.lent = True
+        return connection
 
     def checkout(self, pool: ConnectionPool[Any]) -> Any:
         """Return a connection that is prepared; errors are as for a new one."""
@@ -212,6 +219,7 @@ class PoolingMixin:
             connection = self.recovered(error)
         except TooManyRequests as error:
             raise crowded(self.alias, pool) from error
+        connection.lent = True
         connection.restore()
         if not connection.autocommit:
             # Whoever had it has closed it between transactions that are begun by hand.
@@ -360,4 +368,5 @@ class PoolingMixin:
             and self.connection.is_between_transactions()
         ):
             connection, self.connection = self.connection, None
+            connection.lent = False
             connection._pool.putconn(connection)

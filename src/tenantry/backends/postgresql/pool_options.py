@@ -9,8 +9,6 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from .sessions import whole_session
-
 # What is not for a project to set, and why.
 REFUSED = {
     "connection_class": "the connections are of a class that binds them; remove it",
@@ -57,27 +55,27 @@ def sync_options(settings: dict[str, Any]) -> dict[str, Any]:
     given = settings["OPTIONS"]["pool"]
     options = {} if given is True else dict(given)
     choose_check(ConnectionPool, options, settings)
-    if given_reset := options.get("reset"):
-        options["reset"] = resetting(given_reset)
-    return options
+    return options | {name: looking_after(options[name]) for name in CALLED if options.get(name)}
 
 
-def resetting(reset: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Return `reset`, which the pool calls between two who have a connection, allowed to reset."""
+def looking_after(called: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Return `called`, which the pool calls between two who have a connection."""
 
     def run(connection: Any) -> None:
-        with whole_session(connection):
-            reset(connection)
+        with connection.looked_after():
+            called(connection)
 
     return run
 
 
-def async_resetting(reset: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    """Return the coroutine function `reset`, allowed to reset as in :func:`resetting`."""
+def async_looking_after(
+    called: Callable[[Any], Awaitable[None]],
+) -> Callable[[Any], Awaitable[None]]:
+    """Return the coroutine function `called`, which the pool calls in the same way."""
 
     async def run(connection: Any) -> None:
-        with whole_session(connection):
-            await reset(connection)
+        with connection.looked_after():
+            await called(connection)
 
     return run
 
@@ -107,6 +105,5 @@ def async_options(using: str, settings: dict[str, Any], *, ahead: bool) -> dict[
             f"OPTIONS['pool'] of the database {using!r} is refused by psycopg_pool: {error}; set it"
             " to options of its ConnectionPool, such as {'min_size': 2, 'max_size': 10}"
         ) from error
-    if given_reset := options.get("reset"):
-        options["reset"] = async_resetting(given_reset)
+    options |= {name: async_looking_after(options[name]) for name in CALLED if options.get(name)}
     return options if ahead else options | {"min_size": 0, "max_size": planned.max_size}

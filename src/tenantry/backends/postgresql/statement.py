@@ -124,7 +124,11 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
         return idle and bool(self._conn.autocommit)
 
     def refuse_session_state(self, statement: bytes) -> None:
-        """Raise UnbindableStatementError if `statement` would outlive its transaction."""
+        """Raise UnbindableStatementError if `statement` would outlive its transaction.
+
+        Raises InterfaceError if the pool has the connection, whose cursor somebody has kept.
+        """
+        self._conn._check_connection_ok()
         # A parameter is not SQL, and `statement` may have it merged in.
         if isinstance(self._asked, str):
             statement = self._asked.encode(errors="replace")
