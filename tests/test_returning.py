@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -198,6 +198,40 @@ async def test_so_it_is_in_async_code(option: dict[str, Any], said: str, alias: 
     with pytest.raises(ImproperlyConfigured, match=said):
         async with aconnection(using):
             pass
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_connection_in_a_pipeline_goes_to_nobody_else(mode: str, alias: Add) -> None:
+    using = alias(options={"pool": {"min_size": 1, "max_size": 1}, "pool_mode": mode})
+    connection: Any = connections[using]
+    connection.ensure_connection()
+    driver = connection.connection
+    with pytest.raises(psycopg.OperationalError), driver.pipeline() as pipeline:
+        write("in it", using)
+        pipeline.sync()
+        connection.close()
+        assert driver.closed
+        write("after", using)
+    assert texts() == ["after", "in it"]
+
+
+async def test_an_async_one_in_a_pipeline_goes_to_nobody_else(alias: Add) -> None:
+    async def numbers(connection: Any) -> AsyncGenerator[Any]:
+        async with connection.pipeline():
+            cursor = await connection.execute("SELECT generate_series(1, 2)")
+            yield await cursor.fetchone()
+            yield await cursor.fetchone()
+
+    using = alias(options={"pool": {"min_size": 0, "max_size": 1}})
+    async with aconnection(using) as connection:
+        left = numbers(connection)
+        assert await anext(left) == (1,)
+    async with aconnection(using) as connection:
+        cursor = await connection.execute("INSERT INTO app_shared (text) VALUES ('after')")
+        assert cursor.rowcount == 1
+        await left.aclose()
+    assert [shared.text async for shared in Shared.objects.all()] == ["after"]
+    await aclose_pools()
 
 
 # Two-phase transactions. The server has them turned off, so that the first phase fails; to psycopg

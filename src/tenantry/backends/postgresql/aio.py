@@ -133,8 +133,8 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
 async def give_back(pool: LoopPool, connection: AsyncBoundConnection) -> None:
     """Return a connection, as the settings want it, to its pool."""
     try:
-        if connection.is_in_two_phases():
-            # Nobody else could commit anything on it.
+        if connection.is_left_open():
+            # Nobody else could commit anything on it, or would get results when they are there.
             await connection.close()
         await connection.restore()
     except psycopg.Error as error:

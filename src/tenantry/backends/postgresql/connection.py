@@ -150,9 +150,9 @@ class ControlMixin(Base):  # type: ignore[misc]
         if results[-1].status == ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(results[-1], encoding=self.info.encoding)
 
-    def is_in_two_phases(self) -> bool:
-        """Return whether a two-phase transaction has begun, and neither half has ended it."""
-        return self._tpc is not None
+    def is_left_open(self) -> bool:
+        """Return whether a pipeline has not ended, or neither half of a two-phase transaction."""
+        return self._pipeline is not None or self._tpc is not None
 
     # What follows overrides psycopg's internals.
 
@@ -262,9 +262,7 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
         status = self.pgconn.transaction_status
         # A broken one is for its pool to replace, whatever it has left open.
         return status == TransactionStatus.UNKNOWN or (
-            status == TransactionStatus.IDLE
-            and self._pipeline is None
-            and not self.is_in_two_phases()
+            status == TransactionStatus.IDLE and not self.is_left_open()
         )
 
     def cursor(

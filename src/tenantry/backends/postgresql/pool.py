@@ -337,9 +337,9 @@ class PoolingMixin:
         if self.connection is not None:
             # The pool rolls back only what the server has heard of.
             self.connection.savepoints.clear()
-            if self.cursors or self.connection.is_in_two_phases():
-                # Whoever holds a cursor would use it in the transaction of who is next, and between
-                # two phases nobody else can commit anything.
+            if self.cursors or self.connection.is_left_open():
+                # Whoever holds a cursor or a pipeline would use it in the transaction of who is
+                # next, and between two phases nobody else can commit anything.
                 self.connection.close()
         # Nor do they keep another connection checked out.
         self.cursors.clear()
