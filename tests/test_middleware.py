@@ -11,6 +11,7 @@ import pytest
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory
@@ -180,6 +181,37 @@ async def test_a_stream_that_is_left_cleans_up_in_its_binding(tenants: Tenants) 
         await content.aclose()
         response.close()
         assert await asyncio.wait_for(cleaned, 5) == Binding(7)
+
+
+async def test_so_does_one_that_a_client_leaves(tenants: Tenants, settings: Any) -> None:
+    user = await User.objects.acreate(username="a", tenant=tenants[0])
+    client = AsyncClient()
+    await client.aforce_login(user)
+    cookie = f"sessionid={client.cookies['sessionid'].value}".encode()
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"cookie", cookie)]}
+    cleaned: asyncio.Future[Binding] = asyncio.get_running_loop().create_future()
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def body() -> AsyncIterator[str]:
+        try:
+            yield "one"
+            yield "two"
+        finally:
+            cleaned.set_result(current_binding())
+
+    async def view(request: HttpRequest) -> StreamingHttpResponse:
+        return StreamingHttpResponse(body())
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            messages.put_nowait({"type": "http.disconnect"})
+            # For good, as to a client that reads no more.
+            await asyncio.Event().wait()
+
+    settings.ROOT_URLCONF = type("Urls", (), {"urlpatterns": [path("", view)]})
+    messages.put_nowait({"type": "http.request"})
+    await ASGIHandler()(scope, messages.get, send)
+    assert await asyncio.wait_for(cleaned, 5) == Binding(tenants[0].pk)
 
 
 @pytest.mark.parametrize("lazy", [False, True])

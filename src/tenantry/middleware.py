@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import copy_context
 from typing import Any, Self
 
 from asgiref.sync import (
@@ -170,19 +171,29 @@ class AsyncBody:
     def __init__(self, parts: Any, binding: Binding) -> None:
         self.parts = parts
         self.binding = binding
+        # That of the last step, in which an iterator that is left ends.
+        self.context = copy_context()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         with BodyScope(self.binding):
+            self.context = copy_context()
             part: bytes = await anext(self.parts)
             return part
 
     def close(self) -> None:
-        """Let go of the iterator; what it cleans up runs in the binding too."""
-        with BodyScope(self.binding):
-            self.parts = aiter(_nothing())
+        """Let go of the iterator; what it cleans up runs in the binding too.
+
+        The event loop does that in a copy of the context here. Django closes the response in a
+        thread, where a scope would not count for the loop.
+        """
+        self.context.run(self.let_go)
+
+    def let_go(self) -> None:
+        """Refer to the iterator no longer."""
+        self.parts = aiter(_nothing())
 
 
 async def _nothing() -> AsyncIterator[bytes]:
