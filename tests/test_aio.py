@@ -462,6 +462,17 @@ async def test_psycopgs_pipeline_knows_of_the_transaction(alias: str) -> None:
         assert await rows.fetchall() == [("committed",), ("kept",), ("kept, too",)]
 
 
+@pytest.mark.parametrize("alias", ALIASES)
+async def test_rows_of_executemany_in_a_pipeline_wait_for_its_end(alias: str) -> None:
+    async with aconnection(alias) as connection:
+        await connection.set_autocommit(True)
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            async with connection.pipeline(), connection.cursor() as cursor:
+                await cursor.executemany("INSERT INTO app_shared (text) VALUES (%s)", [["lost"]])
+                await cursor.execute("SELECT 1 / 0")
+    assert not await Shared.objects.aexists()
+
+
 @pytest.mark.parametrize("rides", [False, True])
 @pytest.mark.parametrize("in_pipeline", [False, True])
 @pytest.mark.parametrize("like", ["wire", "wire_server_side"])

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connections, transaction
-from django.db.utils import IntegrityError, InternalError, ProgrammingError
+from django.db.utils import DataError, IntegrityError, InternalError, ProgrammingError
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
@@ -17,7 +17,7 @@ from tenantry import aclose_pools, aconnection, admin_context, tenant_context
 from tenantry.backends.postgresql.cursor import ClosingMixin, bound
 from tenantry.exceptions import UnbindableStatementError
 from tests import settings
-from tests.app.models import Note, Tenant
+from tests.app.models import Note, Shared, Tenant
 from tests.fix_wire import Wire
 
 TITLES = "SELECT title FROM app_note ORDER BY id"
@@ -288,6 +288,22 @@ def test_pipelines_carry_the_binding_in_their_one_round_trip(
         path("wire")
     assert wire.kinds.count("S") == 1
     assert wire.round_trips == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+def test_rows_of_executemany_in_a_pipeline_wait_for_its_end(
+    alias: str, fails: bool, wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    insert = "INSERT INTO app_shared (text) VALUES (%s)"
+    error = pytest.raises((DataError, errors.DivisionByZero)) if fails else nullcontext()
+    with error, connections[alias].cursor() as cursor, cursor.connection.pipeline():
+        cursor.execute(insert, ["first"])
+        cursor.executemany(insert, [["second"], ["third"]])
+        cursor.execute(f"SELECT 1 / {int(not fails)}")
+    assert wire.kinds.count("S") == 1
+    texts = [] if fails else ["first", "second", "third"]
+    assert list(Shared.objects.order_by("id").values_list("text", flat=True)) == texts
 
 
 @pytest.mark.parametrize("by_hand", [False, True])

@@ -43,7 +43,7 @@ class AsyncBindingMixin(StatementMixin):
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
         self._many = None
         parent: Any = super()
-        async with self.block_around(query), self._conn.pipeline(own=True):
+        async with self.block_around(query), self.pipeline_around():
             await parent.executemany(query, params_seq, **options)
 
     @asynccontextmanager

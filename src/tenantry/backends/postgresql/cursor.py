@@ -90,7 +90,7 @@ class BindingMixin(StatementMixin):
     def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
         """Run a statement for each of `params_seq`; all run in the binding at the start."""
         self._many = None
-        with self.block_around(query), self._conn.pipeline(own=True):
+        with self.block_around(query), self.pipeline_around():
             super().executemany(query, params_seq, **options)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from psycopg.pq import TransactionStatus
@@ -20,6 +21,13 @@ class PipelineMixin(Base):  # type: ignore[misc]
     _many: tuple[Binding, list[bytes]] | None = None
     # Whether the binding of the next statement is queued, in front of what prepares it.
     _queued = False
+
+    def pipeline_around(self) -> Any:
+        """Return a pipeline for all rows; inside of somebody's, which goes on after them, none.
+
+        One more would end with a Sync, and commit what has to wait for the rest of somebody's.
+        """
+        return nullcontext() if self._conn._pipeline else self._conn.pipeline(own=True)
 
     def _send_prepare(self, name: bytes, query: Any) -> None:
         # It takes a snapshot, which BEGIN with an isolation level must not find, and where it fails
