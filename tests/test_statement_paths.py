@@ -9,7 +9,13 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connections, transaction
-from django.db.utils import DataError, IntegrityError, InternalError, ProgrammingError
+from django.db.utils import (
+    DataError,
+    IntegrityError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+)
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
@@ -779,6 +785,38 @@ def test_a_connection_keeps_the_class_of_its_cursors(tenants: tuple[Tenant, Tena
     connection.per_transaction = True
     assert issubclass(type(connection.cursor()), ClosingMixin)
     connections["default"].close()
+
+
+ENDED = "SELECT pg_terminate_backend(pg_backend_pid()) WHERE %s"
+
+
+@pytest.mark.parametrize("path", ["execute", "prepared", "stream", "named", "executemany"])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+def test_why_the_server_has_ended_the_session_is_raised(
+    alias: str, inside: bool, path: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    connection: Any = connections[alias]
+    block: AbstractContextManager[Any] = nullcontext()
+    if inside or path == "named":
+        block = transaction.atomic(using=alias)
+    ended = pytest.raises((OperationalError, psycopg.OperationalError))
+    with tenant_context(tenants[0].pk), ended as raised, block, connection.cursor() as cursor:
+        if path == "execute":
+            cursor.execute(ENDED, [True])
+        elif path == "prepared":
+            cursor.connection.execute(ENDED, [True], prepare=True)
+        elif path == "stream":
+            list(cursor.stream(ENDED, [True]))
+        elif path == "executemany":
+            cursor.executemany(ENDED, [[True]])
+        else:
+            with cursor.connection.cursor("ended") as named:
+                named.execute(ENDED, [True])
+                named.fetchall()
+    error: Any = raised.value.__cause__ or raised.value
+    assert error.sqlstate == "57P01"
+    connection.close()
 
 
 @each_version

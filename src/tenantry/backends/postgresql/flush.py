@@ -8,6 +8,7 @@ named cursors.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -64,7 +65,7 @@ class FlushMixin(Base):  # type: ignore[misc]
         ahead = yield from self._send_flush(pgq, wanted)
         yield from self._fetch_ahead(ahead)
         results = yield from generators.execute(self._pgconn)
-        yield from self._end_flush()
+        yield from self._end_flush(results[-1])
         self._check_results(results)
         self._set_results(results)
 
@@ -97,7 +98,9 @@ class FlushMixin(Base):  # type: ignore[misc]
         try:
             row: PGresult | None = yield from super()._stream_fetchone_gen(first)
         except psycopg.Error:
-            yield from self._end_flush()
+            # If the session has ended, this error may say why.
+            with suppress(psycopg.OperationalError):
+                yield from self._end_flush()
             raise
         if row is None:
             yield from self._end_flush()
@@ -140,23 +143,27 @@ class FlushMixin(Base):  # type: ignore[misc]
         for _ in range(count):
             results = yield from generators.execute(self._pgconn)
             if results[-1].status == ExecStatus.FATAL_ERROR:
-                yield from self._end_flush()
-                self._raise_for_result(results[-1])
+                yield from self._end_flush(results[-1])
 
-    def _end_flush(self) -> PQGen[None]:
-        """Read what is left of a flush, if one is open, and leave libpq's pipeline mode.
+    def _end_flush(self, last: PGresult | None = None) -> PQGen[None]:
+        """Read what is left of a flush after its `last` result, and leave libpq's pipeline mode.
 
-        Raises psycopg's error when the transaction of the flush cannot be committed.
+        Raises psycopg's error for a result that has failed, and when the transaction of the flush
+        cannot be committed.
         """
-        failed: PGresult | None = None
-        if self._conn._pipeline or self._pgconn.status != ConnStatus.OK:
-            return
-        while self._pgconn.pipeline_status != PipelineStatus.OFF:
-            results = yield from generators.execute(self._pgconn)
-            for result in results:
-                if result.status == ExecStatus.FATAL_ERROR:
-                    failed = result
-                elif result.status == ExecStatus.PIPELINE_SYNC:
-                    self._pgconn.exit_pipeline_mode()
+        failed = last if last and last.status == ExecStatus.FATAL_ERROR else None
+        own = not self._conn._pipeline and self._pgconn.status == ConnStatus.OK
+        try:
+            while own and self._pgconn.pipeline_status != PipelineStatus.OFF:
+                results = yield from generators.execute(self._pgconn)
+                for result in results:
+                    if result.status == ExecStatus.FATAL_ERROR:
+                        failed = result
+                    elif result.status == ExecStatus.PIPELINE_SYNC:
+                        self._pgconn.exit_pipeline_mode()
+        except psycopg.OperationalError:
+            # The session has ended, and the server may have said why.
+            if failed is None:
+                raise
         if failed is not None:
             self._raise_for_result(failed)

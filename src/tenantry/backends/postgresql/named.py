@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import generators
 from psycopg.client_cursor import ClientCursorMixin
-from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq import Format, TransactionStatus
 
 from ...binding import Binding, current_binding
 from ...exceptions import UnbindableStatementError
@@ -95,9 +95,7 @@ class NamedStatementMixin(StatementMixin):
         ahead = yield from self._send_flush(declare)
         yield from self._fetch_ahead(ahead)
         [result] = yield from generators.execute(self._pgconn)
-        yield from self._end_flush()
-        if result.status == ExecStatus.FATAL_ERROR:
-            self._raise_for_result(result)
+        yield from self._end_flush(result)
         self._format = Format(binary) if binary is not None else self.format
         yield from self._describe_gen()
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Stands for a Sync among the results that are waited for.
 SYNC: Any = object()
+# The severities of errors that end the session (PostgreSQL documentation, "Error Message Levels").
+ENDINGS = ("FATAL", "PANIC")
 
 
 def refuse_interrupted(pgconn: Any) -> None:
@@ -41,6 +43,8 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
     ended = False
     # Whether it is open for one statement of a cursor only, and not for somebody's block.
     own = False
+    # Why the server has ended the session, if it has said so.
+    ending: psycopg.Error | None = None
 
     def _enter_gen(self) -> PQGen[None]:
         if self.level == 0:
@@ -68,6 +72,16 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
         # psycopg knows of what has ended the block, but not of a signal's handler that raises while
         # it waits for results, and would raise that the connection is busy instead.
         super()._exit(exc if exc or self.ended else sys.exception())
+        # Its traceback holds this pipeline.
+        self.ending = None
+
+    def _fetch_gen(self, *, flush: bool) -> PQGen[None]:
+        try:
+            yield from super()._fetch_gen(flush=flush)
+        except psycopg.OperationalError:
+            if self.ending is None:
+                raise
+            raise self.ending from None
 
     def _enqueue_sync(self) -> None:
         self.command_queue.append(self.pgconn.pipeline_sync)
@@ -81,7 +95,12 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
                 self.result_queue.appendleft(SYNC)
         # libpq keeps the single-row mode of a stream for the first statement of the pipeline after
         # it, the binding, whose one row then comes as a result of its own.
-        super()._process_results(queued, results if queued else results[-1:])
+        try:
+            super()._process_results(queued, results if queued else results[-1:])
+        except psycopg.Error as error:
+            if error.diag.severity_nonlocalized in ENDINGS:
+                self.ending = error
+            raise
 
 
 class SyncedPipeline(SyncedPipelineMixin, psycopg.Pipeline):
