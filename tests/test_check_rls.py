@@ -14,6 +14,7 @@ from django.db import connections
 
 from tenantry import RawPredicate, RLSConstraint, TenantField
 from tenantry.checks import policies as inspecting
+from tenantry.checks.migrations import Migrations
 from tenantry.checks.schema import inspect_publications
 from tenantry.checks.tables import inspect_comparable, problems_of
 from tests.app.models import Item, Note, Tag, Tenant
@@ -966,8 +967,9 @@ def test_a_constraint_that_leads_to_no_model_is_left_to_django(
     monkeypatch.setattr(author.remote_field, "model", "app.Nobody")
     wrong = RLSConstraint(path="author__tenant", name="n")
     monkeypatch.setattr(Note._meta, "constraints", [wrong])
-    with connections["default"].cursor() as cursor:
-        (found,) = inspect_comparable(connections["default"], cursor, Note)
+    connection = connections["default"]
+    with connection.cursor() as cursor:
+        (found,) = inspect_comparable(connection, cursor, Note, [], Migrations(connection))
     assert found.id == "tenantry.E190"
     assert found.message.startswith("could not be compared with its model: 'str' object has no")
     assert found.fix == "correct the model: see what manage.py check says of it"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from ..policies.bodies import called
 from .findings import Finding
+from .migrations import Migrations
 from .policies import policy_for
 from .tables import NO_POLICIES
 
@@ -17,7 +18,9 @@ WHERE p.oid = to_regprocedure(%(name)s) AND (lanname, prosrc, proconfig, prosecd
   IS DISTINCT FROM ('plpgsql', %(text)s, %(settings)s::text[], %(definer)s)"""
 
 
-def inspect_bodies(cursor: Any, models: Iterable[Any], known: Collection[str]) -> Iterator[Finding]:
+def inspect_bodies(
+    cursor: Any, models: Collection[Any], known: Collection[str], migrations: Migrations
+) -> Iterator[Finding]:
     """Yield functions that differ from those that the policies of `models` are made to call.
 
     What follows from findings whose ids are `known` is left out.
@@ -40,4 +43,10 @@ def inspect_bodies(cursor: Any, models: Iterable[Any], known: Collection[str]) -
                 "is called by policies, and differs from what a migration made: its text, its"
                 " settings, or as whom it runs",
                 "run as its owner what check_rls --generate prints",
+                # It comes with the policies.
+                any(
+                    migrations.protects(model)
+                    for model in models
+                    if each in called(policy_for(model))
+                ),
             )

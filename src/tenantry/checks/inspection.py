@@ -103,7 +103,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
             migrations=migrations,
         )
     return checks | {
-        "bodies": partial(inspect_bodies, models=models, known=known),
+        "bodies": partial(inspect_bodies, models=models, known=known, migrations=migrations),
         "owners": partial(inspect_owners, tables=tables),
         "dependents": partial(inspect_hanging, connection),
         "strangers": partial(inspect_strangers, connection),

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
+from django.apps import apps
 from django.db import Error, transaction
-from django.db.migrations import AddConstraint
-from django.db.migrations.exceptions import BadMigrationError, NodeNotFoundError
+from django.db.migrations import AddConstraint, Migration
+from django.db.migrations.exceptions import (
+    BadMigrationError,
+    InconsistentMigrationHistory,
+    NodeNotFoundError,
+)
 from django.db.migrations.loader import MigrationLoader
 
+from ..declared import constraint_of
+from ..dependents import owner_of, owners
+from ..protected import column_of, external_column
 from .findings import Finding
+from .policies import policy_for
 
 
 class Migrations:
@@ -41,22 +50,47 @@ class Migrations:
             for key in self.loader.graph.nodes
         )
 
-    def coming(self, model: Any) -> Iterator[Any]:
-        """Yield the operations on `model` of the migrations that are yet to run."""
-        options = model._meta
+    @cached_property
+    def coming(self) -> list[tuple[str, Any]]:
+        """The operations that are yet to run, in an order in which they can, each with its app.
+
+        Not those that ``migrate`` may refuse to run, or take for done with --fake-initial.
+        """
         if self.loader is None:
-            return
-        for key, migration in self.loader.graph.nodes.items():
-            if key[0] == options.app_label and key not in self.loader.applied_migrations:
-                for each in migration.operations:
-                    if getattr(each, "model_name", "").lower() == options.model_name:
-                        yield each
+            return []
+        try:
+            self.loader.check_consistent_history(self.connection)
+        except InconsistentMigrationHistory:
+            return []
+        graph, applied = self.loader.graph, self.loader.applied_migrations
+        plans = map(graph.forwards_plan, graph.leaf_nodes())
+        waiting = [
+            graph.nodes[key]
+            for key in dict.fromkeys(chain.from_iterable(plans))
+            if key not in applied
+        ]
+        return [
+            (migration.app_label, each)
+            for migration in waiting
+            if not is_initial(migration)
+            for each in migration.operations
+        ]
+
+    def changes(self, model: Any) -> list[Any]:
+        """Return those of them that change `model` in a migration of its app."""
+        options = model._meta
+        return [
+            each
+            for label, each in self.coming
+            if label == options.app_label
+            and getattr(each, "model_name", "").lower() == options.model_name
+        ]
 
     def adds(self, model: Any, name: str) -> bool:
         """Return whether one of them adds the constraint of that name."""
         return any(
             isinstance(each, AddConstraint) and each.constraint.name == name
-            for each in self.coming(model)
+            for each in self.changes(model)
         )
 
     def validates(self, model: Any, name: str) -> bool:
@@ -65,8 +99,34 @@ class Migrations:
 
         return any(
             isinstance(each, ValidateSameTenant) and each.name == name
-            for each in self.coming(model)
+            for each in self.changes(model)
         )
+
+    def protects(self, model: Any) -> bool:
+        """Return whether they make all policies that a protected `model` asks for."""
+        if column := external_column(model):
+            return self.protects_external(model, column_of(model, column))
+        if not (self.make(model) and model._meta.can_migrate(self.connection)):
+            return False
+        if constraint := constraint_of(model):
+            state = self.models[model._meta.app_label, model._meta.model_name]
+            # It is another one if settings have changed since the migration was written.
+            is_same = constraint in state.options["constraints"]
+            return is_same and self.adds(model, constraint.name)
+        # What hangs on protected tables gets its policies with each of theirs.
+        return all(self.protects(owner_of(key, apps)) for key in owners(model, apps))
+
+    def protects_external(self, model: Any, column: str) -> bool:
+        """Return whether the last of them for another package's table makes what it asks for."""
+        from ..operations import AddRLSPolicy, AlterRLSPolicy  # noqa: PLC0415 - it needs the driver
+
+        found = [
+            (each.column, each.made_of)
+            for _, each in self.coming
+            if isinstance(each, AddRLSPolicy | AlterRLSPolicy)
+            and each.model.lower() == model._meta.label_lower
+        ]
+        return found[-1:] == [(column, policy_for(model))]
 
     def make(self, model: Any) -> bool:
         """Return whether a migration makes the table of `model`, or the field that it is of."""
@@ -96,3 +156,10 @@ class Migrations:
             )
         subject = f"table {model._meta.db_table}"
         return Finding("tenantry.E110", subject, "does not exist", fix, awaited)
+
+
+def is_initial(migration: Migration) -> bool:
+    """Return whether --fake-initial may take a migration for done, whose tables are there."""
+    if migration.initial is not None:
+        return migration.initial
+    return all(label != migration.app_label for label, _ in migration.dependencies)

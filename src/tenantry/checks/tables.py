@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from django.apps import apps
@@ -24,6 +25,8 @@ from .triggers import inspect_rules, inspect_triggers
 
 # With these, the policies that the models ask for cannot be made, to be compared with the table's.
 NO_POLICIES = {"tenantry.E104", "tenantry.E107", "tenantry.E108", "tenantry.E109"}
+# What a migration that makes the policies of a table mends of it.
+MENDED = {"tenantry.E111", "tenantry.E112", "tenantry.E114", "tenantry.E115"}
 
 TABLE = f"""\
 SELECT oid, relrowsecurity, relforcerowsecurity, pg_get_userbyid(relowner),
@@ -54,7 +57,7 @@ def inspect_table(
         yield migrations.missing_table(model)
         return
     oid, enabled, forced, owner, may_own, *privileges = found
-    yield from inspect_flags(table, subject, enabled, forced)
+    yield from awaited(inspect_flags(table, subject, enabled, forced), model, migrations)
     # A superuser may be anybody, and an owner has every privilege, which nobody has granted.
     if not may_own:
         yield from inspect_privileges(table, subject, *privileges)
@@ -68,15 +71,15 @@ def inspect_table(
         yield from inspect_child(cursor, model, child, known)
     if not NO_POLICIES.intersection(known):
         shown = [] if "tenantry.E101" in known else [each for each in children if each.is_shown]
-        yield from inspect_comparable(connection, cursor, model, shown)
+        yield from inspect_comparable(connection, cursor, model, shown, migrations)
 
 
 def inspect_comparable(
-    connection: Any, cursor: Any, model: Any, children: Iterable[Child] = ()
+    connection: Any, cursor: Any, model: Any, children: Iterable[Child], migrations: Migrations
 ) -> Iterator[Finding]:
     """Yield findings about policies that differ, or cannot be compared because of their model."""
     try:
-        yield from inspect_policies(connection, cursor, model)
+        yield from awaited(inspect_policies(connection, cursor, model), model, migrations)
         for child in children:
             yield from inspect_child_policies(connection, cursor, model, child)
     except Error:
@@ -92,6 +95,12 @@ def inspect_comparable(
                 f"could not be compared with its model: {reason.rstrip('.')}",
                 f"correct the model: {str(hint).rstrip('.')}",
             )
+
+
+def awaited(found: Iterable[Finding], model: Any, migrations: Migrations) -> Iterator[Finding]:
+    """Yield what was found of the table of `model`, awaited if a migration is about to mend it."""
+    for each in found:
+        yield replace(each, awaited=each.id in MENDED and migrations.protects(model))
 
 
 def problems_of(model: Any) -> Iterator[CheckMessage]:
