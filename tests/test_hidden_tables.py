@@ -10,7 +10,7 @@ import pytest
 from django.db import ProgrammingError, connections, models
 from django.db.migrations import CreateModel
 
-from tenantry import RLSConstraint, admin_context, tenant_context
+from tenantry import RawPredicate, RLSConstraint, admin_context, tenant_context
 from tenantry.checks import inspection
 from tenantry.checks import policies as inspecting
 from tenantry.checks.migrations import Migrations
@@ -122,6 +122,18 @@ def test_a_table_called_like_an_alias_within_has_the_policies_that_it_was_given(
     state = many(migrate, model("Doc", is_open=True), child("Report", "Doc"), thesis)
     monkeypatch.setattr(inspecting, "apps", state.apps)
     assert expected(state, "Doc", "Report", "Thesis")
+
+
+def test_a_child_called_like_an_alias_of_its_parents_path_has_the_policies_that_it_was_given(
+    tenants: Tenants, migrate: Migrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By two steps, whose names PostgreSQL does not find again when it prints the policy.
+    words = line("up__up__tenant", "Word", "Line")
+    [constraint] = words.options["constraints"]
+    constraint.extra_predicates = [RawPredicate("true")]
+    state = many(migrate, ORDER, line("up__tenant"), words, called("o1", child("Part", "Word")))
+    monkeypatch.setattr(inspecting, "apps", state.apps)
+    assert expected(state, "Word", "Part")
 
 
 @pytest.mark.parametrize("is_open", [False, True])

@@ -108,7 +108,7 @@ def holds_sql(model: Model, apps: Apps, quote: Callable[[str], str], alias: str,
     It is part of a policy of the quoted `table`.
     """
     if constraint := constraint_of(model):
-        return constraint.way_of(model).holds_sql(alias, constraint.policy.tenant, quote)
+        return constraint.way_of(model).holds_sql(alias, constraint.policy.tenant, quote, table)
     return all_exist_sql(alias, references_of(model, apps, quote, f"{alias}_of", table), own=True)
 
 

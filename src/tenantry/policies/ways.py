@@ -26,16 +26,17 @@ class Way:
     column: str
     hops: tuple[Hop, ...] = ()
 
-    def holds_sql(self, table: str, tenant: str, quote: Quote) -> str:
+    def holds_sql(self, table: str, tenant: str, quote: Quote, around: str | None = None) -> str:
         """Return the predicate of a policy: that a row of the quoted `table` is of `tenant`.
 
-        PostgreSQL looks at the row that is referred to, or at all those of the tenant at once,
+        It is part of a policy of the quoted table `around`, where that is not `table`. PostgreSQL
+        looks at the row that is referred to, or at all those of the tenant at once,
         whichever it takes to be cheaper.
         """
         if not self.hops:
             return f"{quote(self.column)} = {tenant}"
         first = self.hops[0]
-        aliases = [unlike(each, table) for each in self._aliases]
+        aliases = [unlike(each, around or table) for each in self._aliases]
         return (
             f"EXISTS (SELECT FROM {self._joined(quote, aliases)}"
             f" WHERE {aliases[0]}.{quote(first.key)} = {table}.{quote(first.column)}"
