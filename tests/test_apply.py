@@ -79,6 +79,7 @@ def test_what_wants_to_be_first_is_as_read_only() -> None:
         # It runs the triggers that were deferred.
         (b"SET CONSTRAINTS ALL IMMEDIATE", False),
         (b"set /* a */\n constraints c deferred", False),
+        (b"set /* /* a */ */ constraints c deferred", False),
         (b"SET constraints.x = 1", True),
         (b"SELECT 1", False),
     ],
@@ -105,6 +106,11 @@ def test_the_admin_locks_as_its_role(settings: Any) -> None:
         (b"(SELECT 1)", b""),
         (b"/* unfinished", b""),
         (b"\n\t--x\n--y\nDrop INDEX i", b"DROP"),
+        (b"/* /* */ */ call p()", b"CALL"),
+        (b"/*" * 9 + b"*/" * 9 + b"DO 'x'", b"DO"),
+        (b"/* a ** / /*/ b /***/ */ * */ FETCH c", b"FETCH"),
+        (b"/* /* */ SELECT 1", b""),
+        (b"/*" * 10_000 + b"*/" * 10_000 + b"SELECT 1", b""),
     ],
 )
 def test_the_first_word_is_found_past_comments(statement: bytes, word: bytes) -> None:

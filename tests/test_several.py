@@ -93,6 +93,7 @@ def test_what_undoes_the_binding_of_the_next_is_found(statement: str) -> None:
         "SELECT 1 - 1 / 1 -- ; ROLLBACK; SELECT 2\n; SELECT 3",
         "SELECT 1 /* ; ROLLBACK; */; SELECT 1",
         "SELECT /* /* */ */ 1; SELECT 1",
+        "SELECT /* /* END */; ROLLBACK; */ 1; SELECT 1",
         "SELECT CASE WHEN a THEN 1 END; SELECT 2",
         "DO $$ BEGIN x; END; $$; SELECT 1",
         "DO $a$ BEGIN x; ROLLBACK; $$; $b$; END $a$; SELECT 1",

@@ -28,8 +28,18 @@ IMMEDIATE = b"SET CONSTRAINTS ALL IMMEDIATE"
 EXACT_FLOATS = "SET LOCAL extra_float_digits = 1"
 READS = frozenset({b"SEL", b"INS", b"UPD", b"DEL", b"WIT"})
 MUST_BE_FIRST = frozenset({b"SET", b"BEGIN", b"START", b"LOCK"})
+
+
+def comment(depth: int) -> bytes:
+    """Return the pattern of a comment in signs, with others in it, so many levels deep."""
+    within = b"|" + comment(depth - 1) if depth else b""
+    return rb"/\*(?:[^*/]++|\*(?!/)|/(?!\*)" + within + rb")*+\*/"
+
+
+# Any depth is allowed, and nobody writes as many.
+COMMENT = comment(8)
 # White space and comments. Possessive: much of it with no word after it does not take long.
-GAP = rb"(?:\s|--[^\n\r]*+(?:[\n\r]|\Z)|/\*(?s:.*?)\*/)*+"
+GAP = rb"(?:\s|--[^\n\r]*+(?:[\n\r]|\Z)|" + COMMENT + rb")*+"
 FIRST_WORD = re.compile(GAP + rb"([A-Za-z]+)")
 # It runs what was deferred, which reads rows.
 SET_CONSTRAINTS = re.compile(GAP + rb"SET" + GAP + rb"CONSTRAINTS\b(?!\.)", re.IGNORECASE)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...exceptions import UnbindableStatementError
-from .apply import GAP, excerpt, first_word
+from .apply import COMMENT, GAP, excerpt, first_word
 
 # What undoes a transaction, or a part of one, and what ends one.
 ROLLBACKS = frozenset({b"ABORT", b"ROLLBACK"})
@@ -39,17 +39,17 @@ WHOLE = (
     rb"|'[^']*+(?:'|\Z)"
     rb'|"[^"]*+(?:"|\Z)'
 )
-COMMENT = rb"--[^\n\r]*+|/\*(?:[^*/]++|\*(?!/)|/(?!\*))*+\*/"
+COMMENTS = rb"--[^\n\r]*+|" + COMMENT
 DOLLAR = rb"\$(?:[A-Za-z_\x80-\xff][0-9A-Za-z_\x80-\xff]*+)?\$"
 DOLLAR_QUOTE = re.compile(DOLLAR)
 # All up to what separates statements, or needs a closer look.
 WITHIN = re.compile(
-    rb"(?:[^;'\"$/\-0-9A-Za-z_\x80-\xff]++|" + WHOLE + b"|" + COMMENT + rb"|-(?!-)|/(?!\*))*+",
+    rb"(?:[^;'\"$/\-0-9A-Za-z_\x80-\xff]++|" + WHOLE + b"|" + COMMENTS + rb"|-(?!-)|/(?!\*))*+",
     re.DOTALL,
 )
 # White space, a comment, or what a statement is made of.
 TOKEN = re.compile(
-    rb"\s++|" + COMMENT + b"|(" + WHOLE + b"|(?P<quote>" + DOLLAR + rb").*?(?:(?P=quote)|\Z)|.)",
+    rb"\s++|" + COMMENTS + b"|(" + WHOLE + b"|(?P<quote>" + DOLLAR + rb").*?(?:(?P=quote)|\Z)|.)",
     re.DOTALL,
 )
 # A function whose body may be in SQL: its statements are its own then, and it ends with END.
@@ -147,6 +147,6 @@ def statements(text: bytes) -> Iterator[bytes | None]:
                 closed = len(text)
             position = closed + (len(quote[0]) if quote else 1)
         else:
-            # A comment in a comment, or one that does not end.
+            # A comment that does not end, or has too many in each other.
             yield None
             return
