@@ -12,8 +12,9 @@ Connection = psycopg.Connection[Any]
 
 NAMES = "SELECT policyname FROM pg_policies WHERE tablename = %s"
 POLICIES = """\
-SELECT format('CREATE POLICY %%I ON %%I AS %%s FOR %%s TO %%s USING (%%s) WITH CHECK (%%s)',
-  policyname, tablename, permissive, cmd, array_to_string(roles, ','), qual, with_check)
+SELECT format('CREATE POLICY %%I ON %%I AS %%s FOR %%s TO %%s%%s%%s',
+  policyname, tablename, permissive, cmd, array_to_string(roles, ','),
+  ' USING (' || qual || ')', ' WITH CHECK (' || with_check || ')')
 FROM pg_policies WHERE tablename = %s"""
 
 

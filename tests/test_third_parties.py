@@ -13,12 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import models
-from django.db.migrations import AddField, CreateModel
 from django.test import override_settings
 
 from example_asgi.servers import Postgres
-from tenantry import RawPredicate, RLSConstraint, TenantField, policy_tests, tenant_context
 from tenantry.binding import ADMIN as ADMIN_BINDING
 from tenantry.seal import token
 from tests.app.models import Tenant
@@ -27,8 +24,7 @@ from tests.fix_migrations import Migrate
 from tests.judges import MODES, Judge, try_policies, write_config
 from tests.sabotage import Connection, broken
 from tests.settings import RLS_TENANTS, SHAPE, SHAPES
-from tests.test_dependents_shared import child, many, model, tags
-from tests.test_sharing import paper, run
+from tests.test_dependents_shared import many, model, tags
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -313,72 +309,6 @@ def test_statements_find_a_table_that_shows_nobody_anything(
         status, _, checks = try_policies(postgres.dsn("postgres", "tenantry"), definition)
     found = {each.removeprefix("app_note: ") for each in wrong(checks)}
     assert {each for each in found if not each.startswith("admin: ")} == OWN | AWAY
-    assert status == 1
-
-
-PAGE = CreateModel(
-    "Page",
-    [
-        ("id", models.BigAutoField(primary_key=True)),
-        ("paper", models.ForeignKey("migrated.Paper", models.CASCADE)),
-        ("is_public", models.BooleanField(default=True)),
-    ],
-    {
-        "constraints": [
-            RLSConstraint(
-                path="paper__tenant",
-                name="page_rls",
-                extra_predicates=[RawPredicate("is_public")],
-            )
-        ]
-    },
-)
-
-
-def test_what_is_shared_may_be_read_and_is_not_written(
-    tenants: Tenants,
-    migrate: Migrate,
-    monkeypatch: pytest.MonkeyPatch,
-    postgres: Postgres,
-    tmp_path: Path,
-) -> None:
-    state = many(
-        migrate,
-        model("Tag", is_open=False),
-        paper(TenantField("partner")),
-        AddField("paper", "tags", tags()),
-        child("Report", "Paper"),
-        PAGE,
-    )
-    papers, reports, pages, labels = (
-        state.apps.get_model("migrated", name) for name in ("Paper", "Report", "Page", "Tag")
-    )
-    for tenant, partner in (tenants, tenants[::-1]):
-        with tenant_context(tenant.pk):
-            for shared_with in (None, partner.pk):
-                row = reports._default_manager.create(title="x", partner_id=shared_with)
-                row.tags.add(labels._default_manager.create())
-                pages._default_manager.create(paper=row)
-    judged = [papers, pages, reports, papers.tags.through]
-    monkeypatch.setattr(policy_tests, "protected_models", lambda connection: judged)
-    path = tmp_path / "definition.json"
-    path.write_text(define(*tenants))
-    status, _, checks = try_policies(postgres.dsn("postgres", "tenantry"), path)
-    assert (status, wrong(checks)) == (0, set())
-    asked = {each["id"] for each in checks}
-    assert len(asked) == 2 * (CHECKS - 2) + 2 * CHECKS
-    for each in judged:
-        table = each._meta.db_table
-        assert f"{table}: tenant_a: update foreign" in asked
-        is_shared = f"{table}: tenant_a: select foreign" not in asked
-        assert is_shared == (each in (papers, pages))
-    # Whoever reads what a child hangs on would write the child.
-    readable = "EXISTS (SELECT FROM migrated_paper p WHERE p.id = paper_ptr_id)"
-    alter = f"ALTER POLICY {ISOLATION} ON migrated_report"
-    run(f"{alter} USING ({readable}) WITH CHECK (true)", alias="owner")
-    run(f"DROP POLICY IF EXISTS {TWIN}_update ON migrated_report", alias="owner")
-    status, _, checks = try_policies(postgres.dsn("postgres", "tenantry"), path)
-    assert {f"migrated_report: {tenant}: update foreign" for tenant in TENANTS} <= wrong(checks)
     assert status == 1
 
 

@@ -21,8 +21,7 @@ from .conf import rls_tenants, tenant_key
 from .declared import constraint_of
 from .dependents import references_of
 from .exceptions import InvalidTenantIdError, RLSConfigurationError
-from .policies.predicates import unlike
-from .policies.references import Reference, all_exist_sql
+from .policies.references import all_exist_sql
 from .policies.ways import Quote, Way
 from .protected import column_of, external_models
 from .seal import token
@@ -31,6 +30,9 @@ from .seal import token
 PLAIN_ROLE = re.compile(r"[a-z_][a-z0-9_$]*")
 ANCHOR, ADMIN_NAME, UNBOUND_NAME = "anchor", "admin", "unbound"
 TENANTS = ("tenant_a", "tenant_b")
+# The parameter that stands for either of them, and what the program takes for a parameter.
+TENANT = ":tenant"
+PARAMETER = re.compile(r"(?<![:\w]):[A-Za-z_]")
 
 SELECT = "SELECT 1 FROM {table} WHERE {where}"
 UPDATE = "UPDATE {table} SET {column} = {value} WHERE {where}"
@@ -46,42 +48,44 @@ Check = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A protected table: its quoted names, and what tells whose a row is."""
+    """A protected table: its quoted names, and what tells whose a row is.
+
+    Predicates name the tenant as ``:tenant``, if they do not ask who is bound.
+    """
 
     name: str
     table: str
     # The column of the tenant, or the first one that refers to an owner; and all that are written.
     column: str
     columns: Sequence[str]
-    # For a table without a tenant of its own, the predicate that its rows' owners are visible.
-    visible: str | None
-    # Whether a tenant may read more rows than its own, and these.
-    shows_others: bool = False
-    # Where others may read the owners, the predicate that they are the tenant's that is bound.
-    owned: str | None = None
+    # That a row is the tenant's.
+    holds: str
+    # That the tenant may read it; None if the program cannot be told.
+    shows: str | None
+    # What to write in the column for the row to be the tenant's, or to be refused.
+    written: str
+    # Whether its rows name no tenant, and are visible with those that they refer to.
+    hangs: bool = False
 
     def own(self, tenant: str) -> str:
         """Return the predicate that a row is `tenant`'s, for a statement that runs as it."""
-        return self.owned or self.seen(tenant)
+        return of(tenant, self.holds)
 
     def seen(self, tenant: str) -> str:
         """Return the predicate that a row is `tenant`'s, as far as can be said of the admin."""
-        return self.visible or f"{self.column} = :{tenant}"
+        return of(tenant, (self.hangs and self.shows) or self.holds)
 
     def foreign(self, tenant: str) -> str:
         """Return the predicate that a row is not `tenant`'s, for a statement that runs as it."""
-        if self.visible is not None:
-            return f"NOT ({self.own(tenant)})"
-        return f"{self.column} IS DISTINCT FROM :{tenant}"
+        return f"({self.own(tenant)}) IS NOT TRUE"
 
-    def hidden(self, tenant: str) -> str:
-        """Return the predicate that a row is not for `tenant` to read, nor what it belongs to."""
-        return self.foreign(tenant) if self.visible is None else f"NOT ({self.visible})"
+    def hidden(self, tenant: str) -> str | None:
+        """Return the predicate that a row is not for `tenant` to read, for the same, or None."""
+        return self.shows and f"({of(tenant, self.shows)}) IS NOT TRUE"
 
     def value(self, tenant: str) -> str:
         """Return what to write in the column for the row to be `tenant`'s, or to be refused."""
-        # PostgreSQL asks the policy before NOT NULL.
-        return f":{tenant}" if self.visible is None else "NULL"
+        return of(tenant, self.written)
 
     def sql(self, template: str, where: str = "true", value: str | None = None) -> str:
         """Return a statement about the table; an UPDATE leaves rows as they are without `value`."""
@@ -122,43 +126,62 @@ def policy_tests(connection: Any, tenants: Sequence[object]) -> str:
     return json.dumps(definition, indent=2)
 
 
+def of(tenant: str, sql: str) -> str:
+    """Return SQL with the parameter `tenant` for the tenant."""
+    return sql.replace(TENANT, f":{tenant}")
+
+
 def protected_tables(connection: Any) -> Iterator[Subject]:
     """Yield the protected tables that the models say a database has."""
     quote = connection.ops.quote_name
-    external = {model: column_of(model, column) for model, column in external_models()}
+    external = dict(external_models())
     for model in protected_models(connection):
-        options = model._meta
-        table = quote(options.db_table)
         columns = [
-            quote(field.column) for field in options.local_concrete_fields if not field.generated
+            quote(field.column)
+            for field in model._meta.local_concrete_fields
+            if not field.generated
         ]
-        constraint = constraint_of(model)
-        way = constraint.way_of(model) if constraint else None
-        shows_others = bool(constraint and constraint.extra_predicates)
         if model in external:
-            way = Way(external[model])
+            column = column_of(model, external[model])
             # It need not be a field's.
-            columns = list(dict.fromkeys([*columns, quote(way.column)]))
-        owned = None
-        if way is not None and not way.hops:
-            column, visible = quote(way.column), None
+            columns = list(dict.fromkeys([*columns, quote(column)]))
+            yield naming(model, Way(column), columns, quote)
+        elif constraint := constraint_of(model):
+            table = quote(model._meta.db_table)
+            shared = [each.sql(model, table, TENANT, quote) for each in constraint.extra_predicates]
+            yield naming(model, constraint.way_of(model), columns, quote, shared)
         else:
-            references = (
-                [reference_of(way, table, quote)]
-                if way is not None
-                else references_of(model, apps, quote)
-            )
-            column, visible = references[0].column, all_exist_sql(table, references)
-            if any(reference.own for reference in references):
-                owned = all_exist_sql(table, references, own=True)
-        yield Subject(options.db_table, table, column, columns, visible, shows_others, owned)
+            yield hanging(model, columns, quote)
 
 
-def reference_of(way: Way, table: str, quote: Quote) -> Reference:
-    """Return the first step of the way from the quoted `table` to the tenant."""
-    hop = way.hops[0]
-    column, to, key = map(quote, (hop.column, hop.table, hop.key))
-    return Reference(column, to, key, alias=unlike("owner", table))
+def naming(
+    model: Any, way: Way, columns: Sequence[str], quote: Quote, shared: Sequence[str] = ()
+) -> Subject:
+    """Return what there is to know of a table whose rows name their tenant, or lead to it."""
+    name = model._meta.db_table
+    table = quote(name)
+    holds = way.holds_sql(table, TENANT, quote)
+    column, written = way.column, TENANT
+    if way.hops:
+        # Of those that others share, if there are any; PostgreSQL asks the policy before NOT NULL.
+        column, written = way.hops[0].column, f"({way.keys_sql(TENANT, quote)} LIMIT 1)"
+    shows = " OR ".join([holds, *shared])
+    is_clear = not PARAMETER.search(shows.replace(TENANT, ""))
+    return Subject(name, table, quote(column), columns, holds, shows if is_clear else None, written)
+
+
+def hanging(model: Any, columns: Sequence[str], quote: Quote) -> Subject:
+    """Return what there is to know of a table whose rows are those of what they refer to."""
+    name = model._meta.db_table
+    table, references = quote(name), references_of(model, apps, quote)
+    holds, shows = (all_exist_sql(table, references, own=own) for own in (True, False))
+    first = references[0]
+    written = "NULL"
+    if first.own:
+        # One that others share, if there is any.
+        rows = f"SELECT {first.alias}.{first.key} FROM {first.table} AS {first.alias}"  # noqa: S608
+        written = f"({rows} WHERE ({first.own}) IS NOT TRUE LIMIT 1)"
+    return Subject(name, table, first.column, columns, holds, shows, written, hangs=True)
 
 
 def identities(connection: Any, tenants: Sequence[Binding]) -> dict[str, Any]:
@@ -220,13 +243,14 @@ def checks_of(subject: Subject) -> Iterator[Check]:
 def tenant_checks(subject: Subject, tenant: str, other: str) -> Iterator[Check]:
     """Yield the checks that a tenant works with its own rows, and with no others."""
     own, foreign, value = subject.own(tenant), subject.foreign(tenant), subject.value(other)
-    # Only for a tenant there are rows whose owner is invisible.
-    proof = {} if subject.visible is None else {"sanity_required": False}
     for verb, template in (("select", SELECT), ("update", UPDATE), ("delete", DELETE)):
         yield check(subject, tenant, f"{verb} own", subject.sql(template, own), "allow")
-        if verb == "select" and subject.shows_others:
-            continue  # Only the policy says which of them are shared.
         where = subject.hidden(tenant) if verb == "select" else foreign
+        if where is None:
+            continue
+        # All rows may be shared, and only for a tenant there are rows whose owner is invisible.
+        is_proven = not subject.hangs and where == foreign
+        proof = {} if is_proven else {"sanity_required": False}
         sql = subject.sql(template, where)
         yield check(subject, tenant, f"{verb} foreign", sql, "deny", **proof)
     yield check(subject, tenant, "insert own", subject.sql(REPLACE, own), "allow")

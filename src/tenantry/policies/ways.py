@@ -50,12 +50,14 @@ class Way:
         """
         if not self.hops:
             return f"{alias}.{quote(self.column)} = %s"
-        first, aliases = self.hops[0], self._aliases
-        joined = self._joined(quote, aliases)
-        rows = f"SELECT {aliases[0]}.{quote(first.key)} FROM {joined}"  # noqa: S608 - quoted
-        tenant = f"{aliases[-1]}.{quote(self.column)}"
         # The column of `alias` stands outside of the subquery, where nothing hides it.
-        return f"{alias}.{quote(first.column)} IN ({rows} WHERE {tenant} = %s)"
+        return f"{alias}.{quote(self.hops[0].column)} IN ({self.keys_sql('%s', quote)})"
+
+    def keys_sql(self, tenant: str, quote: Quote) -> str:
+        """Return a query for the keys of the rows of `tenant` that its rows may refer to."""
+        aliases = self._aliases
+        rows = f"SELECT {aliases[0]}.{quote(self.hops[0].key)} FROM {self._joined(quote, aliases)}"  # noqa: S608 - quoted
+        return f"{rows} WHERE {aliases[-1]}.{quote(self.column)} = {tenant}"
 
     @property
     def _aliases(self) -> list[str]:
