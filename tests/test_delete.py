@@ -612,6 +612,36 @@ def test_rows_that_a_tenant_who_is_kept_needs_stop_it(
     connections["default"].close()
 
 
+@pytest.mark.parametrize("column", ["main_id", "parent_id"])
+def test_rows_that_another_tenants_own_row_needs_stop_it(
+    column: str, library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = library
+    parent = "ALTER TABLE app_tenant ADD COLUMN parent_id bigint REFERENCES app_tenant"
+    drop = "ALTER TABLE app_tenant DROP COLUMN parent_id"
+    with broken(arrange, MAIN, DROP_MAIN), broken(arrange, parent, drop):
+        value = "id" if column == "parent_id" else "main_id"
+        arrange.execute(
+            f"UPDATE app_tenant SET {column} = (SELECT {value} FROM app_tenant WHERE id = %s)"
+            " WHERE id = %s",
+            [a.pk, b.pk],
+        )
+        before = contents()
+        says = f"1 rows of other tenants in app_tenant refer to rows that .*, by {column}; let them"
+        with pytest.raises(CommandError, match=f"{says} .*; nothing was deleted"):
+            command("delete_tenant", a.pk, "--yes", *ALSO)
+        assert "it would be refused: 1 rows of" in command(
+            "delete_tenant", a.pk, "--dry-run", *ALSO
+        )
+        assert contents() == before
+        arrange.execute(f"UPDATE app_tenant SET {column} = NULL WHERE id = %s", [b.pk])
+        between = contents()
+        command("delete_tenant", a.pk, "--yes", *ALSO)
+        assert not any(of(a, contents()).values())
+        assert of(b, contents()) == of(b, between)
+    connections["default"].close()
+
+
 # Asking first.
 
 

@@ -201,6 +201,11 @@ class Removal:
                 " are the tenant's; run delete_tenant with --keep-tenant, and delete the tenant by"
                 " its model"
             )
+        for each, number in self.held().items():
+            yield (
+                f"{number} rows of other tenants in {each.table} refer to rows that would be"
+                f" deleted, by {', '.join(each.columns)}; let them refer to others first"
+            )
         for each in self.found.references:
             if self.reaches_others(each):
                 yield (
@@ -208,6 +213,23 @@ class Removal:
                     " tenants, too, because PostgreSQL applies no policies to what ON DELETE does;"
                     f" {self.fix_of(each)}drop its ON DELETE"
                 )
+
+    def held(self) -> dict[Reference, int]:
+        """Return the foreign keys by which other tenants' own rows need some that go, with counts.
+
+        Of other tables, the policies show no rows of theirs.
+        """
+        found = {}
+        with tenant_context(self.tenant.pk):
+            for each in self.found.references:
+                table = self.found.tables.get(each.table)
+                if not (table and table.is_tenants and each.target in self.doomed()):
+                    continue
+                refers = referring(each, self.found.tables[each.target], self.quote)
+                others = f"{table.quoted} WHERE ({table.condition}) IS NOT TRUE AND {refers}"
+                if each.action in ("a", "r") and (number := self.count(others)):
+                    found[each] = number
+        return found
 
     def fix_of(self, reference: Reference) -> str:
         """Return what else keeps PostgreSQL from following `reference` to rows of others."""
