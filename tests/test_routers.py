@@ -287,6 +287,19 @@ def test_other_apps_are_migrated_by_another_engine(empty: str) -> None:
         migrate_all(empty, "app")
 
 
+@pytest.mark.guc_shape
+def test_what_is_taken_for_done_is_recorded_by_tenantrys_engine(empty: str, alias: Add) -> None:
+    """Nothing says that a migration is only recorded, but the record is the database's."""
+    migrate_all(empty, "auth")
+    with pytest.raises(RLSConfigurationError, match=r"app\.Note"):
+        migrate_all(empty, "app", "--fake")
+    ours = alias("owner", NAME="of_django")
+    migrate_all(ours, "app", "--fake")
+    connections[ours].close()
+    migrate_all(empty, "app")
+    assert "app_note" not in tables(empty)
+
+
 def test_a_database_that_is_up_to_date_is_left_alone_by_another_engine(alias: Add) -> None:
     name = alias("owner", ENGINE="django.db.backends.postgresql")
     before = tables(name)
