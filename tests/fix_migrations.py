@@ -13,8 +13,8 @@ from django.db.migrations.migration import Migration
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
-from tenantry.external import current
 from tenantry.operations import AddRLSPolicy
+from tenantry.shapes import current
 from tests import settings as project
 from tests.app.models import Tenant
 

@@ -13,8 +13,8 @@ from django.db.migrations.operations import SeparateDatabaseAndState
 
 from example_asgi.servers import Postgres
 from tenantry import RawPredicate, RLSConstraint, TenantField, policy_tests, tenant_context
-from tenantry.external import current
 from tenantry.policies.ddl import Policy
+from tenantry.shapes import current
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
 from tests.judges import try_policies

@@ -17,7 +17,7 @@ from django.db.migrations.exceptions import (
 from django.db.migrations.loader import MigrationLoader
 
 from ..declared import constraint_of
-from ..dependents import owner_of, owners
+from ..dependents import concrete_target, protecting_links
 from ..protected import column_of, external_column
 from .findings import Finding
 from .policies import policy_for
@@ -114,7 +114,9 @@ class Migrations:
             is_same = constraint in state.options["constraints"]
             return is_same and self.adds(model, constraint.name)
         # What hangs on protected tables gets its policies with each of theirs.
-        return all(self.protects(owner_of(key, apps)) for key in owners(model, apps))
+        return all(
+            self.protects(concrete_target(key, apps)) for key in protecting_links(model, apps)
+        )
 
     def protects_external(self, model: Any, column: str) -> bool:
         """Return whether the last of them for another package's table makes what it asks for."""
