@@ -83,11 +83,9 @@ def superuser(postgres: Postgres) -> Iterator[psycopg.Connection[Any]]:
         connection.execute(f"CREATE DATABASE {DATABASE} OWNER owner")
         if settings.IS_SEALED:
             connection.execute(f"REVOKE TEMPORARY ON DATABASE {DATABASE} FROM PUBLIC")
-    # To the admin role too, for tables that are made beside `migrate`, which grants it the others.
-    roles = ["app", "app_admin"] if settings.HAS_ADMIN_ROLE else ["app"]
     with psycopg.connect(postgres.dsn("postgres", DATABASE), autocommit=True) as connection:
-        for role in roles:
-            grant_by_default(postgres.dsn("postgres", DATABASE), owner="owner", to=role)
+        # Not to the admin role, which `migrate` grants what it needs.
+        grant_by_default(postgres.dsn("postgres", DATABASE), owner="owner", to="app")
         yield connection
 
 

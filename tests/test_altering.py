@@ -10,8 +10,10 @@ from django.db.migrations import AddField, AlterField, CreateModel
 from django.db.migrations.state import ProjectState
 
 from tenantry import admin_context, tenant_context
+from tenantry.grants import grant_on
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
+from tests.settings import HAS_ADMIN_ROLE
 from tests.test_dependents_shared import child, count, manager, model
 from tests.test_sharing import base, run
 
@@ -120,6 +122,8 @@ def partition(state: ProjectState, name: str) -> None:
             editor.execute(sql)
         for constraint in model._meta.constraints:
             editor.add_constraint(model, constraint)
+    if HAS_ADMIN_ROLE:
+        grant_on([table], connections["owner"], "app_admin")
 
 
 def test_so_does_a_column_of_a_partitioned_table(tenants: Tenants, migrate: Migrate) -> None:

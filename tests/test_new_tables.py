@@ -9,7 +9,6 @@ import pytest
 from django.db import connections, models
 from django.db.migrations import AddConstraint, AddField, RunPython, RunSQL
 
-from example_asgi.servers import grant_by_default
 from tenantry import RawPredicate, RLSConstraint, admin_context, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected
@@ -156,16 +155,7 @@ def test_sqlmigrate_prints_the_protection_after_the_table(tenants: Tenants) -> N
     assert places == sorted(places)
 
 
-@pytest.fixture
-def granted_by_nothing_else(superuser: Superuser, postgres: Any) -> Iterator[None]:
-    """Let no default privileges give the admin role what it needs."""
-    superuser.execute("ALTER DEFAULT PRIVILEGES FOR ROLE owner REVOKE ALL ON TABLES FROM app_admin")
-    yield
-    grant_by_default(postgres.dsn("postgres", "tenantry"), owner="owner", to="app_admin")
-
-
 @pytest.mark.admin_role
-@pytest.mark.usefixtures("granted_by_nothing_else")
 @pytest.mark.parametrize("is_atomic", [False, True])
 def test_the_admin_may_use_a_new_table_at_once(is_atomic: bool, tenants: Tenants) -> None:
     """A data migration may be one of those that `migrate` does in one go on a new database."""
