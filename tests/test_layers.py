@@ -24,8 +24,10 @@ from asgiref.sync import SyncToAsync, async_to_sync, sync_to_async
 from django import forms
 from django.contrib.gis.db.backends.postgis import base as postgis
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers import exception
 from django.db import models
 from django.db.backends.postgresql import base, compiler, creation, psycopg_any, schema
+from django.utils.functional import SimpleLazyObject
 from rest_framework.request import Request
 
 import tenantry
@@ -188,7 +190,9 @@ RELIED_ON: dict[Any, str] = {
         _chain _combinator_query _db _fetch_all _not_support_combined_queries _result_cache
     """,
     forms.ModelForm: "_get_validation_exclusions",
+    exception: "response_for_exception",
     asyncio: "_get_running_loop",
+    SimpleLazyObject: "_setupfunc",
     Request: "_request",
 }
 if find_spec("django_async_backend") is not None:

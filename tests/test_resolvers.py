@@ -581,11 +581,12 @@ def test_a_token_that_does_not_verify_is_denied(see: Any, tenants: Tenants) -> N
 
 
 def test_clocks_may_differ_by_some_seconds(tenants: Tenants) -> None:
-    late, early = {"exp": int(time.time()) - 20}, {"iat": int(time.time()) + 20}
+    now = int(time.time())
+    wrong: list[dict[str, Any]] = [{"exp": now - 20}, {"iat": now + 20}]
     for leeway, answer in ((0, 403), (60, B)):
         options = {**JWT["OPTIONS"], "leeway": leeway}  # type: ignore[dict-item]
         with configured({"NAME": "jwt", "OPTIONS": options}, "user"):
-            for claims in (late, early):
+            for claims in wrong:
                 assert seen(None, **bearer(tenant_id=tenants[1].pk, **claims)) == answer
 
 

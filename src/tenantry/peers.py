@@ -18,7 +18,7 @@ class PeersIn:
     track_peers = True
 
     def __init__(self, mode: Any, binding: Binding) -> None:
-        self.mode = mode.mode if isinstance(mode, PeersIn) else mode
+        self.mode: Any = mode.mode if isinstance(mode, PeersIn) else mode
         self.binding = binding
 
     def fetch(self, fetcher: Any, instance: Any) -> None:

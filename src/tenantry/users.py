@@ -130,7 +130,7 @@ async def auser_of(request: HttpRequest) -> Any:
     return user
 
 
-def _is_of_session(auser: Any, user: LazyObject) -> bool:
+def _is_of_session(auser: Any, user: Any) -> bool:
     """Return whether `auser` is Django's, and would load another user than `user` is.
 
     Such as that of an admin who acts as another user, whom a middleware has put in its place.
