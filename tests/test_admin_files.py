@@ -91,6 +91,18 @@ def test_no_file_is_saved_while_a_form_is_wrong(chief: Browser, desks: Desks, fi
 
 
 @pytest.mark.usefixtures("admin_site")
+def test_a_file_of_the_tenant_itself_is_saved_in_its_directory(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantry.contrib.admin.fields.tenant_model", lambda: Upload)
+    upload = Upload(pk=7, file=ContentFile(b"a logo", name="logo.txt"))
+    with admin_context():
+        save_files(upload)
+    assert upload.file.name == "tenants/7/logo.txt"
+    assert (files / upload.file.name).read_bytes() == b"a logo"
+
+
+@pytest.mark.usefixtures("admin_site")
 def test_a_file_of_no_tenant_is_not_saved() -> None:
     upload = Upload(file=ContentFile(b"", name="plan.txt"))
     with admin_context():

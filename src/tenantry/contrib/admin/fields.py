@@ -9,6 +9,7 @@ from typing import Any
 from django.core.exceptions import FieldDoesNotExist, ObjectDoesNotExist
 from django.db import models
 
+from ...conf import tenant_model
 from ...declared import constraints_of
 from ...instances import tenant_of
 from ...protected import Protection, external_models, protections
@@ -49,8 +50,11 @@ def tenant_field(model: Any) -> Any:
 def tenant_of_row(row: Any, chosen: Mapping[str, Any] = NOTHING) -> Any:
     """Return the tenant of a row, whose relations may be `chosen`; None where it is not known.
 
-    One that is found by a path costs a query for each row on it.
+    A tenant is its own, once it is saved. One that is found by a path costs a query for each row on
+    it.
     """
+    if isinstance(row, tenant_model()):
+        return getattr(row, tenant_model()._meta.pk.attname)
     field = tenant_field(type(row))
     if field is not None:
         return tenant_of(row, field.attname)
