@@ -261,3 +261,10 @@ def test_a_tenant_that_is_more_than_texts_is_somebody_elses_to_create(settings: 
     settings.RLS_TENANTS = {**settings.RLS_TENANTS, "TENANT_MODEL": "app.Payment"}
     with pytest.raises(TypeError, match=r"^app.Payment needs a value for 'number', .* override"):
         create_tenant("one")
+
+
+def test_a_tenant_who_sees_only_itself_is_created(hidden: Tenants) -> None:
+    tenant = create_tenant("C")
+    assert current_binding() == UNBOUND
+    with rls_as_tenant(tenant):
+        assert Tenant.objects.get() == tenant

@@ -124,7 +124,7 @@ def are_hidden() -> bool:
 
 
 def seeing_all() -> AbstractContextManager[Any]:
-    """Return a scope in which all tenants are found, wherever code runs."""
+    """Return a scope in which all tenants are seen and made, wherever code runs."""
     return ContinuedScope(ADMIN) if are_hidden() else nullcontext()
 
 

@@ -9,6 +9,7 @@ from django.db.models.fields import NOT_PROVIDED
 from django.test import TestCase, TransactionTestCase
 
 from ..conf import tenant_model
+from ..resolvers.lookup import seeing_all
 from .scopes import rls_as_tenant
 
 
@@ -26,7 +27,8 @@ def create_tenant(name: str) -> Any:
                 " cannot make up; override the fixture tenant_factory, which returns a function"
                 " that creates a tenant of a name, or create_tenant(name) of the test case"
             )
-    return model._default_manager.create(**{field.name: name for field in texts})
+    with seeing_all():
+        return model._default_manager.create(**{field.name: name for field in texts})
 
 
 def _is_optional(field: Any) -> bool:
