@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from typing import Any
 
-from django.apps import apps
 from django.core.exceptions import FieldError, ValidationError
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
-from ..binding import ADMIN
 from ..conf import rls_tenants, tenant_model
-from ..context import ContinuedScope
-from ..protected import protections
+from ..tenants import seeing_all
 from .base import UNKNOWN
 
 # More names than this are asked for only by somebody who makes them up.
@@ -115,17 +112,6 @@ class TenantLookup:
 
     def _forget_now(self) -> None:
         self.answers = {}
-
-
-def are_hidden() -> bool:
-    """Return whether the tenants' own table is protected, so that a tenant sees only itself."""
-    table = tenant_model()._meta.db_table
-    return protections(apps).flags(table) is not None
-
-
-def seeing_all() -> AbstractContextManager[Any]:
-    """Return a scope in which all tenants are seen and made, wherever code runs."""
-    return ContinuedScope(ADMIN) if are_hidden() else nullcontext()
 
 
 def relatives(model: Any) -> set[Any]:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from django.apps import apps
 from django.core.exceptions import FieldDoesNotExist, FieldError, ValidationError
 from django.core.management.base import CommandError
 from django.db import router
 
 from ..binding import TenantId
 from ..conf import tenant_key, tenant_model
-from ..context import admin_context
 from ..exceptions import InvalidTenantIdError
-from ..protected import protections
+from ..tenants import seeing_all
 
 LIST_THEM = (
     "list the tenants with: python manage.py run_for_all_tenants --list (its first column is the"
@@ -29,12 +26,6 @@ def all_tenants(database: str | None = None) -> Any:
     model = tenant_model()
     alias = database or router.db_for_read(model)
     return model._base_manager.using(alias).order_by("pk")
-
-
-def seeing_all() -> AbstractContextManager[Any]:
-    """Return a scope in which every tenant is seen, also where their own table is protected."""
-    is_open = protections(apps).flags(tenant_model()._meta.db_table) is None
-    return nullcontext() if is_open else admin_context()
 
 
 def parse_key(value: object, advice: str = BY_FIELD) -> TenantId:

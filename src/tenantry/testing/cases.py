@@ -9,7 +9,7 @@ from django.db.models.fields import NOT_PROVIDED
 from django.test import TestCase, TransactionTestCase
 
 from ..conf import tenant_model
-from ..resolvers.lookup import seeing_all
+from ..tenants import seeing_all
 from .scopes import rls_as_tenant
 
 

@@ -12,8 +12,8 @@ from django.utils.translation import gettext as _
 from ...binding import current_binding
 from ...conf import tenant_model
 from ...resolvers.base import resolvers
-from ...resolvers.lookup import are_hidden, seeing_all
 from ...resolvers.places import SessionResolver
+from ...tenants import are_hidden, seeing_all
 from ...users import binding_of, has_several_tenants, tenants_of
 from .options import TenantOptions
 

@@ -15,7 +15,8 @@ from ...runs.files import require_writable, write_json
 from ...runs.fleet import Fleet
 from ...runs.ledger import Ledger
 from ...runs.progress import progress
-from ...runs.tenants import all_tenants, filtered, parse_key, seeing_all
+from ...runs.tenants import all_tenants, filtered, parse_key
+from ...tenants import seeing_all
 from .run_as_tenant import without_dashes
 
 CHOOSE = "choose tenants by another field with --filter FIELD=VALUE, or list them with --list"
