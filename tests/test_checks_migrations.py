@@ -50,7 +50,7 @@ def later(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lat
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(*operations: Any, **attributes: Any) -> None:
-        migration = Migration("0003_later", "app")
+        migration: Any = Migration("0003_later", "app")
         migration.dependencies = [("app", "0002_library")]
         migration.operations = [*operations]
         for name, value in attributes.items():
