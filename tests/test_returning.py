@@ -234,6 +234,17 @@ async def test_an_async_one_in_a_pipeline_goes_to_nobody_else(alias: Add) -> Non
     await aclose_pools()
 
 
+async def test_nor_does_one_whose_pipeline_only_libpq_knows(alias: Add) -> None:
+    """Two tasks that share a connection may leave it so, if one is cancelled."""
+    using = alias(options={"pool": {"min_size": 0, "max_size": 1}})
+    async with aconnection(using) as connection:
+        connection.pgconn.enter_pipeline_mode()
+    async with aconnection(using) as connection:
+        await connection.execute("INSERT INTO app_shared (text) VALUES ('after')")
+    assert [shared.text async for shared in Shared.objects.all()] == ["after"]
+    await aclose_pools()
+
+
 # Two-phase transactions. The server has them turned off, so that the first phase fails; to psycopg
 # the second one is still to come.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors, generators
-from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
 
 from ...binding import UNBOUND, Binding, current_binding
 from ...conf import rls_tenants
@@ -152,7 +152,8 @@ class ControlMixin(Base):  # type: ignore[misc]
 
     def is_left_open(self) -> bool:
         """Return whether a pipeline has not ended, or neither half of a two-phase transaction."""
-        return self._pipeline is not None or self._tpc is not None
+        in_pipeline = self.pgconn.pipeline_status != PipelineStatus.OFF
+        return in_pipeline or self._pipeline is not None or self._tpc is not None
 
     # What follows overrides psycopg's internals.
 
