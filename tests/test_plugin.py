@@ -346,6 +346,29 @@ def test_migrations_are_tested_as_the_owner(tested: Reader) -> None:
     assert "3 passed" in run_pytest(tested, MIGRATIONS)
 
 
+IN_A_SCOPE = """\
+from django.db import connection
+from tenantry.testing import as_owner
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it(as_tenant):
+    with as_owner(), connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE made (id integer)")
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM made")
+"""
+SEALED = """\
+RLS_TENANTS |= {"SEALED": True, "SEAL_KEYS": ["a secret that is long enough for a test"]}
+"""
+
+
+def test_the_owner_grants_as_nobody_in_whatever_scope(tested: Reader) -> None:
+    configure(tested, SEALED)
+    output = run_pytest(tested, IN_A_SCOPE, "addopts = --no-migrations\n")
+    assert "1 passed" in output, output
+
+
 def test_without_an_owner_the_tests_are_it(tested: Reader) -> None:
     test = """\
 from tenantry.testing import as_owner
