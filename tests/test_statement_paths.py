@@ -538,7 +538,14 @@ def test_a_refusal_that_is_not_a_utility_is_not_sent_again_unbound(
 @each_version
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize(
-    "statement", ["CALL commits(0)", "CALL commits(%s)", "/* /* */ */ CALL commits(%s)"]
+    "statement",
+    [
+        "CALL commits(0)",
+        "CALL commits(%s)",
+        ";CALL commits(0)",
+        "-- first\n; CALL commits(%s)",
+        "/* /* */ */ CALL commits(%s)",
+    ],
 )
 def test_a_procedure_that_commits_is_refused_with_the_reason(
     statement: str,

@@ -8,6 +8,7 @@ named cursors.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus, Transacti
 
 from ...exceptions import UnbindableStatementError
 from ...mixins import Base
-from .apply import binding_query, first_word
+from .apply import GAP, binding_query, first_word
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # What may commit, and go on after that, as somebody else.
 PROCEDURES = frozenset({b"CALL", b"DO"})
+# What hides the first word: an empty statement, or comments in comments of any depth.
+HIDDEN = re.compile(GAP + rb"(?:;|/\*|\*/)")
 # From this version on PostgreSQL refuses that in a pipeline, too.
 PIPELINE_IS_BLOCK = 180000
 
@@ -43,10 +46,10 @@ class FlushMixin(Base):  # type: ignore[misc]
         """
         if self._pgconn.server_version >= PIPELINE_IS_BLOCK or not self._conn.autocommit:
             return False
-        return (
-            first_word(self.text_of(query)) in PROCEDURES
-            and self._pgconn.transaction_status != TransactionStatus.INTRANS
-        )
+        if self._pgconn.transaction_status == TransactionStatus.INTRANS:
+            return False
+        text = self.text_of(query)
+        return first_word(text) in PROCEDURES or HIDDEN.match(text) is not None
 
     def text_of(self, query: Any) -> bytes:
         """Return the text of a statement, or nothing for one that only psycopg understands."""
