@@ -129,7 +129,8 @@ class TenantStorageMixin(Base):  # type: ignore[misc]
         """Return where a file is in the file system."""
         # What other storages call so is theirs: InMemoryStorage gives it absolute names.
         resolved = self.resolve(name) if isinstance(self, FileSystemStorage) else name
-        return super().path(resolved)  # type: ignore[misc, no-any-return]
+        found: str = super().path(resolved)
+        return found
 
     def get_accessed_time(self, name: str) -> datetime:
         """Return when a file was last read."""
