@@ -832,6 +832,8 @@ def test_a_flag_reads_one_table_and_writes_nothing(
     with bypass_flag("login"):
         assert titles(objects.all()) == ["of a"]
         assert run("SELECT title FROM migrated_paper") == [("of a",)]
+        with transaction.atomic():
+            assert titles(objects.select_for_update()) == []
         assert run("SELECT count(*) FROM app_note") == [(0,)]
         assert objects.update(title="x") == 0
         assert run("DELETE FROM migrated_paper") == 0
