@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from django.db import connections, transaction
 from django.db.utils import (
+    DatabaseError,
     DataError,
     IntegrityError,
     InternalError,
@@ -738,6 +739,27 @@ def test_copy_refuses_what_psycopg_refuses(tenants: tuple[Tenant, Tenant]) -> No
         ):
             pass
         assert cursor.execute("SELECT 1").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "COPY app_shared TO STDOUT",
+        "/* /* */ */ COPY app_shared TO STDOUT",
+        "/* /* */ */ COPY app_shared FROM STDIN",
+    ],
+)
+def test_copy_by_another_method_comes_to_an_end(
+    statement: str, streamed: bool, alias: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    error = pytest.raises((DatabaseError, psycopg.Error))
+    with tenant_context(tenants[0].pk), error, connections[alias].cursor() as cursor:
+        if streamed:
+            list(cursor.stream(statement))
+        else:
+            cursor.execute(statement)
+    connections[alias].close()
 
 
 def test_copy_cannot_be_used_in_a_pipeline(tenants: tuple[Tenant, Tenant]) -> None:

@@ -20,6 +20,7 @@ from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus, Transacti
 from ...exceptions import UnbindableStatementError
 from ...mixins import Base
 from .apply import GAP, binding_query, first_word
+from .copying import COPY_STARTED
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -151,8 +152,8 @@ class FlushMixin(Base):  # type: ignore[misc]
     def _end_flush(self, last: PGresult | None = None) -> PQGen[None]:
         """Read what is left of a flush after its `last` result, and leave libpq's pipeline mode.
 
-        Raises psycopg's error for a result that has failed, and when the transaction of the flush
-        cannot be committed.
+        Raises psycopg's error for a result that has failed, when the transaction of the flush
+        cannot be committed, and for a COPY, which cannot be left.
         """
         failed = last if last and last.status == ExecStatus.FATAL_ERROR else None
         own = not self._conn._pipeline and self._pgconn.status == ConnStatus.OK
@@ -160,6 +161,12 @@ class FlushMixin(Base):  # type: ignore[misc]
             while own and self._pgconn.pipeline_status != PipelineStatus.OFF:
                 results = yield from generators.execute(self._pgconn)
                 for result in results:
+                    if result.status in COPY_STARTED:
+                        # Of which libpq would tell for ever.
+                        self._pgconn.finish()
+                        raise psycopg.ProgrammingError(
+                            "COPY cannot be used with this method; use copy() instead"
+                        )
                     if result.status == ExecStatus.FATAL_ERROR:
                         failed = result
                     elif result.status == ExecStatus.PIPELINE_SYNC:
