@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Self
 
 import anyio
@@ -172,6 +174,42 @@ def test_the_caller_of_an_interrupted_hop_runs_as_before(
             assert work.seen == [inside, inside, around]
 
     run(main())
+
+
+async def give_up(thread_sensitive: bool) -> set[Binding]:
+    """Return whom the caller of a hop runs as after that was cancelled."""
+    with Work(TWO) as work:
+        await cancelled(work, sync_to_async(work, thread_sensitive=thread_sensitive)())
+        seen = await bindings(False)
+        await work.finish()
+        return seen | await bindings(True, False)
+
+
+@each_sensitivity
+def test_so_does_one_in_no_scope(thread_sensitive: bool) -> None:
+    assert run(give_up(thread_sensitive)) == {UNBOUND}
+
+
+@each_sensitivity
+@each_around
+def test_so_does_one_whose_scope_was_opened_on_another_thread(
+    around: Binding, thread_sensitive: bool
+) -> None:
+    with Scope(around), ThreadPoolExecutor(1) as executor:
+        seen = executor.submit(copy_context().run, run, give_up(thread_sensitive))
+        assert seen.result(10) == {around}
+
+
+@each_around
+def test_sync_code_that_has_waited_for_it_goes_on_as_nobody(around: Binding) -> None:
+    """A limit that is documented: it cannot be told from what the hop runs."""
+    with Scope(around):
+        assert async_to_sync(give_up)(False) == {around}
+        assert current_binding() == UNBOUND
+        with Scope(THREE):
+            assert current_binding() == THREE
+    with Scope(THREE):
+        assert current_binding() == THREE
 
 
 @each_interruption

@@ -345,3 +345,18 @@ def test_no_request_no_binding() -> None:
     with tenant_context(1):
         assert not rebind(ADMIN)
         assert current_binding() == Binding(1)
+
+
+async def test_native_code_that_a_scope_in_a_hop_runs_serves_no_request() -> None:
+    """It runs as nobody, in a frame that nobody else sees: a binding there would be lost."""
+
+    async def bind_anew() -> bool:
+        return rebind(ADMIN)
+
+    def hop() -> bool:
+        with tenant_context(2):
+            return async_to_sync(bind_anew)()
+
+    with RequestScope(Binding(1)) as request:
+        assert not await sync_to_async(hop)()
+        assert request.current == Binding(1)
