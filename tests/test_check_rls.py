@@ -802,8 +802,10 @@ def test_a_child_with_the_policies_of_its_parent_is_harmless(
 ) -> None:
     model: Any = Note
     sql = "; ".join(
-        rule.create("old_note")
-        for rule in inspecting.rules_of(model, connections["default"].ops.quote_name, "old_note")
+        policy.create("old_note")
+        for policy in inspecting.wanted_policies(
+            model, connections["default"].ops.quote_name, "old_note"
+        )
     )
     with broken(
         arrange,

@@ -15,7 +15,7 @@ from tenantry import admin_context
 from tenantry.checks.admin import inspect_admin
 from tenantry.checks.inspection import inspect_database, inspect_login
 from tenantry.checks.models import inspect_models
-from tenantry.checks.policies import policy_for
+from tenantry.checks.policies import shape_for
 from tenantry.checks.registry import check_database, check_login
 from tenantry.seal import seal_keys, send_seal_keys
 from tenantry.testing import assert_role_is_bound
@@ -303,7 +303,7 @@ CHANGES = [
 def assert_compared(name: str, change: str, arrange: psycopg.Connection[Any]) -> None:
     model: Any = Note
     assert findings() == []
-    with changed(arrange, change, policy_for(model).functions()):
+    with changed(arrange, change, shape_for(model).functions()):
         subjects = [each.subject for each in findings() if each.id == "tenantry.E115"]
         connections["default"].close()
         assert subjects == [f"function {name}"]

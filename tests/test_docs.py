@@ -33,7 +33,7 @@ from tenantry.backends.postgresql.options import OWN
 from tenantry.binding import Binding
 from tenantry.conf import RLSTenants
 from tenantry.contrib import admin, drf, ninja
-from tenantry.policies.ddl import LATEST, Policy
+from tenantry.policies.ddl import LATEST, Shape
 from tenantry.policies.ddl import unprotect as remove
 from tenantry.policies.references import Reference, depend
 from tests.fix_docs import APP, DOCS, SOURCE, Reader, blocks, table
@@ -309,19 +309,19 @@ def test_the_policy_is_the_one_that_migrations_create() -> None:
     text = (DOCS / "reference/policy.md").read_text()
     found = re.findall(r"^```postgresql\n(.*?)\n```$", text, re.M | re.S)
     protect, unprotect, dependent, _, roles, _, sealed, _ = found
-    policy = Policy("rls", "bigint")
-    rules = policy.rules(f'"tenant_id" = {policy.tenant}')
-    assert protect == policy.protect('"notes_note"', rules)
-    assert unprotect == remove('"notes_note"', rules)
+    shape = Shape("rls", "bigint")
+    policies = shape.policies(f'"tenant_id" = {shape.tenant}')
+    assert protect == shape.protect('"notes_note"', policies)
+    assert unprotect == remove('"notes_note"', policies)
     parent = Reference('"note_ptr_id"', '"notes_note"', '"id"')
-    assert depend('"notes_todo"', [parent], policy).endswith(dependent)
+    assert depend('"notes_todo"', [parent], shape).endswith(dependent)
     assert f"`version={LATEST}`" in text
-    policy = Policy("rls", "bigint", admin_role="notes_admin", app_role="notes_app")
-    rules = policy.rules(f'"tenant_id" = {policy.tenant}')
-    assert policy.protect('"notes_note"', rules).endswith(roles)
-    policy = Policy("rls", "bigint", admin_role="notes_admin", sealed=True)
-    rules = policy.rules(f'"tenant_id" = {policy.tenant}')
-    assert policy.protect('"notes_note"', rules).endswith(sealed)
+    shape = Shape("rls", "bigint", admin_role="notes_admin", app_role="notes_app")
+    policies = shape.policies(f'"tenant_id" = {shape.tenant}')
+    assert shape.protect('"notes_note"', policies).endswith(roles)
+    shape = Shape("rls", "bigint", admin_role="notes_admin", sealed=True)
+    policies = shape.policies(f'"tenant_id" = {shape.tenant}')
+    assert shape.protect('"notes_note"', policies).endswith(sealed)
 
 
 def names_in(page: str, heading: str) -> list[str]:
@@ -330,9 +330,9 @@ def names_in(page: str, heading: str) -> list[str]:
 
 
 def test_the_policies_are_called_what_the_page_says() -> None:
-    policy = Policy("rls", "bigint", admin_role="notes_admin", app_role="notes_app")
-    rules = policy.rules("true", "true", ["login"])
-    assert names_in("reference/policy.md", "The policies of a table") == [r.name for r in rules]
+    shape = Shape("rls", "bigint", admin_role="notes_admin", app_role="notes_app")
+    policies = shape.policies("true", "true", ["login"])
+    assert names_in("reference/policy.md", "The policies of a table") == [r.name for r in policies]
 
 
 def test_the_parameters_are_those_that_are_sent(settings: Any) -> None:

@@ -15,10 +15,10 @@ from django.db.models.signals import post_migrate
 
 from tenantry import admin_context, current_tenant_sql, tenant_context
 from tenantry.checks.inspection import inspect_database
-from tenantry.checks.policies import policy_for
+from tenantry.checks.policies import shape_for
 from tenantry.functions import chosen
 from tenantry.lifecycle.export import export
-from tenantry.policies.ddl import Policy
+from tenantry.policies.ddl import Shape
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 from tests.fix_checks import broken
@@ -27,7 +27,7 @@ from tests.fix_migrations import migration_of
 Tenants = tuple[Tenant, Tenant]
 FUNCTION = "tenantry.rls_current_tenant_bigint"
 # Another shape than that of the tables, as a migration of before may have it.
-OTHER = Policy("rls", "bigint", admin_role="nobody" if test_settings.SHAPE == "guc" else None)
+OTHER = Shape("rls", "bigint", admin_role="nobody" if test_settings.SHAPE == "guc" else None)
 
 
 def run(sql: str) -> list[Any]:
@@ -40,7 +40,7 @@ def run(sql: str) -> list[Any]:
 def of_another_shape(arrange: psycopg.Connection[Any]) -> Iterator[None]:
     """Let the functions be those that a migration of another shape makes."""
     model: Any = Note
-    with broken(arrange, OTHER.functions(), policy_for(model).functions()):
+    with broken(arrange, OTHER.functions(), shape_for(model).functions()):
         yield
     # What a session has compiled is not for the next test.
     connections["default"].close()
@@ -118,7 +118,7 @@ def test_a_function_of_another_owner_stays(arrange: psycopg.Connection[Any]) -> 
         assert definitions() == before
 
 
-GUC, SEALED = Policy("rls", "bigint"), Policy("rls", "bigint", sealed=True)
+GUC, SEALED = Shape("rls", "bigint"), Shape("rls", "bigint", sealed=True)
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,14 @@ GUC, SEALED = Policy("rls", "bigint"), Policy("rls", "bigint", sealed=True)
         ({"GUC_PREFIX": "next"}, [GUC, SEALED], []),
         (
             {},
-            [GUC, Policy("next", "bigint", sealed=True)],
-            [GUC, Policy("next", "bigint", sealed=True)],
+            [GUC, Shape("next", "bigint", sealed=True)],
+            [GUC, Shape("next", "bigint", sealed=True)],
         ),
         ({}, [], []),
     ],
 )
 def test_of_several_shapes_that_of_the_settings_is_chosen(
-    shape: dict[str, Any], found: list[Policy], wanted: list[Policy], settings: Any
+    shape: dict[str, Any], found: list[Shape], wanted: list[Shape], settings: Any
 ) -> None:
     settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", **shape}
     assert [*chosen(found)] == wanted
@@ -149,5 +149,5 @@ def test_of_several_shapes_that_of_the_settings_is_chosen(
 
 def test_who_else_a_policy_is_for_makes_no_difference(settings: Any) -> None:
     settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant"}
-    [policy] = chosen([GUC, Policy("rls", "bigint", app_role="app")])
-    assert policy.functions() == GUC.functions()
+    [shape] = chosen([GUC, Shape("rls", "bigint", app_role="app")])
+    assert shape.functions() == GUC.functions()

@@ -249,10 +249,12 @@ def looked_at(
     connection = connections["default"]
     quote = connection.ops.quote_name
     parent = quote(model_._meta.db_table)
-    rules = [make(rule, table) for rule in inspecting.rules_of(model_, quote, f'"{table}"')]
+    policies = [
+        make(rule, table) for rule in inspecting.wanted_policies(model_, quote, f'"{table}"')
+    ]
     how = (
         f"CREATE TABLE {table} () INHERITS ({parent}); GRANT SELECT ON {table} TO app;"
-        f" ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; {'; '.join(rules)}"
+        f" ALTER TABLE {table} ENABLE ROW LEVEL SECURITY; {'; '.join(policies)}"
     )
     with broken(superuser, how, f"DROP TABLE {table}"), connection.cursor() as cursor:
         found = inspect_table(connection, cursor, model_, [parent], set(), Migrations(connection))

@@ -20,7 +20,7 @@ from django.db.migrations.questioner import MigrationQuestioner
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, admin_context, tenant_context
-from tenantry.policies.ddl import Policy
+from tenantry.policies.ddl import Shape
 from tests import settings as test_settings
 from tests.app.models import Label, Note, Tenant
 from tests.fix_docs import DOCS
@@ -361,8 +361,8 @@ CREATE POLICY tenantry_isolation ON "t" AS PERMISSIVE FOR ALL TO PUBLIC
 
 def test_version_1_of_the_policy_never_changes() -> None:
     """Old migrations run this text for ever; a change is a new version."""
-    policy = Policy("rls", "bigint", version=1)
-    sql = policy.protect('"t"', policy.rules(f'"c" = {policy.tenant}'))
+    shape = Shape("rls", "bigint", version=1)
+    sql = shape.protect('"t"', shape.policies(f'"c" = {shape.tenant}'))
     assert sql.endswith(VERSION_1)
     assert "LANGUAGE sql STABLE PARALLEL SAFE" in sql
 

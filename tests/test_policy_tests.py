@@ -13,7 +13,7 @@ from django.db.migrations.operations import SeparateDatabaseAndState
 
 from example_asgi.servers import Postgres
 from tenantry import RawPredicate, RLSConstraint, TenantField, policy_tests, tenant_context
-from tenantry.policies.ddl import Policy
+from tenantry.policies.ddl import Shape
 from tenantry.shapes import current
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
@@ -126,7 +126,7 @@ def sabotages() -> dict[str, tuple[str, str, str]]:
         found[f"{table} written"] = (table, ISOLATION, f"{using} {check}")
         found[f"{table} added"] = (table, ISOLATION, check)
     # Every tenant reads all rows.
-    shown = f"USING ({Policy(**current()).tenant} IS NOT NULL)"
+    shown = f"USING ({Shape(**current()).tenant} IS NOT NULL)"
     for table in [*BELONGING, "migrated_paper", "migrated_share"]:
         if table != "migrated_line":
             found[f"{table} shown"] = (table, SHARING, shown)

@@ -21,7 +21,7 @@ from django.db.migrations.writer import MigrationWriter
 from example_asgi.servers import ensure_admin_role
 from tenantry import RLSConstraint, admin_context, bypass_flag, tenant_context
 from tenantry.policies import ddl
-from tenantry.policies.ddl import Policy, Rule
+from tenantry.policies.ddl import Policy, Shape
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_migrations import drop_functions, migration_of
@@ -267,15 +267,15 @@ def test_a_new_version_of_the_policies_makes_a_migration(
 ) -> None:
     """As a release will have it: the migrations of before say, and make, version 1."""
     before = policies()
-    rules = Policy.rules
+    made = Shape.policies
 
-    def with_one_more(self: Policy, holds: str, *more: Any) -> list[Rule]:
-        found = rules(self, holds, *more)
+    def with_one_more(self: Shape, holds: str, *more: Any) -> list[Policy]:
+        found = made(self, holds, *more)
         if self.version == 2:
-            found.append(Rule("tenantry_second", holds, holds))
+            found.append(Policy("tenantry_second", holds, holds))
         return found
 
-    monkeypatch.setattr(Policy, "rules", with_one_more)
+    monkeypatch.setattr(Shape, "policies", with_one_more)
     monkeypatch.setattr(ddl, "VERSIONS", (1, 2))
     defaults: Any = RLSConstraint.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "version", 2)

@@ -260,7 +260,7 @@ def test_a_migration_keeps_its_shape_whatever_the_settings_say(settings: Any) ->
     settings.RLS_TENANTS = {"TENANT_MODEL": "app.Tenant", "ADMIN_ROLE": "x", "APP_ROLE": "y"}
     old = RLSConstraint(field="owner", name="n", **KEY)  # type: ignore[arg-type]
     assert "admin_role" not in old.deconstruct()[2]
-    assert old.policy.admin_role is None
+    assert old.shape.admin_role is None
     followed = RLSConstraint(field="owner", name="n").deconstruct()[2]
     assert (followed["admin_role"], followed["app_role"]) == ("x", "y")
     assert old != RLSConstraint(field="owner", name="n")

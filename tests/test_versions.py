@@ -16,7 +16,7 @@ from django.test.utils import isolate_apps
 
 from tenantry import RawPredicate, RLSConstraint, SharedWith, TenantField
 from tenantry.policies import samekeys
-from tenantry.policies.ddl import Policy, unprotect
+from tenantry.policies.ddl import Shape, unprotect
 from tenantry.policies.predicates import tenant_sql
 from tenantry.policies.references import Reference, depend, independ
 from tenantry.policies.seal import verifier
@@ -24,12 +24,12 @@ from tenantry.policies.ways import Hop, Way
 
 TABLE = '"t"'
 ROLES: dict[str, Any] = {"admin_role": "the admin", "app_role": "the app"}
-GUC = Policy("rls", "bigint", 1)
-RESTRICTED = Policy("rls", "uuid", 1, app_role="the app")
-ROLE = Policy("rls", "int", 1, **ROLES)
-SEALED = Policy("rls", "text", 1, sealed=True)
-SEALED_ROLE = Policy("rls", "text", 1, **ROLES, sealed=True)
-POLICIES = {
+GUC = Shape("rls", "bigint", 1)
+RESTRICTED = Shape("rls", "uuid", 1, app_role="the app")
+ROLE = Shape("rls", "int", 1, **ROLES)
+SEALED = Shape("rls", "text", 1, sealed=True)
+SEALED_ROLE = Shape("rls", "text", 1, **ROLES, sealed=True)
+SHAPES = {
     "guc": GUC,
     "guc, restricted": RESTRICTED,
     "role": ROLE,
@@ -46,12 +46,12 @@ def quote(name: str) -> str:
     return f'"{name}"'
 
 
-def protect(policy: Policy, way: Way) -> str:
+def protect(shape: Shape, way: Way) -> str:
     """Return what protects a table."""
-    return policy.protect(TABLE, policy.rules(way.holds_sql(TABLE, policy.tenant, quote)))
+    return shape.protect(TABLE, shape.policies(way.holds_sql(TABLE, shape.tenant, quote)))
 
 
-def shared(policy: Policy) -> str:
+def shared(shape: Shape) -> str:
     """Return what protects a table that others may read by every kind of predicate and a flag."""
     with (
         isolate_apps("tests.app"),
@@ -82,12 +82,12 @@ def shared(policy: Policy) -> str:
                             SharedWith("app.Share", row="row", tenant="recipient"),
                         ],
                         extra_bypass_flags=["flag", "another"],
-                        guc_prefix=policy.guc_prefix,
-                        key_type=policy.key_type,
-                        version=policy.version,
-                        admin_role=policy.admin_role,
-                        app_role=policy.app_role,
-                        sealed=policy.sealed,
+                        guc_prefix=shape.guc_prefix,
+                        key_type=shape.key_type,
+                        version=shape.version,
+                        admin_role=shape.admin_role,
+                        app_role=shape.app_role,
+                        sealed=shape.sealed,
                     )
                 ]
 
@@ -97,24 +97,22 @@ def shared(policy: Policy) -> str:
 
         (constraint,) = Row._meta.constraints
         assert isinstance(constraint, RLSConstraint)
-        return policy.protect(TABLE, constraint.rules(Row, quote, TABLE))
+        return shape.protect(TABLE, constraint.policies(Row, quote, TABLE))
 
 
-TEXTS: dict[str, Callable[[Policy], str]] = {
-    "a column": lambda policy: protect(policy, Way("c")),
-    "a path": lambda policy: protect(policy, PATH),
+TEXTS: dict[str, Callable[[Shape], str]] = {
+    "a column": lambda shape: protect(shape, Way("c")),
+    "a path": lambda shape: protect(shape, PATH),
     "shared": shared,
-    "a child": lambda policy: depend(TABLE, [CLOSED], policy),
-    "a child of a shared row": lambda policy: depend(TABLE, [OPEN], policy),
-    "a relation": lambda policy: depend(TABLE, [CLOSED, OTHER], policy),
-    "a relation of a shared row": lambda policy: depend(TABLE, [OPEN, OTHER], policy),
-    "undone": lambda policy: unprotect(TABLE, policy.rules("true", "true", ["flag"])),
-    "SameTenant": lambda policy: samekeys.add(policy, valid=True),
-    "SameTenant, not valid": lambda policy: samekeys.add(policy, valid=False),
+    "a child": lambda shape: depend(TABLE, [CLOSED], shape),
+    "a child of a shared row": lambda shape: depend(TABLE, [OPEN], shape),
+    "a relation": lambda shape: depend(TABLE, [CLOSED, OTHER], shape),
+    "a relation of a shared row": lambda shape: depend(TABLE, [OPEN, OTHER], shape),
+    "undone": lambda shape: unprotect(TABLE, shape.policies("true", "true", ["flag"])),
+    "SameTenant": lambda shape: samekeys.add(shape, valid=True),
+    "SameTenant, not valid": lambda shape: samekeys.add(shape, valid=False),
     "SameTenant, validated": samekeys.validate,
-    "a default": lambda policy: tenant_sql(
-        policy.guc_prefix, policy.key_type, sealed=policy.sealed
-    ),
+    "a default": lambda shape: tenant_sql(shape.guc_prefix, shape.key_type, sealed=shape.sealed),
 }
 OF_NO_POLICY = {
     "a child that is one no more": independ(TABLE),
@@ -128,8 +126,8 @@ OF_NO_POLICY = {
 def digests() -> dict[str, str]:
     """Return the beginning of the digest of each text, by its name."""
     texts = {
-        f"{shape}: {name}": text(policy)
-        for shape, policy in POLICIES.items()
+        f"{label}: {name}": text(shape)
+        for label, shape in SHAPES.items()
         for name, text in TEXTS.items()
     }
     texts |= OF_NO_POLICY

@@ -14,7 +14,7 @@ from .conf import rls_tenants, tenant_key
 from .declared import constraints_of
 from .exceptions import RLSConfigurationError
 from .opening import Opening, stay_closed
-from .policies.ddl import LATEST, Policy, Rule, close, drop, unprotect
+from .policies.ddl import LATEST, Policy, Shape, close, drop, unprotect
 from .policies.ways import Hop, Quote, Way
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
 from .statements import DeferredProtection, statement
@@ -103,7 +103,7 @@ class RLSConstraint(models.BaseConstraint):
         return self.field or self.path or ""
 
     @property
-    def policy(self) -> Policy:
+    def shape(self) -> Shape:
         """What the table's policies depend on; the settings fill what was left out."""
         given = {name: getattr(self, name) for name in SETTINGS}
         if not (self.guc_prefix and self.key_type):
@@ -112,7 +112,7 @@ class RLSConstraint(models.BaseConstraint):
             given["key_type"] = self.key_type or tenant_key().sql_type
             for name in ("admin_role", "app_role", "sealed"):
                 given[name] = given[name] or getattr(settings, name)
-        return Policy(**given)
+        return Shape(**given)
 
     def deconstruct(self) -> tuple[str, tuple[()], dict[str, Any]]:
         """Return what a migration needs to make this constraint again, settings included."""
@@ -121,8 +121,8 @@ class RLSConstraint(models.BaseConstraint):
             kwargs["field"] = self.field
         # What not everybody has is left out of everybody's migrations.
         kwargs |= {name: value for name in EXTRAS if (value := getattr(self, name))}
-        policy = self.policy
-        kwargs |= {name: value for name in SETTINGS if (value := getattr(policy, name))}
+        shape = self.shape
+        kwargs |= {name: value for name in SETTINGS if (value := getattr(shape, name))}
         return "tenantry.RLSConstraint", (), kwargs
 
     def clone(self) -> RLSConstraint:
@@ -144,13 +144,13 @@ class RLSConstraint(models.BaseConstraint):
             model = target
         return Way(field_of(model, last).column, tuple(hops))
 
-    def rules(self, model: Any, quote: Quote, table: str | None = None) -> list[Rule]:
+    def policies(self, model: Any, quote: Quote, table: str | None = None) -> list[Policy]:
         """Return the policies of the table of `model`, or of another quoted one of its columns."""
         table = table or quote(model._meta.db_table)
-        policy = self.policy
-        shared = [each.sql(model, table, policy.tenant, quote) for each in self.extra_predicates]
-        holds = self.way_of(model).holds_sql(table, policy.tenant, quote)
-        return policy.rules(holds, " OR ".join(shared) or None, self.extra_bypass_flags)
+        shape = self.shape
+        shared = [each.sql(model, table, shape.tenant, quote) for each in self.extra_predicates]
+        holds = self.way_of(model).holds_sql(table, shape.tenant, quote)
+        return shape.policies(holds, " OR ".join(shared) or None, self.extra_bypass_flags)
 
     # Django calls these with both arguments, and takes None and Statements; the stubs know strings.
 
@@ -167,7 +167,7 @@ class RLSConstraint(models.BaseConstraint):
         later = DeferredProtection(self, model, schema_editor)
         stay_closed(model._meta.db_table, schema_editor)
         try:
-            self.rules(model, schema_editor.quote_name)
+            self.policies(model, schema_editor.quote_name)
         except FieldDoesNotExist:
             schema_editor.deferred_sql.append(later)
             return statement(
@@ -184,7 +184,7 @@ class RLSConstraint(models.BaseConstraint):
             if isinstance(predicate, RawPredicate):
                 predicate.require_parsed(model, self.name, schema_editor)
         quote = schema_editor.quote_name
-        return self.policy.protect(quote(model._meta.db_table), self.rules(model, quote))
+        return self.shape.protect(quote(model._meta.db_table), self.policies(model, quote))
 
     def remove_sql(self, model: Any, schema_editor: Any) -> Any:
         """Return the SQL that ends the protection, and forget what was to begin it.
@@ -197,12 +197,12 @@ class RLSConstraint(models.BaseConstraint):
         quote = schema_editor.quote_name
         # Only their names count, and those no other model changes.
         shared = "true" if self.extra_predicates else None
-        rules = self.policy.rules("true", shared, self.extra_bypass_flags)
+        policies = self.shape.policies("true", shared, self.extra_bypass_flags)
         end = unprotect
         if not schema_editor.atomic_migration:
             schema_editor.deferred_sql.append(Opening(model._meta.db_table, schema_editor))
             end = drop
-        return statement(end(quote(model._meta.db_table), rules), model, schema_editor)
+        return statement(end(quote(model._meta.db_table), policies), model, schema_editor)
 
     def is_of(self, sql: Any, model: Any) -> bool:
         """Return whether `sql` is what waits to protect the table of `model` by this."""

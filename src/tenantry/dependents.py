@@ -15,9 +15,9 @@ from typing import Any
 from django.apps.registry import Apps
 
 from .declared import constraint_of, constraints_of
-from .policies.ddl import Policy, Rule
+from .policies.ddl import Policy, Shape
 from .policies.predicates import unlike
-from .policies.references import Reference, all_exist_sql, dependent_rules
+from .policies.references import Reference, all_exist_sql, dependent_policies
 from .sharing import TenantField
 
 Model = type[Any]
@@ -108,26 +108,26 @@ def holds_sql(model: Model, apps: Apps, quote: Callable[[str], str], alias: str,
     It is part of a policy of the quoted `table`.
     """
     if constraint := constraint_of(model):
-        return constraint.way_of(model).holds_sql(alias, constraint.policy.tenant, quote, table)
+        return constraint.way_of(model).holds_sql(alias, constraint.shape.tenant, quote, table)
     return all_exist_sql(alias, references_of(model, apps, quote, f"{alias}_of", table), own=True)
 
 
-def policy_of(model: Model, apps: Apps) -> Policy:
+def shape_of(model: Model, apps: Apps) -> Shape:
     """Return what the policy of a protected model depends on, or of the first it refers to."""
     if constraint := constraint_of(model):
-        return constraint.policy
-    return policy_of(concrete_target(protecting_links(model, apps)[0], apps), apps)
+        return constraint.shape
+    return shape_of(concrete_target(protecting_links(model, apps)[0], apps), apps)
 
 
-def rules_of(
+def policies_of(
     model: Model, apps: Apps, quote: Callable[[str], str], table: str | None = None
-) -> list[Rule]:
+) -> list[Policy]:
     """Return the policies of a protected model's table, or of a quoted one of the same columns."""
     table = table or quote(model._meta.db_table)
     if constraint := constraint_of(model):
-        return constraint.rules(model, quote, table)
+        return constraint.policies(model, quote, table)
     references = references_of(model, apps, quote, table=table)
-    return dependent_rules(table, references, policy_of(model, apps))
+    return dependent_policies(table, references, shape_of(model, apps))
 
 
 def target(key: Any, apps: Apps) -> Model:

@@ -14,7 +14,7 @@ from django.db import connections, router
 
 from .declared import constraints_of
 from .engine import is_bound
-from .policies.ddl import Policy
+from .policies.ddl import Shape
 from .policies.predicates import SCHEMA, admin_function, sealed_function, tenant_function
 from .policies.seal import KEYS
 from .shapes import current
@@ -42,27 +42,27 @@ def keep_functions(
     connection: Any = connections[using]
     if apps is None or not plan or not is_bound(connection):
         return
-    policies = {
-        constraint.policy
+    shapes = {
+        constraint.shape
         for model in apps.get_models()
         for constraint in constraints_of(model)
         if router.allow_migrate_model(using, model)
     }
-    for policy in chosen(policies):
-        if owns_functions(connection, policy):
+    for shape in chosen(shapes):
+        if owns_functions(connection, shape):
             with connection.schema_editor() as editor:
-                editor.execute(policy.functions(), params=None)
+                editor.execute(shape.functions(), params=None)
 
 
-def chosen(policies: Iterable[Policy]) -> Iterator[Policy]:
+def chosen(shapes: Iterable[Shape]) -> Iterator[Shape]:
     """Yield one of the policies for each prefix, by which the functions are called.
 
     Where they differ, it is one that the settings ask for, if there is one.
     """
-    wanted = Policy(**current()).functions()
-    found: dict[str, dict[str, Policy]] = {}
-    for policy in policies:
-        found.setdefault(policy.guc_prefix, {})[policy.functions()] = policy
+    wanted = Shape(**current()).functions()
+    found: dict[str, dict[str, Shape]] = {}
+    for shape in shapes:
+        found.setdefault(shape.guc_prefix, {})[shape.functions()] = shape
     for texts in found.values():
         if wanted in texts:
             yield texts[wanted]
@@ -70,11 +70,11 @@ def chosen(policies: Iterable[Policy]) -> Iterator[Policy]:
             yield from texts.values()
 
 
-def owns_functions(connection: Any, policy: Policy) -> bool:
+def owns_functions(connection: Any, shape: Shape) -> bool:
     """Return whether functions of that name are there, and all are this role's."""
-    prefix = policy.guc_prefix
+    prefix = shape.guc_prefix
     functions = [
-        f"{tenant_function(prefix, policy.key_type)}()",
+        f"{tenant_function(prefix, shape.key_type)}()",
         f"{admin_function(prefix)}()",
         f"{sealed_function(prefix)}(text)",
     ]

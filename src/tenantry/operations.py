@@ -13,7 +13,7 @@ from django.db.migrations.operations.base import Operation
 from .conf import rls_tenants
 from .exceptions import RLSConfigurationError
 from .external import add_external, alter_external, remove_external
-from .policies.ddl import Policy
+from .policies.ddl import Shape
 from .samekeys import SameTenant
 from .shapes import arguments, check_arguments, current, given, says_all
 from .targets import named_instead
@@ -65,7 +65,7 @@ class AddRLSPolicy(Operation):
         self.column = column
         self.create_column = create_column
         self.tenant_model = tenant_model
-        self.policy = policy = given(
+        self.shape = shape = given(
             guc_prefix=guc_prefix,
             key_type=key_type,
             version=version,
@@ -73,21 +73,21 @@ class AddRLSPolicy(Operation):
             app_role=app_role,
             sealed=sealed,
         )
-        check_arguments("AddRLSPolicy", model, policy)
-        if (create_column and tenant_model is None) or not says_all(policy):
+        check_arguments("AddRLSPolicy", model, shape)
+        if (create_column and tenant_model is None) or not says_all(shape):
             wanted: dict[str, Any] = {"create_column": False}
             if create_column:
                 wanted = {"tenant_model": tenant_model or rls_tenants().tenant_model}
             raise RLSConfigurationError(
                 f"AddRLSPolicy({model!r}) does not say all of what the migration does, which must"
                 " not change when the settings do; write"
-                f" AddRLSPolicy({model!r}, {column!r}, {arguments(wanted | current() | policy)})"
+                f" AddRLSPolicy({model!r}, {column!r}, {arguments(wanted | current() | shape)})"
             )
-        self.made_of = Policy(**policy)
+        self.made_of = Shape(**shape)
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
         """Return what a migration needs to make this operation again."""
-        kwargs: dict[str, Any] = {"create_column": self.create_column, **self.policy}
+        kwargs: dict[str, Any] = {"create_column": self.create_column, **self.shape}
         if self.tenant_model is not None:
             kwargs["tenant_model"] = self.tenant_model
         return "AddRLSPolicy", [self.model, self.column], kwargs
@@ -161,7 +161,7 @@ class AlterRLSPolicy(Operation):
         self.column = column
         self.before = dict(before)
         self.create_column = create_column
-        self.policy = policy = given(
+        self.shape = shape = given(
             guc_prefix=guc_prefix,
             key_type=key_type,
             version=version,
@@ -169,17 +169,17 @@ class AlterRLSPolicy(Operation):
             app_role=app_role,
             sealed=sealed,
         )
-        for each in (policy, self.before):
+        for each in (shape, self.before):
             check_arguments("AlterRLSPolicy", model, each)
-        if not says_all(self.before) or not says_all(policy):
+        if not says_all(self.before) or not says_all(shape):
             raise RLSConfigurationError(
                 f"AlterRLSPolicy({model!r}) does not say all of what the migration does, which must"
                 " not change when the settings do; write"
-                f" AlterRLSPolicy({model!r}, {column!r}, {arguments(current() | policy)},"
+                f" AlterRLSPolicy({model!r}, {column!r}, {arguments(current() | shape)},"
                 " before={...}) with what the operation before it says in the braces: guc_prefix,"
                 " key_type and version, and admin_role, app_role and sealed if it does"
             )
-        self.made_of, self.made_of_before = (Policy(**each) for each in (policy, self.before))
+        self.made_of, self.made_of_before = (Shape(**each) for each in (shape, self.before))
         if self.made_of.key_type != self.made_of_before.key_type:
             raise RLSConfigurationError(
                 f"AlterRLSPolicy({model!r}) has key_type={self.made_of.key_type!r} after"
@@ -189,7 +189,7 @@ class AlterRLSPolicy(Operation):
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
         """Return what a migration needs to make this operation again."""
-        kwargs = {"before": self.before, "create_column": self.create_column, **self.policy}
+        kwargs = {"before": self.before, "create_column": self.create_column, **self.shape}
         return "AlterRLSPolicy", [self.model, self.column], kwargs
 
     def state_forwards(self, app_label: str, state: Any) -> None:
@@ -207,7 +207,7 @@ class AlterRLSPolicy(Operation):
         """Make the old policies again."""
         self.change(schema_editor, from_state, self.made_of, self.made_of_before)
 
-    def change(self, schema_editor: Any, state: Any, old: Policy, new: Policy) -> None:
+    def change(self, schema_editor: Any, state: Any, old: Shape, new: Shape) -> None:
         """Put the policies of `new` in the place of those of `old`."""
         model = found(self, state, self.model)
         if has_table(self, schema_editor.connection.alias, model):

@@ -13,7 +13,7 @@ from typing import Any
 from django.apps.registry import Apps
 from django.db import models
 
-from .policies.ddl import Rule
+from .policies.ddl import Policy
 
 Column = tuple[str, str]
 
@@ -95,9 +95,9 @@ def relates_elsewhere(old: Any, new: Any, connection: Any) -> bool:
     return before != after and not is_gone(before, connection)
 
 
-def speaks_of(columns: Collection[Column], own: str, rules: Iterable[Rule]) -> bool:
+def speaks_of(columns: Collection[Column], own: str, policies: Iterable[Policy]) -> bool:
     """Return whether policies, of the table `own`, name one of `columns`, and its table too."""
-    text = " ".join(f"{rule.using} {rule.check}" for rule in rules)
+    text = " ".join(f"{policy.using} {policy.check}" for policy in policies)
     return any(
         # A RawPredicate need not quote it.
         re.search(rf"(?<!\w){re.escape(column)}(?!\w)", text) and (table == own or table in text)

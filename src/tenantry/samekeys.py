@@ -17,7 +17,7 @@ from .dependents import concrete_target
 from .dependents import target as referred
 from .instances import tenant_to_validate
 from .policies import samekeys
-from .policies.ddl import Policy
+from .policies.ddl import Shape
 from .policies.predicates import literal
 from .statements import DeferredSameTenant, ForAllTenants
 from .targets import field_of
@@ -162,7 +162,7 @@ class SameTenant(models.BaseConstraint):
         # Django counts characters, and cuts the last one off where it puts a letter in front.
         unique = shortened(unique, samekeys.SUFFIX)
         return ForAllTenants(
-            samekeys.add(policy_of(model), valid=valid),
+            samekeys.add(shape_of(model), valid=valid),
             self,
             **self.parts(model, schema_editor),
             columns=Columns(model._meta.db_table, columns, quote),
@@ -175,15 +175,15 @@ class SameTenant(models.BaseConstraint):
 
     def validation(self, model: Any, schema_editor: Any) -> tuple[list[Any], list[Any]]:
         """Return the SQL that checks the rows of before, and what must follow even if it fails."""
-        policy = policy_of(model)
+        shape = shape_of(model)
         parts = self.parts(model, schema_editor)
-        if policy.admin_role is None:
-            return [ForAllTenants(samekeys.validate(policy), self, **parts)], []
+        if shape.admin_role is None:
+            return [ForAllTenants(samekeys.validate(shape), self, **parts)], []
         to = concrete_target(model._meta.get_field(self.field), model._meta.apps)
         quote, table = schema_editor.quote_name, to._meta.db_table
         parts["target"] = Table(table, quote)
         parts["target_text"] = Table(table, lambda name: literal(quote(name)))
-        check = ForAllTenants(samekeys.validate(policy), self, **parts)
+        check = ForAllTenants(samekeys.validate(shape), self, **parts)
         first = [Statement(samekeys.SHOW_SESSION, **parts), check]
         if schema_editor.atomic_migration:
             first.insert(0, Statement(samekeys.REFUSE_ROWS, **parts))
@@ -316,9 +316,9 @@ def tenant_field(model: Any) -> str | None:
     return constraint.field if constraint else None
 
 
-def policy_of(model: Any) -> Policy:
+def shape_of(model: Any) -> Shape:
     """Return what the policy of `model` depends on, or would by the settings."""
-    return (constraint_of(model) or RLSConstraint(field="tenant")).policy
+    return (constraint_of(model) or RLSConstraint(field="tenant")).shape
 
 
 def foreign_key(model: Any, name: str) -> Any:

@@ -9,19 +9,19 @@ from typing import Any
 from .conf import rls_tenants, tenant_key
 from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES
-from .policies.ddl import LATEST, Policy
+from .policies.ddl import LATEST, Shape
 from .validators import GUC_PREFIX, MODEL_LABEL, PREFIX_IS
 
 
-def given(**policy: Any) -> dict[str, Any]:
+def given(**shape: Any) -> dict[str, Any]:
     """Return what an operation of a migration says of its policies, as the migration says it.
 
     ``MigrationWriter`` writes no other arguments than those that have a name of their own.
     """
-    return {name: value for name, value in policy.items() if value is not None}
+    return {name: value for name, value in shape.items() if value is not None}
 
 
-def check_arguments(operation: str, model: Any, policy: Mapping[str, Any]) -> None:
+def check_arguments(operation: str, model: Any, shape: Mapping[str, Any]) -> None:
     """Look at what an operation of a migration was given.
 
     Raises TypeError for an unknown argument, and RLSConfigurationError for a value that is not
@@ -31,14 +31,14 @@ def check_arguments(operation: str, model: Any, policy: Mapping[str, Any]) -> No
         raise RLSConfigurationError(
             f"{operation}({model!r}) needs the label of a model, such as 'taggit.Tag'"
         )
-    known = [each.name for each in fields(Policy)]
-    for name in policy:
+    known = [each.name for each in fields(Shape)]
+    for name in shape:
         if name not in known:
             raise TypeError(
                 f"{operation}({model!r}) has the unknown argument {name!r}; a policy is made of"
                 f" {', '.join(known)}"
             )
-    key_type, prefix = policy.get("key_type", KEY_TYPES[0]), policy.get("guc_prefix", "rls")
+    key_type, prefix = shape.get("key_type", KEY_TYPES[0]), shape.get("guc_prefix", "rls")
     if key_type not in KEY_TYPES:
         raise RLSConfigurationError(
             f"{operation}({model!r}) has key_type={key_type!r}; it must be one of"
@@ -50,9 +50,9 @@ def check_arguments(operation: str, model: Any, policy: Mapping[str, Any]) -> No
         )
 
 
-def says_all(policy: Mapping[str, Any]) -> bool:
-    """Return whether `policy` has all that has no natural default."""
-    return {"guc_prefix", "key_type", "version"} <= set(policy)
+def says_all(shape: Mapping[str, Any]) -> bool:
+    """Return whether `shape` has all that has no natural default."""
+    return {"guc_prefix", "key_type", "version"} <= set(shape)
 
 
 def current() -> dict[str, Any]:

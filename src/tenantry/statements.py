@@ -68,11 +68,11 @@ class DeferredProtection(Statement):
         """Return whether the SQL names a table; it need not be possible to execute it yet."""
         quote = self.schema_editor.quote_name
         try:
-            rules = self.constraint.rules(self.model, quote)
+            policies = self.constraint.policies(self.model, quote)
         except FieldDoesNotExist:
             return False  # It is made of what there is when it is executed.
         return self.references_table(table) or any(
-            quote(table) in f"{rule.using} {rule.check}" for rule in rules
+            quote(table) in f"{policy.using} {policy.check}" for policy in policies
         )
 
 

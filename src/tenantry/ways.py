@@ -81,7 +81,7 @@ def end_problem(constraint: RLSConstraint, model: Any, field: Any) -> str | None
             return not_the_tenant(field)
     elif constraint.path is not None and not holds_tenant(model, field):
         return f"{model._meta.label}.{field.name} is not a foreign key to the tenant"
-    key_type, wanted = key_type_of(field), constraint.policy.key_type
+    key_type, wanted = key_type_of(field), constraint.shape.key_type
     # E153 reports a column of the model itself.
     if constraint.path is not None and key_type not in (None, wanted):
         return (

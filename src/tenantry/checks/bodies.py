@@ -8,7 +8,7 @@ from typing import Any
 from ..policies.bodies import called
 from .findings import Finding
 from .migrations import Migrations
-from .policies import policy_for
+from .policies import shape_for
 from .tables import NO_POLICIES
 
 # A missing function shows up as E114 or E115 of the policies that call it.
@@ -27,7 +27,7 @@ def inspect_bodies(
     """
     if NO_POLICIES.intersection(known):
         return
-    functions = {each.name: each for model in models for each in called(policy_for(model))}
+    functions = {each.name: each for model in models for each in called(shape_for(model))}
     for name, each in functions.items():
         parameters = {
             "name": name,
@@ -47,6 +47,6 @@ def inspect_bodies(
                 any(
                     migrations.protects(model)
                     for model in models
-                    if each in called(policy_for(model))
+                    if each in called(shape_for(model))
                 ),
             )

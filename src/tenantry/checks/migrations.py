@@ -20,7 +20,7 @@ from ..declared import constraint_of
 from ..dependents import concrete_target, protecting_links
 from ..protected import column_of, external_column
 from .findings import Finding
-from .policies import policy_for
+from .policies import shape_for
 
 
 class Migrations:
@@ -128,7 +128,7 @@ class Migrations:
             if isinstance(each, AddRLSPolicy | AlterRLSPolicy)
             and each.model.lower() == model._meta.label_lower
         ]
-        return found[-1:] == [(column, policy_for(model))]
+        return found[-1:] == [(column, shape_for(model))]
 
     def make(self, model: Any) -> bool:
         """Return whether a migration makes the table of `model`, or the field that it is of."""

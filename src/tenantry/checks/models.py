@@ -96,7 +96,7 @@ def inspect_name(model: Model) -> Iterator[Finding]:
 
 def inspect_key(model: Model, constraint: RLSConstraint, field: Any) -> Iterator[Finding]:
     """Yield a finding if the tenant's column has another type than the policy compares it with."""
-    key_type, wanted = key_type_of(field), constraint.policy.key_type
+    key_type, wanted = key_type_of(field), constraint.shape.key_type
     if key_type is not None and key_type != wanted:
         yield Finding(
             "tenantry.E153",

@@ -9,7 +9,7 @@ from django.apps import apps
 
 from .. import dependents
 from ..constraints import RLSConstraint
-from ..policies.ddl import Policy, Rule
+from ..policies.ddl import Policy, Shape
 from ..policies.ways import Way
 from ..protected import column_of, external_column
 from ..shapes import arguments, current
@@ -138,14 +138,14 @@ def policies_of(cursor: Any, table: str) -> dict[str, Found]:
 def expected(connection: Any, model: Any, table: str) -> dict[str, Found]:
     """Return the policies that the models ask for, by their names, with the models' texts."""
     return {
-        rule.name: Found(
-            rule.permissive,
-            LETTERS[rule.command],
-            ["PUBLIC" if rule.role is None else rule.role],
-            rule.using,
-            rule.check,
+        policy.name: Found(
+            policy.permissive,
+            LETTERS[policy.command],
+            ["PUBLIC" if policy.role is None else policy.role],
+            policy.using,
+            policy.check,
         )
-        for rule in rules_of(model, connection.ops.quote_name, table)
+        for policy in wanted_policies(model, connection.ops.quote_name, table)
     }
 
 
@@ -172,28 +172,28 @@ def mend(connection: Any, cursor: Any, model: Any) -> str:
     """
     quote = connection.ops.quote_name
     table = quote(model._meta.db_table)
-    rules = rules_of(model, quote, table)
-    wanted = {rule.name for rule in rules}
+    policies = wanted_policies(model, quote, table)
+    wanted = {policy.name for policy in policies}
     drops = [
         f"DROP POLICY {quote(name)} ON {table}"
         for name, policy in policies_of(cursor, table).items()
         if policy.permissive or name in wanted
     ]
-    return ";\n".join([*drops, policy_for(model).protect(table, rules)])
+    return ";\n".join([*drops, shape_for(model).protect(table, policies)])
 
 
-def policy_for(model: Any) -> Policy:
+def shape_for(model: Any) -> Shape:
     """Return what the policies of `model` depend on."""
     column = external_column(model)
-    return RLSConstraint(field=column).policy if column else dependents.policy_of(model, apps)
+    return RLSConstraint(field=column).shape if column else dependents.shape_of(model, apps)
 
 
-def rules_of(model: Any, quote: Any, table: str) -> list[Rule]:
+def wanted_policies(model: Any, quote: Any, table: str) -> list[Policy]:
     """Return the policies that the models ask for, of a quoted table like that of `model`."""
     if column := external_column(model):
-        policy, way = policy_for(model), Way(column_of(model, column))
-        return policy.rules(way.holds_sql(table, policy.tenant, quote))
-    return dependents.rules_of(model, apps, quote, table)
+        shape, way = shape_for(model), Way(column_of(model, column))
+        return shape.policies(way.holds_sql(table, shape.tenant, quote))
+    return dependents.policies_of(model, apps, quote, table)
 
 
 def flat(text: str | None) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .ddl import Policy
+from .ddl import Shape
 
 # As the templates have them. Those in SQL are for raw SQL: no policy calls them.
 _CALLED = re.compile(
@@ -27,7 +27,7 @@ class Function(NamedTuple):
     is_definer: bool
 
 
-def called(policy: Policy) -> Iterator[Function]:
+def called(shape: Shape) -> Iterator[Function]:
     """Yield the functions that the policies of a table call."""
-    for name, argument, definer, path, text in _CALLED.findall(policy.functions()):
+    for name, argument, definer, path, text in _CALLED.findall(shape.functions()):
         yield Function(f"{name}({argument})", text, [f"search_path={path}"], bool(definer))

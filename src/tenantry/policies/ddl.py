@@ -89,7 +89,7 @@ END $tenantry$"""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Policy:
     """One policy of a table, as PostgreSQL knows it."""
 
     name: str
@@ -112,7 +112,7 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Shape:
     """Everything that the policies of one table depend on, but for the table itself.
 
     With `admin_role` the admin is that role, and otherwise a GUC. `app_role` gets restrictive
@@ -145,7 +145,9 @@ class Policy:
             return f"(SELECT {tenant_function(self.guc_prefix, self.key_type)}())"
         return f"(SELECT {tenant_sql(self.guc_prefix, self.key_type, sealed=self.sealed)})"
 
-    def rules(self, holds: str, shared: str | None = None, flags: Iterable[str] = ()) -> list[Rule]:
+    def policies(
+        self, holds: str, shared: str | None = None, flags: Iterable[str] = ()
+    ) -> list[Policy]:
         """Return the policies of a table.
 
         `holds` says of a row that it is the :attr:`tenant`'s, `shared` that it may be read
@@ -158,24 +160,24 @@ class Policy:
             # almost all to pass one that ends like this. The filter that a query has besides is
             # what selects, and is estimated as if there were no policy.
             own = f"CASE WHEN (SELECT {admin}) THEN 1 WHEN {holds} THEN 1 END IS NOT NULL"
-        rules = [Rule(POLICY, own, own)]
+        policies = [Policy(POLICY, own, own)]
         if self.admin_role is not None:
             # To become the role is not enough where bindings are sealed.
             admin = (
                 f"(SELECT {is_admin_sql(self.guc_prefix, sealed=True)})" if self.sealed else "true"
             )
-            rules.append(Rule(ADMIN_POLICY, admin, admin, role=self.admin_role))
+            policies.append(Policy(ADMIN_POLICY, admin, admin, role=self.admin_role))
         readable = []
         if shared is not None:
             readable.append(shared)
-            rules.append(Rule(SHARING, shared, None, "SELECT"))
+            policies.append(Policy(SHARING, shared, None, "SELECT"))
         if flags:
             flag = bypass_sql(self.guc_prefix, sealed=self.sealed)
             readable.append(f"(SELECT {flag}) IN ({', '.join(map(literal, sorted(flags)))})")
-            rules.append(Rule(BYPASS, readable[-1], None, "SELECT"))
-        return rules + self.restrictions(own, readable)
+            policies.append(Policy(BYPASS, readable[-1], None, "SELECT"))
+        return policies + self.restrictions(own, readable)
 
-    def restrictions(self, own: str, readable: Sequence[str] = ()) -> list[Rule]:
+    def restrictions(self, own: str, readable: Sequence[str] = ()) -> list[Policy]:
         """Return what says the same once more of the app role, if there is one.
 
         So a permissive policy of somebody else adds nothing.
@@ -184,21 +186,21 @@ class Policy:
         if role is None:
             return []
         if not readable:
-            return [Rule(RESTRICTION, own, own, permissive=False, role=role)]
+            return [Policy(RESTRICTION, own, own, permissive=False, role=role)]
         both = " OR ".join([own, *readable])
         return [
-            Rule(RESTRICTION, both, None, "SELECT", permissive=False, role=role),
-            Rule(f"{RESTRICTION}_insert", None, own, "INSERT", permissive=False, role=role),
-            Rule(f"{RESTRICTION}_update", own, own, "UPDATE", permissive=False, role=role),
-            Rule(f"{RESTRICTION}_delete", own, None, "DELETE", permissive=False, role=role),
+            Policy(RESTRICTION, both, None, "SELECT", permissive=False, role=role),
+            Policy(f"{RESTRICTION}_insert", None, own, "INSERT", permissive=False, role=role),
+            Policy(f"{RESTRICTION}_update", own, own, "UPDATE", permissive=False, role=role),
+            Policy(f"{RESTRICTION}_delete", own, None, "DELETE", permissive=False, role=role),
         ]
 
-    def protect(self, table: str, rules: Iterable[Rule]) -> str:
-        """Return the SQL that protects the quoted `table` by `rules`."""
+    def protect(self, table: str, policies: Iterable[Policy]) -> str:
+        """Return the SQL that protects the quoted `table` by `policies`."""
         parts = [self.functions(), _ENABLE_1.format(table=table)]
         if self.admin_role is not None:
             parts.insert(0, self.require_admin_role())
-        return ";\n".join([*parts, *(rule.create(table) for rule in rules)])
+        return ";\n".join([*parts, *(policy.create(table) for policy in policies)])
 
     def require_admin_role(self) -> str:
         """Return the SQL that raises an error where the admin role is missing or not safe."""
@@ -243,16 +245,16 @@ def reopen(table: str, name: str) -> str:
     return _REOPEN_1.format(table=table, name=name)
 
 
-def drop(table: str, rules: Iterable[Rule]) -> str:
+def drop(table: str, policies: Iterable[Policy]) -> str:
     """Return the SQL that drops policies of a table, which shows nothing from then on."""
-    return ";\n".join(f"DROP POLICY IF EXISTS {rule.name} ON {table}" for rule in rules)
+    return ";\n".join(f"DROP POLICY IF EXISTS {policy.name} ON {table}" for policy in policies)
 
 
-def unprotect(table: str, rules: Iterable[Rule]) -> str:
-    """Return the SQL that undoes :meth:`Policy.protect`, but for functions others use.
+def unprotect(table: str, policies: Iterable[Policy]) -> str:
+    """Return the SQL that undoes :meth:`Shape.protect`, but for functions others use.
 
     A policy is gone already where a column is that it speaks of (PostgreSQL documentation, "ALTER
     TABLE", DROP COLUMN ... CASCADE).
     """
-    drops = "\n".join(f"DROP POLICY IF EXISTS {rule.name} ON {table};" for rule in rules)
+    drops = "\n".join(f"DROP POLICY IF EXISTS {policy.name} ON {table};" for policy in policies)
     return f"{drops}\n{uncover(table)}"

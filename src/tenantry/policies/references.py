@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .ddl import ADMIN_POLICY, POLICY, RESTRICTION, SHARING, Policy, Rule, uncover
+from .ddl import ADMIN_POLICY, POLICY, RESTRICTION, SHARING, Policy, Shape, uncover
 
 # Those that a table may have that depends on others.
 OF_DEPENDENTS = (
@@ -66,25 +66,25 @@ FROM pg_class c WHERE oid = to_regclass(%(table)s)
     LEFT JOIN pg_class o ON o.oid = to_regclass(owner) WHERE o.relrowsecurity IS NOT TRUE)"""
 
 
-def depend(table: str, references: Sequence[Reference], policy: Policy) -> str:
+def depend(table: str, references: Sequence[Reference], shape: Shape) -> str:
     """Return the SQL that shows rows of the quoted `table` with all rows that they refer to.
 
-    `policy` is that of a table that they refer to.
+    `shape` is that of a table that they refer to.
     """
-    rules = dependent_rules(table, references, policy)
-    created = ";\n".join(rule.create(table) for rule in rules)
+    policies = dependent_policies(table, references, shape)
+    created = ";\n".join(policy.create(table) for policy in policies)
     return _DEPEND_1.format(table=table, drops=let_depend_anew(table), policies=created)
 
 
-def dependent_rules(table: str, references: Sequence[Reference], policy: Policy) -> list[Rule]:
+def dependent_policies(table: str, references: Sequence[Reference], shape: Shape) -> list[Policy]:
     """Return the policies of :func:`depend`.
 
     A single policy would let others write the rows, too, that they may read.
     """
     visible = all_exist_sql(table, references)
     if any(reference.own for reference in references):
-        return policy.rules(all_exist_sql(table, references, own=True), visible)
-    return [Rule(POLICY, visible, visible), *policy.restrictions(visible)]
+        return shape.policies(all_exist_sql(table, references, own=True), visible)
+    return [Policy(POLICY, visible, visible), *shape.restrictions(visible)]
 
 
 def all_exist_sql(table: str, references: Iterable[Reference], *, own: bool = False) -> str:

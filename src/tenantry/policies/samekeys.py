@@ -6,7 +6,7 @@ Policies"), so only a key that holds the tenant keeps a row from pointing to ano
 
 from __future__ import annotations
 
-from .ddl import Policy
+from .ddl import Shape
 from .predicates import is_admin_sql
 
 # What the names of unique constraints end with that are made here, and so may be dropped again.
@@ -144,22 +144,22 @@ BEGIN
 END $tenantry$"""  # noqa: S608 - a name of ours
 
 
-def add(policy: Policy, *, valid: bool) -> str:
+def add(shape: Shape, *, valid: bool) -> str:
     """Return the template that makes the foreign key, and the unique one that it needs."""
     if not valid:
         return _ADD.format(see_all="", valid=" NOT VALID")
-    if policy.admin_role is not None:
+    if shape.admin_role is not None:
         return f"{RELEASE_OWNER};\n{_ADD.format(see_all='', valid='')};\n{FORCE_OWNER}"
-    return _ADD.format(see_all=see_all(policy), valid="")
+    return _ADD.format(see_all=see_all(shape), valid="")
 
 
-def validate(policy: Policy) -> str:
+def validate(shape: Shape) -> str:
     """Return the template that checks the rows that were there before the foreign key."""
-    if policy.admin_role is not None:
+    if shape.admin_role is not None:
         return _VALIDATE_AS_SESSION
-    return _VALIDATE.format(see_all=see_all(policy))
+    return _VALIDATE.format(see_all=see_all(shape))
 
 
-def see_all(policy: Policy) -> str:
+def see_all(shape: Shape) -> str:
     """Return the SQL that raises an error where rows are hidden."""
-    return _SEE_ALL.format(is_admin=is_admin_sql(policy.guc_prefix, sealed=policy.sealed))
+    return _SEE_ALL.format(is_admin=is_admin_sql(shape.guc_prefix, sealed=shape.sealed))

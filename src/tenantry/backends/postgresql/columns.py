@@ -7,9 +7,9 @@ from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
 
-from ...dependents import is_protected, rules_of
+from ...dependents import is_protected, policies_of
 from ...policies.columns import FOLLOWING, SPEAKING
-from ...policies.ddl import Rule, drop
+from ...policies.ddl import Policy, drop
 from ...retyping import (
     Column,
     is_retyped,
@@ -44,11 +44,11 @@ class ColumnsMixin(DependenceMixin):
             self.stop_waiting(table)
         again: list[str] = []
         known = []
-        for own, rules in self.policies(apps, registry_of(new_field, model)):
-            if speaks_of(columns, own, rules):
+        for own, policies in self.policies(apps, registry_of(new_field, model)):
+            if speaks_of(columns, own, policies):
                 known.append(quote(own))
-                self.execute(drop(quote(own), rules), params=None)
-                again += [rule.create(quote(own)) for rule in rules]
+                self.execute(drop(quote(own), policies), params=None)
+                again += [policy.create(quote(own)) for policy in policies]
         if is_elsewhere:
             # Nothing says where they lead now.
             step = [(table, old_field.column), referred_column(old_field)]
@@ -74,16 +74,16 @@ class ColumnsMixin(DependenceMixin):
             found: list[tuple[str, ...]] = cursor.fetchall()
         return found
 
-    def policies(self, apps: Any, after: Any) -> Iterator[tuple[str, list[Rule]]]:
+    def policies(self, apps: Any, after: Any) -> Iterator[tuple[str, list[Policy]]]:
         """Yield the tables that models of `apps` protect already, and the policies of `after`."""
         for model in apps.get_models(include_auto_created=True):
             table = model._meta.db_table
             if not is_protected(model, apps) or not self.is_here(model) or self.waiting(table):
                 continue
             try:
-                rules = rules_of(after.get_model(model._meta.label), after, self.quote_name)
+                policies = policies_of(after.get_model(model._meta.label), after, self.quote_name)
             except (FieldDoesNotExist, LookupError):
                 # Its constraint is changed later in the migration; or the model is newer than
                 # `after`; or its app has no migrations, where Django leaves out all relations.
                 continue
-            yield table, rules
+            yield table, policies

@@ -9,7 +9,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import router
 from django.db.backends.ddl_references import Statement, Table
 
-from ...dependents import dependents, has_constraint, policy_of, references_of, rules_of
+from ...dependents import dependents, has_constraint, policies_of, references_of, shape_of
 from ...mixins import Base
 from ...opening import Opening
 from ...policies.references import IS_AS_WANTED, OF_DEPENDENTS, depend, independ, let_depend_anew
@@ -98,7 +98,7 @@ class DependenceMixin(Base):  # type: ignore[misc]
         quote = self.quote_name
         try:
             references = references_of(model, apps, quote)
-            names = [rule.name for rule in rules_of(model, apps, quote)]
+            names = [policy.name for policy in policies_of(model, apps, quote)]
         except FieldDoesNotExist:
             return None
         tables = {
@@ -157,5 +157,5 @@ class DependenceMixin(Base):  # type: ignore[misc]
         references = references_of(model, apps, quote)
         if not references:
             return None
-        sql = depend(quote(model._meta.db_table), references, policy_of(model, apps))
+        sql = depend(quote(model._meta.db_table), references, shape_of(model, apps))
         return Dependence(sql.replace("%", "%%"), table=Table(model._meta.db_table, quote))

@@ -21,7 +21,7 @@ from ...checks.inspection import (
 from ...checks.labels import inspect_labels
 from ...checks.models import inspect_models
 from ...checks.options import inspect_options
-from ...checks.policies import mend, policy_for
+from ...checks.policies import mend, shape_for
 from ...checks.tables import problems_of
 from ...conf import silenced_checks
 from ...exceptions import TenantryError
@@ -74,9 +74,9 @@ class Command(BaseCommand):
         wrong = {each.subject for each in inspect_database(connection) if each.id in MENDABLE}
         models = protected_models(connection)
         functions = [
-            policy.functions()
-            for policy in map(policy_for, models)
-            if any(f"function {each.name}" in wrong for each in called(policy))
+            shape.functions()
+            for shape in map(shape_for, models)
+            if any(f"function {each.name}" in wrong for each in called(shape))
         ]
         for sql in dict.fromkeys(functions):
             self.stdout.write(f"{sql};\n")
