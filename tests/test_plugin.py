@@ -77,6 +77,20 @@ def test_a_superuser_is_refused_and_told(tested: Reader) -> None:
     assert "DATABASES['default']['TEST']['OWNER']" in output
 
 
+MIRROR = """\
+DATABASES["mirror"] = DATABASES["default"] | {
+    "OPTIONS": {"pool": {"min_size": 1}, "pool_mode": "transaction"},
+    "TEST": {"MIRROR": "default"},
+}
+"""
+
+
+def test_the_pool_of_a_mirror_does_not_keep_the_test_database(tested: Reader) -> None:
+    configure(tested, MIRROR)
+    # Without a warning.
+    assert "1 passed in" in run_pytest(tested, USES_DATABASE)
+
+
 def test_every_test_of_a_superuser_is_refused(tested: Reader) -> None:
     again = USES_DATABASE.replace("test_it", "test_again")
     case = """

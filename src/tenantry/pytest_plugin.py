@@ -47,6 +47,12 @@ def _close_connections(blocker: Any) -> None:
 
     with blocker.unblock():
         asyncio.run(sync_to_async(connections.close_all)())
+        # Django closes the pool of a database that it drops, and not those of its mirrors, which
+        # the question for their role has opened.
+        every: Iterable[Any] = connections.all(initialized_only=True)
+        for connection in every:
+            if connection.settings_dict["OPTIONS"].get("pool"):
+                connection.close_pool()
 
 
 def _refuse_exempt_roles(blocker: Any) -> None:
