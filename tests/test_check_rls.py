@@ -29,7 +29,7 @@ Tenants = tuple[Tenant, Tenant]
 
 @pytest.mark.parametrize("alias", ["default", "pool", "pooled"])
 def test_a_healthy_database_is_ok(alias: str, tenants: Tenants) -> None:
-    output, status = check("--database", alias, "--verbose", "--fail-level", "WARNING")
+    output, status = check("--database", alias, "--fail-level", "WARNING")
     assert status == 0, output
     for subject in ("role app", "table app_note", "table Odd table", "table app_book"):
         assert f"{subject}: OK" in output

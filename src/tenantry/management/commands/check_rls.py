@@ -49,7 +49,7 @@ class Command(BaseCommand):
         """Declare the options."""
         parser.add_argument("--database", default=DEFAULT_DB_ALIAS, choices=list(connections))
         parser.add_argument("--json", action="store_true", help="print a list of JSON objects")
-        parser.add_argument("--verbose", action="store_true", help="also print what is OK")
+        parser.add_argument("--verbose", action="store_true", help="also print what is silenced")
         parser.add_argument(
             "--generate", action="store_true", help="print SQL for what is missing or differs"
         )
@@ -113,7 +113,7 @@ class Command(BaseCommand):
         """Print each subject with its findings, and a summary."""
         for subject, found in report.items():
             hidden = silenced[subject]
-            if found or verbose:
+            if found or verbose or not hidden:
                 self.stdout.write(f"{subject}:" if found or hidden else f"{subject}: OK")
             for each in found:
                 self.stdout.write(f"  {each.id} {each.message}; {each.fix}")
