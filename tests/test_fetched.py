@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.core.cache import cache
 from django.db import models
+from django.db.models import F
 
 from tenantry import admin_context, tenant_context
 from tenantry.binding import Binding
@@ -128,6 +129,28 @@ def test_what_a_tenant_may_not_read_it_may_still_build_on(tenants: Tenants) -> N
         assert notes.create(title="new").tenant_id == b.pk
         assert {note.tenant_id for note in notes.iterator()} == {b.pk}
         assert notes.filter(title="new").update(title="changed") == 1
+
+
+def test_nor_may_who_may_read_some_tables_only(tenants: Tenants) -> None:
+    with tenant_context(tenants[0].pk):
+        notes = fetched()
+    with Scope(Binding(bypass="login")), pytest.raises(ScopeError, match="and are read as"):
+        len(notes)
+
+
+@pytest.mark.parametrize("write", ["update", "delete"])
+def test_what_was_written_keeps_no_rows(write: str, tenants: Tenants) -> None:
+    a, b = tenants
+    with tenant_context(a.pk):
+        notes = fetched()
+        if write == "update":
+            notes.update(title=F("title"))
+        else:
+            notes.delete()
+    with tenant_context(b.pk):
+        assert notes.count() == 2
+        assert notes.exists()
+        assert {note.tenant_id for note in notes} == {b.pk}
 
 
 def test_rows_of_a_user_are_read_anywhere(tenants: Tenants) -> None:
