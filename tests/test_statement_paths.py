@@ -364,6 +364,23 @@ def test_so_does_one_around_djangos_block(alias: str, tenants: tuple[Tenant, Ten
         assert connection.execute(TITLES).fetchall() == []
 
 
+@pytest.mark.parametrize("end", ["COMMIT", "END", "ABORT", "PREPARE TRANSACTION 'x'"])
+def test_what_ends_a_failed_transaction_in_a_pipeline_goes_alone(
+    end: str, alias: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    """A binding in front of it would fail, and nothing after that would be run."""
+    connection: Any = connections[alias].connection
+    with tenant_context(tenants[0].pk), connection.pipeline() as pipeline:
+        connection.execute("BEGIN")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            connection.execute("SELECT 1 / 0")
+            pipeline.sync()
+        pipeline.sync()
+        connection.execute(end)
+        assert [row[0] for row in connection.execute(TITLES).fetchall()] == ["A 1", "A 2"]
+    assert connection.info.transaction_status == TransactionStatus.IDLE
+
+
 async def test_so_does_one_of_native_async(alias: str, tenants: tuple[Tenant, Tenant]) -> None:
     async with aconnection(alias) as connection, connection.pipeline() as pipeline:
         await connection.execute("SAVEPOINT s")
