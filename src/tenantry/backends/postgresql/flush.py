@@ -168,7 +168,8 @@ class FlushMixin(Base):  # type: ignore[misc]
                             "COPY cannot be used with this method; use copy() instead"
                         )
                     if result.status == ExecStatus.FATAL_ERROR:
-                        failed = result
+                        # A pooler may add one of its own, that the server is gone.
+                        failed = failed or result
                     elif result.status == ExecStatus.PIPELINE_SYNC:
                         self._pgconn.exit_pipeline_mode()
         except psycopg.OperationalError:
