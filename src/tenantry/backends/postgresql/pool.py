@@ -168,7 +168,7 @@ class PoolingMixin:
             **sync_attempts(PooledConnection, preparing.prepare_connection),
             kwargs={**self.get_connection_params(), "autocommit": True},  # type: ignore[attr-defined]
             open=False,
-            **sync_options(self.settings_dict),
+            **sync_options(self.settings_dict, per_transaction=self.per_transaction),
         )
 
     def prepare_connection(self, connection: BoundConnection) -> None:

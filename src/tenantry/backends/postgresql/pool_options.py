@@ -50,12 +50,15 @@ def choose_check(pool_class: Any, options: dict[str, Any], settings: dict[str, A
         options["check"] = pool_class.check_connection
 
 
-def sync_options(settings: dict[str, Any]) -> dict[str, Any]:
+def sync_options(settings: dict[str, Any], *, per_transaction: bool) -> dict[str, Any]:
     """Return psycopg_pool's options for the pool of sync code."""
     given = settings["OPTIONS"]["pool"]
     options = {} if given is True else dict(given)
     choose_check(ConnectionPool, options, settings)
-    return options | {name: looking_after(options[name]) for name in CALLED if options.get(name)}
+    if per_transaction:
+        # For a session at a time the pool has what Django's pool has.
+        options |= {name: looking_after(options[name]) for name in CALLED if options.get(name)}
+    return options
 
 
 def looking_after(called: Callable[[Any], None]) -> Callable[[Any], None]:
