@@ -863,8 +863,8 @@ def test_why_the_server_has_ended_the_session_is_raised(
                 named.execute(ENDED, [True])
                 named.fetchall()
     error: Any = raised.value.__cause__ or raised.value
-    # psycopg sends the rest of a pipeline, and may read the end of the connection meanwhile: then it
-    # loses the error that says why.
+    # psycopg sends the rest of a pipeline, and may read the end of the connection meanwhile; then
+    # it loses the error that says why.
     assert error.sqlstate in (("57P01", None) if path == "executemany" else ("57P01",))
     connection.close()
 
