@@ -512,6 +512,8 @@ def test_beside_a_parameter_for_the_server_only_an_expression_runs(
 ) -> None:
     alias = "wire_server_side"
     for injection in STATEMENTS + EXPRESSIONS:
+        if "app_admin" in injection.sql and not test_settings.HAS_ADMIN_ROLE:
+            continue
         sql = written(injection, tenants).replace("%", "%%")
         if injection in EXPRESSIONS:
             statement = f"WITH x AS ({sql}) SELECT * FROM x WHERE %s::int = 1"
