@@ -44,7 +44,11 @@ def may_switch(user: Any) -> bool:
 
 def tenants_for(user: Any) -> Any:
     """Return the tenants that a user may select."""
-    tenants = tenant_model()._default_manager.all()
+    return selectable(user, tenant_model()._default_manager.all())
+
+
+def selectable(user: Any, tenants: Any) -> Any:
+    """Return those of `tenants` that a user may select."""
     own = binding_of(user)
     return tenants if own.is_admin else tenants.filter(pk__in={*tenants_of(user), own.tenant_id})
 
@@ -56,9 +60,9 @@ def switcher(request: HttpRequest, tenants: Any, limit: int) -> Switcher | None:
     """
     current, own = current_binding(), binding_of(request.user)
     key = "" if current.tenant_id is None else str(current.tenant_id)
-    if are_hidden() and not own.is_admin:
+    if are_hidden():
         # What the site offers may count on it that others are not seen.
-        tenants = tenants.filter(pk__in={*tenants_of(request.user), own.tenant_id})
+        tenants = selectable(request.user, tenants)
     with seeing_all():
         found = list(tenants[: limit + 1])
     if len(found) > limit:
