@@ -24,6 +24,7 @@ from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
+from ...mixins import Base
 from .apply import assume
 from .connection import BoundConnection
 from .exhaustion import crowded, exhausted, sync_attempts
@@ -73,7 +74,7 @@ class PooledConnection(LentMixin, BoundConnection):
     """A connection of a pool."""
 
 
-class PoolingMixin:
+class PoolingMixin(Base):  # type: ignore[misc]
     """Give a PostgreSQL backend pools of bound connections, in either mode."""
 
     alias: str
@@ -103,7 +104,7 @@ class PoolingMixin:
 
     def check_settings(self) -> None:
         """Refuse OPTIONS that contradict each other."""
-        super().check_settings()  # type: ignore[misc]
+        super().check_settings()
         options = self.settings_dict["OPTIONS"]
         if not isinstance(given := options.get("pool"), dict | bool | None):
             raise ImproperlyConfigured(
@@ -166,17 +167,17 @@ class PoolingMixin:
         preparing = type(self)(self.settings_dict, self.alias)
         return ConnectionPool(
             **sync_attempts(PooledConnection, preparing.prepare_connection),
-            kwargs={**self.get_connection_params(), "autocommit": True},  # type: ignore[attr-defined]
+            kwargs={**self.get_connection_params(), "autocommit": True},
             open=False,
             **sync_options(self.settings_dict, per_transaction=self.per_transaction),
         )
 
     def prepare_connection(self, connection: BoundConnection) -> None:
         """Prepare a connection once, for all who will check it out."""
-        self._configure_connection(connection)  # type: ignore[attr-defined]
+        self._configure_connection(connection)
         if level := self.settings_dict["OPTIONS"].get("isolation_level"):
             connection.isolation_level = level
-        self.bind_connection(connection)  # type: ignore[attr-defined]
+        self.bind_connection(connection)
         # Last: what prepares a session may set session state.
         connection.per_transaction = self.per_transaction
 
@@ -192,7 +193,7 @@ class PoolingMixin:
     def _configure_timezone(self, connection: BoundConnection) -> bool:
         # No pool has the session: it is new, or Django has closed the pool for another zone.
         with whole_session(connection):
-            return bool(super()._configure_timezone(connection))  # type: ignore[misc]
+            return bool(super()._configure_timezone(connection))
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return a connection, from the pool when there is one.
@@ -200,10 +201,10 @@ class PoolingMixin:
         Raises OperationalError when none becomes free in time.
         """
         try:
-            connection = super().get_new_connection(conn_params)  # type: ignore[misc]
+            connection = super().get_new_connection(conn_params)
         except PoolTimeout as error:
             connection = self.recovered(error)
-            self.bind_connection(connection)  # type: ignore[attr-defined]
+            self.bind_connection(connection)
         except TooManyRequests as error:
             raise crowded(self.alias, self.pool) from error
         if self.per_transaction:
@@ -254,11 +255,11 @@ class PoolingMixin:
         self.process = os.getpid()
         if self.prepared and (pool := self.pool):
             self.connection = self.checkout(pool)
-            self.accept_role()  # type: ignore[attr-defined]
+            self.accept_role()
             if not self.connection.announced:
                 self.announce()
         else:
-            super().connect()  # type: ignore[misc]
+            super().connect()
             self.prepared = self.per_transaction
         if not self.connection.announced:
             self.connection.preferred = preferences(self.connection)
@@ -282,15 +283,15 @@ class PoolingMixin:
         """Close the connection as Django does; the next one is prepared anew."""
         # A transaction may have been open, whose state Django's connect() clears.
         self.prepared = False
-        super().close()  # type: ignore[misc]
+        super().close()
 
     def is_usable(self) -> bool:
         """Return whether the database answers, with a checkout if there is none."""
         self.taken += 1
         try:
             if self.prepared:
-                self.ensure_connection()  # type: ignore[attr-defined]
-            return bool(super().is_usable())  # type: ignore[misc]
+                self.ensure_connection()
+            return bool(super().is_usable())
         except DatabaseError:
             return False
         finally:
@@ -300,7 +301,7 @@ class PoolingMixin:
     def get_autocommit(self) -> bool:
         """Return Django's autocommit flag, without a checkout to learn it."""
         if not self.prepared:
-            super().get_autocommit()  # type: ignore[misc]
+            super().get_autocommit()
             self.return_connection()
         return self.autocommit
 
@@ -308,7 +309,7 @@ class PoolingMixin:
         """Begin or end a transaction block, and with it the checkout."""
         self.taken += not autocommit
         try:
-            super().set_autocommit(autocommit, *args, **kwargs)  # type: ignore[misc]
+            super().set_autocommit(autocommit, *args, **kwargs)
             if self.autocommit and self.connection is not None:
                 # Savepoints that wait were for a transaction that nothing began: psycopg refuses
                 # this in one that is open.
@@ -321,13 +322,13 @@ class PoolingMixin:
     def _cursor(self, name: str | None = None) -> Any:
         self.taken += 1
         try:
-            return super()._cursor(name)  # type: ignore[misc]
+            return super()._cursor(name)
         finally:
             self.taken -= 1
 
     def create_cursor(self, name: str | None = None) -> Any:
         """Return a cursor, which keeps its connection checked out until it is closed."""
-        cursor = super().create_cursor(name)  # type: ignore[misc]
+        cursor = super().create_cursor(name)
         if self.connection.per_transaction:
             self.cursors.add(cursor)
             cursor.closed_by = self.forget_cursor
@@ -343,7 +344,7 @@ class PoolingMixin:
                 self.connection.close()
         # Nor do they keep another connection checked out.
         self.cursors.clear()
-        super()._close()  # type: ignore[misc]
+        super()._close()
 
     def forget_cursor(self, cursor: Any) -> None:
         """Return the connection if `cursor` was the last to need it.
