@@ -179,7 +179,7 @@ def hanging(model: Any, columns: Sequence[str], quote: Quote) -> Subject:
     written = "NULL"
     if first.own:
         # One that others share, if there is any.
-        rows = f"SELECT {first.alias}.{first.key} FROM {first.table} AS {first.alias}"  # noqa: S608
+        rows = f"SELECT {first.alias}.{first.key} FROM {first.table} AS {first.alias}"  # noqa: S608 - quoted
         written = f"({rows} WHERE ({first.own}) IS NOT TRUE LIMIT 1)"
     return Subject(name, table, first.column, columns, holds, shows, written, hangs=True)
 
