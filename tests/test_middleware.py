@@ -161,8 +161,8 @@ async def test_an_async_stream_runs_in_the_binding_of_its_request(
         assert seen == SEEN[name]
 
 
-async def test_a_stream_that_is_left_cleans_up_in_its_binding(tenants: Tenants) -> None:
-    cleaned: asyncio.Future[Binding] = asyncio.get_running_loop().create_future()
+def streaming(cleaned: asyncio.Future[Binding]) -> Callable[..., Any]:
+    """Return a view whose body says in which binding it cleans up."""
 
     async def body() -> AsyncIterator[str]:
         try:
@@ -174,7 +174,12 @@ async def test_a_stream_that_is_left_cleans_up_in_its_binding(tenants: Tenants) 
     async def view(request: HttpRequest) -> StreamingHttpResponse:
         return StreamingHttpResponse(body())
 
-    response = await respond(view, User(pk=1, tenant_id=7))
+    return view
+
+
+async def test_a_stream_that_is_left_cleans_up_in_its_binding(tenants: Tenants) -> None:
+    cleaned: asyncio.Future[Binding] = asyncio.get_running_loop().create_future()
+    response = await respond(streaming(cleaned), User(pk=1, tenant_id=7))
     content = response.streaming_content
     async with admin_context():
         assert await anext(content) == b"one"
@@ -192,23 +197,13 @@ async def test_so_does_one_that_a_client_leaves(tenants: Tenants, settings: Any)
     cleaned: asyncio.Future[Binding] = asyncio.get_running_loop().create_future()
     messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
-    async def body() -> AsyncIterator[str]:
-        try:
-            yield "one"
-            yield "two"
-        finally:
-            cleaned.set_result(current_binding())
-
-    async def view(request: HttpRequest) -> StreamingHttpResponse:
-        return StreamingHttpResponse(body())
-
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body":
             messages.put_nowait({"type": "http.disconnect"})
             # For good, as to a client that reads no more.
             await asyncio.Event().wait()
 
-    settings.ROOT_URLCONF = type("Urls", (), {"urlpatterns": [path("", view)]})
+    settings.ROOT_URLCONF = type("Urls", (), {"urlpatterns": [path("", streaming(cleaned))]})
     messages.put_nowait({"type": "http.request"})
     await ASGIHandler()(scope, messages.get, send)
     assert await asyncio.wait_for(cleaned, 5) == Binding(tenants[0].pk)

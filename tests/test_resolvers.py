@@ -316,7 +316,10 @@ def test_tenants_that_are_no_collection_are_refused(keys: Any) -> None:
 
 # The host name and the path: tenants are called A and B.
 
-SUBDOMAIN = {"NAME": "subdomain", "OPTIONS": {"domain": "example.com", "field": "name__iexact"}}
+SUBDOMAIN: dict[str, Any] = {
+    "NAME": "subdomain",
+    "OPTIONS": {"domain": "example.com", "field": "name__iexact"},
+}
 PATH = {"NAME": "path", "OPTIONS": {"field": "name"}}
 
 
@@ -343,7 +346,7 @@ def test_a_subdomain_is_for_its_members(see: Any, users: dict[str, Any], tenants
 
 
 def test_a_subdomain_that_is_left_out_is_so_in_any_case(users: dict[str, Any]) -> None:
-    options = {**SUBDOMAIN["OPTIONS"], "exclude": ["Admin"]}  # type: ignore[dict-item]
+    options = {**SUBDOMAIN["OPTIONS"], "exclude": ["Admin"]}
     with configured({"NAME": "subdomain", "OPTIONS": options}, "user"):
         for name in ("admin", "Admin", "ADMIN"):
             assert seen(users["a"], **on(name)) == A
@@ -351,7 +354,7 @@ def test_a_subdomain_that_is_left_out_is_so_in_any_case(users: dict[str, Any]) -
 
 
 def test_a_subdomain_can_be_open_to_all(see: Any, users: dict[str, Any]) -> None:
-    options = {**SUBDOMAIN["OPTIONS"], "anonymous": True}  # type: ignore[dict-item]
+    options = {**SUBDOMAIN["OPTIONS"], "anonymous": True}
     with configured({"NAME": "subdomain", "OPTIONS": options}, "user"):
         assert see(None, **on("b")) == B
         assert see(None, **on("c")) == 403
@@ -541,7 +544,7 @@ def test_names_that_somebody_makes_up_do_not_fill_the_memory(
 
 # Tokens
 
-JWT = {"NAME": "jwt", "OPTIONS": {"key": KEY, "algorithms": ["HS256"]}}
+JWT: dict[str, Any] = {"NAME": "jwt", "OPTIONS": {"key": KEY, "algorithms": ["HS256"]}}
 
 
 def bearer(key: str = KEY, algorithm: str = "HS256", **claims: Any) -> dict[str, Any]:
@@ -584,7 +587,7 @@ def test_clocks_may_differ_by_some_seconds(tenants: Tenants) -> None:
     now = int(time.time())
     wrong: list[dict[str, Any]] = [{"exp": now - 20}, {"iat": now + 20}]
     for leeway, answer in ((0, 403), (60, B)):
-        options = {**JWT["OPTIONS"], "leeway": leeway}  # type: ignore[dict-item]
+        options = {**JWT["OPTIONS"], "leeway": leeway}
         with configured({"NAME": "jwt", "OPTIONS": options}, "user"):
             for claims in wrong:
                 assert seen(None, **bearer(tenant_id=tenants[1].pk, **claims)) == answer
@@ -640,7 +643,7 @@ def test_a_claim_of_another_type_is_denied(claim: Any, key_type: str) -> None:
 
 
 def test_a_token_names_its_audience_and_its_issuer(tenants: Tenants) -> None:
-    options = {**JWT["OPTIONS"], "audience": "us", "issuer": "them", "claim": "org"}  # type: ignore[dict-item]
+    options = {**JWT["OPTIONS"], "audience": "us", "issuer": "them", "claim": "org"}
     b = tenants[1].pk
     with configured({"NAME": "jwt", "OPTIONS": options}, "user"):
         assert seen(None, **bearer(org=b, aud="us", iss="them")) == B
