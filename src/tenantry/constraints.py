@@ -10,6 +10,7 @@ from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 
+from .checks.ways import check_way
 from .conf import rls_tenants, tenant_key
 from .declared import constraints_of
 from .exceptions import RLSConfigurationError
@@ -19,7 +20,6 @@ from .policies.ways import Hop, Quote, Way
 from .sharing import ExtraPredicate, RawPredicate, check_extra_predicates
 from .statements import DeferredProtection, statement
 from .targets import field_of, key_of
-from .ways import check_way
 
 # What Django's migrations and clone() need, beside the name.
 SETTINGS = ("guc_prefix", "key_type", "version", "admin_role", "app_role", "sealed")

@@ -1,4 +1,4 @@
-"""The way to the tenant that an ``RLSConstraint`` names: whether it leads there."""
+"""The way to the tenant that an ``RLSConstraint`` names, and whether it leads there."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from django.core import checks
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 
-from .conf import rls_tenants
-from .declared import holds_tenant
-from .keys import key_type_of
-from .targets import links_to, names_tenant, not_the_tenant
+from ..conf import rls_tenants
+from ..declared import holds_tenant
+from ..keys import key_type_of
+from ..targets import links_to, names_tenant, not_the_tenant
 
 if TYPE_CHECKING:
-    from .constraints import RLSConstraint
+    from ..constraints import RLSConstraint
 
 
 def check_way(constraint: RLSConstraint, model: Any) -> list[checks.CheckMessage]:
