@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg
@@ -45,6 +46,47 @@ def migrate(project: None) -> Iterator[Migrate]:
             migration.unapply(before.clone(), editor)
 
 
+@contextmanager
+def migrating(app: str) -> Iterator[Migrate]:
+    """Yield a function that applies operations, each list as one migration of `app`.
+
+    All but those that are not to be reversed are undone at the end.
+    """
+    states: list[tuple[Any, ProjectState]] = []
+
+    def forwards(
+        *operations: Any,
+        state: ProjectState | None = None,
+        reverse: bool = True,
+        atomic: bool = True,
+    ) -> ProjectState:
+        state = state or ProjectState()
+        for operation in operations:
+            migration: Any = Migration("test", app)
+            migration.operations = operation if isinstance(operation, list) else [operation]
+            try:
+                with connections["owner"].schema_editor(atomic=atomic) as editor:
+                    after = migration.apply(state.clone(), editor)
+            except Exception:
+                forget_owner()
+                raise
+            if reverse:
+                states.append((migration, state))
+            state = after
+        return state
+
+    yield forwards
+    for migration, before in reversed(states):
+        with connections["owner"].schema_editor() as editor:
+            migration.unapply(before.clone(), editor)
+
+
+def forget_owner() -> None:
+    """Leave the transaction that Django leaves open if what was deferred fails."""
+    connections["owner"].connection.close()
+    del connections["owner"]
+
+
 @pytest.fixture
 def migrate_in_place(project: None) -> Iterator[Migrate]:
     """Return a function that applies operations, each list as one migration, to one state.
@@ -59,9 +101,7 @@ def migrate_in_place(project: None) -> Iterator[Migrate]:
                 with connections["owner"].schema_editor() as editor:
                     state = migration.apply(state, editor)
             except Exception:
-                # Django leaves its transaction open if what was deferred fails.
-                connections["owner"].connection.close()
-                del connections["owner"]
+                forget_owner()
                 raise
         return state
 

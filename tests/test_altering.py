@@ -14,8 +14,9 @@ from tenantry.grants import grant_on
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.settings import HAS_ADMIN_ROLE
+from tests.sql import run
 from tests.test_dependents_shared import child, count, manager, model
-from tests.test_sharing import base, run
+from tests.test_sharing import base
 
 Tenants = tuple[Tenant, Tenant]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg
@@ -22,10 +22,11 @@ from tenantry.testing import assert_role_is_bound
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 from tests.fix_aliases import Add
+from tests.fix_checks import broken, check
 from tests.fix_checks import broken as changed
-from tests.fix_checks import check
 
 Tenants = tuple[Tenant, Tenant]
+Superuser = psycopg.Connection[Any]
 # Whom the session can be.
 ROLES = "app, app_admin" if test_settings.HAS_ADMIN_ROLE else "app"
 
@@ -36,17 +37,6 @@ def found() -> dict[str, str]:
 
 def findings() -> list[Any]:
     return list(inspect_database(connections["default"]))
-
-
-@contextmanager
-def broken(postgres: Any, how: str, back: str) -> Iterator[None]:
-    dsn = postgres.dsn("postgres", "tenantry")
-    with psycopg.connect(dsn, autocommit=True) as superuser:
-        superuser.execute(how.encode())
-        try:
-            yield
-        finally:
-            superuser.execute(back.encode())
 
 
 def assert_found(id_: str, message: str, broken: AbstractContextManager[None]) -> None:
@@ -107,9 +97,9 @@ def assert_found(id_: str, message: str, broken: AbstractContextManager[None]) -
     ],
 )
 def test_what_is_wrong_with_the_admin_role_is_found(
-    id_: str, how: str, back: str, message: str, tenants: Tenants, postgres: Any
+    id_: str, how: str, back: str, message: str, tenants: Tenants, superuser: Superuser
 ) -> None:
-    assert_found(id_, message, broken(postgres, how, back))
+    assert_found(id_, message, broken(superuser, how, back))
 
 
 def heirs(findings: Iterable[Any]) -> list[str]:
@@ -189,7 +179,7 @@ def test_who_assumes_an_heir_of_the_admin_role_is_found_once(
     ],
 )
 def test_what_runs_as_the_admin_role_is_found(
-    id_: str, create: str, message: str, owner: str, tenants: Tenants, postgres: Any
+    id_: str, create: str, message: str, owner: str, tenants: Tenants, superuser: Superuser
 ) -> None:
     how = f"CREATE ROLE heir; GRANT app_admin TO heir WITH INHERIT TRUE; {create.format(owner)}"
     back = "DROP OWNED BY heir; DROP ROLE heir"
@@ -198,25 +188,27 @@ def test_what_runs_as_the_admin_role_is_found(
         back = f"DROP {kind}; {back}"
     elif id_ == "tenantry.W114":
         back = f"DROP TRIGGER leaks ON app_note; {back}"
-    with broken(postgres, how, back):
+    with broken(superuser, how, back):
         assert message.format(owner) in found()[id_]
     assert findings() == []
 
 
 @pytest.mark.sealed_shape
 def test_the_function_that_reads_the_keys_may_be_of_a_superuser(
-    tenants: Tenants, postgres: Any
+    tenants: Tenants, superuser: Superuser
 ) -> None:
     how = "ALTER FUNCTION tenantry.rls_sealed(text) OWNER TO {}"
-    with broken(postgres, how.format("postgres"), how.format("owner")):
+    with broken(superuser, how.format("postgres"), how.format("owner")):
         assert "tenantry.E123" not in found()
 
 
 @pytest.mark.parametrize("privilege", ["TRUNCATE", "TRIGGER"])
 @pytest.mark.role_shape
-def test_the_admin_role_may_do_everything(privilege: str, tenants: Tenants, postgres: Any) -> None:
+def test_the_admin_role_may_do_everything(
+    privilege: str, tenants: Tenants, superuser: Superuser
+) -> None:
     how = f"GRANT {privilege} ON app_note TO app_admin"
-    with broken(postgres, how, f"REVOKE {privilege} ON app_note FROM app_admin"):
+    with broken(superuser, how, f"REVOKE {privilege} ON app_note FROM app_admin"):
         assert findings() == []
 
 
@@ -224,10 +216,10 @@ def test_the_admin_role_may_do_everything(privilege: str, tenants: Tenants, post
 @pytest.mark.sealed_shape
 @pytest.mark.admin_role
 def test_who_becomes_the_admin_role_without_a_seal_is_bound(
-    privilege: str, id_: str, tenants: Tenants, postgres: Any
+    privilege: str, id_: str, tenants: Tenants, superuser: Superuser
 ) -> None:
     how = f"GRANT {privilege} ON app_note TO app_admin"
-    with broken(postgres, how, f"REVOKE {privilege} ON app_note FROM app_admin"):
+    with broken(superuser, how, f"REVOKE {privilege} ON app_note FROM app_admin"):
         found = [(each.id, each.subject) for each in findings()]
         assert found == [(f"tenantry.{id_}", "table app_note")]
 
@@ -235,13 +227,13 @@ def test_who_becomes_the_admin_role_without_a_seal_is_bound(
 @pytest.mark.sealed_shape
 @pytest.mark.admin_role
 def test_what_runs_as_the_admin_role_without_a_seal_is_not_found(
-    tenants: Tenants, postgres: Any
+    tenants: Tenants, superuser: Superuser
 ) -> None:
     how = (
         "CREATE VIEW harmless AS SELECT * FROM app_note; ALTER VIEW harmless OWNER TO app_admin;"
         " GRANT SELECT ON harmless TO app"
     )
-    with broken(postgres, how, "DROP VIEW harmless"):
+    with broken(superuser, how, "DROP VIEW harmless"):
         assert findings() == []
 
 
@@ -280,9 +272,9 @@ def test_what_runs_as_the_admin_role_without_a_seal_is_not_found(
     ],
 )
 def test_by_what_a_seal_could_be_read_is_found(
-    id_: str, how: str, back: str, message: str, tenants: Tenants, postgres: Any
+    id_: str, how: str, back: str, message: str, tenants: Tenants, superuser: Superuser
 ) -> None:
-    assert_found(id_, message, broken(postgres, how, back))
+    assert_found(id_, message, broken(superuser, how, back))
 
 
 OF_ROLE, OF_SEAL = "tenantry.rls_current_tenant_bigint()", "tenantry.rls_sealed(text)"
@@ -360,11 +352,11 @@ def test_an_admin_role_on_an_old_server_is_one_finding(
 @pytest.mark.sealed_shape
 @pytest.mark.parametrize("privilege", ["SELECT", "INSERT", "UPDATE (inside)"])
 def test_who_reads_or_changes_a_key_is_found(
-    privilege: str, tenants: Tenants, postgres: Any
+    privilege: str, tenants: Tenants, superuser: Superuser
 ) -> None:
     assert findings() == []
     with broken(
-        postgres,
+        superuser,
         f"GRANT {privilege} ON tenantry.seal_keys TO app",
         f"REVOKE {privilege} ON tenantry.seal_keys FROM app",
     ):
@@ -376,9 +368,9 @@ def test_who_reads_or_changes_a_key_is_found(
 @pytest.mark.sealed_shape
 @pytest.mark.parametrize("role", ["pg_read_all_data", "pg_write_all_data"])
 def test_who_reads_or_changes_everything_is_told_what_to_revoke(
-    role: str, tenants: Tenants, postgres: Any
+    role: str, tenants: Tenants, superuser: Superuser
 ) -> None:
-    with broken(postgres, f"GRANT {role} TO app", f"REVOKE {role} FROM app"):
+    with broken(superuser, f"GRANT {role} TO app", f"REVOKE {role} FROM app"):
         assert found()["tenantry.E106"] == (
             "table tenantry.seal_keys is readable or writable by the role app; whoever has a key"
             f" can act as any tenant; run REVOKE {role} FROM app, or from the role through which it"
@@ -480,10 +472,10 @@ def test_a_seal_for_another_database_is_found(tenants: Tenants) -> None:
 
 
 @pytest.mark.sealed_shape
-def test_that_a_seal_cannot_be_verified_is_found(tenants: Tenants, postgres: Any) -> None:
+def test_that_a_seal_cannot_be_verified_is_found(tenants: Tenants, superuser: Superuser) -> None:
     how = "REVOKE EXECUTE ON FUNCTION tenantry.rls_sealed(text) FROM PUBLIC"
     back = "GRANT EXECUTE ON FUNCTION tenantry.rls_sealed(text) TO PUBLIC"
-    with broken(postgres, how, back):
+    with broken(superuser, how, back):
         seal = next(each for each in findings() if each.subject == "seal keys")
         assert seal.id == "tenantry.E190"
         assert seal.message.startswith("could not be checked: permission denied for function")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import IntegrityError, ProgrammingError, connections, models
+from django.db import IntegrityError, ProgrammingError, models
 from django.db.migrations import (
     AddConstraint,
     AddField,
@@ -18,15 +18,14 @@ from django.db.migrations import (
     RemoveConstraint,
     SeparateDatabaseAndState,
 )
-from django.db.migrations.migration import Migration
-from django.db.migrations.state import ProjectState
 
 from tenantry import RawPredicate, RLSConstraint, admin_context, tenant_context
 from tests.app.models import Book, Tenant
+from tests.fix_migrations import Migrate, migrating
 from tests.settings import SHAPE
+from tests.sql import run
 
 Tenants = tuple[Tenant, Tenant]
-Migrate = Callable[..., ProjectState]
 RLS = RLSConstraint(field="owner", name="left_rls")
 THROUGH = "dependent_left_rights"
 
@@ -49,30 +48,8 @@ def left(**options: Any) -> CreateModel:
 
 @pytest.fixture
 def migrate(project: None) -> Iterator[Migrate]:
-    """Return a function that applies operations, each as a migration."""
-    states: list[tuple[Any, ProjectState]] = []
-
-    def forwards(*operations: Any, state: ProjectState | None = None) -> ProjectState:
-        state = state or ProjectState()
-        for operation in operations:
-            migration: Any = Migration("test", "dependent")
-            migration.operations = operation if isinstance(operation, list) else [operation]
-            with connections["owner"].schema_editor() as editor:
-                after = migration.apply(state.clone(), editor)
-            states.append((migration, state))
-            state = after
-        return state
-
-    yield forwards
-    for migration, before in reversed(states):
-        with connections["owner"].schema_editor() as editor:
-            migration.unapply(before.clone(), editor)
-
-
-def run(sql: str, alias: str = "default") -> list[Any]:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(sql)
-        return cursor.fetchall() if cursor.description else []
+    with migrating("dependent") as forwards:
+        yield forwards
 
 
 def protection(table: str) -> tuple[bool, bool, str]:
@@ -111,12 +88,12 @@ def test_rows_of_a_many_to_many_table_belong_to_both_ends(
             made[tenant] = lefts.create(owner=tenant), rights.create(owner=tenant)
             made[tenant][0].rights.add(made[tenant][1])
     count = f"SELECT count(*) FROM {THROUGH}"
-    assert run(count, alias) == [(0,)]
+    assert run(count, alias=alias) == [(0,)]
     with admin_context():
-        assert run(count, alias) == [(2,)]
+        assert run(count, alias=alias) == [(2,)]
     (mine, my_right), (_, foreign) = made[1], made[2]
     with tenant_context(1):
-        assert run(count, alias) == [(1,)]
+        assert run(count, alias=alias) == [(1,)]
         assert list(mine.rights.all()) == [my_right]
         with pytest.raises(ProgrammingError, match="row-level security"):
             mine.rights.add(foreign)
@@ -124,19 +101,19 @@ def test_rows_of_a_many_to_many_table_belong_to_both_ends(
             mine.rights.through._default_manager.using(alias).create(
                 left_id=made[2][0].pk, right_id=my_right.pk
             )
-        run(f"DELETE FROM {THROUGH}", alias)
+        run(f"DELETE FROM {THROUGH}", alias=alias)
         mine.rights.set([my_right])
         mine.rights.remove(my_right)
         mine.rights.clear()
-        assert run(count, alias) == [(0,)]
+        assert run(count, alias=alias) == [(0,)]
     with pytest.raises((ProgrammingError, IntegrityError)):
         mine.rights.add(my_right)
     with admin_context():
-        assert run(count, alias) == [(1,)]
+        assert run(count, alias=alias) == [(1,)]
         # The admin may see both, and so join them.
         mine.rights.add(foreign)
     with tenant_context(1):
-        assert run(count, alias) == [(0,)]
+        assert run(count, alias=alias) == [(0,)]
 
 
 def test_a_relation_to_a_shared_table_belongs_to_its_protected_end(migrate: Migrate) -> None:

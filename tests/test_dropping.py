@@ -16,14 +16,14 @@ from django.db.migrations import (
     RemoveConstraint,
     RemoveField,
 )
-from django.db.migrations.state import ProjectState
 
 from tenantry import RawPredicate, RLSConstraint, SameTenant, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
-from tests.test_dependents_shared import child, count, manager, model
+from tests.sql import run
+from tests.test_dependents_shared import child, count, manager, many, model
 from tests.test_retyping import check
-from tests.test_sharing import base, run
+from tests.test_sharing import base
 
 Tenants = tuple[Tenant, Tenant]
 Superuser = psycopg.Connection[Any]
@@ -34,13 +34,6 @@ def in_the_way(policy: str) -> AbstractContextManager[Any]:
     if "CASCADE" in DatabaseSchemaEditor.sql_delete_column:
         return nullcontext()
     return pytest.raises(InternalError, match=policy)
-
-
-def many(migrate: Migrate, *operations: Any) -> ProjectState:
-    state = base()
-    for operation in operations:
-        state = migrate(operation, state)
-    return state
 
 
 def shows_nothing(table: str, tenant: Tenant) -> None:

@@ -31,14 +31,9 @@ from tests import settings as test_settings
 from tests.app.models import Tag, Tenant, User
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.fix_wire import Wire
+from tests.sql import run
 
 Tenants = tuple[Tenant, Tenant]
-
-
-def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(sql, params)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 @pytest.fixture

@@ -22,16 +22,10 @@ Tenants = tuple[Tenant, Tenant]
 LOCK = "LOCK TABLE app_shared IN SHARE ROW EXCLUSIVE MODE"
 
 
-@pytest.fixture
-def server(tenants: Tenants, postgres: Any) -> Iterator[psycopg.Connection[Any]]:
-    with psycopg.connect(postgres.dsn("postgres", "tenantry"), autocommit=True) as connection:
-        yield connection
-
-
 @pytest.mark.parametrize("like", ["default", "wire_server_side"])
 @pytest.mark.parametrize("rides", [True, False])
 def test_what_is_read_after_a_lock_is_what_the_other_has_written(
-    like: str, rides: bool, alias: Add, server: psycopg.Connection[Any], tenants: Tenants
+    like: str, rides: bool, alias: Add, arrange: psycopg.Connection[Any], tenants: Tenants
 ) -> None:
     """Also in REPEATABLE READ: the lock takes no snapshot, so that the one after it is new."""
     using = alias(like, {"isolation_level": IsolationLevel.REPEATABLE_READ, "ride_along": rides})
@@ -48,26 +42,26 @@ def test_what_is_read_after_a_lock_is_what_the_other_has_written(
             connections.close_all()
 
     thread = threading.Thread(target=work)
-    with server.transaction():
-        server.execute(LOCK)
-        server.execute("UPDATE app_shared SET text = 'new'")
+    with arrange.transaction():
+        arrange.execute(LOCK)
+        arrange.execute("UPDATE app_shared SET text = 'new'")
         thread.start()
         waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        wait_for(lambda: server.execute(waits).fetchone() == (1,))
+        wait_for(lambda: arrange.execute(waits).fetchone() == (1,))
     thread.join(10)
     assert read == ["new"]
 
 
 def test_the_admin_locks_with_the_privileges_of_its_role(
-    server: psycopg.Connection[Any], tenants: Tenants
+    arrange: psycopg.Connection[Any], tenants: Tenants
 ) -> None:
     if settings.HAS_ADMIN_ROLE:
-        server.execute("REVOKE UPDATE, DELETE ON app_shared FROM app")
+        arrange.execute("REVOKE UPDATE, DELETE ON app_shared FROM app")
     try:
         with admin_context(), transaction.atomic(), connections["default"].cursor() as cursor:
             cursor.execute(LOCK)
     finally:
-        server.execute("GRANT UPDATE, DELETE ON app_shared TO app")
+        arrange.execute("GRANT UPDATE, DELETE ON app_shared TO app")
 
 
 @pytest.mark.parametrize("who", ["tenant", "admin"])
@@ -82,9 +76,9 @@ def test_what_follows_a_lock_in_its_string_is_bound(who: str, tenants: Tenants) 
 
 
 @pytest.fixture
-def deferred(server: psycopg.Connection[Any]) -> Iterator[None]:
+def deferred(arrange: psycopg.Connection[Any]) -> Iterator[None]:
     """Let a deferred trigger look for the row that was written."""
-    server.execute(
+    arrange.execute(
         """
         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
           IF NOT EXISTS (SELECT FROM public.app_note WHERE id = NEW.id) THEN
@@ -97,7 +91,7 @@ def deferred(server: psycopg.Connection[Any]) -> Iterator[None]:
         """
     )
     yield
-    server.execute("DROP TRIGGER look ON app_note; DROP FUNCTION look()")
+    arrange.execute("DROP TRIGGER look ON app_note; DROP FUNCTION look()")
 
 
 @pytest.mark.parametrize("alias", ["default", "wire_server_side"])

@@ -21,6 +21,7 @@ from tenantry.policy_tests import protected_tables
 from tests.app.models import Tenant
 from tests.fix_checks import broken
 from tests.fix_migrations import Migrate
+from tests.sql import run
 from tests.test_dependents_shared import FLAG, child, manager, many, model
 from tests.test_sharing import (
     ORDER,
@@ -31,7 +32,6 @@ from tests.test_sharing import (
     paper,
     paper_alter,
     papers,
-    run,
     tenant,
     titles,
 )

@@ -25,15 +25,10 @@ from tests import settings as test_settings
 from tests.app.models import Label, Note, Tenant
 from tests.fix_docs import DOCS
 from tests.fix_migrations import drop_functions, is_protected, migration_of
+from tests.sql import run
 
 Tenants = tuple[Tenant, Tenant]
 Fields = list[tuple[str, Any]]
-
-
-def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(sql, params)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 @pytest.mark.parametrize("alias", ["default", "owner", "pooled"])

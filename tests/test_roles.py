@@ -20,14 +20,9 @@ from tests.app.models import Note, Shared, Tag, Tenant
 from tests.fix_aliases import Add
 from tests.fix_migrations import Migrate, is_protected
 from tests.fix_wire import Wire
+from tests.sql import run
 
 Tenants = tuple[Tenant, Tenant]
-
-
-def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(sql, params)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 @contextmanager

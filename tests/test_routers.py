@@ -25,9 +25,10 @@ from tenantry.operations import (
 from tenantry.shapes import current
 from tests.app.models import Note, Tenant
 from tests.fix_aliases import Add
+from tests.sql import run
 from tests.test_dependents_shared import child, manager, model, path_to, rls, tags
 from tests.test_roles import arranged
-from tests.test_sharing import base, run
+from tests.test_sharing import base
 
 Tenants = tuple[Tenant, Tenant]
 

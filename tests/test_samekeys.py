@@ -47,8 +47,9 @@ from tenantry.operations import AddSameTenantNotValid, ValidateSameTenant
 from tenantry.seal import send_seal_keys
 from tests.app.models import Author, Note, Tenant
 from tests.fix_checks import broken, check, findings
+from tests.fix_migrations import Migrate, migrating
+from tests.sql import run
 
-Migrate = Callable[..., ProjectState]
 ROWS = (1, 2)
 REFUSED = "violates foreign key constraint"
 UNIQUE = "keys_author_%_same_tenant"
@@ -89,43 +90,9 @@ def same(field: str = "author", **more: Any) -> SameTenant:
 
 @pytest.fixture
 def migrate(project: None) -> Iterator[Migrate]:
-    """Return a function that applies operations, each list as one migration."""
-    states: list[tuple[Any, ProjectState]] = []
-
-    def forwards(
-        *operations: Any,
-        state: ProjectState | None = None,
-        reverse: bool = True,
-        atomic: bool = True,
-    ) -> ProjectState:
-        state = state or ProjectState()
-        for operation in operations:
-            migration: Any = Migration("test", "keys")
-            migration.operations = operation if isinstance(operation, list) else [operation]
-            try:
-                with connections["owner"].schema_editor(atomic=atomic) as editor:
-                    after = migration.apply(state.clone(), editor)
-            except Exception:
-                # Django leaves its transaction open if what was deferred fails.
-                connections["owner"].connection.close()
-                del connections["owner"]
-                raise
-            if reverse:
-                states.append((migration, state))
-            state = after
-        return state
-
-    yield forwards
-    for migration, before in reversed(states):
-        with connections["owner"].schema_editor() as editor:
-            migration.unapply(before.clone(), editor)
+    with migrating("keys") as forwards:
+        yield forwards
     assert constraints_of("keys_%") == []
-
-
-def run(sql: str, alias: str = "default") -> list[Any]:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(sql)
-        return cursor.fetchall() if cursor.description else []
 
 
 def constraints_of(table: str) -> list[tuple[str, str]]:
@@ -195,13 +162,13 @@ WRITES: list[Callable[[Any, Any, Any], Any]] = [
         pk=mine.pk, defaults={"author_id": foreign}
     ),
     lambda notes, mine, foreign: run(
-        f"INSERT INTO keys_note (owner, author_id) VALUES (1, {foreign})", notes.db
+        f"INSERT INTO keys_note (owner, author_id) VALUES (1, {foreign})", alias=notes.db
     ),
-    lambda notes, mine, foreign: run(f"UPDATE keys_note SET author_id = {foreign}", notes.db),
+    lambda notes, mine, foreign: run(f"UPDATE keys_note SET author_id = {foreign}", alias=notes.db),
     lambda notes, mine, foreign: run(
         f"INSERT INTO keys_note (id, owner, author_id) VALUES ({mine.pk}, 1, NULL)"
         f" ON CONFLICT (id) DO UPDATE SET author_id = {foreign}",
-        notes.db,
+        alias=notes.db,
     ),
 ]
 
@@ -339,13 +306,13 @@ def test_the_unique_constraint_of_any_table_is_found_again(table: str, migrate: 
         "SELECT conname::text FROM pg_constraint"
         f" WHERE conrelid = '\"{table}\"'::regclass AND contype = 'u'"
     )
-    ((name,),) = run(unique, "owner")
+    ((name,),) = run(unique, alias="owner")
     assert name.endswith("_same_tenant")
     assert len(name.encode()) <= 63
     if table.startswith("a"):
         assert re.fullmatch(r"a{20}_owner_id_[0-9a-f]{8}_same_tenant", name)
     migrate(RemoveConstraint("note", "note_author_same"), state=state)
-    assert run(unique, "owner") == []
+    assert run(unique, alias="owner") == []
 
 
 def test_a_unique_constraint_that_is_there_is_used_and_kept(migrate: Migrate) -> None:
@@ -354,7 +321,7 @@ def test_a_unique_constraint_that_is_there_is_used_and_kept(migrate: Migrate) ->
     assert constraints_of("keys_author") == []
     assert constraints_of("keys_note") == [FOREIGN_KEY]
     migrate(RemoveConstraint("note", "note_author_same"), state=state)
-    names = run("SELECT conname FROM pg_constraint WHERE conname = 'of_my_own'", "owner")
+    names = run("SELECT conname FROM pg_constraint WHERE conname = 'of_my_own'", alias="owner")
     assert names == [("of_my_own",)]
 
 
@@ -381,12 +348,12 @@ def test_a_unique_constraint_that_does_not_serve_is_not_used(own: Any, migrate: 
 
 def test_an_index_that_was_built_concurrently_is_used_and_kept(migrate: Migrate) -> None:
     state = migrate(author(), note())
-    run("CREATE UNIQUE INDEX CONCURRENTLY built ON keys_author (id, owner)", "owner")
+    run("CREATE UNIQUE INDEX CONCURRENTLY built ON keys_author (id, owner)", alias="owner")
     state = migrate(AddSameTenantNotValid("note", same()), state=state)
     state = migrate(ValidateSameTenant("note", "note_author_same"), state=state)
     assert constraints_of("keys_%") == [FOREIGN_KEY]
     migrate(RemoveConstraint("note", "note_author_same"), state=state)
-    assert run("SELECT to_regclass('built')::text", "owner") == [("built",)]
+    assert run("SELECT to_regclass('built')::text", alias="owner") == [("built",)]
 
 
 def test_keys_and_tenants_may_be_altered_and_renamed(migrate: Migrate) -> None:
@@ -439,7 +406,7 @@ def test_what_the_target_gets_later_in_the_migration_is_waited_for(migrate: Migr
     # PostgreSQL would not drop the column first, as going back would.
     migrate([bare, note(waiting), field, AddConstraint("author", rls("author"))], reverse=False)
     assert constraints_of("keys_note") == [FOREIGN_KEY]
-    run("DROP TABLE keys_note, keys_author", "owner")
+    run("DROP TABLE keys_note, keys_author", alias="owner")
 
 
 def test_a_new_table_with_a_default_of_the_database_waits_too(migrate: Migrate) -> None:
@@ -451,7 +418,7 @@ def test_a_new_table_with_a_default_of_the_database_waits_too(migrate: Migrate) 
     operations = [bare, note(waiting, kind=kind), field, AddConstraint("author", rls("author"))]
     migrate(operations, reverse=False)
     assert constraints_of("keys_note") == [FOREIGN_KEY]
-    run("DROP TABLE keys_note, keys_author", "owner")
+    run("DROP TABLE keys_note, keys_author", alias="owner")
 
 
 def test_what_the_target_never_gets_is_an_error(migrate: Migrate) -> None:
@@ -550,7 +517,7 @@ def test_rows_that_are_hidden_are_not_called_good(migrate: Migrate) -> None:
     for sql in statements:
         for scope in (nullcontext(), tenant_context(1)):
             with scope, pytest.raises(ProgrammingError, match='rows of "keys_note" are hidden'):
-                run(str(sql), "owner")
+                run(str(sql), alias="owner")
     assert constraints_of("keys_%") == []
 
 
@@ -1149,7 +1116,7 @@ def test_a_foreign_key_that_is_not_validated_is_found(migrate: Migrate) -> None:
 
 def test_a_foreign_key_of_another_name_is_found(migrate: Migrate) -> None:
     state = migrate(author(), note(same()))
-    run('ALTER TABLE keys_note RENAME CONSTRAINT note_author_same TO "Old one"', "owner")
+    run('ALTER TABLE keys_note RENAME CONSTRAINT note_author_same TO "Old one"', alias="owner")
     [(identifier, text)] = looked_at(state)
     fix = 'ALTER TABLE "keys_note" RENAME CONSTRAINT "Old one" TO note_author_same'
     assert (identifier, text) == (
@@ -1159,7 +1126,7 @@ def test_a_foreign_key_of_another_name_is_found(migrate: Migrate) -> None:
     )
     removed = migrate(RemoveConstraint("note", "note_author_same"), state=state)
     assert [name for name, _ in constraints_of("keys_note")] == ["Old one"]
-    run(fix, "owner")
+    run(fix, alias="owner")
     assert looked_at(state) == []
     migrate(RemoveConstraint("note", "note_author_same"), state=state, reverse=False)
     assert constraints_of("keys_note") == looked_at(removed) == []
@@ -1169,13 +1136,14 @@ def test_a_foreign_key_of_ones_own_is_enough(migrate: Migrate) -> None:
     state = migrate(author(), note(same()))
     own = "FOREIGN KEY (author_id, owner) REFERENCES keys_author (id, owner)"
     run(
-        f"ALTER TABLE keys_note DROP CONSTRAINT note_author_same, ADD CONSTRAINT own {own}", "owner"
+        f"ALTER TABLE keys_note DROP CONSTRAINT note_author_same, ADD CONSTRAINT own {own}",
+        alias="owner",
     )
     assert [each for each, _ in looked_at(state)] == ["tenantry.W126"]
-    run(f"ALTER TABLE keys_note ADD CONSTRAINT note_author_same {own} NOT VALID", "owner")
+    run(f"ALTER TABLE keys_note ADD CONSTRAINT note_author_same {own} NOT VALID", alias="owner")
     # The other one has looked at all rows.
     assert looked_at(state) == []
-    run("ALTER TABLE keys_note DROP CONSTRAINT own", "owner")
+    run("ALTER TABLE keys_note DROP CONSTRAINT own", alias="owner")
     assert [each for each, _ in looked_at(state)] == ["tenantry.W125"]
 
 

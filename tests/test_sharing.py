@@ -50,15 +50,10 @@ from tests import settings as test_settings
 from tests.app.models import Book, Item, NewestFirst, Note, Tenant
 from tests.fix_checks import broken
 from tests.fix_migrations import Migrate
+from tests.sql import run
 
 Tenants = tuple[Tenant, Tenant]
 FLAG = {**test_settings.RLS_TENANTS, "BYPASS_FLAGS": ["login"]}
-
-
-def run(sql: str, params: Any = None, *, alias: str = "default") -> Any:
-    with connections[alias].cursor() as cursor:
-        cursor.execute(sql, params)
-        return cursor.fetchall() if cursor.description else cursor.rowcount
 
 
 def key(**options: Any) -> Any:

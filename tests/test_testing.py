@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Callable
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +27,7 @@ from tenantry.testing import (
     rls_bypass,
 )
 from tests.app.models import Book, Note, Shared, Tenant, User
+from tests.fix_checks import broken
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -47,17 +47,6 @@ def test_scopes_for_tests(tenants: Tenants) -> None:
         assert titles() == ["A 1", "A 2"]
 
 
-@contextmanager
-def broken(postgres: Any, how: str, back: str) -> Any:
-    dsn = postgres.dsn("postgres", "tenantry")
-    with psycopg.connect(dsn, autocommit=True) as superuser:
-        superuser.execute(how.encode())
-        try:
-            yield
-        finally:
-            superuser.execute(back.encode())
-
-
 def test_assertions_hold_for_what_is_protected(library: Tenants) -> None:
     # By name, too: an assertion may be about a table without a model.
     for model in (Note, Book, "app_note", '"app_note"'):
@@ -68,7 +57,9 @@ def test_assertions_hold_for_what_is_protected(library: Tenants) -> None:
             assert_rls_blocks_without_context(model)
 
 
-def test_assertions_fail_for_what_is_not(library: Tenants, postgres: Any) -> None:
+def test_assertions_fail_for_what_is_not(
+    library: Tenants, superuser: psycopg.Connection[Any]
+) -> None:
     with pytest.raises(AssertionError, match=r"app.Shared is not protected: .* is \(False, False"):
         assert_rls_enabled(Shared)
     with pytest.raises(AssertionError, match=r"app.Shared has no policy '\w+': \[\]"):
@@ -83,12 +74,12 @@ def test_assertions_fail_for_what_is_not(library: Tenants, postgres: Any) -> Non
         assert_rls_enabled("nothing")
     force = "ALTER TABLE app_note {} ROW LEVEL SECURITY"
     with (
-        broken(postgres, force.format("NO FORCE"), force.format("FORCE")),
+        broken(superuser, force.format("NO FORCE"), force.format("FORCE")),
         pytest.raises(AssertionError, match=r"is \(True, False\), not \(True, True\)"),
     ):
         assert_rls_enabled(Note)
     with (
-        broken(postgres, force.format("DISABLE"), force.format("ENABLE")),
+        broken(superuser, force.format("DISABLE"), force.format("ENABLE")),
         pytest.raises(AssertionError, match=r"4 of 4 rows of app.Note are visible"),
     ):
         assert_rls_blocks_without_context(Note)
