@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tenantry.context import RequestScope
 from tenantry.exceptions import ScopeError, TenantDeniedError
 from tests import settings as project
 from tests.app.models import Note, Tenant, User
+from tests.responses import content_of
 
 Tenants = tuple[Tenant, Tenant]
 READ_ONLY = {**project.RLS_TENANTS, "READ_ONLY_REQUESTS": True}
@@ -176,16 +178,8 @@ def ask(request: pytest.FixtureRequest) -> Any:
     return ask
 
 
-def content_of(response: Any) -> str:
-    if not response.streaming:
-        return str(response.content.decode())
-    if response.is_async:
-
-        async def read() -> bytes:
-            return b"".join([part async for part in response.streaming_content])
-
-        return asyncio.run(read()).decode()
-    return b"".join(response.streaming_content).decode()
+def text_of(response: Any) -> str:
+    return content_of(response).decode()
 
 
 SEEN = {
@@ -197,14 +191,10 @@ SEEN = {
 
 
 @pytest.mark.parametrize("target", [each.__name__ for each in VIEWS])
-@pytest.mark.parametrize("session", ["", "b"])
-@pytest.mark.parametrize("user", list(SEEN))
-def test_what_is_left_of_the_request_runs_as_the_user(
-    ask: Any, target: str, user: str, session: str
-) -> None:
-    response = ask(f"/{target}/", user, session)
-    expected = f"{SEEN[session]}|{SEEN[user]}|{user or 'AnonymousUser'}"
-    assert content_of(response) == expected
+def test_what_is_left_of_the_request_runs_as_the_user(ask: Any, target: str) -> None:
+    for user, session in product(SEEN, ["", "b"]):
+        expected = f"{SEEN[session]}|{SEEN[user]}|{user or 'AnonymousUser'}"
+        assert text_of(ask(f"/{target}/", user, session)) == expected
 
 
 @sync_only_middleware
@@ -220,21 +210,21 @@ def test_every_stack_sees_it(ask: Any, target: str, outer: bool, inner: bool) ->
     first, second, ours = project.MIDDLEWARE
     name = [f"{__name__}.sync_only"]
     with override_settings(MIDDLEWARE=[first, second, *name * outer, ours, *name * inner]):
-        assert content_of(ask(f"/{target}/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}|a"
-        assert content_of(ask(f"/{target}/", "", "")) == "||AnonymousUser"
-        assert content_of(ask("/stream/", "a", "b")) == SEEN["a"]
+        assert text_of(ask(f"/{target}/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}|a"
+        assert text_of(ask(f"/{target}/", "", "")) == "||AnonymousUser"
+        assert text_of(ask("/stream/", "a", "b")) == SEEN["a"]
 
 
 @pytest.mark.parametrize("target", ["late", "stream", "async_stream"])
 def test_what_runs_after_the_view_runs_as_the_user(ask: Any, target: str) -> None:
     with admin_context():
-        assert content_of(ask(f"/{target}/", "a", "b")) == SEEN["a"]
+        assert text_of(ask(f"/{target}/", "a", "b")) == SEEN["a"]
 
 
 def test_nothing_is_left_behind(ask: Any) -> None:
     assert ask("/failing/", "a").status_code == 500
     assert current_binding() == UNBOUND
-    assert content_of(ask("/view/")) == "||AnonymousUser"
+    assert text_of(ask("/view/")) == "||AnonymousUser"
 
 
 def test_rows_are_written_for_the_user(ask: Any, tenants: Tenants) -> None:
@@ -257,7 +247,7 @@ def test_who_is_denied_is_nobody(ask: Any, tenants: Tenants, target: str, sessio
     with override_settings(RLS_TENANTS=resolvers):
         headers = {"X-Tenant": str(tenants[1].pk)}
         response = ask(f"/{target}/", "a", session, headers=headers)
-    assert content_of(response) == ""
+    assert text_of(response) == ""
     assert "X-Tenant" in response["Vary"]
 
 
@@ -269,7 +259,7 @@ def test_every_header_that_may_count_is_named(ask: Any) -> None:
 
 
 def test_a_scope_around_it_holds_until_it_ends(ask: Any) -> None:
-    assert content_of(ask("/in_a_scope/", "a")) == f"{SEEN['b']}|{SEEN['a']}"
+    assert text_of(ask("/in_a_scope/", "a")) == f"{SEEN['b']}|{SEEN['a']}"
 
 
 asked_as: list[Binding] = []
@@ -283,13 +273,13 @@ def test_resolvers_are_asked_as_nobody_whatever_the_scope(ask: Any) -> None:
     asked_as.clear()
     resolvers = {**project.RLS_TENANTS, "RESOLVERS": [f"{__name__}.resolver", "user"]}
     with override_settings(RLS_TENANTS=resolvers):
-        assert content_of(ask("/in_a_scope/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}"
+        assert text_of(ask("/in_a_scope/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}"
         assert asked_as == [UNBOUND, UNBOUND]
         # Nor as whoever sends the request, such as a test.
         for scope in (admin_context(), tenant_context(7)):
             with scope:
                 around = current_binding()
-                assert content_of(ask("/view/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}|a"
+                assert text_of(ask("/view/", "a", "b")) == f"{SEEN['b']}|{SEEN['a']}|a"
                 assert current_binding() == around
     assert asked_as == [UNBOUND] * 6
 

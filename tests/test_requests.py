@@ -30,6 +30,7 @@ from tenantry.exceptions import ScopeError
 from tenantry.middleware import RLSTenantMiddleware, is_plain_file
 from tests import settings as project
 from tests.app.models import Note, Tenant, User
+from tests.responses import content_of
 
 Tenants = tuple[Tenant, Tenant]
 seen: list[Any] = []
@@ -263,19 +264,20 @@ def around(*inner: str, outer: str = "AsMiddleware") -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", VIEWS)
 @pytest.mark.parametrize("inner", [(), ("Inside",), ("SyncOnly",), ("SyncOnly", "Inside")])
 @pytest.mark.parametrize("outer", ["AsMiddleware", "SyncOnly"])
 def test_every_stack_shows_every_view_its_own_rows(
-    get: Any, user: User, name: str, inner: tuple[str, ...], outer: str
+    get: Any, user: User, inner: tuple[str, ...], outer: str
 ) -> None:
-    with override_settings(MIDDLEWARE=around(*inner, outer=outer)):
-        assert get(f"/{name}/").content == b"A 1 A 2"
     mine = Binding(user.tenant_id)
     outside = SyncOnly.name if outer == "SyncOnly" else AsMiddleware.name
-    assert seen[0] == (f"{outside}: before", UNBOUND)
-    assert seen[-1] == (f"{outside}: after", UNBOUND)
-    assert [binding for _, binding in seen[1:-1]] == [mine] * (2 * len(inner) + 1)
+    for name in VIEWS:
+        seen.clear()
+        with override_settings(MIDDLEWARE=around(*inner, outer=outer)):
+            assert get(f"/{name}/").content == b"A 1 A 2"
+        assert seen[0] == (f"{outside}: before", UNBOUND)
+        assert seen[-1] == (f"{outside}: after", UNBOUND)
+        assert [binding for _, binding in seen[1:-1]] == [mine] * (2 * len(inner) + 1)
 
 
 @pytest.mark.parametrize("name", ["failing", "async_failing"])
@@ -340,18 +342,6 @@ def test_signals_of_a_request_run_as_nobody(get: Any) -> None:
         request_finished.disconnect(finished)
     bindings = dict(seen)
     assert bindings["started"] == bindings["finished"] == UNBOUND
-
-
-def content_of(response: Any) -> bytes:
-    if not response.streaming:
-        return bytes(response.content)
-    if response.is_async:
-
-        async def read() -> bytes:
-            return b"".join([part async for part in response.streaming_content])
-
-        return asyncio.run(read())
-    return b"".join(response.streaming_content)
 
 
 def test_a_body_that_breaks_leaves_nothing_behind(get: Any) -> None:
