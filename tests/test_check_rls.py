@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from typing import Any
 
@@ -525,19 +526,14 @@ def test_what_is_broken_is_found_with_the_fix(name: str, arrange: psycopg.Connec
         ["app_book" if "app_book" in how else "app_note"],
     ).fetchone()
     assert row
-    assert findings() == []
     with broken(arrange, how, back.format(row[0])):
-        matching = [
-            text for one, about, text in findings() if (one, about) == (identifier, subject)
-        ]
-        assert any(message in text for text in matching), findings()
         output, status = check()
-        assert f"{subject}:\n" in output
-        assert f"  {identifier} " in output
-        assert status == (1 if ".E" in identifier else 0)
-        assert check("--fail-level", "WARNING")[1] == 1
+    (about,) = re.findall(rf"^{re.escape(subject)}:\n((?:  .+\n)+)", output, re.MULTILINE)
+    assert any(
+        line.startswith(f"  {identifier} ") and message in line for line in about.splitlines()
+    ), output
+    assert status == (1 if ".E" in identifier else 0)
     assert findings() == []
-    assert check()[1] == 0
 
 
 # By what is published, what takes the protected tables out of it.
@@ -1013,6 +1009,7 @@ def test_a_label_that_names_no_model_is_found(tenants: Tenants, settings: Any) -
 def test_warnings_are_counted(arrange: psycopg.Connection[Any]) -> None:
     with broken(arrange, "ALTER ROLE app CREATEROLE", "ALTER ROLE app NOCREATEROLE"):
         output, status = check()
+        assert check("--fail-level", "WARNING") == (output, 1)
     assert output.endswith(" OK, 0 wrong, 1 with warnings\n")
     assert status == 0
 
