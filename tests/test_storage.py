@@ -100,14 +100,14 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize("name", FOREIGN)
 @pytest.mark.parametrize("ask", ASKED)
-def test_a_tenant_does_not_reach_what_is_not_its_own(ask: str, name: str, storage: Any) -> None:
+def test_a_tenant_does_not_reach_what_is_not_its_own(ask: str, storage: Any) -> None:
     for tenant in (1, 2, 10):
         with tenant_context(tenant):
             storage.save("secret.txt", ContentFile(b"secret"))
-    with tenant_context(1), pytest.raises(SuspiciousFileOperation):
-        ASKED[ask](storage, name)
+    for name in FOREIGN:
+        with tenant_context(1), pytest.raises(SuspiciousFileOperation):
+            ASKED[ask](storage, name)
     with tenant_context(2):
         assert read(storage, "secret.txt") == b"secret"
 
