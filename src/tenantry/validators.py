@@ -18,7 +18,7 @@ from .masking import masked
 SETTING = "RLS_TENANTS"
 MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
-FLAG = re.compile(r"[a-z][a-z0-9_]{0,30}")
+FLAG = re.compile(r"(?!admin\Z)[a-z][a-z0-9_]{0,30}")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 # PostgreSQL refuses parameters of a prefix that a loaded library has for its own.
 RESERVED_PREFIX = re.compile(r"pg_.*|pgaudit|pl(pgsql|perl|pythonu?|tcl|v8)|auto_explain|citus")
@@ -102,40 +102,20 @@ def _validate_trace(value: object) -> None:
         )
 
 
-def _validate_exclude(value: object) -> None:
+def _validate_names(key: str, pattern: re.Pattern[str], allowed: str, value: object) -> None:
     if not isinstance(value, list | tuple) or not all(
-        isinstance(label, str) and APP_OR_MODEL.fullmatch(label) for label in value
+        isinstance(name, str) and pattern.fullmatch(name) for name in value
     ):
+        raise refuse(key, value, allowed)
+
+
+def _validate_role(key: str, value: object) -> None:
+    if value is not None and not (isinstance(value, str) and ROLE.fullmatch(value)):
         raise refuse(
-            "STRICT_MODE_EXCLUDE",
+            key,
             value,
-            "a list of model labels such as 'accounts.Invite', or of app labels such as 'accounts'",
-        )
-
-
-def _role_validator(key: str) -> Callable[[object], None]:
-    def validate(value: object) -> None:
-        if value is not None and not (isinstance(value, str) and ROLE.fullmatch(value)):
-            raise refuse(
-                key,
-                value,
-                "the name of a PostgreSQL role: at most 63 letters, digits, hyphens and"
-                " underscores, of which the first is a letter or an underscore, not 'none',"
-                " 'public' or 'pg_...'",
-            )
-
-    return validate
-
-
-def _validate_flags(value: object) -> None:
-    if not isinstance(value, list | tuple) or not all(
-        isinstance(flag, str) and FLAG.fullmatch(flag) and flag != "admin" for flag in value
-    ):
-        raise refuse(
-            "BYPASS_FLAGS",
-            value,
-            "a list of names such as 'login': a lower-case letter, followed by at most 30"
-            " lower-case letters, digits or underscores, not 'admin'",
+            "the name of a PostgreSQL role: at most 63 letters, digits, hyphens and underscores, of"
+            " which the first is a letter or an underscore, not 'none', 'public' or 'pg_...'",
         )
 
 
@@ -171,13 +151,6 @@ def _validate_lifetime(value: object) -> None:
         raise refuse("SEAL_LIFETIME", value, "a number of seconds from 10 to 86400")
 
 
-def _validate_shared(value: object) -> None:
-    if not isinstance(value, list | tuple) or not all(
-        isinstance(label, str) and MODEL_LABEL.fullmatch(label) for label in value
-    ):
-        raise refuse("SHARED_MODELS", value, "a list of model labels such as 'accounts.Invite'")
-
-
 def _validate_resolvers(value: object) -> None:
     if not isinstance(value, list | tuple) or not value or not all(map(_is_resolver, value)):
         raise refuse(
@@ -206,19 +179,35 @@ VALIDATORS: dict[str, Callable[[object], None]] = {
     "TENANT_PK_TYPE": _validate_pk_type,
     "USE_LOCAL_SET": _validate_local_set,
     "STRICT_MODE": partial(_validate_switch, "STRICT_MODE"),
-    "STRICT_MODE_EXCLUDE": _validate_exclude,
+    "STRICT_MODE_EXCLUDE": partial(
+        _validate_names,
+        "STRICT_MODE_EXCLUDE",
+        APP_OR_MODEL,
+        "a list of model labels such as 'accounts.Invite', or of app labels such as 'accounts'",
+    ),
     "SAME_TENANT_FOREIGN_KEYS": partial(_validate_switch, "SAME_TENANT_FOREIGN_KEYS"),
-    "ADMIN_ROLE": _role_validator("ADMIN_ROLE"),
-    "APP_ROLE": _role_validator("APP_ROLE"),
+    "ADMIN_ROLE": partial(_validate_role, "ADMIN_ROLE"),
+    "APP_ROLE": partial(_validate_role, "APP_ROLE"),
     "SEALED": partial(_validate_switch, "SEALED"),
     "SEAL_KEYS": _validate_keys,
     "SEAL_LIFETIME": _validate_lifetime,
-    "BYPASS_FLAGS": _validate_flags,
+    "BYPASS_FLAGS": partial(
+        _validate_names,
+        "BYPASS_FLAGS",
+        FLAG,
+        "a list of names such as 'login': a lower-case letter, followed by at most 30 lower-case"
+        " letters, digits or underscores, not 'admin'",
+    ),
     "EXTERNAL_MODELS": _validate_external,
     "READ_ONLY_REQUESTS": partial(_validate_switch, "READ_ONLY_REQUESTS"),
     "AUDIT_LOG": partial(_validate_switch, "AUDIT_LOG"),
     "TRACE": _validate_trace,
-    "SHARED_MODELS": _validate_shared,
+    "SHARED_MODELS": partial(
+        _validate_names,
+        "SHARED_MODELS",
+        MODEL_LABEL,
+        "a list of model labels such as 'accounts.Invite'",
+    ),
     "USER_PARAM_NAME": partial(_validate_identifier, "USER_PARAM_NAME", "as_user"),
     "RESOLVERS": _validate_resolvers,
     "REFUSE_EXEMPT_ROLE": partial(_validate_switch, "REFUSE_EXEMPT_ROLE"),
