@@ -430,10 +430,8 @@ def test_the_values_of_a_secret_binding_are_not_in_a_prefix(settings: Any) -> No
 # To whom, and how: on a connection of its own, from a pool, through PgBouncer, with parameters of
 # the server. Who is unbound sends the same to all of them.
 WAYS = [
-    *(("default", who) for who in ("tenant", "nobody")),
-    *(("pooled", who) for who in ("tenant", "nobody")),
-    ("pool", "tenant"),
-    ("wire_server_side", "tenant"),
+    ("default", "nobody"),
+    *((alias, "tenant") for alias in ("default", "pool", "pooled", "wire_server_side")),
 ]
 FOR_A_SESSION = "is for a whole session"
 ONE_BY_ONE = "cannot insert multiple commands into a prepared|send (them|its statements) one by one"
