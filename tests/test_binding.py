@@ -501,19 +501,6 @@ async def test_code_in_a_hop_knows_that_it_is(thread_sensitive: bool) -> None:
     assert in_new_thread(places) == (False, False)
 
 
-async def test_a_process_that_was_forked_in_a_hop_is_not_in_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It has a copy of the loop that seems to run."""
-
-    def hop() -> bool:
-        with monkeypatch.context() as forked:
-            forked.setattr(os, "getpid", lambda: 0)
-            return in_sync_hop()
-
-    assert not await sync_to_async(hop)()
-
-
 async def test_a_scope_of_a_hop_that_is_left_in_another_context_ends_as_it_began() -> None:
     def hop() -> Binding:
         frame = push(TWO)

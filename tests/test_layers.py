@@ -301,15 +301,6 @@ async def test_names_of_asyncio() -> None:
     assert asyncio._get_running_loop() is asyncio.get_running_loop()
 
 
-async def test_names_of_asgiref() -> None:
-    def in_hop() -> Any:
-        return SyncToAsync.threadlocal.main_event_loop, SyncToAsync.threadlocal.main_event_loop_pid
-
-    loop, pid = await sync_to_async(in_hop)()
-    assert loop.is_running()
-    assert pid > 0
-
-
 async def test_names_of_asgiref_where_sync_code_waits_for_async_code() -> None:
     async def inner() -> Any:
         return await sync_to_async(waiting_for_async)()

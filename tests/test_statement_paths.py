@@ -249,44 +249,6 @@ async def test_so_are_those_of_native_async(stamped: None, tenants: tuple[Tenant
     await aclose_pools()
 
 
-# What a path costs outside a transaction, as the types of the client's messages. One round trip
-# ends with each Q (simple query) and each S (sync).
-ONE_MESSAGE = [
-    execute,
-    execute_with_parameters,
-    raw_cursor,
-    raw_connection_execute,
-    stream,
-    copy_out,
-    copy_out_with_parameters,
-    callproc,
-    multi_statement,
-    raw_orm,
-]
-
-
-@pytest.mark.unsealed
-@pytest.mark.parametrize("path", ONE_MESSAGE)
-def test_the_binding_rides_in_the_message_of_the_statement(
-    path: Callable[[str], Rows], wire: Wire, tenants: tuple[Tenant, Tenant]
-) -> None:
-    with tenant_context(tenants[0].pk):
-        path("wire")
-    assert wire.kinds == "Q"
-    assert wire.round_trips == 1
-    assert f"'{tenants[0].pk}'" in wire.queries[0].splitlines()[0]
-
-
-def test_server_side_parameters_and_the_binding_share_one_round_trip(
-    wire: Wire, tenants: tuple[Tenant, Tenant]
-) -> None:
-    with tenant_context(tenants[0].pk):
-        execute_with_parameters("wire_server_side")
-    assert wire.kinds == "PBDEPBDES"
-    assert wire.round_trips == 1
-    assert "set_config('rls.current_tenant',$1,true)" in wire.queries[0]
-
-
 @pytest.mark.parametrize("path", [executemany, pipeline])
 def test_pipelines_carry_the_binding_in_their_one_round_trip(
     path: Callable[[str], Rows], wire: Wire, tenants: tuple[Tenant, Tenant]
