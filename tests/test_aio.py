@@ -216,6 +216,7 @@ async def test_rows_alone_run_at_the_isolation_level_that_is_asked_for(tenants: 
 
 async def test_an_exhausted_pool_says_what_to_raise() -> None:
     async with aconnection("pool"), aconnection("pool"):
+        loops.running_loop().pools["pool"].timeout = 0.1
         with pytest.raises(OperationalError, match=r"all 2 are in use; raise OPTIONS\['pool'\]"):
             async with aconnection("pool"):
                 pass
