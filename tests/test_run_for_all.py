@@ -242,8 +242,15 @@ def told() -> Iterator[None]:
     signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("finish", [[], ["--finish"]])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "finish"),
+    [
+        (signal.SIGINT, []),
+        (signal.SIGINT, ["--finish"]),
+        (signal.SIGTERM, []),
+        (signal.SIGHUP, []),
+    ],
+)
 @pytest.mark.usefixtures("told")
 def test_an_interruption_ends_the_children(
     number: signal.Signals, finish: list[str], tenants: Tenants, third: Tenant, tmp_path: Path
