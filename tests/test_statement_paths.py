@@ -503,7 +503,7 @@ def test_a_refusal_that_is_not_a_utility_is_not_sent_again_unbound(
     wire: Wire, superuser: psycopg.Connection[Any], tenants: tuple[Tenant, Tenant]
 ) -> None:
     superuser.execute(
-        "CREATE OR REPLACE FUNCTION refuse() RETURNS void LANGUAGE plpgsql"
+        "CREATE OR REPLACE FUNCTION not_here() RETURNS void LANGUAGE plpgsql"
         " AS $$ BEGIN RAISE 'not here' USING ERRCODE = '25001'; END $$"
     )
     with (
@@ -511,7 +511,7 @@ def test_a_refusal_that_is_not_a_utility_is_not_sent_again_unbound(
         connections["wire"].cursor() as cursor,
         pytest.raises(InternalError, match="not here"),
     ):
-        cursor.execute("SELECT refuse()")
+        cursor.execute("SELECT not_here()")
     assert wire.round_trips == 1
 
 
