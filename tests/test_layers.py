@@ -167,7 +167,7 @@ RELIED_ON: dict[Any, str] = {
     psycopg.Error: "_info",
     psycopg.errors: "error_from_result",
     psycopg.generators: "execute fetch",
-    psycopg_pool.ConnectionPool: "_pool",
+    psycopg_pool.ConnectionPool: "_add_to_pool _pool",
     psycopg_pool.AsyncConnectionPool: "_pool schedule_task worker",
     base: "TIMESTAMPTZ_OID",
     base.CursorMixin: "callproc",

@@ -313,6 +313,37 @@ def test_a_driver_connection_that_somebody_kept_is_refused_while_its_pool_has_it
         assert kept in [other.connection for other in others]
 
 
+def test_the_pool_itself_may_be_used(pool: Any) -> None:
+    # Those that have gone back to it, too.
+    others = [connections.create_connection(ALIAS) for _ in range(SIZE)]
+    with ExitStack() as stack:
+        for other in others:
+            stack.callback(other.close)
+            execute(other, "BEGIN")
+        pids = {other.connection.info.backend_pid for other in others}
+        for other in others:
+            execute(other, "COMMIT")
+    pool.pool.check()
+    for _ in range(2 * SIZE):
+        with pool.pool.connection() as driver:
+            assert driver.info.backend_pid in pids
+            driver.execute("INSERT INTO app_shared (text) VALUES ('x')")
+        with pytest.raises(psycopg.InterfaceError, match="has gone back to its pool"):
+            driver.execute("SELECT 1")
+    assert texts() == ["x"] * 2 * SIZE
+
+
+def test_a_connection_that_is_given_up_in_a_transaction_is_refused_too(pool: Any) -> None:
+    with pytest.raises(InterfaceError), transaction.atomic(using=ALIAS):
+        write("given up")
+        kept = pool.connection
+        pool.close()
+        raise InterfaceError
+    assert not kept.closed
+    with pytest.raises(psycopg.InterfaceError, match="has gone back to its pool"):
+        kept.execute("SELECT 1")
+
+
 def test_a_reset_may_say_what_is_for_a_whole_session(alias: Add) -> None:
     def reset(connection: Any) -> None:
         connection.execute("RESET work_mem")

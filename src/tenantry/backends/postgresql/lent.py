@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
+from psycopg_pool import ConnectionPool
 
 from ...mixins import Base
 from .sessions import whole_session
@@ -38,6 +39,27 @@ class LentMixin(Base):  # type: ignore[misc]
                 yield
         finally:
             self.lent = lent
+
+
+class LendingPool(ConnectionPool[Any]):
+    """A pool whose connections are refused while it has them."""
+
+    def getconn(self, timeout: float | None = None) -> Any:
+        """Lend a connection; see ``ConnectionPool.getconn``."""
+        connection = super().getconn(timeout)
+        connection.lent = True
+        return connection
+
+    def _add_to_pool(self, conn: Any) -> None:
+        # Here, because it may have been rolled back until now.
+        conn.lent = False
+        super()._add_to_pool(conn)
+
+    @staticmethod
+    def check_connection(conn: Any) -> None:
+        """Check a connection of the pool; see ``ConnectionPool.check_connection``."""
+        with conn.looked_after():
+            ConnectionPool.check_connection(conn)
 
 
 class AsyncLentMixin(LentMixin):

@@ -28,7 +28,7 @@ from ...mixins import Base
 from .apply import assume
 from .connection import BoundConnection
 from .exhaustion import crowded, exhausted, sync_attempts
-from .lent import LentMixin
+from .lent import LendingPool, LentMixin
 from .pool_options import check_options, sync_options
 from .preferences import preferences
 from .sessions import whole_session
@@ -165,7 +165,8 @@ class PoolingMixin(Base):  # type: ignore[misc]
         # A method of a wrapper that never connects: the pool would keep this one alive, and so the
         # connection that its thread may take with it when it ends.
         preparing = type(self)(self.settings_dict, self.alias)
-        return ConnectionPool(
+        pool_class = LendingPool if self.per_transaction else ConnectionPool
+        return pool_class(
             **sync_attempts(PooledConnection, preparing.prepare_connection),
             kwargs={**self.get_connection_params(), "autocommit": True},
             open=False,
@@ -207,8 +208,6 @@ class PoolingMixin(Base):  # type: ignore[misc]
             self.bind_connection(connection)
         except TooManyRequests as error:
             raise crowded(self.alias, self.pool) from error
-        if self.per_transaction:
-            connection.lent = True
         return connection
 
     def checkout(self, pool: ConnectionPool[Any]) -> Any:
@@ -220,7 +219,6 @@ class PoolingMixin(Base):  # type: ignore[misc]
             connection = self.recovered(error)
         except TooManyRequests as error:
             raise crowded(self.alias, pool) from error
-        connection.lent = True
         connection.restore()
         if not connection.autocommit:
             # Whoever had it has closed it between transactions that are begun by hand.
