@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import psycopg
@@ -168,6 +168,21 @@ def test_psycopgs_own_block_keeps_the_connection(pool: Any) -> None:
         write("undone, too")
         raise ValueError("undo")
     assert texts() == []
+
+
+@pytest.mark.parametrize("alias", ["default", ALIAS])
+@pytest.mark.parametrize("by_sql", [True, False])
+def test_rows_are_iterated_in_such_transactions(by_sql: bool, alias: str, pool: Any) -> None:
+    connection: Any = connections[alias]
+    connection.ensure_connection()
+    if by_sql:
+        execute(connection, "BEGIN")
+    with nullcontext() if by_sql else connection.connection.transaction():
+        write("x", alias)
+        assert [each.text for each in Shared.objects.using(alias).iterator(1)] == ["x"]
+        if by_sql:
+            execute(connection, "COMMIT")
+    assert texts() == ["x"]
 
 
 def test_psycopgs_pipeline_keeps_the_connection(pool: Any, tenants: Tenants) -> None:

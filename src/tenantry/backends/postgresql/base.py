@@ -23,7 +23,7 @@ except ImportError as error:
 from django.db import NotSupportedError
 from django.db.backends.postgresql import base
 from django.db.backends.postgresql.psycopg_any import register_tzloader
-from psycopg.pq import Format
+from psycopg.pq import Format, TransactionStatus
 
 from ...checks.role import ROLE, role_parameters
 from ...conf import rls_tenants
@@ -147,8 +147,10 @@ class BoundConnections(Base):  # type: ignore[misc]
         if name is None or rls_tenants().sealed:
             return super().create_cursor()
         connection: psycopg.Connection[Any] = self.connection
+        # One that SQL, or psycopg, has begun is a transaction too.
+        idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
         cursor = self.named_cursor_class()(
-            connection, name, scrollable=False, withhold=connection.autocommit
+            connection, name, scrollable=False, withhold=connection.autocommit and idle
         )
         loader: Any = connection.adapters.get_loader(base.TIMESTAMPTZ_OID, Format.TEXT)
         if self.timezone != loader.timezone:
