@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import connections, transaction
+from django.db import InternalError, connections, transaction
 from psycopg import IsolationLevel
 
 from tenantry import admin_context, tenant_context
@@ -62,6 +62,16 @@ def test_the_admin_locks_with_the_privileges_of_its_role(
             cursor.execute(LOCK)
     finally:
         arrange.execute("GRANT UPDATE, DELETE ON app_shared TO app")
+
+
+@pytest.mark.parametrize("alias", ["default", "pooled", "wire_server_side"])
+def test_a_lock_that_would_end_at_once_is_refused(alias: str, tenants: Tenants) -> None:
+    refused = pytest.raises(InternalError, match="LOCK TABLE can only be used in transaction")
+    with connections[alias].cursor() as cursor:
+        with refused:
+            cursor.execute(LOCK)
+        cursor.execute(f"{LOCK}; SELECT 1")
+        assert cursor.nextset()
 
 
 @pytest.mark.parametrize("who", ["tenant", "admin"])
