@@ -610,6 +610,26 @@ def test_a_stream_that_fails_leaves_nothing_behind(
         assert execute(alias) == ["A 1", "A 2"]
 
 
+@pytest.mark.parametrize("way", ["stream", "named"])
+def test_several_statements_are_refused_where_the_rows_of_one_are_read(
+    way: str, alias: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    Shared.objects.create(text="kept")
+
+    def read(statement: str) -> Rows:
+        with transaction.atomic(using=alias):
+            connection: Any = connections[alias].connection
+            if way == "stream":
+                return list(connection.cursor().stream(statement))
+            with connection.cursor("c") as cursor:
+                return list(cursor.execute(statement))
+
+    with tenant_context(tenants[0].pk):
+        with pytest.raises(psycopg.errors.SyntaxError, match="multiple commands"):
+            read("SELECT 1; DELETE FROM app_shared")
+        assert read("SELECT text || ';' FROM app_shared; ") == [("kept;",)]
+
+
 @pytest.mark.parametrize("binary", [False, True])
 def test_streamed_rows_come_in_chunks_and_formats_as_asked_for(
     binary: bool, tenants: tuple[Tenant, Tenant]

@@ -68,7 +68,10 @@ class NamedStatementMixin(StatementMixin):
         # Without a transaction to live in, PostgreSQL's own error is the clearest.
         self._bare = outside and not self.withhold
         self._declared = current_binding()
-        on_server = params and not isinstance(self, ClientCursorMixin)
+        # A simple message would run several statements, of which psycopg takes one.
+        on_server = self.may_be_several(query) or (
+            params and not isinstance(self, ClientCursorMixin)
+        )
         if not self._bare and (on_server or is_secret(self._declared)):
             yield from self._declare_on_server(query, params, binary)
             return

@@ -109,9 +109,13 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
         if prepare is None and self._conn.prepare_threshold is not None:
             # It is counted, until it is prepared, but for what cannot be.
             text = self.text_of(query)
-            several = b";" in text.rstrip(b"; \n")
+            several = self.may_be_several(query)
             return several or must_be_first(text) or first_word(text) in UTILITIES
         return True
+
+    def may_be_several(self, query: Any) -> bool:
+        """Return whether `query` may be several statements, unless what it has is in quotes."""
+        return b";" in self.text_of(query).rstrip(b"; \n")
 
     def may_be_pipelined(self, query: Any) -> bool:
         """Return whether `query` is surely one statement, as the extended protocol demands."""
@@ -335,8 +339,11 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
     def _stream_send_gen(
         self, query: Any, params: Any = None, *, binary: bool | None = None, size: int = 1
     ) -> PQGen[None]:
-        secret = is_secret(self._binding()) and not self.goes_bare()
-        if secret or not self.is_simple(query, params, binary=binary):
+        bare = self.goes_bare()
+        secret = is_secret(self._binding()) and not bare
+        # psycopg asks for a single statement, and reads what comes of the first one only.
+        several = self.may_be_several(query) and not bare
+        if secret or several or not self.is_simple(query, params, binary=binary):
             yield from self._stream_send_flush(query, params, binary, size)
             return
         yield from self._conn.settle()
