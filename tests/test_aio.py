@@ -373,6 +373,8 @@ async def test_the_next_block_gets_the_connection_as_the_settings_want_it(alias:
         connection.server_cursor_factory = psycopg.AsyncServerCursor
         connection.prepare_threshold = 1
         connection.prepared_max = 1
+        connection.add_notice_handler(print)
+        connection.add_notify_handler(print)
         changed = async_preferences(connection)
     assert not [pair for pair in zip(expected, changed, strict=True) if pair[0] == pair[1]]
     with pytest.raises(ZeroDivisionError):
@@ -380,6 +382,7 @@ async def test_the_next_block_gets_the_connection_as_the_settings_want_it(alias:
     async with aconnection(using) as again:
         assert again is connection
         assert async_preferences(again) == expected
+        assert again._notice_handlers == again._notify_handlers == []
         rows = await again.execute("SELECT count(*) FROM app_shared")
         assert await rows.fetchall() == [(0,)]
 

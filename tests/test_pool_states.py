@@ -277,6 +277,8 @@ def test_the_next_one_gets_the_connection_as_the_settings_want_it(mode: str, ali
     def choose(connection: Any, **kwargs: Any) -> None:
         if connection.alias == using:
             connection.connection.prepared_max = 7
+            connection.connection.add_notice_handler(repr)
+            connection.connection.add_notify_handler(repr)
 
     connection_created.connect(choose)
     wrappers = [connections.create_connection(using) for _ in range(2)]
@@ -290,6 +292,9 @@ def test_the_next_one_gets_the_connection_as_the_settings_want_it(mode: str, ali
             assert driver.read_only is driver.deferrable is None
             assert driver.row_factory is tuple_row
             assert issubclass(driver.server_cursor_factory, ServerSideCursor)
+            assert set(driver._notice_handlers) == set(driver._notify_handlers) == {repr}
+            driver.add_notice_handler(print)
+            driver.add_notify_handler(print)
             driver.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
             driver.read_only = driver.deferrable = True
             driver.row_factory = dict_row

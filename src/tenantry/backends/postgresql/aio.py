@@ -59,6 +59,8 @@ class AsyncBoundConnection(AsyncLentMixin, ControlMixin, psycopg.AsyncConnection
 
     async def restore(self) -> None:
         """Undo what a block has set, before the next one gets the connection."""
+        self._notice_handlers.clear()
+        self._notify_handlers.clear()
         if (found := async_preferences(self)) == self.preferred or self.closed:
             return
         for name, now, preferred in zip(BY_METHOD + OF_CURSORS, found, self.preferred, strict=True):

@@ -249,11 +249,20 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
     announced = False
     # What the settings say about it, and receivers of that signal.
     preferred: tuple[Any, ...] = ()
+    # The handlers of notices, and of notifications, that those receivers have added.
+    handlers: tuple[Any, ...] = ((), ())
     # The class of cursors that was chosen, whether they tell that they are closed, and what binds.
     cursor_class: tuple[Any, bool, Any] = (None, False, None)
 
+    def keep_preferences(self) -> None:
+        """Remember what the settings, and the receivers of Django's signal, have set on it."""
+        self.preferred = preferences(self)
+        self.handlers = tuple(self._notice_handlers), tuple(self._notify_handlers)
+        self.announced = True
+
     def restore(self) -> None:
         """Undo what whoever had the connection before has set on it."""
+        self._notice_handlers[:], self._notify_handlers[:] = self.handlers
         if self.preferred and preferences(self) != self.preferred and not self.closed:
             for name, preferred in zip(NAMES, self.preferred, strict=True):
                 setattr(self, name, preferred)

@@ -30,7 +30,6 @@ from .connection import BoundConnection
 from .exhaustion import crowded, exhausted, sync_attempts
 from .lent import LendingPool, LentMixin
 from .pool_options import check_options, sync_options
-from .preferences import preferences
 from .sessions import whole_session
 
 SESSION, TRANSACTION = "session", "transaction"
@@ -260,8 +259,7 @@ class PoolingMixin(Base):  # type: ignore[misc]
             super().connect()
             self.prepared = self.per_transaction
         if not self.connection.announced:
-            self.connection.preferred = preferences(self.connection)
-            self.connection.announced = True
+            self.connection.keep_preferences()
 
     def announce(self) -> None:
         """Send Django's signal for a driver connection that no receiver has seen.
