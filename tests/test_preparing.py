@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from typing import Any
+
 import psycopg
 import pytest
 from django.db import (
@@ -96,6 +99,33 @@ def test_the_others_are_prepared(preparing: str, tenants: Tenants) -> None:
             assert cursor.fetchall() == [("A 1",), ("A 2",)]
         cursor.execute("SELECT statement FROM pg_prepared_statements")
         assert (TITLES,) in cursor.fetchall()
+
+
+@pytest.mark.parametrize("way", ["cursor", "pipeline"])
+def test_what_cannot_be_prepared_now_is_prepared_later(
+    way: str, preparing: str, superuser: psycopg.Connection[Any]
+) -> None:
+    """A migration may be in the way, or the time that a lock may take."""
+    connections[preparing].ensure_connection()
+    connection: Any = connections[preparing].connection
+
+    def count() -> Any:
+        with connection.pipeline() if way == "pipeline" else nullcontext():
+            return connection.execute(
+                "SELECT count(*) FROM app_shared WHERE id > %s", [0]
+            ).fetchone()
+
+    assert count() == (0,)
+    superuser.execute("ALTER TABLE app_shared RENAME TO away")
+    try:
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            count()
+    finally:
+        superuser.execute("ALTER TABLE away RENAME TO app_shared")
+    for _ in range(4):
+        assert count() == (0,)
+    statements = connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
+    assert statements == (1,)
 
 
 def run(using: str, statement: str, params: list[int], *, many: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from psycopg.pq import TransactionStatus
@@ -35,6 +36,10 @@ class PipelineMixin(Base):  # type: ignore[misc]
         self._queue_ahead(query.query)
         super()._send_prepare(name, query)
         self._queued = True
+        # psycopg takes it for prepared from now on, and may not look whether it is.
+        prepared = self._conn._prepared
+        learn = partial(prepared.validate, prepared.key(query), None, name)
+        self._conn._pipeline.result_queue[-1] = learn
 
     def _send_query_prepared(self, name: bytes, pgq: Any, *, binary: bool | None = None) -> None:
         if not self._queued:

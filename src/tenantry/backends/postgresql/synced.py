@@ -88,6 +88,10 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
         self.result_queue.append(SYNC)
 
     def _process_results(self, queued: Any, results: Any) -> None:
+        if callable(queued):
+            # Who has to know what came of it.
+            queued(results)
+            queued = None
         if queued is SYNC:
             queued = None
             if results[-1].status == ExecStatus.FATAL_ERROR:
