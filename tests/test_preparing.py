@@ -128,6 +128,16 @@ def test_what_cannot_be_prepared_now_is_prepared_later(
     assert statements == (1,)
 
 
+def test_what_is_deallocated_is_prepared_again(preparing: str) -> None:
+    connections[preparing].ensure_connection()
+    connection: Any = connections[preparing].connection
+    for _ in range(2):
+        for number in range(2):
+            cursor = connection.execute("SELECT %s", [number], prepare=True)
+            assert cursor.fetchone() == (number,)
+        connection.execute("DEALLOCATE ALL")
+
+
 def run(using: str, statement: str, params: list[int], *, many: bool) -> None:
     with connections[using].cursor() as cursor:
         if many:

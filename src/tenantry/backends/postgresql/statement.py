@@ -48,6 +48,8 @@ UTILITIES = frozenset(
     {b"ALTER", b"CLUSTER", b"COMMIT", b"CREATE", b"DISCARD", b"DROP", b"REINDEX", b"REPACK"}
     | {b"ROLLBACK", b"VACUUM"}
 )
+# After a pipeline psycopg would hear too late that nothing is prepared any more.
+UNPREPARED = UTILITIES | {b"DEALLOCATE"}
 # What was cancelled is not to be sent again.
 CANCELLED = b"57014"
 IDLE_OR_INTRANS = frozenset((TransactionStatus.IDLE, TransactionStatus.INTRANS))
@@ -110,7 +112,7 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
             # It is counted, until it is prepared, but for what cannot be.
             text = self.text_of(query)
             several = self.may_be_several(query)
-            return several or must_be_first(text) or first_word(text) in UTILITIES
+            return several or must_be_first(text) or first_word(text) in UNPREPARED
         return True
 
     def may_be_several(self, query: Any) -> bool:
