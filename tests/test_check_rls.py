@@ -143,6 +143,35 @@ BREAKS = {
         "table app_note",
         "has the partition or child old_note, which this role may use and no policy guards",
     ),
+    "E118 of a parent": (
+        "CREATE TABLE t (title text); CREATE TABLE u () INHERITS (t); ALTER TABLE app_note INHERIT"
+        " u; GRANT SELECT ON t TO app",
+        "ALTER TABLE app_note NO INHERIT u; DROP TABLE t CASCADE",
+        "table app_note",
+        "is a partition or child of t, which this role may use and no policy guards; run REVOKE ALL"
+        " ON t FROM PUBLIC and the role, or ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+    ),
+    "E117 of a parent": (
+        "CREATE TABLE t (title text); ALTER TABLE app_note INHERIT t; GRANT TRUNCATE ON t TO app",
+        "ALTER TABLE app_note NO INHERIT t; DROP TABLE t",
+        "table t",
+        "can be truncated by this role, which removes the rows of all tenants",
+    ),
+    "E116 of a parent": (
+        "CREATE TABLE t (title text); ALTER TABLE app_note INHERIT t; GRANT SELECT ON t TO app;"
+        " ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (true)",
+        "ALTER TABLE app_note NO INHERIT t; DROP TABLE t",
+        "table t",
+        "has the permissive policy p, which adds rows",
+    ),
+    "E115 of a parent": (
+        "CREATE TABLE t (tenant_id bigint); ALTER TABLE app_note INHERIT t; GRANT SELECT ON t TO"
+        " app; ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY tenantry_isolation ON t"
+        " USING (true)",
+        "ALTER TABLE app_note NO INHERIT t; DROP TABLE t",
+        "table t",
+        "differs from what the models ask for of its child: it is permissive for all commands",
+    ),
     "E117 of a child": (
         "CREATE TABLE t () INHERITS (app_note); ALTER TABLE t ENABLE ROW LEVEL SECURITY;"
         " GRANT TRUNCATE ON t TO app",
@@ -276,8 +305,9 @@ BREAKS = {
         " SELECT * FROM t; ALTER VIEW v OWNER TO owner; GRANT SELECT ON v TO app",
         "DROP TABLE t CASCADE",
         "view v",
-        "reads t, a partition or child of a protected table, as its owner owner, and no policy of"
-        " t binds that role; run ALTER TABLE t ENABLE ROW LEVEL SECURITY and ALTER TABLE t FORCE",
+        "reads t, a partition, child or parent of a protected table, as its owner owner, and no"
+        " policy of t binds that role; run ALTER TABLE t ENABLE ROW LEVEL SECURITY and ALTER TABLE"
+        " t FORCE",
     ),
     "E121 of a child that does not bind its owner": (
         "CREATE TABLE t () INHERITS (app_note); ALTER TABLE t OWNER TO owner; ALTER TABLE t ENABLE"
@@ -285,7 +315,14 @@ BREAKS = {
         " CREATE VIEW v AS SELECT * FROM w; ALTER VIEW v OWNER TO owner; GRANT SELECT ON v TO app",
         "DROP TABLE t CASCADE",
         "view w",
-        "reads t, a partition or child of a protected table, as its owner owner",
+        "reads t, a partition, child or parent of a protected table, as its owner owner",
+    ),
+    "E121 of a parent": (
+        "CREATE TABLE t (title text); ALTER TABLE t OWNER TO owner; ALTER TABLE app_note INHERIT t;"
+        " CREATE VIEW v AS SELECT * FROM t; ALTER VIEW v OWNER TO owner; GRANT SELECT ON v TO app",
+        "ALTER TABLE app_note NO INHERIT t; DROP TABLE t CASCADE",
+        "view v",
+        "reads t, a partition, child or parent of a protected table, as its owner owner, and no",
     ),
     "E122": (
         "CREATE MATERIALIZED VIEW kept AS SELECT * FROM app_note; GRANT SELECT ON kept TO app",
@@ -739,6 +776,11 @@ HARMLESS = {
         "CREATE TABLE t () INHERITS (app_note); GRANT SELECT ON t TO app;"
         " ALTER TABLE t ENABLE ROW LEVEL SECURITY",
         "DROP TABLE t",
+    ),
+    "a parent that the role may not read": (
+        "CREATE TABLE t (title text); ALTER TABLE app_note INHERIT t; CREATE TABLE u () INHERITS"
+        " (t); GRANT SELECT ON u TO app",
+        "ALTER TABLE app_note NO INHERIT t; DROP TABLE t CASCADE",
     ),
     "a copy that the role may not read": (
         "CREATE TABLE t AS SELECT * FROM app_note",

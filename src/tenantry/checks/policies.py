@@ -13,8 +13,8 @@ from ..policies.ddl import Policy, Shape
 from ..policies.ways import Way
 from ..protected import column_of, external_column
 from ..shapes import arguments, current
-from .children import Child
 from .findings import Finding
+from .relatives import Relative
 
 AGAIN = (
     "run makemigrations and migrate, and if they have nothing to do, remove the RLSConstraint and"
@@ -84,26 +84,27 @@ def inspect_policies(connection: Any, cursor: Any, model: Any) -> Iterator[Findi
             )
 
 
-def inspect_child_policies(
-    connection: Any, cursor: Any, model: Any, child: Child
+def inspect_relatives_policies(
+    connection: Any, cursor: Any, model: Any, other: Relative
 ) -> Iterator[Finding]:
-    """Yield a finding for each policy of a child that may show more than that of its parent.
+    """Yield a finding for each policy of a child or parent that may show more than the table's.
 
-    `model` is that of the parent. A policy that the child lacks shows nothing.
+    The table is that of `model`. A policy that the other one lacks shows nothing.
     """
-    wanted = expected(connection, model, child.name)
-    for name, policy in policies_of(cursor, child.name).items():
+    wanted = expected(connection, model, other.name)
+    for name, policy in policies_of(cursor, other.name).items():
         if name not in wanted:
             if policy.permissive:
-                yield stray(f"table {child.name}", name)
+                yield stray(f"table {other.name}", name)
         # To plan a query takes the privilege to make it.
-        elif child.may_read and not agree(cursor, child.name, policy, wanted[name]):
+        elif other.may_read and not agree(cursor, other.name, policy, wanted[name]):
+            whose = "child" if other.is_parent else "parent"
             yield Finding(
                 "tenantry.E115",
-                f"table {child.name}",
-                f"has a policy {name} that differs from what the models ask for of its parent: it"
+                f"table {other.name}",
+                f"has a policy {name} that differs from what the models ask for of its {whose}: it"
                 f" is {policy}, and should be {wanted[name]}",
-                f"run DROP POLICY {name} ON {child.name}, and where the role needs the rows, create"
+                f"run DROP POLICY {name} ON {other.name}, and where the role needs the rows, create"
                 " it as it should be",
             )
 

@@ -11,16 +11,22 @@ from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
 from .reach import USABLE, reached
 
-# The given tables, and those that are their partitions or other children, but for given ones.
+# The given tables, and those that are their partitions, other children or parents.
 FAMILY = """\
-WITH RECURSIVE family(oid, child) AS (
-  SELECT to_regclass(name)::oid, false FROM unnest(%s::text[]) name
-  UNION SELECT inhrelid, true FROM family JOIN pg_inherits ON inhparent = family.oid
+WITH RECURSIVE given(oid) AS (
+  SELECT to_regclass(name)::oid FROM unnest(%s::text[]) name
+), child(oid, is_other) AS (
+  SELECT oid, false FROM given
+  UNION SELECT inhrelid, true FROM child JOIN pg_inherits ON inhparent = child.oid
+), parent(oid, is_other) AS (
+  SELECT oid, false FROM given
+  UNION SELECT inhparent, true FROM parent JOIN pg_inherits ON inhrelid = parent.oid
 )
-SELECT oid, bool_and(child) FROM family WHERE oid IS NOT NULL GROUP BY oid"""
+SELECT oid, bool_and(is_other) FROM (TABLE child UNION TABLE parent) family
+WHERE oid IS NOT NULL GROUP BY oid"""
 
-# Views over tables and their children, directly or not, that one of the roles reads, directly or
-# through a view; and the children whose policies do not bind its owner. They are a query of their
+# Views over tables and their relatives, directly or not, that one of the roles reads, directly or
+# through a view; and the relatives whose policies do not bind its owner. They are a query of their
 # own, as PostgreSQL expects more rows of two recursions, and so compiles what takes no time.
 VIEWS = f"""\
 WITH RECURSIVE uses(upper, lower) AS MATERIALIZED (
@@ -40,7 +46,7 @@ SELECT DISTINCT c.oid::regclass::text, relkind = 'm', rolname::text, {EXEMPT},
   COALESCE((SELECT option_value::boolean FROM pg_options_to_table(reloptions)
     WHERE option_name = 'security_invoker'), false),
   ARRAY(SELECT t.oid::regclass::text FROM uses JOIN pg_class t ON t.oid = lower
-    WHERE upper = c.oid AND t.oid = ANY(%(children)s::oid[])
+    WHERE upper = c.oid AND t.oid = ANY(%(relatives)s::oid[])
       AND (NOT t.relrowsecurity
         OR NOT t.relforcerowsecurity AND pg_has_role(o.oid, t.relowner, 'USAGE'))
     ORDER BY 1)
@@ -111,12 +117,12 @@ def inspect_sql_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
     family = dict(cursor.fetchall())
     parameters = {
         "tables": [*family],
-        "children": [oid for oid, is_child in family.items() if is_child],
+        "relatives": [oid for oid, is_other in family.items() if is_other],
         "admin": exempt_admin(),
         "roles": reached(cursor),
     }
     cursor.execute(VIEWS, parameters)
-    for view, materialized, owner, exempt, invoker, children in cursor.fetchall():
+    for view, materialized, owner, exempt, invoker, relatives in cursor.fetchall():
         if materialized:
             yield Finding(
                 "tenantry.E122",
@@ -132,13 +138,13 @@ def inspect_sql_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
                 f"run ALTER VIEW {view} SET (security_invoker = true)",
             )
         elif not invoker:
-            for child in children:
+            for table in relatives:
                 yield Finding(
                     "tenantry.E121",
                     f"view {view}",
-                    f"reads {child}, a partition or child of a protected table, as its owner"
-                    f" {owner}, and no policy of {child} binds that role",
-                    f"run ALTER TABLE {child} ENABLE ROW LEVEL SECURITY and ALTER TABLE {child}"
+                    f"reads {table}, a partition, child or parent of a protected table, as its"
+                    f" owner {owner}, and no policy of {table} binds that role",
+                    f"run ALTER TABLE {table} ENABLE ROW LEVEL SECURITY and ALTER TABLE {table}"
                     " FORCE ROW LEVEL SECURITY, or let the view read the protected table",
                 )
 

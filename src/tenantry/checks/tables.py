@@ -13,13 +13,13 @@ from django.db import Error
 
 from ..declared import constraints_of
 from ..dependents import concrete_target, protecting_links
-from .children import Child, children_of, inspect_child
 from .findings import Finding
 from .migrations import Migrations
 from .models import has_other_key
-from .policies import inspect_child_policies, inspect_policies
+from .policies import inspect_policies, inspect_relatives_policies
 from .privileges import belonging, inspect_privileges
 from .reach import UNLIMITED, reached
+from .relatives import Relative, inspect_relative, relatives_of
 from .samekeys import inspect_same_tenant
 from .triggers import inspect_rules, inspect_triggers
 
@@ -66,22 +66,22 @@ def inspect_table(
     yield from inspect_rules(cursor, subject, oid)
     yield from inspect_triggers(cursor, subject, oid)
     yield from inspect_same_tenant(connection, cursor, model, migrations)
-    children = children_of(cursor, oid, tables, roles)
-    for child in children:
-        yield from inspect_child(cursor, model, child, known)
+    relatives = relatives_of(cursor, oid, tables, roles)
+    for each in relatives:
+        yield from inspect_relative(cursor, model, each, known)
     if not NO_POLICIES.intersection(known):
-        shown = [] if "tenantry.E101" in known else [each for each in children if each.is_shown]
+        shown = [] if "tenantry.E101" in known else [each for each in relatives if each.is_shown]
         yield from inspect_comparable(connection, cursor, model, shown, migrations)
 
 
 def inspect_comparable(
-    connection: Any, cursor: Any, model: Any, children: Iterable[Child], migrations: Migrations
+    connection: Any, cursor: Any, model: Any, relatives: Iterable[Relative], migrations: Migrations
 ) -> Iterator[Finding]:
     """Yield findings about policies that differ, or cannot be compared because of their model."""
     try:
         yield from awaited(inspect_policies(connection, cursor, model), model, migrations)
-        for child in children:
-            yield from inspect_child_policies(connection, cursor, model, child)
+        for each in relatives:
+            yield from inspect_relatives_policies(connection, cursor, model, each)
     except Error:
         if not has_other_key(model):
             raise
