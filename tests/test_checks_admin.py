@@ -286,9 +286,11 @@ CHANGES = [
     (OF_ROLE, REPLACED.format("rls_current_tenant_bigint() RETURNS bigint")),
     (OF_ROLE, f"ALTER FUNCTION {OF_ROLE} SET search_path = public"),
     (OF_ROLE, f"ALTER FUNCTION {OF_ROLE} SECURITY DEFINER"),
+    (OF_ROLE, f"ALTER FUNCTION {OF_ROLE} IMMUTABLE"),
     (OF_SEAL, REPLACED.format("rls_sealed(claim text) RETURNS text SECURITY DEFINER")),
     (OF_SEAL, f"ALTER FUNCTION {OF_SEAL} RESET search_path"),
     (OF_SEAL, f"ALTER FUNCTION {OF_SEAL} SECURITY INVOKER"),
+    (OF_SEAL, f"ALTER FUNCTION {OF_SEAL} IMMUTABLE"),
 ]
 
 
@@ -308,7 +310,7 @@ def assert_compared(name: str, change: str, arrange: psycopg.Connection[Any]) ->
 
 
 @pytest.mark.role_shape
-@pytest.mark.parametrize(("name", "change"), CHANGES[:3])
+@pytest.mark.parametrize(("name", "change"), CHANGES[:4])
 def test_the_function_that_policies_call_is_compared(
     name: str, change: str, arrange: psycopg.Connection[Any]
 ) -> None:
@@ -316,7 +318,7 @@ def test_the_function_that_policies_call_is_compared(
 
 
 @pytest.mark.sealed_shape
-@pytest.mark.parametrize(("name", "change"), CHANGES[3:])
+@pytest.mark.parametrize(("name", "change"), CHANGES[4:])
 def test_the_function_that_verifies_seals_is_compared(
     name: str, change: str, arrange: psycopg.Connection[Any]
 ) -> None:

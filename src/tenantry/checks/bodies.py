@@ -11,11 +11,12 @@ from .migrations import Migrations
 from .policies import shape_for
 from .tables import NO_POLICIES
 
-# A missing function shows up as E114 or E115 of the policies that call it.
+# A missing function shows up as E114 or E115 of the policies that call it. One that is not STABLE any
+# more is asked when a statement is planned, and keeps a tenant in plans that are used again.
 DIFFERS = """\
 SELECT FROM pg_proc p JOIN pg_language l ON l.oid = prolang
-WHERE p.oid = to_regprocedure(%(name)s) AND (lanname, prosrc, proconfig, prosecdef)
-  IS DISTINCT FROM ('plpgsql', %(text)s, %(settings)s::text[], %(definer)s)"""
+WHERE p.oid = to_regprocedure(%(name)s) AND (lanname, prosrc, proconfig, prosecdef, provolatile)
+  IS DISTINCT FROM ('plpgsql', %(text)s, %(settings)s::text[], %(definer)s, 's')"""
 
 
 def inspect_bodies(
@@ -41,7 +42,7 @@ def inspect_bodies(
                 "tenantry.E115",
                 f"function {name}",
                 "is called by policies, and differs from what a migration made: its text, its"
-                " settings, or as whom it runs",
+                " settings, its volatility, or as whom it runs",
                 "run as its owner what check_rls --generate prints",
                 # It comes with the policies.
                 any(
