@@ -50,7 +50,7 @@ ADMIN_PARAMETER, ADMIN_VALUE, NO_ADMIN = (
 IS_ADMIN = f"coalesce(nullif(current_setting('{ADMIN_PARAMETER}', true), '{NO_ADMIN}'), '')"
 RLS_TENANTS = {
     "TENANT_MODEL": "app.Tenant",
-    "SHARED_MODELS": ["app.Shared"],
+    "SHARED_MODELS": ["app.Shared", "app.Document"],
     **SHAPES[SHAPE],
 }
 if SHAPE != "guc":

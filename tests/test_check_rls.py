@@ -1043,7 +1043,8 @@ def test_json_names_id_level_and_fix(arrange: psycopg.Connection[Any]) -> None:
 
 
 def test_a_label_that_names_no_model_is_found(tenants: Tenants, settings: Any) -> None:
-    settings.RLS_TENANTS = RLS_TENANTS | {"SHARED_MODELS": ["app.Shared", "app.Shard"]}
+    labels = ["app.Document", "app.Shared", "app.Shard"]
+    settings.RLS_TENANTS = RLS_TENANTS | {"SHARED_MODELS": labels}
     said = "names 'app.Shard', which is not installed; write 'app.Shared'"
     assert findings() == [("tenantry.W157", "RLS_TENANTS['SHARED_MODELS']", said)]
 

@@ -16,7 +16,7 @@ from django.test.utils import isolate_apps
 
 from tenantry.checks.options import inspect_options
 from tenantry.checks.server import inspect_version
-from tests.app.models import Tenant
+from tests.app.models import Note, Tenant
 from tests.fix_aliases import Add
 from tests.fix_checks import broken
 
@@ -215,6 +215,40 @@ def test_an_unmanaged_table_that_names_the_tenant_is_found(
     view = "VIEW legacy WITH (security_invoker) AS SELECT tenant_id AS customer_id FROM app_note;"
     with broken(arrange, create.format(view), "DROP VIEW legacy"):
         assert about_legacy() == []
+
+
+@isolate_apps("tests.app")
+def test_an_unmanaged_part_of_a_protected_row_is_found(
+    arrange: psycopg.Connection[Any], monkeypatch: Any, settings: Any
+) -> None:
+    class Line(models.Model):
+        note = models.ForeignKey(Note, models.DO_NOTHING, related_name="+")
+
+        class Meta:
+            app_label = "app"
+            managed = False
+            db_table = "line"
+
+    def about_line() -> list[Any]:
+        return [each for each in run("database") if each.id != "tenantry.W103"]
+
+    installed = list(apps.get_models(include_auto_created=True))
+    monkeypatch.setattr(apps, "get_models", lambda **options: [*installed, Line])
+    create = "CREATE {} GRANT SELECT ON line TO app"
+    with broken(arrange, create.format("TABLE line (note_id bigint);"), "DROP TABLE line"):
+        (found,) = about_line()
+        assert found.id == "tenantry.W158"
+        assert found.msg.startswith("model app.Line refers to the protected app.Note by note, and")
+        assert "RLSConstraint(path='note__tenant')" in found.hint
+        arrange.execute("ALTER TABLE line ENABLE ROW LEVEL SECURITY")
+        assert about_line() == []
+        arrange.execute("ALTER TABLE line DISABLE ROW LEVEL SECURITY")
+        settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": ["app.Line"]}
+        assert about_line() == []
+        settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": []}
+    view = "VIEW line WITH (security_invoker) AS SELECT id AS note_id FROM app_note;"
+    with broken(arrange, create.format(view), "DROP VIEW line"):
+        assert about_line() == []
 
 
 @pytest.mark.parametrize(

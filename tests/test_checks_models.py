@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Group
+from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
+from django.contrib.contenttypes.models import ContentType
 from django.contrib.postgres.constraints import ExclusionConstraint
 from django.db import models
 from django.db.models import Value
@@ -21,7 +23,18 @@ from tenantry.checks.models import inspect_models
 from tenantry.checks.registry import check_labels
 from tenantry.constraints import check_installed
 from tenantry.exceptions import RLSConfigurationError
-from tests.app.models import Book, Item, Label, NewestFirst, Note, Shared, Tenant, User
+from tests.app.models import (
+    Book,
+    Document,
+    Invoice,
+    Item,
+    Label,
+    NewestFirst,
+    Note,
+    Shared,
+    Tenant,
+    User,
+)
 
 # A test makes several of that name.
 pytestmark = pytest.mark.filterwarnings("ignore:Model 'app.thing' was already registered")
@@ -325,6 +338,78 @@ def test_a_path_that_may_begin_nowhere_is_found() -> None:
 
 
 @isolate_apps("tests.app")
+def test_what_is_a_part_of_another_packages_protected_row_is_found(settings: Any) -> None:
+    assert found(model(part(Shared))) == []
+    settings.RLS_TENANTS = {"TENANT_MODEL": TENANT, "EXTERNAL_MODELS": {"app.Shared": "tenant_id"}}
+    ((identifier, text),) = found(model(part(Shared)))
+    assert identifier == "tenantry.W158"
+    assert text.startswith("refers to the protected app.Shared by of, and has no policy, so that")
+    assert "; give it a foreign key to the tenant with an RLSConstraint, or if it is" in text
+    assert "put AddRLSPolicy('app.Thing') into a migration, or name it in" in text
+    # Those are looked at in the database.
+    link = models.OneToOneField(Shared, models.CASCADE, parent_link=True, primary_key=True)
+    child = type(
+        "Child",
+        (Shared,),
+        {"link": link, "__module__": __name__, "Meta": type("Meta", (), {"app_label": "app"})},
+    )
+    assert found(child) == []
+
+
+def test_a_parent_that_only_its_child_protects_is_found(settings: Any) -> None:
+    assert found(Document) == []
+    settings.RLS_TENANTS = {"TENANT_MODEL": TENANT}
+    ((identifier, text),) = found(Document)
+    assert identifier == "tenantry.W158"
+    assert text.startswith(
+        "is a parent of the protected app.Contract, and has no policy, so that every tenant sees"
+        " its part of the rows; give it a foreign key to the tenant with an RLSConstraint, or if"
+    )
+    settings.RLS_TENANTS = {"TENANT_MODEL": TENANT, "EXTERNAL_MODELS": {"app.Document": "owner"}}
+    assert found(Document) == []
+
+
+@isolate_apps("tests.app")
+def test_a_plain_column_that_names_the_tenant_is_found() -> None:
+    plain = {"tenant": None, "owner": models.BigIntegerField(db_column="tenant_id")}
+    ((identifier, text),) = found(model(plain))
+    assert identifier == "tenantry.W154"
+    assert text.startswith("has the column tenant_id, by which other models are protected, and has")
+    assert "; add RLSConstraint(field='owner')" in text
+    assert found(model(plain, constraints=[RLSConstraint(field="owner", name="rls")])) == []
+
+
+@isolate_apps("tests.app")
+def test_a_part_that_refers_by_several_columns_is_found() -> None:
+    of = models.ForeignObject(
+        Invoice,
+        models.DO_NOTHING,
+        from_fields=("owner", "number"),
+        to_fields=("tenant", "number"),
+        related_name="+",
+    )
+    columns = {"owner": models.BigIntegerField(), "number": models.IntegerField()}
+    ((identifier, text),) = found(model({"tenant": None, **columns, "of": of}))
+    assert identifier == "tenantry.W158"
+    assert text.startswith("refers to the protected app.Invoice by of, and has no policy, so that")
+    assert "; give it a foreign key to the tenant with an RLSConstraint" in text
+
+
+@isolate_apps("tests.app")
+def test_what_a_generic_relation_of_a_protected_model_holds_is_found() -> None:
+    fields = {"object_id": models.BigIntegerField(), "about": GenericForeignKey()}
+    kind: Any = models.ForeignKey(ContentType, models.CASCADE, related_name="+")
+    held = model({"tenant": None, "content_type": kind, **fields})
+    assert found(held) == []
+    meta = type("Meta", (), {"app_label": "app"})
+    relation = {"things": GenericRelation(held), "__module__": __name__, "Meta": meta}
+    type("Holder", (RLSProtectedModel,), relation)
+    ((identifier, text),) = found(held)
+    assert identifier == "tenantry.W158"
+    assert text.startswith("is the target of a GenericRelation of the protected app.Holder, and")
+
+
+@isolate_apps("tests.app")
 def test_what_is_no_part_of_a_protected_row_is_not_found() -> None:
     assert found(model(part(Shared))) == found(model(part("app.Nowhere"))) == []
     assert found(model(part(null=True, on_delete=models.SET_NULL))) == []
@@ -409,6 +494,9 @@ def test_a_model_that_names_a_proxy_of_the_tenant_is_found() -> None:
 @override_settings(AUTH_USER_MODEL="auth.User")
 def test_the_user_model_is_shared() -> None:
     assert [each for each, _ in found(User)] == ["tenantry.W154"]
+    given = {"TENANT_MODEL": TENANT, "EXTERNAL_MODELS": {"app.User": "tenant_id"}}
+    with override_settings(RLS_TENANTS=given):
+        assert [each for each, _ in found(User)] == ["tenantry.W155"]
 
 
 def protected(first: Any = None, **attributes: Any) -> Any:

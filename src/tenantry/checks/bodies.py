@@ -11,8 +11,8 @@ from .migrations import Migrations
 from .policies import shape_for
 from .tables import NO_POLICIES
 
-# A missing function shows up as E114 or E115 of the policies that call it. One that is not STABLE any
-# more is asked when a statement is planned, and keeps a tenant in plans that are used again.
+# A missing function shows up as E114 or E115 of the policies that call it. One that is IMMUTABLE is
+# called when a statement is planned, and so keeps a tenant in a plan that is used again.
 DIFFERS = """\
 SELECT FROM pg_proc p JOIN pg_language l ON l.oid = prolang
 WHERE p.oid = to_regprocedure(%(name)s) AND (lanname, prosrc, proconfig, prosecdef, provolatile)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from django.apps import apps
@@ -26,6 +26,7 @@ Model = type[Any]
 
 def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
     """Yield what is wrong with models that have tables."""
+    columns = columns_of_tenants()
     for model in found:
         constraints = constraints_of(model)
         if model._meta.proxy:
@@ -37,8 +38,9 @@ def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
             yield from inspect_name(model)
             yield from inspect_deletion(model)
             yield from inspect_path(model)
-        elif not is_shared(model):
-            yield from inspect_unprotected(model)
+        # Each policy of another package's table is written by hand.
+        elif not (is_shared(model) or external_column(model)):
+            yield from inspect_unprotected(model, columns)
         if len(constraints) > 1:
             names = ", ".join(each.name for each in constraints)
             yield Finding(
@@ -137,47 +139,114 @@ def has_other_key(model: Model) -> bool:
     return any(each.id == "tenantry.E153" for each in inspect_models([model]))
 
 
-def inspect_unprotected(model: Model) -> Iterator[Finding]:
-    """Yield a finding if a model without a policy refers to the tenant, or is part of its rows."""
+def inspect_unprotected(model: Model, columns: Collection[str]) -> Iterator[Finding]:
+    """Yield a finding if a model without a policy names the tenant, or is part of its rows.
+
+    `columns` are those that name the tenant of protected models.
+    """
     fields: Any = model._meta.local_concrete_fields
-    if not any(refers_to_tenant(field) for field in fields):
+    named = [
+        field
+        for field in fields
+        if refers_to_tenant(field) or (field.column in columns and not field.is_relation)
+    ]
+    if not named:
         yield from inspect_parts(model)
-    for field in fields:
-        if refers_to_tenant(field):
-            add = f"add RLSConstraint(field={field.name!r}) to its Meta.constraints"
-            if model._meta.auto_created:
-                add = "write a model for the relation, with an RLSConstraint, as its through"
-            yield Finding(
-                "tenantry.W154",
-                f"model {model._meta.label}",
-                f"refers to the tenant by {field.name}, and has no policy",
-                f"{add}, or name it in RLS_TENANTS['SHARED_MODELS']",
-            )
+        yield from inspect_held(model)
+    for field in named:
+        add = f"add RLSConstraint(field={field.name!r}) to its Meta.constraints"
+        if model._meta.auto_created:
+            add = "write a model for the relation, with an RLSConstraint, as its through"
+        how = f"refers to the tenant by {field.name}"
+        if not field.is_relation:
+            how = f"has the column {field.column}, by which other models are protected"
+        yield Finding(
+            "tenantry.W154",
+            f"model {model._meta.label}",
+            f"{how}, and has no policy",
+            f"{add}, or name it in RLS_TENANTS['SHARED_MODELS']",
+        )
+
+
+def columns_of_tenants() -> set[str]:
+    """Return the columns by which models are protected, but for keys, such as the tenants' own."""
+    return {
+        str(field.column)
+        for model in apps.get_models()
+        for constraint in constraints_of(model)
+        for field in model._meta.local_concrete_fields
+        if field.name == constraint.field and not field.primary_key
+    }
 
 
 def inspect_parts(model: Model) -> Iterator[Finding]:
     """Yield a finding if the rows of a model without a policy are parts of protected rows."""
-    # Each policy of another package's table is written by hand.
-    if external_column(model):
-        return
-    for field in model._meta.local_concrete_fields:
+    for field in model._meta.local_fields:
         if not refers_to_model(field):
             continue
         whole = concrete_target(field, apps)
-        if not is_protected(whole, apps):
+        if not (is_protected(whole, apps) or is_apart(model, field, whole)):
             continue
         # Such a row is not without the other, or ends with it.
         if not field.null or cascades(field.remote_field.on_delete):
-            path = f"{field.name}__{path_of(whole)}"
             yield Finding(
                 "tenantry.W158",
                 f"model {model._meta.label}",
                 f"refers to the protected {whole._meta.label} by {field.name}, and has no policy,"
                 " so that every tenant sees its rows",
-                f"add RLSConstraint(path={path!r}) to its Meta.constraints, or name it in"
-                " RLS_TENANTS['SHARED_MODELS']",
+                f"{fix_of_part(model, field, whole)}, or name it in RLS_TENANTS['SHARED_MODELS']",
             )
             return
+
+
+def is_apart(model: Model, field: Any, whole: Model) -> bool:
+    """Return whether `field` refers to a protected model of another package, from outside of it.
+
+    Its children and many-to-many relations are looked at in the database.
+    """
+    is_inside = model._meta.auto_created or field.remote_field.parent_link
+    return not is_inside and external_column(whole) is not None
+
+
+def fix_of_part(model: Model, field: Any, whole: Model) -> str:
+    """Return how a `model` is protected whose rows are parts of those that `field` refers to."""
+    # A path has columns only.
+    if field.concrete and external_column(whole) is None:
+        path = f"{field.name}__{path_of(whole)}"
+        return f"add RLSConstraint(path={path!r}) to its Meta.constraints"
+    return fix_by_column(model)
+
+
+def fix_by_column(model: Model) -> str:
+    """Return how a `model` is protected that nothing leads from to the tenant."""
+    return (
+        "give it a foreign key to the tenant with an RLSConstraint, or if it is another package's,"
+        f" put AddRLSPolicy({model._meta.label!r}) into a migration"
+    )
+
+
+def inspect_held(model: Model) -> Iterator[Finding]:
+    """Yield a finding if a model without a policy holds parts of rows whose model says so."""
+    for relation in model._meta.get_fields(include_parents=False, include_hidden=True):
+        role = role_in(relation)
+        if role and is_protected(relation.related_model, apps):
+            yield Finding(
+                "tenantry.W158",
+                f"model {model._meta.label}",
+                f"is {role} of the protected {relation.related_model._meta.label}, and has no"
+                " policy, so that every tenant sees its part of the rows",
+                f"{fix_by_column(model)}, or name it in RLS_TENANTS['SHARED_MODELS']",
+            )
+            return
+
+
+def role_in(relation: Any) -> str | None:
+    """Return what a model is to another one that inherits from it, or has a GenericRelation."""
+    if getattr(relation, "parent_link", False):
+        return "a parent"
+    # Its module needs the app of content types.
+    is_generic = hasattr(getattr(relation, "field", None), "content_type_field_name")
+    return "the target of a GenericRelation" if is_generic else None
 
 
 def cascades(on_delete: Any) -> bool:
