@@ -324,6 +324,20 @@ BREAKS = {
         "view v",
         "reads t, a partition, child or parent of a protected table, as its owner owner, and no",
     ),
+    "E121 of the rule of a table": (
+        "CREATE TABLE t (n int); GRANT INSERT ON t TO app; CREATE RULE r AS ON INSERT TO t DO"
+        " INSTEAD SELECT * FROM app_note",
+        "DROP TABLE t",
+        "table t",
+        "has rules that use protected tables as its owner postgres, whom no policy binds; drop the",
+    ),
+    "E121 of another rule of a view": (
+        "CREATE VIEW v AS SELECT 1 AS n; GRANT INSERT ON v TO app; CREATE RULE r AS ON INSERT TO v"
+        " DO INSTEAD DELETE FROM app_note",
+        "DROP VIEW v",
+        "view v",
+        "reads protected tables as its owner postgres, whom no policy binds",
+    ),
     "E122": (
         "CREATE MATERIALIZED VIEW kept AS SELECT * FROM app_note; GRANT SELECT ON kept TO app",
         "DROP MATERIALIZED VIEW kept",

@@ -26,23 +26,24 @@ SELECT oid, bool_and(is_other) FROM (TABLE child UNION TABLE parent) family
 WHERE oid IS NOT NULL GROUP BY oid"""
 
 # Views over tables and their relatives, directly or not, that one of the roles reads, directly or
-# through a view; and the relatives whose policies do not bind its owner. They are a query of their
-# own, as PostgreSQL expects more rows of two recursions, and so compiles what takes no time.
+# through a view; and the relatives whose policies do not bind its owner. What other rules do, of
+# views and tables, they do with the owner's rights, too. They are a query of their own, as
+# PostgreSQL expects more rows of two recursions, and so compiles what takes no time.
 VIEWS = f"""\
 WITH RECURSIVE uses(upper, lower) AS MATERIALIZED (
   SELECT DISTINCT ev_class, refobjid FROM pg_rewrite r
   JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
     AND d.refclassid = 'pg_class'::regclass
-  WHERE rulename = '_RETURN' AND ev_class <> refobjid
+  WHERE ev_class <> refobjid
 ), over(oid) AS (
   SELECT unnest(%(tables)s::oid[])
   UNION SELECT upper FROM over JOIN uses ON lower = over.oid
 ), reach(oid) AS (
-  SELECT oid FROM pg_class c WHERE relkind IN ('v', 'm') AND {USABLE}
+  SELECT oid FROM pg_class c WHERE oid IN (SELECT upper FROM uses) AND {USABLE}
   UNION SELECT lower FROM reach JOIN uses ON upper = reach.oid
-    JOIN pg_class c ON c.oid = reach.oid AND c.relkind = 'v'
+    JOIN pg_class c ON c.oid = reach.oid AND c.relkind <> 'm'
 )
-SELECT DISTINCT c.oid::regclass::text, relkind = 'm', rolname::text, {EXEMPT},
+SELECT DISTINCT c.oid::regclass::text, relkind::text, rolname::text, {EXEMPT},
   COALESCE((SELECT option_value::boolean FROM pg_options_to_table(reloptions)
     WHERE option_name = 'security_invoker'), false),
   ARRAY(SELECT t.oid::regclass::text FROM uses JOIN pg_class t ON t.oid = lower
@@ -51,7 +52,10 @@ SELECT DISTINCT c.oid::regclass::text, relkind = 'm', rolname::text, {EXEMPT},
         OR NOT t.relforcerowsecurity AND pg_has_role(o.oid, t.relowner, 'USAGE'))
     ORDER BY 1)
 FROM over JOIN reach USING (oid) JOIN pg_class c USING (oid) JOIN pg_roles o ON o.oid = relowner
-WHERE relkind IN ('v', 'm') ORDER BY 1"""  # noqa: S608 - a constant
+WHERE c.oid <> ALL(%(tables)s::oid[]) ORDER BY 1"""  # noqa: S608 - a constant
+
+# By pg_class.relkind.
+KINDS = {"m": "materialized view", "v": "view"}
 
 # That somebody has made.
 MADE = """\
@@ -112,7 +116,7 @@ WHERE c.oid IN (SELECT oid FROM mine) ORDER BY 1, 2"""
 
 
 def inspect_sql_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
-    """Yield views of protected tables that show other tenants' rows."""
+    """Yield views, and tables with rules, that show other tenants' rows of protected tables."""
     cursor.execute(FAMILY, [tables])
     family = dict(cursor.fetchall())
     parameters = {
@@ -122,18 +126,26 @@ def inspect_sql_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
         "roles": reached(cursor),
     }
     cursor.execute(VIEWS, parameters)
-    for view, materialized, owner, exempt, invoker, relatives in cursor.fetchall():
-        if materialized:
+    for view, kind, owner, exempt, invoker, relatives in cursor.fetchall():
+        subject = f"{KINDS.get(kind, 'table')} {view}"
+        if kind == "m":
             yield Finding(
                 "tenantry.E122",
-                f"materialized view {view}",
+                subject,
                 "holds rows of protected tables, and policies do not apply to what it holds",
                 f"run REVOKE ALL ON {view} FROM PUBLIC and the role that serves requests",
+            )
+        elif exempt and kind != "v":
+            yield Finding(
+                "tenantry.E121",
+                subject,
+                f"has rules that use protected tables as its owner {owner}, whom no policy binds",
+                "drop the rules, or write triggers",
             )
         elif exempt and not invoker:
             yield Finding(
                 "tenantry.E121",
-                f"view {view}",
+                subject,
                 f"reads protected tables as its owner {owner}, whom no policy binds",
                 f"run ALTER VIEW {view} SET (security_invoker = true)",
             )
@@ -141,7 +153,7 @@ def inspect_sql_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
             for table in relatives:
                 yield Finding(
                     "tenantry.E121",
-                    f"view {view}",
+                    subject,
                     f"reads {table}, a partition, child or parent of a protected table, as its"
                     f" owner {owner}, and no policy of {table} binds that role",
                     f"run ALTER TABLE {table} ENABLE ROW LEVEL SECURITY and ALTER TABLE {table}"
