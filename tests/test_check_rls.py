@@ -506,6 +506,13 @@ BREAKS = {
         "role app",
         "is a member of pg_write_server_files, so it can reach the server's files",
     ),
+    "E136 by a function": (
+        f"{OTHER}; GRANT EXECUTE ON FUNCTION pg_read_binary_file(text) TO other",
+        NO_OTHER,
+        "role app",
+        "may execute pg_read_binary_file(text), so it can reach the server's files, where no policy"
+        " applies; run REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text) FROM app, or from",
+    ),
     "E139": (
         "GRANT pg_read_all_data TO app",
         "REVOKE pg_read_all_data FROM app",

@@ -26,6 +26,16 @@ SELECT rolname::text, ARRAY(
   ORDER BY 1
 ) FROM pg_roles mine WHERE rolname = session_user AND NOT rolsuper"""  # noqa: S608 - a constant
 
+# What PostgreSQL keeps from PUBLIC, and somebody may have granted.
+FILES = """\
+SELECT DISTINCT session_user::text, p.oid::regprocedure::text
+FROM pg_proc p CROSS JOIN unnest(%(roles)s::oid[]) role
+WHERE pronamespace = 'pg_catalog'::regnamespace
+  AND proname IN ('lo_export', 'lo_import', 'pg_read_binary_file', 'pg_read_file')
+  AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)
+  AND has_function_privilege(role, p.oid, 'EXECUTE')
+ORDER BY 2"""
+
 # A superuser among them is reported already. The views over these show what policies let through.
 STATISTICS = """\
 SELECT DISTINCT session_user::text, pg_has_role(session_user, 'pg_read_all_data', 'MEMBER')
@@ -83,7 +93,17 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
                 " applies",
                 leaving(other, name),
             )
-    cursor.execute(STATISTICS, {"roles": reached(cursor)})
+    roles = reached(cursor)
+    cursor.execute(FILES, {"roles": roles})
+    for name, function in cursor.fetchall():
+        yield Finding(
+            "tenantry.E136",
+            f"role {name}",
+            f"may execute {function}, so it can reach the server's files, where no policy applies",
+            f"run REVOKE EXECUTE ON FUNCTION {function} FROM {readable(name)}, or from the role"
+            " through which it may",
+        )
+    cursor.execute(STATISTICS, {"roles": roles})
     for name, is_reader in cursor.fetchall():
         what = "pg_read_all_data" if is_reader else "SELECT ON pg_statistic, pg_statistic_ext_data"
         yield Finding(
