@@ -8,21 +8,25 @@ from typing import Any
 
 import psycopg
 import pytest
+from django.contrib.auth.models import Group
 from django.core.management import call_command
 from django.db import DatabaseError, close_old_connections, connections, models, transaction
 from django.db.migrations import AddConstraint, AddField, DeleteModel, Migration, RemoveConstraint
 from django.db.migrations.state import ProjectState
 
 from tenantry import CurrentTenant, SameTenant, admin_context, tenant_context
+from tenantry.checks.inspection import protected_models
 from tenantry.exceptions import RLSConfigurationError
-from tenantry.grants import grant_to_admin_role
+from tenantry.grants import grant_to_admin_role, tables_in
 from tenantry.operations import (
     AddRLSPolicy,
     AddSameTenantNotValid,
     AlterRLSPolicy,
     ValidateSameTenant,
+    has_table,
 )
 from tenantry.shapes import current
+from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 from tests.fix_aliases import Add
 from tests.sql import run
@@ -230,6 +234,23 @@ def test_the_admin_role_is_granted_the_tables_that_are_here(
         grant_to_admin_role(connections["owner"], "elsewhere_admin")
         sql = "SELECT has_table_privilege('elsewhere_admin', %s, 'SELECT')"
         assert [run(sql, [table]) for table in ("app_note", "app_tag")] == [[(True,)], [(False,)]]
+
+
+def test_a_relation_is_where_its_model_is(
+    project: None, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django asks a router for the model, and not for the table that it makes with that."""
+    external = {"EXTERNAL_MODELS": {"auth.Group_permissions": "id"}}
+    settings.RLS_TENANTS = {**test_settings.RLS_TENANTS, **external}
+    settings.DATABASE_ROUTERS = [Elsewhere()]
+    through: Any = Group.permissions.through
+    add = AddRLSPolicy("auth.Group_permissions", "id", create_column=False, **current())
+    connection = connections["default"]
+    for refused, is_here in ("group_permissions", True), ("group", False):
+        monkeypatch.setattr(Elsewhere, "refused", frozenset({refused}))
+        assert (through in protected_models(connection)) == is_here
+        assert (through._meta.db_table in tables_in(connection)) == is_here
+        assert has_table(add, "default", through) == is_here
 
 
 # Databases of another ENGINE, which makes no policies for what hangs on a protected table.

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.apps import apps
-from django.db import connections, router
+from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 
 from .dependents import is_protected
 from .engine import ENGINES, is_bound
 from .exceptions import RLSConfigurationError
+from .routing import is_placed
 
 
 def stay_away(
@@ -47,6 +48,6 @@ def concerned(connection: Any, labels: set[str]) -> Iterator[Any]:
             (label in labels or is_new)
             and is_protected(model, apps)
             and made_with._meta.can_migrate(connection)
-            and router.allow_migrate_model(connection.alias, made_with)
+            and is_placed(connection.alias, model)
         ):
             yield made_with

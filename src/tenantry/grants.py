@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.apps import apps
-from django.db import connections, router
+from django.db import connections
 
 from .conf import rls_tenants
 from .engine import is_bound
+from .routing import is_placed
 from .seal import send_seal_keys
 
 # Only what whoever migrates may grant, and what is not granted yet.
@@ -64,7 +65,7 @@ def tables_in(connection: Any) -> list[str]:
     return [
         model._meta.db_table
         for model in apps.get_models(include_auto_created=True)
-        if router.allow_migrate_model(connection.alias, model)
+        if is_placed(connection.alias, model)
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.contrib.postgres.operations import ValidateConstraint
-from django.db import Error, router
+from django.db import Error
 from django.db.migrations import AddConstraint
 from django.db.migrations.operations.base import Operation
 
@@ -14,6 +14,7 @@ from .conf import rls_tenants
 from .exceptions import RLSConfigurationError
 from .external import add_external, alter_external, remove_external
 from .policies.ddl import Shape
+from .routing import is_placed
 from .samekeys import SameTenant
 from .shapes import arguments, check_arguments, current, given, says_all
 from .targets import named_instead
@@ -242,7 +243,7 @@ def has_table(operation: Operation, alias: str, model: Any) -> bool:
     Raises RLSConfigurationError for a model without a table of its own: the operation would do
     nothing, and queries of the model would look as if it had.
     """
-    if not router.allow_migrate_model(alias, model):
+    if not is_placed(alias, model):
         return False
     if other := named_instead(model):
         raise RLSConfigurationError(

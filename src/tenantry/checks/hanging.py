@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.apps import apps
-from django.db import router
 
 from ..conf import is_shared
 from ..dependents import dependents, is_protected
 from ..protected import external_column, external_models
+from ..routing import is_placed
 from .findings import Finding
 from .models import inspect_held, inspect_parts, refers_to_tenant
 from .reach import USABLE, reached
@@ -30,7 +30,7 @@ def inspect_hanging(connection: Any, cursor: Any) -> Iterator[Finding]:
     found = {
         connection.ops.quote_name(model._meta.db_table): finding
         for model, finding in [*of_externals(), *of_unmanaged()]
-        if router.allow_migrate_model(connection.alias, model)
+        if is_placed(connection.alias, model)
     }
     cursor.execute(OPEN, {"tables": [*found], "roles": reached(cursor)})
     for (table,) in cursor.fetchall():

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from django.apps import apps
-from django.db import Error, router, transaction
+from django.db import Error, transaction
 
 from ..dependents import is_protected
 from ..protected import external_column
+from ..routing import is_placed
 from .admin import inspect_admin, inspect_app
 from .bodies import inspect_bodies
 from .failures import advice_for
@@ -37,7 +38,7 @@ def protected_models(connection: Any) -> list[Any]:
         for model in apps.get_models(include_auto_created=True)
         if (is_protected(model, apps) or external_column(model))
         and not model._meta.proxy
-        and router.allow_migrate_model(connection.alias, model)
+        and is_placed(connection.alias, model)
     ]
 
 
@@ -82,7 +83,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
     used = [
         connection.ops.quote_name(model._meta.db_table)
         for model in apps.get_models(include_auto_created=True)
-        if router.allow_migrate_model(connection.alias, model)
+        if is_placed(connection.alias, model)
     ]
     options = connection.settings_dict["OPTIONS"]
     checks: dict[str, Check] = {

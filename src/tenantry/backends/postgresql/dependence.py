@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db import router
 from django.db.backends.ddl_references import Statement, Table
 
 from ...dependents import dependents, has_constraint, policies_of, references_of, shape_of
 from ...mixins import Base
 from ...opening import Opening
 from ...policies.references import IS_AS_WANTED, OF_DEPENDENTS, depend, independ, let_depend_anew
+from ...routing import is_placed
 from ...statements import DeferredProtection
 
 
@@ -112,10 +112,9 @@ class DependenceMixin(Base):  # type: ignore[misc]
 
     def is_here(self, model: Any) -> bool:
         """Return whether this database has the table of `model`."""
-        # Django makes the table of a relation with that of its model, and asks for it alone.
         made_with = model._meta.auto_created or model
         can_be: bool = made_with._meta.can_migrate(self.connection)
-        return can_be and router.allow_migrate_model(self.connection.alias, made_with)
+        return can_be and is_placed(self.connection.alias, model)
 
     def waiting(self, table: str) -> list[Any]:
         """Return what waits to protect a table that this migration creates."""
