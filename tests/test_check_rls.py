@@ -1131,6 +1131,24 @@ def test_what_the_login_role_may_do_counts_where_another_one_is_assumed(
         connections[name].close()
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ("-c rls.is_admin=true -c rls.bypass=login", "rls.is_admin"),
+        ("-c rls.is_admin=false -c rls.current_tenant=7", "rls.current_tenant"),
+    ],
+)
+def test_a_default_that_no_catalog_has_is_found(
+    options: str, name: str, tenants: Tenants, alias: Add
+) -> None:
+    """A configuration file sets it as well."""
+    database = alias("default", {"options": options})
+    ((identifier, subject, text),) = findings("--database", database)
+    assert (identifier, subject) == ("tenantry.E131", "server")
+    assert text.startswith(f"starts every session with {name} = ")
+    assert "; remove it from postgresql.conf" in text
+
+
 def test_a_database_of_another_engine_is_refused(tenants: Tenants, alias: Add) -> None:
     name = alias("default", ENGINE="django.db.backends.postgresql")
     with pytest.raises(CommandError, match="not inherit from tenantry's; name another one with"):

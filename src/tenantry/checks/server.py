@@ -36,8 +36,10 @@ ORDER BY 1, 3"""
 
 def inspect_defaults(cursor: Any) -> Iterator[Finding]:
     """Yield a finding for each default that binds sessions, or gives them another role."""
-    cursor.execute(DEFAULTS, [f"{rls_tenants().guc_prefix}."])
-    for subject, alter, name, value in cursor.fetchall():
+    prefix = rls_tenants().guc_prefix
+    cursor.execute(DEFAULTS, [f"{prefix}."])
+    found = cursor.fetchall()
+    for subject, alter, name, value in found:
         begin = "start" if subject == "all roles" else "starts"
         if name == "role":
             yield Finding(
@@ -54,6 +56,29 @@ def inspect_defaults(cursor: Any) -> Iterator[Finding]:
                 " bound",
                 f"run {alter} RESET {name}",
             )
+    told = {name for _, _, name, _ in found}
+    for name, nobody in ("current_tenant", ""), ("is_admin", "false"):
+        if f"{prefix}.{name}" not in told:
+            yield from inspect_default(cursor, f"{prefix}.{name}", nobody)
+
+
+def inspect_default(cursor: Any, name: str, nobody: str) -> Iterator[Finding]:
+    """Yield a finding if a parameter has a default from somewhere that the catalog does not know.
+
+    Nor does pg_settings, which leaves out parameters of this kind. `nobody` is a value that binds
+    nobody, as none does.
+    """
+    cursor.execute(cursor.db.ops.with_default(name))
+    cursor.nextset()
+    (value,) = cursor.fetchone()
+    if value and value != nobody:
+        yield Finding(
+            "tenantry.E131",
+            "server",
+            f"starts every session with {name} = {value!r}, so that code without a scope is bound",
+            "remove it from postgresql.conf and postgresql.auto.conf, or from OPTIONS['options'] in"
+            " DATABASES",
+        )
 
 
 def inspect_version(number: int) -> Iterator[Finding]:

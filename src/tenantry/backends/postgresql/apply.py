@@ -117,6 +117,14 @@ def with_value(expression: str) -> str:
     return f"SELECT {expression} FROM pg_catalog.set_config('{name}', %s, true)"  # noqa: S608 - of ours
 
 
+def with_default(name: str) -> str:
+    """Return two statements: the second reads what a session starts with in a parameter.
+
+    What a statement carries hides it.
+    """
+    return f"SET LOCAL {name} TO DEFAULT; SELECT pg_catalog.current_setting('{name}', true)"
+
+
 def before_commit(server_version: int, session: Session = LOGGED_IN) -> bytes:
     """Return what goes in front of COMMIT where bindings are sealed.
 

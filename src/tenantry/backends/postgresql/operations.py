@@ -9,7 +9,7 @@ from django.db.backends.postgresql import operations
 
 from ...mixins import Base
 from ...protected import protections
-from .apply import with_value
+from .apply import with_default, with_value
 from .savepoints import SavepointSQL
 
 
@@ -49,6 +49,10 @@ class OperationsMixin(SavepointMixin):
         Checks try a value so; they do not import the backend, whose driver may be missing.
         """
         return with_value(expression)
+
+    def with_default(self, name: str) -> str:
+        """Return what reads the default of a parameter, in the second of two statements."""
+        return with_default(name)
 
     def sequence_reset_sql(self, style: Any, model_list: Any) -> list[str]:
         """Return SQL that moves sequences up to the keys; those of protected tables never back."""
