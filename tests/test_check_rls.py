@@ -270,6 +270,15 @@ BREAKS = {
         "table t",
         "has the tenant column tenant_id but no policy",
     ),
+    "W152": (
+        "ALTER TABLE app_note ADD CONSTRAINT gone FOREIGN KEY (author_id) REFERENCES app_author ON"
+        " DELETE SET NULL",
+        "ALTER TABLE app_note DROP CONSTRAINT gone",
+        "table app_note",
+        "has the foreign key gone with ON DELETE SET NULL: PostgreSQL applies no policies to that,"
+        ' and deletes or changes the rows of other tenants, too; run ALTER TABLE "app_note" DROP'
+        " CONSTRAINT gone, and make it again without ON DELETE, or add SameTenant(field='author')",
+    ),
     "W113": (
         "CREATE RULE copied AS ON INSERT TO app_note DO ALSO NOTHING",
         "DROP RULE copied ON app_note",
@@ -802,6 +811,16 @@ HARMLESS = {
         "CREATE TABLE t (title text); ALTER TABLE app_note INHERIT t; CREATE TABLE u () INHERITS"
         " (t); GRANT SELECT ON u TO app",
         "ALTER TABLE app_note NO INHERIT t; DROP TABLE t CASCADE",
+    ),
+    "what goes with the row that it is a part of": (
+        "ALTER TABLE app_book ADD CONSTRAINT gone FOREIGN KEY (item_ptr_id) REFERENCES app_item ON"
+        " DELETE CASCADE",
+        "ALTER TABLE app_book DROP CONSTRAINT gone",
+    ),
+    "what goes with the tenant": (
+        "ALTER TABLE app_note ADD CONSTRAINT gone FOREIGN KEY (tenant_id) REFERENCES app_tenant ON"
+        " DELETE CASCADE",
+        "ALTER TABLE app_note DROP CONSTRAINT gone",
     ),
     "a copy that the role may not read": (
         "CREATE TABLE t AS SELECT * FROM app_note",

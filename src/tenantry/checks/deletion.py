@@ -6,31 +6,71 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..declared import constraints_of
+from ..dependents import links
+from ..policies.predicates import readable
 from ..samekeys import SameTenant, tenant_field
 from .findings import Finding
 
 Model = type[Any]
 
+# What the database does by itself to rows that refer to one of the given tables.
+ACTIONS = """\
+SELECT attname::text, conname::text,
+  CASE confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'SET DEFAULT' END
+FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
+WHERE contype = 'f' AND conrelid = to_regclass(%(table)s) AND confdeltype IN ('c', 'n', 'd')
+  AND cardinality(conkey) = 1
+  AND EXISTS (SELECT FROM unnest(%(tables)s::text[]) name WHERE to_regclass(name) = confrelid)
+ORDER BY 2"""
+REACHES = (
+    "PostgreSQL applies no policies to that, and deletes or changes the rows of other tenants, too"
+)
 
-def inspect_deletion(model: Model) -> Iterator[Finding]:
-    """Yield the foreign keys of a protected model by which rows of other tenants change or go."""
+
+def free_keys(model: Model) -> Iterator[Any]:
+    """Yield the foreign keys in a protected table that may refer to rows of other tenants."""
     constraints = model._meta.constraints
     kept = {each.field for each in constraints if isinstance(each, SameTenant)}
     # By these a row has the tenant of the one that it refers to, or names the tenant itself.
     kept |= {each.way.partition("__")[0] for each in constraints_of(model)}
-    kept |= {link.name for link in model._meta.parents.values() if link}
+    kept |= {link.name for link in [*model._meta.parents.values(), *links(model)] if link}
     for field in model._meta.local_concrete_fields:
-        on_delete: Any = getattr(field.remote_field, "on_delete", None)
-        # Since Django 6.1.
-        if not hasattr(on_delete, "on_delete_sql"):
-            continue
-        if field.name not in kept and field.db_constraint and model._meta.managed:
+        if field.is_relation and field.name not in kept:
+            yield field
+
+
+def is_done_by_database(field: Any) -> bool:
+    """Return whether the model says what the database does; it can since Django 6.1."""
+    return hasattr(field.remote_field.on_delete, "on_delete_sql")
+
+
+def inspect_deletion(model: Model) -> Iterator[Finding]:
+    """Yield the foreign keys of a protected model by which rows of other tenants change or go."""
+    for field in free_keys(model):
+        if is_done_by_database(field) and field.db_constraint and model._meta.managed:
             yield Finding(
                 "tenantry.W152",
                 f"model {model._meta.label}",
-                f"has on_delete={on_delete.__name__} on {field.name}: PostgreSQL applies no"
-                " policies to that, and deletes or changes the rows of other tenants, too",
+                f"has on_delete={field.remote_field.on_delete.__name__} on {field.name}: {REACHES}",
                 fix_of_deletion(model, field),
+            )
+
+
+def inspect_actions(cursor: Any, model: Model, table: str, tables: list[str]) -> Iterator[Finding]:
+    """Yield the same of the quoted table of a model, for what somebody else's SQL has made.
+
+    `tables` are those of all protected models.
+    """
+    cursor.execute(ACTIONS, {"table": table, "tables": tables})
+    fields = {each.column: each for each in free_keys(model) if not is_done_by_database(each)}
+    for column, name, action in cursor.fetchall():
+        if column in fields:
+            yield Finding(
+                "tenantry.W152",
+                f"table {model._meta.db_table}",
+                f"has the foreign key {name} with ON DELETE {action}: {REACHES}",
+                f"run ALTER TABLE {table} DROP CONSTRAINT {readable(name)}, and make it again"
+                f" without ON DELETE, or add SameTenant(field={fields[column].name!r})",
             )
 
 

@@ -13,6 +13,7 @@ from django.db import Error
 
 from ..declared import constraints_of
 from ..dependents import concrete_target, protecting_links
+from .deletion import inspect_actions
 from .findings import Finding
 from .migrations import Migrations
 from .models import has_other_key
@@ -66,6 +67,7 @@ def inspect_table(
     yield from inspect_rules(cursor, subject, oid)
     yield from inspect_triggers(cursor, subject, oid)
     yield from inspect_same_tenant(connection, cursor, model, migrations)
+    yield from inspect_actions(cursor, model, table, tables)
     relatives = relatives_of(cursor, oid, tables, roles)
     for each in relatives:
         yield from inspect_relative(cursor, model, each, known)
