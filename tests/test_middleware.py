@@ -432,11 +432,21 @@ def test_what_a_users_property_fails_with_is_shown(wrapped: Any) -> None:
 
 
 @pytest.mark.parametrize("wrapped", [as_it_is, lazily])
-def test_a_method_makes_nobody_an_admin(wrapped: Any) -> None:
+@pytest.mark.parametrize("said", [lambda: False, "false", "", [False]])
+def test_what_is_no_truth_value_makes_nobody_an_admin(said: Any, wrapped: Any) -> None:
     user = Asking(7)
-    user.is_tenant_admin = lambda: False
-    with pytest.raises(ImproperlyConfigured, match=r"is_tenant_admin .* is a method.* @property"):
+    user.is_tenant_admin = said
+    kind = type(said).__name__
+    with pytest.raises(ImproperlyConfigured, match=rf"is_tenant_admin .*, a {kind}; it must be T"):
         binding_of(wrapped(user))
+
+
+@pytest.mark.parametrize("wrapped", [as_it_is, lazily])
+@pytest.mark.parametrize(("said", "binding"), [(1, ADMIN), (0, Binding(7)), (None, Binding(7))])
+def test_a_number_and_nothing_are_truth_values(said: Any, binding: Binding, wrapped: Any) -> None:
+    user = Asking(7)
+    user.is_tenant_admin = said
+    assert binding_of(wrapped(user)) == binding
 
 
 def test_a_user_with_a_malformed_tenant_is_refused() -> None:

@@ -51,9 +51,9 @@ def binding_of(user: object) -> Binding:
     """Return the binding of a user: its tenant, the admin, or unbound when not logged in.
 
     A user of several tenants, of which none is its own, is unbound too. Raises ImproperlyConfigured
-    when the user model lacks the protocol :class:`TenantUser`, or has a method where that has a
-    property, ValueError when a user that is no admin has no tenant, and TypeError for what is no
-    user.
+    when the user model lacks the protocol :class:`TenantUser`, or does not say whether a user is an
+    admin by a truth value, ValueError when a user that is no admin has no tenant, and TypeError for
+    what is no user.
     """
     if not is_logged_in(user):
         if user is not None and not hasattr(user, "is_authenticated"):
@@ -71,10 +71,11 @@ def binding_of(user: object) -> Binding:
         )
     member = cast(TenantUser, user)
     is_admin = member.is_tenant_admin
-    if callable(is_admin):
+    if not isinstance(is_admin, int | None):
+        # A method, or a text such as "false" from a token, is true of everybody.
         raise ImproperlyConfigured(
-            f"is_tenant_admin of the user {user!r} is a method, which would make an admin of"
-            " everybody; put @property above it"
+            f"the user {user!r} has the is_tenant_admin {is_admin!r}, a {type(is_admin).__name__};"
+            " it must be True or False, as a field or as a property"
         )
     if is_admin:
         return ADMIN
