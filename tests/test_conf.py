@@ -46,6 +46,7 @@ DEFAULTS = RLSTenants(
     resolvers=("user",),
     audit_log=False,
     trace=False,
+    shard_of=None,
 )
 
 
@@ -92,6 +93,8 @@ def test_only_the_tenant_model_is_required() -> None:
         ("REFUSE_EXEMPT_ROLE", True, "refuse_exempt_role"),
         ("RESOLVERS", ["header", "user"], "resolvers"),
         ("RESOLVERS", ({"NAME": "path", "OPTIONS": {"prefix": "x"}},), "resolvers"),
+        ("SHARD_OF", "shop.shards.shard_of", "shard_of"),
+        ("SHARD_OF", {1: "default"}.get, "shard_of"),
     ],
 )
 def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> None:
@@ -185,6 +188,11 @@ def test_every_setting_can_be_given(key: str, value: object, attribute: str) -> 
             [None, "app.Note", [1], ["a.b.c"], ["app."], [""]],
             "a list of model labels such as 'accounts.Invite', or of app labels such as 'accounts'",
         ),
+        (
+            "SHARD_OF",
+            ["", "shard_of", "shop.", "shop.shards.shard_of()", {1: "default"}, 1],
+            "a function of a tenant's key, or the dotted path of one: 'shop.shards.shard_of'",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isupper() else "",
 )
@@ -235,7 +243,8 @@ def test_an_unknown_key_is_refused_with_the_one_that_was_meant(unknown: str, mea
         "allowed are TENANT_MODEL, TENANT_FK_FIELD, GUC_PREFIX, TENANT_PK_TYPE, USE_LOCAL_SET,"
         " STRICT_MODE, STRICT_MODE_EXCLUDE, SAME_TENANT_FOREIGN_KEYS, ADMIN_ROLE, APP_ROLE, SEALED,"
         " SEAL_KEYS, SEAL_LIFETIME, BYPASS_FLAGS, EXTERNAL_MODELS, READ_ONLY_REQUESTS,"
-        " SHARED_MODELS, REFUSE_EXEMPT_ROLE, USER_PARAM_NAME, RESOLVERS, AUDIT_LOG, TRACE"
+        " SHARED_MODELS, REFUSE_EXEMPT_ROLE, USER_PARAM_NAME, RESOLVERS, AUDIT_LOG, TRACE,"
+        " SHARD_OF"
     )
 
 

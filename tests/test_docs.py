@@ -276,6 +276,7 @@ def test_everything_public_is_in_the_api() -> None:
     public |= {f"tenantry.asgi.{name}" for name in asgi.__all__}
     public |= {"tenantry.middleware.RLSTenantMiddleware"}
     public |= {"tenantry.contrib.opentelemetry.TenantSpanProcessor"}
+    public |= {"tenantry.routers.ShardRouter", "tenantry.routers.shard_of"}
     public |= {"tenantry.contrib.cache.make_key", "tenantry.contrib.cache.shared"}
     public |= {"tenantry.contrib.storage.TenantStorageMixin"}
     public |= {"tenantry.contrib.storage.TenantFileSystemStorage"}

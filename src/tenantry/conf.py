@@ -25,6 +25,7 @@ key                           default                means
 ``RESOLVERS``                 ``("user",)``          where requests name their tenant, in order
 ``AUDIT_LOG``                 ``False``              log scopes, denials and refused rows
 ``TRACE``                     ``False``              set ``tenant.id`` on OpenTelemetry's spans
+``SHARD_OF``                  ``None``               function from a tenant to its database's alias
 ============================  =====================  =============================================
 """
 
@@ -40,6 +41,7 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.signals import setting_changed
 
+from .binding import TenantId
 from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES, TenantKey, key_type_of
 from .validators import SEAL_KEYS_ARE, SETTING, VALIDATORS, refuse
@@ -72,6 +74,7 @@ class RLSTenants:
     resolvers: Sequence[str | Mapping[str, Any]] = field(default=("user",), repr=False)
     audit_log: bool = False
     trace: bool = False
+    shard_of: str | Callable[[TenantId], Any] | None = None
 
 
 @cache

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, Self
 
-from django.db import models
+from django.db import models, router
 
 from .audit import described
 from .binding import Binding, current_binding
@@ -43,6 +43,26 @@ def of_own_rows(name: str) -> Callable[..., Any]:
         # As Django does it for the queryset that it writes.
         self._result_cache = None
         return method(own, *args, **kwargs)
+
+    return run
+
+
+def of_objects(name: str) -> Callable[..., Any]:
+    """Return the same, of objects about each of which routers are asked, as before ``save()``.
+
+    Django asks about none of them. The router of shards refuses those of another server, whose keys
+    may be others' on this one.
+    """
+    method = getattr(models.QuerySet, name)
+
+    @wraps(method)
+    def run(self: RLSQuerySet, objs: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        objs = tuple(objs)
+        with self.scope():
+            if self._db is None:
+                for each in objs:
+                    router.db_for_write(self.model, instance=each)
+            return method(self, objs, *args, **kwargs)
 
     return run
 
@@ -129,6 +149,7 @@ class RLSQuerySet(models.QuerySet[Any]):
     # them without a query, so that neither the compiler nor the database is asked.
     fetched_as: Binding | None = None
     _result_cache: list[Any] | None
+    _db: str | None
     # Django has it since 6.1.
     _fetch_mode: Any = None
 
@@ -183,8 +204,12 @@ class RLSQuerySet(models.QuerySet[Any]):
     def iterator(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """Return an iterator, each step of which runs in the scope."""
         self.keep_to_scope()
-        rows = super().iterator(*args, **kwargs)
-        return rows if self.binding is None else steps(rows, self.binding)
+        if self.binding is None:
+            return super().iterator(*args, **kwargs)
+        # Django asks routers for the database before there is a step.
+        with ContinuedScope(self.binding):
+            rows = super().iterator(*args, **kwargs)
+        return steps(rows, self.binding)
 
     def aiterator(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Return an async iterator, each step of which runs in the scope."""
@@ -237,7 +262,7 @@ class RLSQuerySet(models.QuerySet[Any]):
     explain = in_scope("explain")
     create = in_scope("create")
     bulk_create = in_scope("bulk_create")
-    bulk_update = in_scope("bulk_update")
+    bulk_update = of_objects("bulk_update")
     get_or_create = in_scope("get_or_create")
     update_or_create = in_scope("update_or_create")
     update = of_own_rows("update")
@@ -290,7 +315,7 @@ class RLSQuerySet(models.QuerySet[Any]):
         binding, shared = self.binding, includes_shared(self.query)
         if self.query.can_filter() or (binding is None and not shared):
             return self
-        whole: Any = type(self)(self.model, using=self._db)  # type: ignore[attr-defined]
+        whole: Any = type(self)(self.model, using=self._db)
         if binding is not None:
             bind(whole.query, binding)
         if shared:

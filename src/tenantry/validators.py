@@ -18,6 +18,7 @@ from .masking import masked
 SETTING = "RLS_TENANTS"
 MODEL_LABEL = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 APP_OR_MODEL = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
+DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 FLAG = re.compile(r"(?!admin\Z)[a-z][a-z0-9_]{0,30}")
 GUC_PREFIX = re.compile(r"[a-z_][a-z0-9_]{0,30}")
 # PostgreSQL refuses parameters of a prefix that a loaded library has for its own.
@@ -172,6 +173,13 @@ def _is_resolver(entry: object) -> bool:
     )
 
 
+def _validate_shard_of(value: object) -> None:
+    is_path = isinstance(value, str) and DOTTED_PATH.fullmatch(value)
+    if value is not None and not is_path and not callable(value):
+        allowed = "a function of a tenant's key, or the dotted path of one: 'shop.shards.shard_of'"
+        raise refuse("SHARD_OF", value, allowed)
+
+
 VALIDATORS: dict[str, Callable[[object], None]] = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": _validate_field_name,
@@ -211,4 +219,5 @@ VALIDATORS: dict[str, Callable[[object], None]] = {
     "USER_PARAM_NAME": partial(_validate_identifier, "USER_PARAM_NAME", "as_user"),
     "RESOLVERS": _validate_resolvers,
     "REFUSE_EXEMPT_ROLE": partial(_validate_switch, "REFUSE_EXEMPT_ROLE"),
+    "SHARD_OF": _validate_shard_of,
 }

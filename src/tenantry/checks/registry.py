@@ -17,6 +17,7 @@ from .labels import inspect_labels
 from .models import inspect_models
 from .options import inspect_options
 from .requests import inspect_requests
+from .shards import inspect_shards
 from .views import inspect_views
 
 
@@ -61,6 +62,11 @@ def check_views(**kwargs: Any) -> list[checks.CheckMessage]:
 def check_requests(**kwargs: Any) -> list[checks.CheckMessage]:
     """Find requests that are bound to nobody, or fail."""
     return [each.message_for_django(as_error=True) for each in inspect_requests()]
+
+
+def check_shards(**kwargs: Any) -> list[checks.CheckMessage]:
+    """Find tenants that are on another server than the settings say."""
+    return [each.message_for_django(as_error=True) for each in inspect_shards()]
 
 
 def check_caches(**kwargs: Any) -> list[checks.CheckMessage]:
@@ -110,6 +116,7 @@ def register() -> None:
     checks.register(check_options, checks.Tags.security)
     checks.register(check_views, checks.Tags.urls)
     checks.register(check_requests, checks.Tags.security)
+    checks.register(check_shards, checks.Tags.models)
     checks.register(check_caches, checks.Tags.caches)
     checks.register(check_login, checks.Tags.security)
     checks.register(check_database, checks.Tags.database)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
+from ..conf import rls_tenants
 from ..engine import is_bound
+from ..routers import shard_of
+from .tenants import find_tenant
 
 
 def bound_database(alias: str) -> Any:
@@ -22,3 +25,10 @@ def bound_database(alias: str) -> Any:
             " does not inherit from tenantry's; name another one with --database"
         )
     return connection
+
+
+def database_of(tenant: str, by: str) -> str:
+    """Return the alias of the database that has the rows of the tenant whose `by` is `tenant`."""
+    if rls_tenants().shard_of is None:
+        return DEFAULT_DB_ALIAS
+    return shard_of(find_tenant(tenant, by).pk)

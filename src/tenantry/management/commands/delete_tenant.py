@@ -7,10 +7,10 @@ import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import connections
 
 from ...lifecycle.removal import Removal
-from ...runs.databases import bound_database
+from ...runs.databases import bound_database, database_of
 from ...runs.tenants import find_tenant
 
 
@@ -27,7 +27,7 @@ class Command(BaseCommand):
         add = parser.add_argument
         add("tenant", help="the tenant's primary key")
         add("--by", default="pk", metavar="FIELD", help="a unique field, instead of the key")
-        add("--database", default=DEFAULT_DB_ALIAS, choices=list(connections))
+        add("--database", choices=list(connections), help="the alias (default: the tenant's)")
         add("--batch", type=positive, default=1000, help="rows of a transaction (default: 1000)")
         add("--dry-run", action="store_true", help="print how many rows would go, and of what")
         add("--keep-tenant", action="store_true", help="delete the rows, and keep the tenant")
@@ -43,7 +43,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what there is, ask, and delete it."""
-        connection = bound_database(options["database"])
+        alias = options["database"] or database_of(options["tenant"], options["by"])
+        connection = bound_database(alias)
         tenant = find_tenant(options["tenant"], options["by"], connection.alias)
         removal = Removal(
             connection,

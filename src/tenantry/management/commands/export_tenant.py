@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import connections
 
 from ...lifecycle.archive import is_packed
 from ...lifecycle.export import export
-from ...runs.databases import bound_database
+from ...runs.databases import bound_database, database_of
 from ...runs.files import written
 from ...runs.tenants import find_tenant
 
@@ -31,7 +31,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "--by", default="pk", metavar="FIELD", help="a unique field, instead of the key"
         )
-        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, choices=list(connections))
+        parser.add_argument(
+            "--database", choices=list(connections), help="the alias (default: the tenant's)"
+        )
         parser.add_argument(
             "--output",
             type=Path,
@@ -42,7 +44,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Write the file, and how many rows it has."""
-        connection = bound_database(options["database"])
+        alias = options["database"] or database_of(options["tenant"], options["by"])
+        connection = bound_database(alias)
         tenant = find_tenant(options["tenant"], options["by"], connection.alias)
         path = options["output"]
         if path is None:
