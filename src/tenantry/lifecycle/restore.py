@@ -10,6 +10,7 @@ from django.db import DatabaseError, transaction
 
 from ..conf import tenant_model
 from ..context import tenant_context
+from ..runs.databases import bound_database, home_of
 from ..runs.tenants import parse_key
 from .archive import Reader, Row
 from .export import meanings
@@ -30,10 +31,12 @@ JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refob
 
 
 class Restore:
-    """Insert the rows of a file as its tenant, which the policies let write no other's rows."""
+    """Insert the rows of a file as its tenant, which the policies let write no other's rows.
 
-    def __init__(self, connection: Any, reader: Reader) -> None:
-        self.connection = connection
+    `database` is an alias; the tenant's own, if there is none.
+    """
+
+    def __init__(self, reader: Reader, database: str | None = None) -> None:
         self.reader = reader
         given = reader.header["tenant"]
         if given["model"] != tenant_model()._meta.label:
@@ -42,6 +45,7 @@ class Restore:
                 f" {tenant_model()._meta.label}"
             )
         self.key = parse_key(given["key"], "the file is of a project whose tenants have other keys")
+        self.connection = bound_database(database or home_of(self.key))
         self.columns = {each["table"]: each["columns"] for each in reader.header["tables"]}
         self.counts = dict.fromkeys(self.columns, 0)
 

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from ..binding import TenantId
 from ..conf import rls_tenants
 from ..engine import is_bound
 from ..routers import shard_of
@@ -27,8 +28,13 @@ def bound_database(alias: str) -> Any:
     return connection
 
 
+def home_of(tenant_id: TenantId) -> str:
+    """Return the alias of the database that has the rows of a tenant."""
+    return DEFAULT_DB_ALIAS if rls_tenants().shard_of is None else shard_of(tenant_id)
+
+
 def database_of(tenant: str, by: str) -> str:
-    """Return the alias of the database that has the rows of the tenant whose `by` is `tenant`."""
+    """Return the same of the tenant whose field `by` is `tenant`."""
     if rls_tenants().shard_of is None:
         return DEFAULT_DB_ALIAS
-    return shard_of(find_tenant(tenant, by).pk)
+    return home_of(find_tenant(tenant, by).pk)

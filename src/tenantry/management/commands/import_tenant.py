@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import connections
 
 from ...lifecycle.archive import Reader, is_packed
 from ...lifecycle.restore import Restore
-from ...runs.databases import bound_database
 
 
 class Command(BaseCommand):
@@ -26,19 +25,20 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
         parser.add_argument("file", type=Path, help="what export_tenant wrote")
-        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, choices=list(connections))
+        parser.add_argument(
+            "--database", choices=list(connections), help="the alias (default: the tenant's)"
+        )
         parser.add_argument("--dry-run", action="store_true", help="insert, and take it back")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Read the file, and print how many rows there are of each table."""
         path: Path = options["file"]
-        connection = bound_database(options["database"])
         try:
             with ExitStack() as stack:
                 file: Any = stack.enter_context(path.open("rb"))
                 if is_packed(path):
                     file = stack.enter_context(gzip.GzipFile(fileobj=file))
-                restore = Restore(connection, Reader(file, str(path)))
+                restore = Restore(Reader(file, str(path)), options["database"])
                 counts = restore.run(dry_run=options["dry_run"])
         except OSError as error:
             raise CommandError(f"cannot read {str(path)!r}: {error}") from error
