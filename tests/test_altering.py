@@ -9,14 +9,14 @@ from django.db import IntegrityError, connections, models
 from django.db.migrations import AddField, AlterField, CreateModel
 from django.db.migrations.state import ProjectState
 
-from tenantry import admin_context, tenant_context
+from tenantry import CurrentTenant, admin_context, tenant_context
 from tenantry.grants import grant_on
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.settings import HAS_ADMIN_ROLE
 from tests.sql import run
 from tests.test_dependents_shared import child, count, manager, model
-from tests.test_sharing import base
+from tests.test_sharing import base, key
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -69,6 +69,28 @@ def test_what_made_a_column_nullable_is_undone(tenants: Tenants, migrate: Migrat
         operation.unapply(state.clone(), editor)
     with admin_context():
         assert run("SELECT n FROM migrated_doc") == [(3,), (3,)]
+
+
+# One that is dropped and made again has another number, and all rows were looked at meanwhile.
+FOREIGN_KEYS = """\
+SELECT oid, conname::text FROM pg_constraint
+WHERE contype = 'f' AND conrelid = 'migrated_doc'::regclass ORDER BY 1"""
+
+
+def test_a_foreign_key_stays_while_its_default_changes(tenants: Tenants, migrate: Migrate) -> None:
+    state = migrate(model("Doc", is_open=False), base())
+    before = run(FOREIGN_KEYS)
+    assert len(before) == 2
+    partner = key(null=True, db_default=CurrentTenant())
+    state = migrate(AlterField("doc", "partner", partner), state)
+    assert run(FOREIGN_KEYS) == before
+    with tenant_context(tenants[0].pk):
+        assert manager(state, "Doc").create().partner_id == tenants[0].pk
+    state = migrate(AlterField("doc", "partner", key(null=True)), state)
+    assert run(FOREIGN_KEYS) == before
+    # Any other change is Django's.
+    migrate(AlterField("doc", "partner", key(null=True, db_constraint=False)), state)
+    assert len(run(FOREIGN_KEYS)) == 1
 
 
 def test_a_foreign_key_to_missing_rows_is_refused(tenants: Tenants, migrate: Migrate) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -84,6 +84,19 @@ class SchemaEditorMixin(NewTablesMixin, ColumnsMixin):
         if is_elsewhere:
             self.depend_anew(new_field.remote_field.through)
         self.ask_anew(registry_of(new_field, model))
+
+    def _field_should_be_altered(
+        self, old_field: Any, new_field: Any, ignore: Collection[str] | None = None
+    ) -> bool:
+        """Return whether a change is more than what Django says to ignore.
+
+        Django asks so before it drops a foreign key and makes it again, which looks at all rows
+        under a lock. A default changes nothing about the key either.
+        """
+        if ignore is not None:
+            ignore = {*ignore, "db_default"}
+        found: bool = super()._field_should_be_altered(old_field, new_field, ignore)
+        return found
 
     def alter_db_table(self, model: Any, old_db_table: str, new_db_table: str) -> None:
         """Rename a table, after what waits to protect it under its old name."""
