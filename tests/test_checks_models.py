@@ -534,6 +534,22 @@ def test_a_protected_model_may_have_its_tenant_elsewhere() -> None:
         assert child._meta.constraints == grandchild._meta.constraints == []
 
 
+@pytest.mark.filterwarnings("ignore:Model 'app.safe' was already registered")
+@isolate_apps("tests.app")
+def test_a_tenant_that_is_declared_behind_the_base_is_refused() -> None:
+    def abstract(name: str, *bases: Any, **fields: Any) -> Any:
+        meta = type("Meta", (), {"app_label": "app", "abstract": True})
+        return type(name, bases, {"Meta": meta, **fields, **MODULE})
+
+    mixin = abstract("Mixin", models.Model, tenant=key(null=True))
+    assert protected(first=mixin)._meta.get_field("tenant").null
+    behind = abstract("Behind", RLSProtectedModel, mixin)
+    assert protected(first=behind, tenant=key())
+    message = "app.Safe has the foreign key 'tenant' of RLSProtectedModel.+put Mixin before"
+    with pytest.raises(RLSConfigurationError, match=message):
+        protected(first=behind)
+
+
 UNIQUE: dict[str, tuple[Fields, dict[str, Any], bool]] = {
     "a field": (lambda: {"code": models.TextField(unique=True)}, {}, True),
     "unique_together": (

@@ -31,7 +31,8 @@ class RLSProtectedModel(models.Model):
     admin's new row, whose tenant is not known then.
 
     Not for tables that all tenants share. Raises RLSConfigurationError for a subclass that replaces
-    the foreign key, and has neither a constraint of its own nor a protected parent.
+    the foreign key, and has neither a constraint of its own nor a protected parent; also for one
+    with a foreign key of that name in a base behind this one.
     """
 
     # In a class body, because the field's name is a setting.
@@ -78,9 +79,10 @@ def protect(sender: type[models.Model], **kwargs: Any) -> None:
     if not issubclass(sender, RLSProtectedModel):
         return
     options = sender._meta
+    field = rls_tenants().tenant_fk_field
+    require_in_front(sender, field)
     if options.proxy or constraints_of(sender):
         return
-    field = rls_tenants().tenant_fk_field
     if field not in {local.name for local in options.local_fields}:
         require_protected_parent(sender, field)
         return
@@ -91,6 +93,27 @@ def protect(sender: type[models.Model], **kwargs: Any) -> None:
     # Migrations take the constraints of a model only if its Meta named some; Django offers no
     # other way to say so after the class exists.
     options.original_attrs["constraints"] = options.constraints
+
+
+def require_in_front(model: type[models.Model], name: str) -> None:
+    """Raise RLSConfigurationError if a base behind RLSProtectedModel declares its foreign key.
+
+    The one of the first base counts, as with all attributes in Python.
+    """
+    added: Any = RLSProtectedModel._meta.get_field(name)
+    # Django copies fields of abstract bases, with their numbers.
+    if added.creation_counter not in {field.creation_counter for field in model._meta.local_fields}:
+        return
+    for base in model.__mro__:
+        options = getattr(base, "_meta", None)
+        if options is None or not options.abstract or issubclass(base, RLSProtectedModel):
+            continue
+        if name in {field.name for field in options.local_fields}:
+            raise RLSConfigurationError(
+                f"{model._meta.label} has the foreign key {name!r} of RLSProtectedModel, and not"
+                f" that of {base.__name__}, which is behind it; put {base.__name__} before"
+                " RLSProtectedModel in the bases"
+            )
 
 
 def require_protected_parent(model: type[models.Model], name: str) -> None:
