@@ -17,9 +17,9 @@ BENCH_PYTHON ?= $(or $(shell for python in python3.13 python3.14 python3.12 \
 BENCH_VENV ?= $(VENV)-bench
 # What does not depend on the shape of the policies, and takes its time.
 ANY_SHAPE = adoption asgi_middleware benchmarks binding browser cache celery context copy_back docs \
-	docs_links drf drive envelope instructions keys layers login middleware mixed mutants ninja plugin \
-	rebinding requests resolvers run_as_tenant run_for_all selection servers soak standby startup \
-	storage streaming_lifecycle tasks
+	docs_links drf drive envelope handing_over instructions keys layers login middleware migrating mixed \
+	mutants ninja plugin rebinding requests resolvers run_as_tenant run_for_all selection servers shards \
+	soak standby startup storage streaming_lifecycle tasks
 
 .PHONY: demo test coverage shape lint bench bench-full docs soak django-suite clean pgbouncer browser postgis redis \
 	valgrind

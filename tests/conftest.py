@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 
 import django
 import pytest
@@ -35,6 +36,9 @@ pytest_plugins = [
 
 # django-async-backend needs it. A package that is missing elsewhere is an error.
 collect_ignore = [] if django.VERSION >= (6, 1) else ["test_async_orm.py"]
+# As django-rls-tenants needs Python 3.12.
+if sys.version_info < (3, 12):
+    collect_ignore.append("test_handing_over.py")
 # Where `make test` can install PostGIS, it is an error that it is missing.
 if not (bindirs() or shutil.which("apt-get")):
     collect_ignore.append("test_postgis.py")
