@@ -18,8 +18,8 @@ BENCH_VENV ?= $(VENV)-bench
 # What does not depend on the shape of the policies, and takes its time.
 ANY_SHAPE = adoption asgi_middleware benchmarks binding browser cache celery context copy_back docs \
 	docs_links drf drive envelope handing_over instructions keys layers login middleware migrating mixed \
-	mutants ninja plugin rebinding requests resolvers run_as_tenant run_for_all selection servers shards \
-	soak standby startup storage streaming_lifecycle tasks
+	mutants ninja packages plugin rebinding requests resolvers run_as_tenant run_for_all selection servers \
+	shards soak standby startup storage streaming_lifecycle tasks
 
 .PHONY: demo test coverage shape lint bench bench-full docs soak django-suite clean pgbouncer browser postgis redis \
 	valgrind
