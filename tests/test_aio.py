@@ -382,7 +382,8 @@ async def test_the_next_block_gets_the_connection_as_the_settings_want_it(alias:
     async with aconnection(using) as again:
         assert again is connection
         assert async_preferences(again) == expected
-        assert again._notice_handlers == again._notify_handlers == []
+        assert not again._notice_handlers
+        assert not again._notify_handlers
         rows = await again.execute("SELECT count(*) FROM app_shared")
         assert await rows.fetchall() == [(0,)]
 

@@ -97,13 +97,14 @@ def migrate(project: None) -> Iterator[Migrate]:
 
 def constraints_of(table: str) -> list[tuple[str, str]]:
     """Return the composite foreign keys and our unique constraints, names and definitions."""
-    return run(
+    found: list[tuple[str, str]] = run(
         "SELECT conname::text, pg_get_constraintdef(oid) FROM pg_constraint"
         f" WHERE conrelid::regclass::text LIKE '{table}'"
         " AND (contype = 'f' AND cardinality(conkey) > 1"
         " OR contype = 'u' AND conname LIKE '%_same_tenant') ORDER BY contype, conname",
         alias="owner",
     )
+    return found
 
 
 def inspected(model: Any) -> list[tuple[str, str]]:
