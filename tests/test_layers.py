@@ -177,7 +177,7 @@ RELIED_ON: dict[Any, str] = {
     """,
     postgis.DatabaseWrapper: "_type_infos",
     creation.DatabaseCreation: "_execute_create_test_db",
-    schema.DatabaseSchemaEditor: "_create_index_name sql_create_fk",
+    schema.DatabaseSchemaEditor: "_create_index_name _field_should_be_altered sql_create_fk",
     psycopg_any: "register_tzloader",
     compiler.SQLCompiler: "get_from_clause get_related_selections",
     compiler.SQLDeleteCompiler: "_as_sql",
