@@ -25,6 +25,8 @@ from tests.app.models import Note, Tenant
 from tests.fix_cut import Cut, path_to
 
 SIZE = 2
+# Seconds that PgBouncer lets a client wait for a server.
+PATIENCE = 3
 KINDS = ["plain", "session", "transaction"]
 STOCK_OF = {
     "plain": "stock",
@@ -133,7 +135,7 @@ def site_of_module(
     postgres: Postgres, superuser: psycopg.Connection[Any], directory: Path, project: None
 ) -> Iterator[Site]:
     bouncer = PgBouncer(
-        postgres, directory / "faults", users=["app"], pool_size=SIZE, query_wait_timeout=3
+        postgres, directory / "faults", users=["app"], pool_size=SIZE, query_wait_timeout=PATIENCE
     )
     superuser.execute("ALTER DATABASE tenantry SET deadlock_timeout = '100ms'")
     with ExitStack() as stack:

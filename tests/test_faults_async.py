@@ -21,6 +21,7 @@ from tenantry.backends.postgresql import finishing, loops
 from tests.app.models import Note, Tenant
 from tests.fix_faults import (
     KINDS,
+    PATIENCE,
     SIZE,
     STOCK_OF,
     Site,
@@ -278,11 +279,13 @@ def test_who_waits_too_long_for_a_paused_pooler_is_told(
         if kind == "transaction":
             # Ours is back in the pool, which looks before it lends one.
             connections[alias].close()
+        site.bouncer.admin("SET query_wait_timeout = 1")
         site.bouncer.admin("PAUSE tenantry")
         try:
             outcomes.append(outcome_of_sync(partial(ask, alias)))
         finally:
             site.bouncer.admin("RESUME tenantry")
+            site.bouncer.admin(f"SET query_wait_timeout = {PATIENCE}")
         forget(connections[alias])
     stock, ours = outcomes
     assert ours == stock
