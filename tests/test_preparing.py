@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from select import select
 from typing import Any
 
 import psycopg
@@ -136,6 +137,18 @@ def test_what_is_deallocated_is_prepared_again(preparing: str) -> None:
             cursor = connection.execute("SELECT %s", [number], prepare=True)
             assert cursor.fetchone() == (number,)
         connection.execute("DEALLOCATE ALL")
+
+
+def test_why_a_statement_has_failed_is_said_though_another_one_is_given_up(preparing: str) -> None:
+    connections[preparing].ensure_connection()
+    connection: Any = connections[preparing].connection
+    connection.prepared_max = 1
+    for number in range(2):
+        connection.execute(f"SELECT {number}, %s", [1], prepare=True)
+    with pytest.raises(psycopg.errors.DivisionByZero), connection.pipeline():
+        connection.execute("SELECT 1 / %s", [0])
+        # The error is there before the message that gives up what was prepared first.
+        select([connection], [], [])
 
 
 def run(using: str, statement: str, params: list[int], *, many: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
@@ -63,7 +64,9 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
         except BaseException:
             # From a connection that is lost nothing comes but an error that says less.
             if self.pgconn.status == ConnStatus.OK:
-                yield from self._fetch_gen(flush=False)
+                # As does that of what is not run after an error.
+                with suppress(psycopg.errors.PipelineAborted):
+                    yield from self._fetch_gen(flush=False)
             raise
         yield from self._fetch_gen(flush=False)
         self.ended = True
