@@ -420,6 +420,12 @@ def test_a_pool_for_whole_sessions_is_djangos(health: bool, tenants: Tenants) ->
 def test_a_savepoint_that_waits_stays_with_who_began_it(mode: str, way: str, alias: Add) -> None:
     using = alias(options={"pool": {"min_size": 1, "max_size": 1}, "pool_mode": mode})
     connection = connections[using]
+    # Who connects as Django does clears it, too.
+    other: Any = connections.create_connection(using)
+    with other.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    if mode == "session":
+        other.close()
     if way == "by hand":
         transaction.set_autocommit(False, using=using)
         # Django 6.1 renamed it.
@@ -429,9 +435,10 @@ def test_a_savepoint_that_waits_stays_with_who_began_it(mode: str, way: str, ali
         with transaction.atomic(using=using), transaction.atomic(using=using):
             connection.close()
     connection.close()
-    with connection.cursor() as cursor:
+    with other.cursor() as cursor:
         cursor.execute("SELECT 1")
         assert cursor.fetchone() == (1,)
+    other.close()
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])

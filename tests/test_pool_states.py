@@ -135,6 +135,30 @@ def test_databases_are_created_from_one_that_has_no_pool(pool: Any) -> None:
     with pool._nodb_cursor() as cursor:
         cursor.execute("SELECT 1")
         assert cursor.fetchone() == (1,)
+        assert cursor.db.is_usable()
+
+
+def test_a_cursor_keeps_the_connection_for_as_long_as_it_is_to(pool: Any) -> None:
+    cursor = pool.cursor()
+    cursor.execute("SELECT 1")
+    pool.close()
+    # Nor does it keep another one.
+    execute(pool, "SELECT 1")
+    assert pool.connection is None
+    cursor = pool.cursor()
+    # It goes back by its own thread only, which may be about to begin a transaction on it.
+    in_a_thread(cursor.close)
+    assert pool.connection is not None
+    execute(pool, "SELECT 1")
+    assert pool.connection is None
+    cursor = pool.cursor()
+    pool.taken += 1
+    # As garbage is collected while a method hands out the connection.
+    cursor.close()
+    assert pool.connection is not None
+    pool.taken -= 1
+    execute(pool, "SELECT 1")
+    assert pool.connection is None
 
 
 # What is open on the driver's side.
@@ -247,6 +271,11 @@ def test_receivers_see_each_driver_connection_once(pool: Any) -> None:
         for _ in range(2 * SIZE):
             execute(pool, "SELECT 1")
         assert len(seen) == at_first
+        pool.close_pool()
+        pool.ensure_connection()
+        assert pool.connection is not None
+        assert len(seen) == at_first + 1
+        execute(pool, "SELECT 1")
     finally:
         connection_created.disconnect(receive)
 

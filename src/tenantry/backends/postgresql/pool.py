@@ -365,5 +365,4 @@ class PoolingMixin(Base):  # type: ignore[misc]
             and self.connection.is_between_transactions()
         ):
             connection, self.connection = self.connection, None
-            connection.lent = False
             connection._pool.putconn(connection)
