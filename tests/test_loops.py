@@ -162,6 +162,13 @@ async def test_statistics_of_this_loops_pool(tenants: Tenants) -> None:
     assert apool_stats("pool") == {}
 
 
+async def test_a_block_goes_on_though_its_pool_is_closed(tenants: Tenants) -> None:
+    async with aconnection("pool") as connection:
+        await aclose_pools()
+        await connection.execute("SELECT 1")
+    assert connection.closed
+
+
 async def test_closing_a_pool_ends_soon_after_a_cancellation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
