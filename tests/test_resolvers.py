@@ -21,9 +21,15 @@ from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.urls import path
 
 from tenantry import tenant_context
+from tenantry.asgi.middleware import believed
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.conf import rls_tenants
-from tenantry.exceptions import RLSConfigurationError, TenantDeniedError
+from tenantry.exceptions import (
+    InvalidTenantIdError,
+    RLSConfigurationError,
+    TenantDeniedError,
+    TenantIdTypeError,
+)
 from tenantry.middleware import RLSTenantMiddleware
 from tenantry.resolution import aresolve, resolve
 from tenantry.resolvers import UNKNOWN, Resolver
@@ -757,6 +763,27 @@ def test_a_resolver_may_return_a_binding(see: Any, tenants: Tenants) -> None:
     with configured(f"{__name__}.by_admin", "user"):
         assert see(None, query_params={"key": KEY}) == ALL
         assert see(None) == NONE
+
+
+class Trusted(Resolver):
+    def __init__(self, key: Any) -> None:
+        self.key = key
+
+    def resolve(self, request: HttpRequest) -> Binding:
+        return Binding(self.key)
+
+
+def test_a_binding_of_a_resolver_has_a_key(tenants: Tenants) -> None:
+    def resolved(key: Any) -> Any:
+        with configured({"NAME": f"{__name__}.Trusted", "OPTIONS": {"key": key}}):
+            return resolve(RequestFactory().get("/")).binding.tenant_id
+
+    assert (resolved(7), resolved("7"), resolved(None)) == (7, 7, None)
+    assert believed(Binding("7")) == Binding(7)
+    with pytest.raises(TenantIdTypeError, match=r"not the instance .*; pass its \.pk"):
+        resolved(tenants[0])
+    with pytest.raises(InvalidTenantIdError, match="'seven' is not a decimal number"):
+        resolved("seven")
 
 
 def test_a_resolver_of_ones_own_takes_options(see: Any, tenants: Tenants) -> None:

@@ -107,7 +107,7 @@ def steps(request: HttpRequest) -> Steps[Resolved]:
         if found is None:
             continue
         if isinstance(found, Binding):
-            return Resolved(found, vary)
+            return Resolved(with_key(found), vary)
         if not resolver.authenticates and user is None:
             user = yield Step(user_of, auser_of, request)
         binding = yield from claimed(found, resolver, user)
@@ -118,6 +118,18 @@ def steps(request: HttpRequest) -> Steps[Resolved]:
             if not passed_over:
                 raise denied(request, user, found)
     return Resolved(UNBOUND, vary)
+
+
+def with_key(binding: Binding) -> Binding:
+    """Return the binding that a project's own code has made, its tenant's key as all others are.
+
+    Raises TenantIdTypeError or InvalidTenantIdError for what is no key: the text of an instance,
+    such as its name, may be the key of another tenant.
+    """
+    if binding.tenant_id is None:
+        return binding
+    key = tenant_key().parse(binding.tenant_id)
+    return binding if key is binding.tenant_id else binding._replace(tenant_id=key)
 
 
 def claimed(found: Any, resolver: Resolver, user: Any) -> Steps[Binding | None]:

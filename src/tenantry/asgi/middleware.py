@@ -22,7 +22,7 @@ from ..conf import tenant_key
 from ..context import RequestScope
 from ..exceptions import InvalidTenantIdError
 from ..middleware import REFUSALS, binding_for, vary_of_all
-from ..resolution import Resolved, aresolve, unbound
+from ..resolution import Resolved, aresolve, unbound, with_key
 from ..resolvers.base import resolvers, vary_of
 from .types import Application, Message, Receive, Send
 
@@ -124,7 +124,7 @@ def believed(found: Any) -> Binding:
     if found is None:
         return UNBOUND
     if isinstance(found, Binding):
-        return found
+        return with_key(found)
     try:
         return Binding(tenant_key().parse(found))
     except InvalidTenantIdError as error:
