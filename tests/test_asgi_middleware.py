@@ -26,7 +26,7 @@ from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
-from django.db import DatabaseError, OperationalError, connections
+from django.db import DatabaseError, DataError, OperationalError, connections, transaction
 from django.http import HttpRequest, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.test import Client, override_settings
@@ -36,7 +36,7 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from tenantry import aclose_pools, aconnection, tenant_context
 from tenantry.asgi import TenantMiddleware
-from tenantry.asgi.middleware import close_broken_connections
+from tenantry.asgi.middleware import close_broken_connections, request_of
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tests import settings as project
 from tests.app.models import Note, Tenant, User
@@ -426,6 +426,12 @@ async def test_a_query_that_is_no_text_is_bad(
     ]
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "ws", "wss"])
+def test_resolvers_know_whether_a_connection_is_secure(scheme: str) -> None:
+    request = request_of({**scope_of(None), "scheme": scheme})
+    assert request.is_secure() == (scheme in ("https", "wss"))
+
+
 # Applications with users of their own.
 
 
@@ -552,6 +558,16 @@ async def test_a_connection_that_others_read_from_is_left_to_them(
 
     async with tenant_context(tenants[1].pk):
         assert await read() == B
+
+
+def test_so_is_one_in_a_transaction_that_has_failed(tenants: Tenants) -> None:
+    connection = connections["default"]
+    with pytest.raises(DataError), transaction.atomic(), connection.cursor() as cursor:
+        try:
+            cursor.execute("SELECT 1 / 0")
+        finally:
+            close_broken_connections()
+            assert not connection.closed_in_transaction
 
 
 def test_a_connection_that_could_not_be_made_is_not_asked(alias: Add, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tenantry import admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.context import Scope
 from tenantry.contrib.celery import HEADER, TenantTask, enclose_binding
-from tenantry.contrib.envelope import SALT, enclose
+from tenantry.contrib.envelope import SALT, disclose, enclose
 from tenantry.contrib.jobs import warn_of_missing
 from tenantry.exceptions import InvalidEnvelopeError
 from tests import settings as project
@@ -342,6 +342,24 @@ def test_a_worker_opens_the_envelope_of_a_message(tenants: Two) -> None:
         assert isinstance(run(jobs.titles, {HEADER: envelope + "x"}), InvalidEnvelopeError)
         assert current_binding() == ADMIN
     assert current_binding() == UNBOUND
+
+
+def test_only_a_retry_of_its_own_is_the_first_tries(
+    tenants: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def published() -> list[Binding]:
+        found = []
+        for name in ("an id", "another id"):
+            headers: dict[str, Any] = {"id": name, "task": "a task", "retries": 1}
+            with admin_context():
+                enclose_binding(headers)
+            found.append(disclose(headers[HEADER], "celery", "a task", name))
+        return found
+
+    mine = Binding(tenants[0].pk)
+    monkeypatch.setattr(jobs.titles, "run", published)
+    headers = {HEADER: enclose(mine, "celery", jobs.titles.name, "an id")}
+    assert run(jobs.titles, headers) == [mine, ADMIN]
 
 
 @pytest.mark.usefixtures("full_log")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -377,6 +378,9 @@ def test_a_model_whose_users_may_have_no_tenant_yet_says_so() -> None:
         rls_tenant_ids = ()
 
     assert binding_of(Newcomer()) == UNBOUND
+    alone = SimpleNamespace(is_authenticated=True, is_tenant_admin=False, rls_tenant_id=None)
+    alone.rls_tenant_ids = ()
+    assert binding_of(alone) == UNBOUND
     settled = Newcomer()
     settled.rls_tenant_id = 7
     assert binding_of(settled) == Binding(7)

@@ -27,7 +27,7 @@ from django.views import View
 from tenantry import admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.exceptions import ScopeError
-from tenantry.middleware import RLSTenantMiddleware, is_plain_file
+from tenantry.middleware import Body, RLSTenantMiddleware, is_plain_file
 from tests import settings as project
 from tests.app.models import Note, Tenant, User
 from tests.responses import content_of
@@ -363,6 +363,19 @@ def test_a_scope_that_a_body_leaves_open_does_not_outlive_its_part(get: Any) -> 
     assert current_binding() == UNBOUND
     assert Note.objects.count() == 0
     assert get("/view/").content == b"A 1 A 2"
+
+
+def test_what_a_sync_body_is_made_of_cleans_up_in_its_binding() -> None:
+    def parts() -> Iterator[str]:
+        try:
+            yield "one"
+        finally:
+            note_binding("cleaned")
+
+    body = Body(map(str.encode, parts()), Binding(7))
+    assert next(body) == b"one"
+    body.close()
+    assert seen == [("cleaned", Binding(7))]
 
 
 def test_a_file_that_asks_the_database_is_read_in_the_binding(get: Any) -> None:

@@ -352,11 +352,12 @@ def test_a_subdomain_is_for_its_members(see: Any, users: dict[str, Any], tenants
 
 
 def test_a_subdomain_that_is_left_out_is_so_in_any_case(users: dict[str, Any]) -> None:
-    options = {**SUBDOMAIN["OPTIONS"], "exclude": ["Admin"]}
+    # A domain may be written as in ALLOWED_HOSTS, too.
+    options = {**SUBDOMAIN["OPTIONS"], "exclude": ["Admin"], "domain": ".Example.com."}
     with configured({"NAME": "subdomain", "OPTIONS": options}, "user"):
         for name in ("admin", "Admin", "ADMIN"):
             assert seen(users["a"], **on(name)) == A
-        assert seen(users["a"], **on("www")) == 403
+        assert seen(users["a"], **on("www")) == seen(users["a"], **on("b")) == 403
 
 
 def test_a_subdomain_can_be_open_to_all(see: Any, users: dict[str, Any]) -> None:
@@ -372,10 +373,14 @@ def test_a_path_is_for_its_members(users: dict[str, Any], tenants: Tenants) -> N
     with configured(PATH, "user"):
         assert seen(users["both"], "/t/B/") == B
         assert seen(users["both"], "/titles/") == A
+        assert seen(users["both"], "/t/") == 404
         assert seen(users["guest"], "/t/A/") == 403
         assert seen(users["guest"], "/t/%00/") == 403
         assert seen(users["guest"], f"/t/{'x' * 300}/") == 403
         assert seen(None, "/t/A/") == NONE
+    with configured({"NAME": "path", "OPTIONS": {"field": "name", "prefix": ""}}, "user"):
+        assert seen(users["both"], "/titles/") == 403
+        assert seen(users["both"], "/B/titles/") == 404
     with configured({"NAME": "path", "OPTIONS": {"field": "pk"}}, "user"):
         assert seen(users["both"], f"/t/{tenants[1].pk}/") == B
         assert seen(users["both"], "/t/B/") == 403
@@ -481,15 +486,16 @@ def test_a_tenant_that_is_saved_by_its_proxy_or_its_model_is_looked_up_again(
             assert lookup.kept("A") is None
 
 
+@pytest.mark.parametrize("alias", ["default", "owner"])
 def test_what_was_read_before_a_change_was_committed_is_not_kept(
-    users: dict[str, Any], tenants: Tenants
+    alias: str, users: dict[str, Any], tenants: Tenants
 ) -> None:
     with configured(PATH, "user"):
         resolver: Any = resolvers()[0]
-        with transaction.atomic():
+        with transaction.atomic(using=alias):
             resolver.lookup.find("A")
             tenants[0].name = "new"
-            tenants[0].save()
+            tenants[0].save(using=alias)
             assert resolver.lookup.kept("A") is None
             # What another thread reads, who does not see the change.
             resolver.lookup.keep(resolver.lookup.answers, "A", tenants[0].pk)
@@ -567,6 +573,8 @@ def test_a_token_is_proof_enough(see: Any, users: dict[str, Any], tenants: Tenan
         assert see(users["a"]) == A
         assert see(None) == NONE
         assert see(None, headers={"authorization": "Basic eDp5"}) == NONE
+        response = Client().get("/titles/", **bearer(tenant_id=b.pk))
+        assert response["Vary"] == "Authorization"
 
 
 def test_a_token_that_does_not_verify_is_denied(see: Any, tenants: Tenants) -> None:

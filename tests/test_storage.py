@@ -94,6 +94,7 @@ FOREIGN = [
     "../2/secret.txt",
     "../../secret.txt",
     "/etc/passwd",
+    "..",
     "tenants",
     "tenants/10/secret.txt",
     "tenants/1x/secret.txt",
