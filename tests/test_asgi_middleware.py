@@ -26,7 +26,13 @@ from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.core.asgi import get_asgi_application
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
-from django.db import DatabaseError, DataError, OperationalError, connections, transaction
+from django.db import (
+    DatabaseError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from django.http import HttpRequest, JsonResponse
 from django.shortcuts import get_object_or_404
 from django.test import Client, override_settings
@@ -562,9 +568,9 @@ async def test_a_connection_that_others_read_from_is_left_to_them(
 
 def test_so_is_one_in_a_transaction_that_has_failed(tenants: Tenants) -> None:
     connection = connections["default"]
-    with pytest.raises(DataError), transaction.atomic(), connection.cursor() as cursor:
+    with pytest.raises(ProgrammingError), transaction.atomic(), connection.cursor() as cursor:
         try:
-            cursor.execute("SELECT 1 / 0")
+            cursor.execute("SELECT nothing")
         finally:
             close_broken_connections()
             assert not connection.closed_in_transaction
