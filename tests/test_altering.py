@@ -10,7 +10,7 @@ from django.db.migrations import AddField, AlterField, CreateModel
 from django.db.migrations.state import ProjectState
 
 from tenantry import CurrentTenant, admin_context, tenant_context
-from tenantry.grants import grant_on
+from tenantry.grants import grant_on, keep_up
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.settings import HAS_ADMIN_ROLE
@@ -91,6 +91,18 @@ def test_a_foreign_key_stays_while_its_default_changes(tenants: Tenants, migrate
     # Any other change is Django's.
     migrate(AlterField("doc", "partner", key(null=True, db_constraint=False)), state)
     assert len(run(FOREIGN_KEYS)) == 1
+
+
+def test_tables_are_made_in_the_scope_of_a_tenant(tenants: Tenants, migrate: Migrate) -> None:
+    """What else is kept up then is several statements, which cannot carry it where it is sealed."""
+    a, b = tenants
+    with tenant_context(a.pk):
+        state = migrate(model("Doc", is_open=False), base())
+        keep_up(None, "owner")
+        manager(state, "Doc").create()
+        assert count("doc") == 1
+    with tenant_context(b.pk):
+        assert count("doc") == 0
 
 
 def test_a_foreign_key_to_missing_rows_is_refused(tenants: Tenants, migrate: Migrate) -> None:

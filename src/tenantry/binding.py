@@ -10,6 +10,8 @@ wherever the context is copied: hops, tasks, ``async_to_sync``, threads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from threading import get_ident
 from typing import NamedTuple
@@ -127,6 +129,16 @@ def pop(frame: Frame) -> bool:
         return False
     _frame.reset(frame.token)
     return True
+
+
+@contextmanager
+def running_as(binding: Binding) -> Iterator[None]:
+    """Make `binding` current for a block of this package's own code."""
+    frame = push(binding)
+    try:
+        yield
+    finally:
+        pop(frame)
 
 
 def is_inside(frame: Frame) -> bool:

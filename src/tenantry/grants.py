@@ -13,6 +13,7 @@ from typing import Any
 from django.apps import apps
 from django.db import connections
 
+from .binding import UNBOUND, running_as
 from .conf import rls_tenants
 from .engine import is_bound
 from .routing import is_placed
@@ -72,7 +73,8 @@ def tables_in(connection: Any) -> list[str]:
 def grant_on(tables: Iterable[str], connection: Any, role: str) -> None:
     """Grant the admin role what is missing on those of `tables` that are there."""
     quoted = [*map(connection.ops.quote_name, tables)]
-    with connection.cursor() as cursor:
+    # In a scope, too: it is several statements, of who owns the tables.
+    with running_as(UNBOUND), connection.cursor() as cursor:
         cursor.execute(MISSING, {"role": role, "tables": quoted})
         if grants := [grant for (grant,) in cursor.fetchall()]:
             cursor.execute(";\n".join(grants))

@@ -10,7 +10,7 @@ from functools import lru_cache
 from time import time
 from typing import Any, NamedTuple
 
-from .binding import Binding
+from .binding import UNBOUND, Binding, running_as
 from .conf import forget_with_settings, rls_tenants
 from .policies.seal import KEYS, replace_keys
 
@@ -49,9 +49,10 @@ def owns_keys(cursor: Any) -> bool:
 
 def send_seal_keys(connection: Any) -> None:
     """Make the keys of the settings those of a database, if this role owns its table of keys."""
-    with connection.cursor() as cursor:
+    # In a scope, too: it is several statements, which cannot carry a sealed tenant.
+    with running_as(UNBOUND), connection.cursor() as cursor:
         if owns_keys(cursor):
-            # Merged on the client: it is several statements.
+            # Merged on the client.
             cursor.execute(replace_keys(seal_keys()))
 
 

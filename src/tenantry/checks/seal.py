@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import Error, transaction
 
-from ..binding import UNBOUND, Binding, pop, push
+from ..binding import UNBOUND, Binding, running_as
 from ..conf import rls_tenants
 from ..policies.predicates import SCHEMA, readable, sealed_function
 from ..policies.seal import KEYS
@@ -125,9 +125,9 @@ def inspect_opening(cursor: Any) -> Iterator[Finding]:
     """Yield a finding if the database refuses a seal that is made with the settings."""
     function = sealed_function(rls_tenants().guc_prefix)
     # Nothing is compared with it, so that any tenant will do.
-    frame = push(Binding("0"))
     try:
-        cursor.execute(f"SELECT {function}('tenant')")
+        with running_as(Binding("0")):
+            cursor.execute(f"SELECT {function}('tenant')")
     except Error as error:
         refusal = getattr(error.__cause__, "diag", None)
         # What the function raises has a hint; it may be missing, or not to be called, too.
@@ -141,5 +141,3 @@ def inspect_opening(cursor: Any) -> Iterator[Finding]:
             f" the admin fails: {refusal.message_primary}",
             hint[0].lower() + hint[1:].rstrip("."),
         )
-    finally:
-        pop(frame)

@@ -10,7 +10,7 @@ from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 from django.db.backends.postgresql import creation
 from psycopg import errors
 
-from ...binding import ADMIN, pop, push
+from ...binding import ADMIN, running_as
 from ...conf import rls_tenants
 from ...exceptions import RLSConfigurationError
 from ...grants import tables_in
@@ -28,16 +28,6 @@ WHERE n.nspname = current_schema() OR pg_has_role(n.nspowner, 'USAGE') AND EXIST
 GRANTS = """\
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};
 GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"""
-
-
-@contextmanager
-def as_admin() -> Iterator[None]:
-    """Be the admin until the block ends."""
-    frame = push(ADMIN)
-    try:
-        yield
-    finally:
-        pop(frame)
 
 
 class DatabaseCreation(creation.DatabaseCreation):
@@ -81,13 +71,13 @@ class DatabaseCreation(creation.DatabaseCreation):
 
     def serialize_db_to_string(self) -> str:
         """Return all rows, those of tenants too, for ``serialized_rollback`` to bring back."""
-        with as_admin():
+        with running_as(ADMIN):
             found: str = super().serialize_db_to_string()
             return found
 
     def deserialize_db_from_string(self, data: str) -> None:
         """Bring rows back."""
-        with as_admin():
+        with running_as(ADMIN):
             super().deserialize_db_from_string(data)
 
     @contextmanager

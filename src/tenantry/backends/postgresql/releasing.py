@@ -13,7 +13,7 @@ from typing import Any
 
 from django.db import models, transaction
 
-from ...binding import ADMIN, pop, push
+from ...binding import ADMIN, running_as
 from ...conf import rls_tenants
 from ...retyping import referred_column
 from ...seal import send_seal_keys
@@ -66,12 +66,8 @@ def as_admin(editor: Any, *closed: str) -> Iterator[None]:
         if not editor.connection.in_atomic_block:
             # The string is a transaction anyway; what is sealed goes in front of it.
             block = transaction.atomic(using=editor.connection.alias)
-    frame = push(ADMIN)
-    try:
-        with block, released(editor, *closed):
-            yield
-    finally:
-        pop(frame)
+    with running_as(ADMIN), block, released(editor, *closed):
+        yield
 
 
 def filled(model: Any, old: Any, new: Any) -> list[str]:
