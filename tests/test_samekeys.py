@@ -44,6 +44,7 @@ from tenantry.checks.migrations import Migrations
 from tenantry.checks.samekeys import inspect_same_tenant
 from tenantry.exceptions import RLSConfigurationError
 from tenantry.operations import AddSameTenantNotValid, ValidateSameTenant
+from tenantry.samekeys import shape_of
 from tenantry.seal import send_seal_keys
 from tests.app.models import Author, Note, Tenant
 from tests.fix_checks import broken, check, findings
@@ -291,6 +292,9 @@ def test_names_and_keys_of_every_kind(migrate: Migrate) -> None:
         for wrong in ({"author": made[1]}, {"by_slug": made[1]}):
             with pytest.raises(IntegrityError, match=REFUSED):
                 notes.create(owner=1, **wrong)
+        long.validate(notes.model, notes.model(owner=1, by_slug=made[0]))
+        theirs = notes.model(owner=1, by_slug=made[1])
+        assert set(errors_of(lambda: long.validate(notes.model, theirs))) == {"by_slug"}
     with tenant_context(2), pytest.raises(IntegrityError, match=REFUSED):
         notes.create(owner=2, parent=mine)
     with admin_context():
@@ -435,8 +439,14 @@ def test_what_the_target_never_gets_is_an_error(migrate: Migrate) -> None:
 @pytest.mark.parametrize("constraint", [same(), same(target=("keys.author", "later", "id"))])
 def test_made_and_removed_in_one_migration(constraint: SameTenant, migrate: Migrate) -> None:
     remove = RemoveConstraint("note", "note_author_same")
-    migrate([author(), note(constraint), remove])
-    assert constraints_of("keys_%") == []
+    stays = same("other")
+    notes = note(constraint, stays, other=to_author(related_name="+"))
+    state = migrate([author(), notes, remove])
+    names = [name for name, _ in constraints_of("keys_note")]
+    assert stays.name in names
+    assert "note_author_same" not in names
+    migrate(RemoveConstraint("note", stays.name), state=state, reverse=False)
+    assert not [name for name, _ in constraints_of("keys_%") if name.endswith("_same_tenant")]
 
 
 def test_made_and_deleted_in_one_migration(migrate: Migrate) -> None:
@@ -733,8 +743,11 @@ def test_old_migrations_keep_what_they_say(project: None) -> None:
         state = ProjectState()
         for operation in (author(), note()):
             operation.state_forwards("keys", state)
-        (only,) = state.apps.get_model("keys", "Note")._meta.constraints
+        model = state.apps.get_model("keys", "Note")
+    (only,) = model._meta.constraints
     assert isinstance(only, RLSConstraint)
+    model._meta.constraints = [RLSConstraint(field="owner", name="rls", guc_prefix="older")]
+    assert shape_of(model).guc_prefix == "older"
 
 
 @isolate_apps("tests.app")
@@ -756,6 +769,8 @@ def test_a_name_that_is_too_long_is_shortened_and_stays_its_own() -> None:
     again = SameTenant(field="one", name=same_tenant[0])
     assert again.name == same_tenant[0]
     assert len(SameTenant(field="one", name="by hand" * 10).name) == 63
+    # Before the class says what it is called.
+    assert SameTenant(field="one" * 20).name.endswith("one_same_tenant")
 
 
 @isolate_apps("tests.app")
@@ -894,6 +909,11 @@ def test_validation_says_what_django_says_of_a_missing_row(
         with scope(a.pk):
             good = noting(title="x", tenant_id=a.pk, author_id=mine.pk)
             assert errors_of(good.validate_constraints) == {}
+            # Where it would be written.
+            good._state.db = "owner"
+            with CaptureQueriesContext(connections["owner"]) as sent:
+                assert errors_of(good.validate_constraints) == {}
+            assert any('"app_author"' in each["sql"] for each in sent)
 
 
 def test_an_instance_without_a_tenant_is_of_the_bound_one(
