@@ -377,6 +377,9 @@ def test_a_plain_column_that_names_the_tenant_is_found() -> None:
     assert text.startswith("has the column tenant_id, by which other models are protected, and has")
     assert "; add RLSConstraint(field='owner')" in text
     assert found(model(plain, constraints=[RLSConstraint(field="owner", name="rls")])) == []
+    # Something else that is called so.
+    text_field = {"tenant": None, "owner": models.TextField(db_column="tenant_id")}
+    assert found(model(text_field)) == []
 
 
 @isolate_apps("tests.app")

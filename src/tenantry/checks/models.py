@@ -22,6 +22,7 @@ from .findings import Finding
 from .unique import inspect_unique
 
 Model = type[Any]
+Column = tuple[str, str | None]
 
 
 def inspect_models(found: Iterable[Model]) -> Iterator[Finding]:
@@ -139,7 +140,7 @@ def has_other_key(model: Model) -> bool:
     return any(each.id == "tenantry.E153" for each in inspect_models([model]))
 
 
-def inspect_unprotected(model: Model, columns: Collection[str]) -> Iterator[Finding]:
+def inspect_unprotected(model: Model, columns: Collection[Column]) -> Iterator[Finding]:
     """Yield a finding if a model without a policy names the tenant, or is part of its rows.
 
     `columns` are those that name the tenant of protected models.
@@ -148,7 +149,7 @@ def inspect_unprotected(model: Model, columns: Collection[str]) -> Iterator[Find
     named = [
         field
         for field in fields
-        if refers_to_tenant(field) or (field.column in columns and not field.is_relation)
+        if refers_to_tenant(field) or (not field.is_relation and column_of_key(field) in columns)
     ]
     if not named:
         yield from inspect_parts(model)
@@ -168,15 +169,23 @@ def inspect_unprotected(model: Model, columns: Collection[str]) -> Iterator[Find
         )
 
 
-def columns_of_tenants() -> set[str]:
+def columns_of_tenants() -> set[Column]:
     """Return the columns by which models are protected, but for keys, such as the tenants' own."""
     return {
-        str(field.column)
+        column_of_key(field)
         for model in apps.get_models()
         for constraint in constraints_of(model)
         for field in model._meta.local_concrete_fields
-        if field.name == constraint.field and not field.primary_key
+        if field.name == constraint.field
+        and not field.primary_key
+        and (not field.is_relation or refers_to_model(field))
     }
+
+
+def column_of_key(field: Any) -> Column:
+    """Return a field's column, and its type of a key, in which the sizes of integers are one."""
+    key_type = key_type_of(field)
+    return field.column, "bigint" if key_type == "int" else key_type
 
 
 def inspect_parts(model: Model) -> Iterator[Finding]:
