@@ -169,6 +169,24 @@ async def test_a_block_goes_on_though_its_pool_is_closed(tenants: Tenants) -> No
     assert connection.closed
 
 
+async def test_a_cancellation_waits_for_a_pool_to_be_closed() -> None:
+    closing = asyncio.Event()
+    done: list[str] = []
+
+    async def close() -> None:
+        closing.set()
+        await asyncio.sleep(0)
+        done.append("closed")
+
+    pool: Any = SimpleNamespace(close=close)
+    loops.running_loop().pools["pool"] = pool
+    task = asyncio.create_task(aclose_pools())
+    await closing.wait()
+    task.cancel()
+    await asyncio.wait([task], timeout=10)
+    assert done == ["closed"]
+
+
 async def test_closing_a_pool_ends_soon_after_a_cancellation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
