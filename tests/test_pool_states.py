@@ -194,6 +194,19 @@ def test_psycopgs_own_block_keeps_the_connection(pool: Any) -> None:
     assert texts() == []
 
 
+def test_so_it_does_after_sql_has_ended_the_transaction(pool: Any) -> None:
+    pool.ensure_connection()
+    driver = pool.connection
+    with driver.transaction():
+        write("undone")
+        execute(pool, "ROLLBACK")
+        assert pool.connection is driver
+        write("kept")
+    assert texts() == ["kept"]
+    execute(pool, "SELECT 1")
+    assert pool.connection is None
+
+
 @pytest.mark.parametrize("alias", ["default", ALIAS])
 @pytest.mark.parametrize("by_sql", [True, False])
 def test_rows_are_iterated_in_such_transactions(by_sql: bool, alias: str, pool: Any) -> None:

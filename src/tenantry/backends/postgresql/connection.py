@@ -151,9 +151,11 @@ class ControlMixin(Base):  # type: ignore[misc]
             raise errors.error_from_result(results[-1], encoding=self.info.encoding)
 
     def is_left_open(self) -> bool:
-        """Return whether a pipeline has not ended, or neither half of a two-phase transaction."""
+        """Return whether a block of psycopg's has not ended, or a two-phase transaction."""
         in_pipeline = self.pgconn.pipeline_status != PipelineStatus.OFF
-        return in_pipeline or self._pipeline is not None or self._tpc is not None
+        # A transaction's block goes on though SQL has ended the transaction itself.
+        in_block = self._pipeline is not None or self._num_transactions > 0
+        return in_pipeline or in_block or self._tpc is not None
 
     # What follows overrides psycopg's internals.
 
