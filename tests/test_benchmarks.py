@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,9 +16,7 @@ from typing import Any
 import pytest
 from django import get_version
 
-from benchmarks import facts
 from benchmarks.candidates import CANDIDATES, Candidate
-from benchmarks.load import affordable
 from benchmarks.load_client import Load, WrongAnswerError, ask
 from benchmarks.load_figures import Figures, merged
 from benchmarks.shop import Shop
@@ -253,27 +250,6 @@ def test_servers_are_measured_under_load(tmp_path: Path) -> None:
     assert "| MiB per 1,000 at once, taken from 3 |" in table
 
 
-@pytest.mark.parametrize(
-    ("minutes", "turns", "seconds"), [(60, 1, 10), (6, 1, 7 / 3), (1, 1, 0.5), (12, 2, 29 / 6)]
-)
-def test_a_load_is_measured_for_as_long_as_there_is_time(
-    minutes: float, turns: int, seconds: float
-) -> None:
-    # 32 measurements in a turn, each with 3 seconds to start and 2 that do not count. With a
-    # thousand clients there are 5 that do not count, and in all turns 15 that do; otherwise half a
-    # second at least.
-    options = Namespace(
-        workloads=["read", "slow"],
-        clients=[1, 10, 100, 1000],
-        minutes=minutes,
-        turns=turns,
-        seconds=10,
-        warm_up=2,
-        await_seconds=0.5,
-    )
-    assert affordable(options, candidates=4) == pytest.approx(seconds)
-
-
 def test_turns_under_load_are_compared_with_the_floor_of_the_same_turn() -> None:
     floor = [Figures(20, rps=100), Figures(20, rps=0), Figures(20, rps=50)]
     ours = [
@@ -285,18 +261,6 @@ def test_turns_under_load_are_compared_with_the_floor_of_the_same_turn() -> None
     assert (found.clients, found.rps, found.connections, found.memory_mib) == (20, 60, 2, 5)
     assert (found.turns, found.ratios, found.ratio) == ([110, 30, 60], [1.1, 1.2], 1.15)
     assert found.errors == {"late": 3}
-
-
-def test_what_disturbs_a_measurement_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for working, said in ((4, ""), (12, "something else uses 12% of the processors: end it")):
-        ticks = iter([(100, 1000), (100 + working, 1100)])
-        monkeypatch.setattr(facts, "used", ticks.__next__)
-        assert facts.busy() == f"{working}%"
-        told = capsys.readouterr().err
-        assert told.startswith(said)
-        assert bool(told) == bool(said)
 
 
 @pytest.mark.parametrize(
