@@ -45,6 +45,26 @@ def test_a_column_with_nulls_becomes_not_null(tenants: Tenants, migrate: Migrate
     assert is_protected("migrated_doc")[:2] == (True, True)
 
 
+def test_a_table_that_its_owner_sees_stays_so(tenants: Tenants, migrate: Migrate) -> None:
+    state = docs(tenants, migrate, n=number(null=True))
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("ALTER TABLE migrated_doc NO FORCE ROW LEVEL SECURITY")
+    migrate(AlterField("doc", "n", number(default=3)), state)
+    assert is_protected("migrated_doc")[:2] == (True, False)
+
+
+def test_what_the_migration_has_written_is_checked_before(
+    tenants: Tenants, migrate: Migrate
+) -> None:
+    state = docs(tenants, migrate, n=number(null=True))
+    operation = migration_of(AlterField("doc", "n", number(default=3)))
+    with connections["owner"].schema_editor() as editor:
+        with tenant_context(tenants[0].pk):
+            manager(state, "Doc").using("owner").create(id=0)
+        operation.apply(state.clone(), editor)
+    assert is_protected("migrated_doc")[:2] == (True, True)
+
+
 def test_so_does_a_column_of_a_child(tenants: Tenants, migrate: Migrate) -> None:
     state = migrate(model("Doc", is_open=False), base())
     state = migrate(child("Report", "Doc"), state)
