@@ -74,6 +74,7 @@ def test_tenants_are_chosen(tenants: Tenants, third: Tenant) -> None:
     assert chosen() == f"{a}{b}{c}"
     assert chosen("--filter", "name=B") == f"{b}"
     assert chosen("--filter", "name__in=A,C") == f"{a}{c}"
+    assert chosen("--filter", "name__range=A,B") == f"{a}{b}"
     assert chosen("--filter", "name__in=A,C", "--filter", f"pk__gt={a}") == f"{c}"
     assert chosen("--exclude", "name=B", "--exclude", "name=C") == f"{a}"
     assert chosen("--filter", "user__isnull=TRUE") == f"{a}{b}{c}"
@@ -335,6 +336,14 @@ def test_a_child_whom_nobody_hears_is_ended(tmp_path: Path) -> None:
     assert (outcome.status, outcome.exit_code) == ("interrupted", 130)
     assert not children.running
     assert children.run(Outcome("2")).status == "not run"
+
+
+def test_what_is_no_text_is_passed_on_as_far_as_it_is_one() -> None:
+    program = ("-c", r"import os; os.write(1, b'\xff one\n')")
+    heard: list[str] = []
+    outcome = Outcome("1")
+    Children([], lambda tenant, line: heard.append(line), program=program).run(outcome)
+    assert (heard, outcome.status) == (["\N{REPLACEMENT CHARACTER} one"], "ok")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
