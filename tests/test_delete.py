@@ -254,6 +254,29 @@ def test_what_postgresql_cascades_to_is_refused(
     connections["default"].close()
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        CASCADE.replace("CASCADE", "RESTRICT"),
+        # Also before it is validated: it compares the tenant.
+        f"ALTER TABLE app_note ADD COLUMN tag_id bigint; {SAME} ON DELETE CASCADE NOT VALID",
+    ],
+    ids=["restrict", "same tenant"],
+)
+def test_on_delete_that_reaches_no_other_tenant_is_let_be(
+    how: str, library: Tenants, arrange: psycopg.Connection[Any]
+) -> None:
+    back = (
+        "ALTER TABLE app_note DROP COLUMN tag_id;"
+        "ALTER TABLE app_tag DROP CONSTRAINT IF EXISTS same_unique"
+    )
+    with broken(arrange, how, back):
+        output = command("delete_tenant", library[0].pk, "--dry-run", *ALSO)
+        assert "app_note" in output
+        assert "it would be refused" not in output
+        connections["default"].close()
+
+
 def test_what_not_all_rows_keep_stops_no_cascade(
     library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
 ) -> None:
