@@ -634,12 +634,14 @@ def test_rows_that_a_tenant_who_is_kept_needs_stop_it(
     connections["default"].close()
 
 
-@pytest.mark.parametrize("column", ["main_id", "parent_id"])
+@pytest.mark.parametrize(
+    ("column", "action"), [("main_id", ""), ("parent_id", ""), ("parent_id", "ON DELETE RESTRICT")]
+)
 def test_rows_that_another_tenants_own_row_needs_stop_it(
-    column: str, library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+    column: str, action: str, library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
 ) -> None:
     a, b = library
-    parent = "ALTER TABLE app_tenant ADD COLUMN parent_id bigint REFERENCES app_tenant"
+    parent = f"ALTER TABLE app_tenant ADD COLUMN parent_id bigint REFERENCES app_tenant {action}"
     drop = "ALTER TABLE app_tenant DROP COLUMN parent_id"
     with broken(arrange, MAIN, DROP_MAIN), broken(arrange, parent, drop):
         value = "id" if column == "parent_id" else "main_id"

@@ -34,6 +34,8 @@ def refer(text: str) -> list[Reference]:
         ("a>b b>c c>a", "abc", ""),
         ("a>b b>a a~c c>a", "ab c", "a~c"),
         ("a>b a~b b>a", "ab c", "a~b"),
+        # One is enough.
+        ("a~b b~a", "a b c", "a~b"),
         ("a>z z>b", "a b c", ""),
     ],
 )
