@@ -276,7 +276,8 @@ def test_an_old_operation_does_the_same_under_new_settings(project: None, settin
     }
     assert [sql_of(each, backwards=backwards) for each, backwards in ways] == before
     assert "before.current_tenant" in str(before[0])
-    assert 'REFERENCES "app_tenant"' in str(before[0])
+    assert 'REFERENCES "app_tenant" ("id") ON DELETE CASCADE' in str(before[0])
+    assert 'CREATE INDEX ON "auth_group" ("tenant_id")' in str(before[0])
 
 
 def test_a_policy_follows_the_settings_by_an_operation(
