@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from select import select
 from time import time
 from typing import Any
 
@@ -26,6 +28,7 @@ from django.db.models import Case, When
 from django.db.models.functions import Coalesce
 from django.db.models.lookups import IsNull
 from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGconn
 
 from tenantry import (
     CurrentTenant,
@@ -708,16 +711,9 @@ def test_a_cursor_that_outlives_a_transaction_has_no_rows_of_who_came_later(
         connections[alias].close()
 
 
-@sealed_shape
-@pytest.mark.usefixtures("each_version")
-@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
-@pytest.mark.parametrize("end", [of_django, of_psycopg, of_pipeline])
-def test_what_was_deferred_runs_as_whoever_came_last(
-    end: Callable[[str], AbstractContextManager[object]],
-    alias: str,
-    tenants: Tenants,
-    superuser: psycopg.Connection[Any],
-) -> None:
+@pytest.fixture
+def noted(superuser: psycopg.Connection[Any]) -> Iterator[None]:
+    """Let the end of a transaction note what was inserted, and refuse some."""
     superuser.execute(
         "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF NEW.text = 'refused' THEN RAISE 'refused'; END IF;"
@@ -725,19 +721,67 @@ def test_what_was_deferred_runs_as_whoever_came_last(
         " CREATE CONSTRAINT TRIGGER note AFTER INSERT ON app_shared DEFERRABLE INITIALLY DEFERRED"
         " FOR EACH ROW EXECUTE FUNCTION note()"
     )
+    yield
+    # A transaction that was left open would keep the table.
+    connections.close_all()
+    superuser.execute("DROP FUNCTION note() CASCADE")
+
+
+@sealed_shape
+@pytest.mark.usefixtures("each_version", "noted")
+@pytest.mark.parametrize("alias", ["wire", "wire_server_side"])
+@pytest.mark.parametrize("end", [of_django, of_psycopg, of_pipeline])
+def test_what_was_deferred_runs_as_whoever_came_last(
+    end: Callable[[str], AbstractContextManager[object]], alias: str, tenants: Tenants
+) -> None:
     insert = "INSERT INTO app_shared (text) VALUES (%s)"
-    try:
-        connections[alias].ensure_connection()
-        connection: Any = connections[alias].connection
-        with tenant_context(tenants[1].pk):
-            with end(alias):
-                connection.execute(insert, ["noted"])
-            with pytest.raises((DatabaseError, psycopg.Error), match="refused"), end(alias):
-                connection.execute(insert, ["refused"])
-            assert connection.info.transaction_status == TransactionStatus.IDLE
-            assert connection.execute("SELECT name FROM app_tag").fetchall() == [("noted",)]
-    finally:
-        superuser.execute("DROP FUNCTION note() CASCADE")
+    connections[alias].ensure_connection()
+    connection: Any = connections[alias].connection
+    with tenant_context(tenants[1].pk):
+        with end(alias):
+            connection.execute(insert, ["noted"])
+        with pytest.raises((DatabaseError, psycopg.Error), match="refused"), end(alias):
+            connection.execute(insert, ["refused"])
+        assert connection.info.transaction_status == TransactionStatus.IDLE
+        assert connection.execute("SELECT name FROM app_tag").fetchall() == [("noted",)]
+
+
+class LateSync(deque[Any]):
+    """The commands of a pipeline. A Sync waits once for the answer to what is before it."""
+
+    def __init__(self, pgconn: PGconn) -> None:
+        super().__init__()
+        self.pgconn: PGconn | None = pgconn
+        self.waits = False
+
+    def popleft(self) -> Any:
+        if self.waits and self.pgconn:
+            assert select([self.pgconn.socket], [], [], 10)[0]
+            self.pgconn = None
+        # A Sync is the last one.
+        self.waits = len(self) == 2
+        return super().popleft()
+
+
+@sealed_shape
+@pytest.mark.usefixtures("noted")
+@pytest.mark.parametrize("alias", ["default", "wire_server_side"])
+def test_an_error_before_the_sync_of_a_commit_leaves_no_transaction(
+    alias: str, tenants: Tenants
+) -> None:
+    connections[alias].ensure_connection()
+    connection: Any = connections[alias].connection
+    with tenant_context(tenants[1].pk):
+        with (
+            pytest.raises(psycopg.Error, match="refused"),
+            connection.pipeline() as pipeline,
+            connection.transaction(),
+        ):
+            connection.execute("INSERT INTO app_shared (text) VALUES ('refused')")
+            pipeline.sync()
+            pipeline.command_queue = LateSync(connection.pgconn)
+        assert connection.info.transaction_status == TransactionStatus.IDLE
+        assert connection.execute("SELECT name FROM app_tag").fetchall() == []
 
 
 @sealed_shape

@@ -54,6 +54,12 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
 
     def _exit_gen(self) -> PQGen[None]:
         self.ended = False
+        yield from self._sync_gen()
+        self.ended = True
+
+    def _sync_gen(self) -> PQGen[None]:
+        # psycopg does not wait for the Sync if an error has come before it is sent. Until it is
+        # there, libpq takes the transaction for one that goes on.
         try:
             self._enqueue_sync()
             yield from self._communicate_gen()
@@ -69,7 +75,6 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
                     yield from self._fetch_gen(flush=False)
             raise
         yield from self._fetch_gen(flush=False)
-        self.ended = True
 
     def _exit(self, exc: BaseException | None) -> None:
         # psycopg knows of what has ended the block, but not of a signal's handler that raises while
