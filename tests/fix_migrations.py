@@ -47,6 +47,18 @@ def migrate(project: None) -> Iterator[Migrate]:
 
 
 @contextmanager
+def editing(*, atomic: bool = True) -> Iterator[Any]:
+    """Yield the owner's editor; leave the transaction that Django leaves open after an error."""
+    try:
+        with connections["owner"].schema_editor(atomic=atomic) as editor:
+            yield editor
+    except BaseException:
+        connections["owner"].connection.close()
+        del connections["owner"]
+        raise
+
+
+@contextmanager
 def migrating(app: str) -> Iterator[Migrate]:
     """Yield a function that applies operations, each list as one migration of `app`.
 
@@ -64,12 +76,8 @@ def migrating(app: str) -> Iterator[Migrate]:
         for operation in operations:
             migration: Any = Migration("test", app)
             migration.operations = operation if isinstance(operation, list) else [operation]
-            try:
-                with connections["owner"].schema_editor(atomic=atomic) as editor:
-                    after = migration.apply(state.clone(), editor)
-            except Exception:
-                forget_owner()
-                raise
+            with editing(atomic=atomic) as editor:
+                after = migration.apply(state.clone(), editor)
             if reverse:
                 states.append((migration, state))
             state = after
@@ -79,12 +87,6 @@ def migrating(app: str) -> Iterator[Migrate]:
     for migration, before in reversed(states):
         with connections["owner"].schema_editor() as editor:
             migration.unapply(before.clone(), editor)
-
-
-def forget_owner() -> None:
-    """Leave the transaction that Django leaves open if what was deferred fails."""
-    connections["owner"].connection.close()
-    del connections["owner"]
 
 
 @pytest.fixture
@@ -97,12 +99,8 @@ def migrate_in_place(project: None) -> Iterator[Migrate]:
     def forwards(state: ProjectState, *operations: Any) -> ProjectState:
         for operation in operations:
             migration = migration_of(*(operation if isinstance(operation, list) else [operation]))
-            try:
-                with connections["owner"].schema_editor() as editor:
-                    state = migration.apply(state, editor)
-            except Exception:
-                forget_owner()
-                raise
+            with editing() as editor:
+                state = migration.apply(state, editor)
         return state
 
     yield forwards

@@ -186,6 +186,17 @@ def test_a_time_zone_that_django_sets_behind_a_pooler_is_found(
     assert found_when("Europe/Berlin", pooled=False) == []
 
 
+def install(monkeypatch: Any, model: Any) -> None:
+    """Let the checks find a model that is in no app."""
+    installed = list(apps.get_models(include_auto_created=True))
+    monkeypatch.setattr(apps, "get_models", lambda **options: [*installed, model])
+
+
+def about_table() -> list[Any]:
+    # The admin role, where there is one, may not use a table that SQL has made either.
+    return [each for each in run("database") if each.id != "tenantry.W103"]
+
+
 @isolate_apps("tests.app")
 def test_an_unmanaged_table_that_names_the_tenant_is_found(
     arrange: psycopg.Connection[Any], monkeypatch: Any, settings: Any
@@ -198,23 +209,18 @@ def test_an_unmanaged_table_that_names_the_tenant_is_found(
             managed = False
             db_table = "legacy"
 
-    def about_legacy() -> list[Any]:
-        # The admin role, where there is one, may not use the table either.
-        return [each for each in run("database") if each.id != "tenantry.W103"]
-
-    installed = list(apps.get_models(include_auto_created=True))
-    monkeypatch.setattr(apps, "get_models", lambda **options: [*installed, Legacy])
+    install(monkeypatch, Legacy)
     create = "CREATE {} GRANT SELECT ON legacy TO app"
     with broken(arrange, create.format("TABLE legacy (customer_id int);"), "DROP TABLE legacy"):
-        (found,) = about_legacy()
+        (found,) = about_table()
         assert found.id == "tenantry.W124"
         assert found.msg.startswith("table legacy has the tenant column customer_id but no policy,")
         settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": ["app.Legacy"]}
-        assert about_legacy() == []
+        assert about_table() == []
         settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": []}
     view = "VIEW legacy WITH (security_invoker) AS SELECT tenant_id AS customer_id FROM app_note;"
     with broken(arrange, create.format(view), "DROP VIEW legacy"):
-        assert about_legacy() == []
+        assert about_table() == []
 
 
 @isolate_apps("tests.app")
@@ -229,26 +235,22 @@ def test_an_unmanaged_part_of_a_protected_row_is_found(
             managed = False
             db_table = "line"
 
-    def about_line() -> list[Any]:
-        return [each for each in run("database") if each.id != "tenantry.W103"]
-
-    installed = list(apps.get_models(include_auto_created=True))
-    monkeypatch.setattr(apps, "get_models", lambda **options: [*installed, Line])
+    install(monkeypatch, Line)
     create = "CREATE {} GRANT SELECT ON line TO app"
     with broken(arrange, create.format("TABLE line (note_id bigint);"), "DROP TABLE line"):
-        (found,) = about_line()
+        (found,) = about_table()
         assert found.id == "tenantry.W158"
         assert found.msg.startswith("model app.Line refers to the protected app.Note by note, and")
         assert "RLSConstraint(path='note__tenant')" in found.hint
         arrange.execute("ALTER TABLE line ENABLE ROW LEVEL SECURITY")
-        assert about_line() == []
+        assert about_table() == []
         arrange.execute("ALTER TABLE line DISABLE ROW LEVEL SECURITY")
         settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": ["app.Line"]}
-        assert about_line() == []
+        assert about_table() == []
         settings.RLS_TENANTS = {**settings.RLS_TENANTS, "SHARED_MODELS": []}
     view = "VIEW line WITH (security_invoker) AS SELECT id AS note_id FROM app_note;"
     with broken(arrange, create.format(view), "DROP VIEW line"):
-        assert about_line() == []
+        assert about_table() == []
 
 
 @pytest.mark.parametrize(
