@@ -81,6 +81,7 @@ def shard_of(tenant_id: TenantId) -> str:
     try:
         alias = function(tenant_id)
     except Exception as error:
+        # It is the project's, and may raise anything: a KeyError says neither whose nor where.
         raise RLSConfigurationError(
             f"{WANTED} fails for the tenant {tenant_id!r}: {error!r}; {allowed()}"
         ) from error
