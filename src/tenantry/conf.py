@@ -44,6 +44,7 @@ from django.core.signals import setting_changed
 from .binding import TenantId
 from .exceptions import RLSConfigurationError
 from .keys import KEY_TYPES, TenantKey, key_type_of
+from .routing import declaring
 from .validators import SEAL_KEYS_ARE, SETTING, VALIDATORS, refuse
 
 
@@ -156,8 +157,7 @@ def is_shared(model: Any) -> bool:
     """
     shared = {label.lower() for label in rls_tenants().shared_models}
     shared.add(django_settings.AUTH_USER_MODEL.lower())
-    declaring = model._meta.auto_created or model
-    return not shared.isdisjoint({model._meta.label_lower, declaring._meta.label_lower})
+    return not shared.isdisjoint({model._meta.label_lower, declaring(model)._meta.label_lower})
 
 
 def is_debug() -> bool:

@@ -16,7 +16,7 @@ from django.db.migrations.loader import MigrationLoader
 from .dependents import is_protected
 from .engine import ENGINES, is_bound
 from .exceptions import RLSConfigurationError
-from .routing import is_placed
+from .routing import declaring, is_migrated
 
 
 def stay_away(
@@ -41,13 +41,8 @@ def concerned(connection: Any, labels: set[str]) -> Iterator[Any]:
     unmigrated = MigrationLoader(None, ignore_no_migrations=True).unmigrated_apps
     tables = connection.introspection.table_names()
     for model in apps.get_models(include_auto_created=True):
-        made_with: Any = model._meta.auto_created or model
-        label = made_with._meta.app_label
+        label = declaring(model)._meta.app_label
         is_new = label in unmigrated and model._meta.db_table not in tables
-        if (
-            (label in labels or is_new)
-            and is_protected(model, apps)
-            and made_with._meta.can_migrate(connection)
-            and is_placed(connection.alias, model)
-        ):
-            yield made_with
+        is_made = (label in labels or is_new) and is_migrated(connection, model)
+        if is_made and is_protected(model, apps):
+            yield declaring(model)

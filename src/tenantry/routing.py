@@ -7,10 +7,20 @@ from typing import Any
 from django.db import router
 
 
-def is_placed(alias: str, model: Any) -> bool:
-    """Return whether the database `alias` is to have the table of `model`.
+def declaring(model: Any) -> Any:
+    """Return the model with which Django makes the table of `model`.
 
-    Django makes the table of a many-to-many relation with that of its model, and asks for that
-    alone.
+    That of a many-to-many relation without a model of its own comes with what declares it.
     """
-    return router.allow_migrate_model(alias, model._meta.auto_created or model)
+    return model._meta.auto_created or model
+
+
+def is_placed(alias: str, model: Any) -> bool:
+    """Return whether the database `alias` is to have the table of `model`."""
+    return router.allow_migrate_model(alias, declaring(model))
+
+
+def is_migrated(connection: Any, model: Any) -> bool:
+    """Return whether ``migrate`` makes the table of `model` in a database."""
+    can_be: bool = declaring(model)._meta.can_migrate(connection)
+    return can_be and is_placed(connection.alias, model)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from django.apps.registry import Apps
 
 from .conf import rls_tenants
 from .exceptions import NoTenantContextError
 from .protected import protections
+from .routing import declaring
 
 
 def require_tenant(apps: Apps, tables: Collection[str], bypass: str | None) -> None:
@@ -29,8 +29,7 @@ def require_tenant(apps: Apps, tables: Collection[str], bypass: str | None) -> N
     if not wanted:
         return
     for model in apps.get_models(include_auto_created=True):
-        declaring: Any = model._meta.auto_created or model
-        named = declaring._meta
+        named = declaring(model)._meta
         if model._meta.db_table in wanted and not {named.label, named.app_label} & set(
             settings.strict_mode_exclude
         ):

@@ -19,6 +19,7 @@ from django.db.migrations.loader import MigrationLoader
 from ..declared import constraint_of
 from ..dependents import concrete_target, protecting_links
 from ..protected import column_of, external_column
+from ..routing import declaring
 from .findings import Finding
 from .policies import shape_for
 
@@ -132,7 +133,7 @@ class Migrations:
 
     def make(self, model: Any) -> bool:
         """Return whether a migration makes the table of `model`, or the field that it is of."""
-        options = (model._meta.auto_created or model)._meta
+        options = declaring(model)._meta
         state = self.models.get((options.app_label, options.model_name))
         if state is None or not model._meta.auto_created:
             return state is not None

@@ -19,6 +19,7 @@ from ...retyping import (
     retyped,
     speaks_of,
 )
+from ...routing import is_migrated
 from .dependence import DependenceMixin
 
 
@@ -78,7 +79,8 @@ class ColumnsMixin(DependenceMixin):
         """Yield the tables that models of `apps` protect already, and the policies of `after`."""
         for model in apps.get_models(include_auto_created=True):
             table = model._meta.db_table
-            if not is_protected(model, apps) or not self.is_here(model) or self.waiting(table):
+            is_here = is_protected(model, apps) and is_migrated(self.connection, model)
+            if not is_here or self.waiting(table):
                 continue
             try:
                 policies = policies_of(after.get_model(model._meta.label), after, self.quote_name)

@@ -12,7 +12,7 @@ from ...dependents import dependents, has_constraint, policies_of, references_of
 from ...mixins import Base
 from ...opening import Opening
 from ...policies.references import IS_AS_WANTED, OF_DEPENDENTS, depend, independ, let_depend_anew
-from ...routing import is_placed
+from ...routing import is_migrated
 from ...statements import DeferredProtection
 
 
@@ -33,13 +33,13 @@ class DependenceMixin(Base):  # type: ignore[misc]
         They may refer to it by a column of another type, and have other names.
         """
         self.forget(through)
-        if self.is_here(through) and not has_constraint(through):
+        if is_migrated(self.connection, through) and not has_constraint(through):
             table = self.quote_name(through._meta.db_table)
             self.execute(let_depend_anew(table), params=None)
 
     def depend_anew(self, through: Any) -> None:
         """Protect the table of a relation by what it refers to now."""
-        if self.is_here(through):
+        if is_migrated(self.connection, through):
             self.hang(through, through._meta.apps, loses=True)
 
     def has_policies(self, model: Any) -> bool:
@@ -55,7 +55,7 @@ class DependenceMixin(Base):  # type: ignore[misc]
         """Protect what depends on `model`, which `loses` its protection or gets one."""
         apps = model._meta.apps
         for dependent in dict.fromkeys(dependents(model, apps)):
-            if self.is_here(dependent):
+            if is_migrated(self.connection, dependent):
                 self.hang(dependent, apps, loses=loses)
 
     def hang(self, model: Any, apps: Any, *, loses: bool) -> None:
@@ -79,7 +79,7 @@ class DependenceMixin(Base):  # type: ignore[misc]
 
     def depend_as_wanted(self, models: Iterable[Any], apps: Any) -> None:
         """Protect those of `models`, which hang on others, that are not protected by these yet."""
-        waiting = [model for model in models if self.is_here(model)]
+        waiting = [model for model in models if is_migrated(self.connection, model)]
         changed = True
         while changed:
             # Again, because what hangs on one of them comes after it.
@@ -109,12 +109,6 @@ class DependenceMixin(Base):  # type: ignore[misc]
             cursor.execute(IS_AS_WANTED, {"names": names, **tables})
             found = cursor.fetchone()
         return None if found is None else bool(found[0])
-
-    def is_here(self, model: Any) -> bool:
-        """Return whether this database has the table of `model`."""
-        made_with = model._meta.auto_created or model
-        can_be: bool = made_with._meta.can_migrate(self.connection)
-        return can_be and is_placed(self.connection.alias, model)
 
     def waiting(self, table: str) -> list[Any]:
         """Return what waits to protect a table that this migration creates."""
