@@ -353,8 +353,10 @@ def test_rows_of_two_servers_do_not_refer_to_each_other(shards: Shards) -> None:
                     author__in=Author.objects.using(shards.here)
                 )
             )
-        # A row that belongs to nobody may refer to one of a tenant.
+        # A row that belongs to nobody may refer to one of a tenant; of two of them Django decides.
         assert Shared(text="shared", note=theirs).note == theirs
+        tenant = Tenant.objects.using(shards.there).get()
+        assert not router.allow_relation(User(tenant=shards.a), tenant)
 
 
 # Transactions.
