@@ -13,10 +13,10 @@ from tenantry import CurrentTenant, admin_context, tenant_context
 from tenantry.grants import grant_on, keep_up
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
+from tests.papers import base, key
 from tests.settings import HAS_ADMIN_ROLE
 from tests.sql import run
 from tests.test_dependents_shared import child, count, manager, model
-from tests.test_sharing import base, key
 
 Tenants = tuple[Tenant, Tenant]
 

@@ -25,10 +25,10 @@ from tenantry.exceptions import RLSConfigurationError
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 from tests.fix_migrations import Migrate, is_protected
+from tests.papers import ORDER, SHARE, SHARED, base, key, paper, tenant
 from tests.sql import run
 from tests.test_dependents_shared import manager
 from tests.test_retyping import check
-from tests.test_sharing import ORDER, SHARE, SHARED, base, key, paper, tenant
 
 Tenants = tuple[Tenant, Tenant]
 

@@ -26,9 +26,9 @@ from tenantry.lifecycle.tables import ownership
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, drop_functions
+from tests.papers import STRAY, add_stray_policies, base, key, tenant
 from tests.sql import run
 from tests.test_orm_shapes import OFF
-from tests.test_sharing import STRAY, add_stray_policies, base, key, tenant
 
 Tenants = tuple[Tenant, Tenant]
 FLAG = {**test_settings.RLS_TENANTS, "BYPASS_FLAGS": ["login"]}

@@ -21,9 +21,7 @@ from tenantry.policy_tests import protected_tables
 from tests.app.models import Tenant
 from tests.fix_checks import broken
 from tests.fix_migrations import Migrate
-from tests.sql import run
-from tests.test_dependents_shared import FLAG, child, manager, many, model
-from tests.test_sharing import (
+from tests.papers import (
     ORDER,
     SHARE,
     SHARED,
@@ -35,6 +33,8 @@ from tests.test_sharing import (
     tenant,
     titles,
 )
+from tests.sql import run
+from tests.test_dependents_shared import FLAG, child, manager, many, model
 
 Tenants = tuple[Tenant, Tenant]
 DENIED = pytest.raises(ProgrammingError, match="row-level security")

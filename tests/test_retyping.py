@@ -31,9 +31,9 @@ from tenantry.dependents import is_protected
 from tenantry.statements import DeferredProtection
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
+from tests.papers import SHARE, SHARED, base, key, paper_alter, tenant
 from tests.sql import run
 from tests.test_dependents_shared import child, count, manager, model, path_to
-from tests.test_sharing import SHARE, SHARED, base, key, paper_alter, tenant
 
 Tenants = tuple[Tenant, Tenant]
 

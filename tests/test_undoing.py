@@ -14,11 +14,11 @@ from django.db.models.signals import post_migrate
 from tenantry import RLSConstraint, SharedWith, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
+from tests.papers import SHARE, SHARED, base, paper, paper_alter
 from tests.sql import run
 from tests.test_awaited import bare, to
 from tests.test_dependents_shared import child, count, manager, model, rls, tags
 from tests.test_retyping import check
-from tests.test_sharing import SHARE, SHARED, base, paper, paper_alter
 
 Tenants = tuple[Tenant, Tenant]
 HANGING = ("report", "thesis", "doc_tags")
