@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import DatabaseError
 
@@ -236,6 +237,11 @@ def opening(shape: str) -> Iterable[Any]:
     """Return those that show a row of the other tenant in an unsealed shape, as parameters."""
     mark = getattr(pytest.mark, f"{shape}_shape")
     return [each.param(mark) for each in STATEMENTS + EXPRESSIONS if shape in each.opens.split()]
+
+
+def client(postgres: Any) -> psycopg.Connection[Any]:
+    """Return a connection of the app role that knows nothing of tenantry: an attacker's."""
+    return psycopg.connect(postgres.dsn("app", "tenantry"), autocommit=True)
 
 
 def later() -> int:

@@ -95,8 +95,7 @@ def current(cursor: Any) -> Any:
 
 
 DRIVER = "backends.postgresql"
-SEALS = "tests/test_sealed.py::"
-IS_SIGNED = "test_only_what_is_signed_for_here_and_now_is_a_tenant"
+IS_SIGNED = "tests/test_sealed_keys.py::test_only_what_is_signed_for_here_and_now_is_a_tenant"
 MUTANTS = {
     "nobody says nothing": Mutant(
         "tests/test_pooler.py::test_what_a_foreign_client_left_on_the_session_is_not_inherited",
@@ -144,20 +143,20 @@ MUTANTS = {
         is_now("middleware.bind_body", lambda response, binding: response),
     ),
     "a flush has no binding": Mutant(
-        f"{SEALS}test_raw_sql_reads_the_tenant_and_is_stamped",
+        "tests/test_sealed.py::test_raw_sql_reads_the_tenant_and_is_stamped",
         is_now(f"{DRIVER}.flush.binding_query", lambda *arguments: (b"SELECT 1", [])),
         "sealed_guc",
     ),
     "a commit says nothing": Mutant(
-        f"{SEALS}test_a_trap_catches_no_seal[a cursor-default]",
+        "tests/test_sealed_traps.py::test_a_trap_catches_no_seal[a cursor-default]",
         is_now(f"{DRIVER}.connection.before_commit", lambda *arguments: b""),
         "sealed_guc",
     ),
     "a signature is not looked at": Mutant(
-        f"{SEALS}{IS_SIGNED}", verifies_without("part[5] <> encode"), "sealed_guc"
+        IS_SIGNED, verifies_without("part[5] <> encode"), "sealed_guc"
     ),
     "a seal does not expire": Mutant(
-        f"{SEALS}{IS_SIGNED}", verifies_without("part[3]::bigint < extract"), "sealed_guc"
+        IS_SIGNED, verifies_without("part[3]::bigint < extract"), "sealed_guc"
     ),
     "a role is not put back": Mutant(
         "tests/test_roles.py::test_the_role_ends_with_its_statement[as it is-wire]",

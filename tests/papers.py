@@ -75,7 +75,6 @@ SHARE = CreateModel(
         ]
     },
 )
-
 SHARED = SharedWith("migrated.Share", row="paper", tenant="recipient")
 
 
