@@ -26,6 +26,7 @@ pytest_plugins = [
     "tests.fix_commands",
     "tests.fix_lifecycle",
     "tests.fix_hanging",
+    "tests.fix_keys",
     "tests.fix_opened",
     "tests.fix_docs",
     "tests.fix_jobs",

@@ -13,6 +13,7 @@ from django.db import connections
 from django.db.migrations.migration import Migration
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
+from django.db.migrations.writer import MigrationWriter
 
 from tenantry.operations import AddRLSPolicy
 from tenantry.shapes import current
@@ -26,6 +27,11 @@ def migration_of(*operations: Operation) -> Migration:
     migration: Any = Migration("0001", "migrated")
     migration.operations = [*operations]
     return cast("Migration", migration)
+
+
+def written(operation: Operation) -> str:
+    """Return the file of a migration."""
+    return MigrationWriter(migration_of(operation)).as_string()
 
 
 @pytest.fixture

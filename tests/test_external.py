@@ -14,7 +14,6 @@ from django.db import InternalError, ProgrammingError, connections, models, tran
 from django.db.migrations import CreateModel
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
-from django.db.migrations.writer import MigrationWriter
 from django.http import HttpResponse
 from django.test import RequestFactory
 
@@ -29,7 +28,7 @@ from tenantry.policy_tests import protected_tables
 from tenantry.shapes import current
 from tests import settings as test_settings
 from tests.app.models import Tag, Tenant, User
-from tests.fix_migrations import Migrate, is_protected, migration_of
+from tests.fix_migrations import Migrate, is_protected, written
 from tests.fix_wire import Wire
 from tests.sql import run
 
@@ -430,7 +429,7 @@ ALL = {**BEFORE, "admin_role": "adm", "app_role": "app", "sealed": True}
 def test_squashmigrations_writes_all_of_an_operation(operation: Any) -> None:
     """Django writes those arguments only that the signature names."""
     scope: dict[str, Any] = {}
-    exec(MigrationWriter(migration_of(operation)).as_string(), scope)
+    exec(written(operation), scope)
     (again,) = scope["Migration"].operations
     assert type(again) is type(operation)
     assert again.deconstruct() == operation.deconstruct()
