@@ -16,6 +16,9 @@ from tests.app.models import Tenant
 
 Tenants = tuple[Tenant, Tenant]
 
+# What makes queries filter nothing, where it finds none.
+OFF = "tenantry.backends.postgresql.compiler.protections"
+
 KEYWORDS = "ON|WHERE|INNER|LEFT|SET|ORDER|GROUP|LIMIT|FOR|UNION|INTERSECT|EXCEPT|HAVING|CROSS"
 # A table where SQL reads or changes it; as a qualifier of a column, it has a dot behind it.
 TABLE = re.compile(

@@ -13,10 +13,9 @@ from tenantry import CurrentTenant, admin_context, tenant_context
 from tenantry.grants import grant_on, keep_up
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
-from tests.papers import base, key
+from tests.migrated import base, child, count, key, manager, model
 from tests.settings import HAS_ADMIN_ROLE
 from tests.sql import run
-from tests.test_dependents_shared import child, count, manager, model
 
 Tenants = tuple[Tenant, Tenant]
 

@@ -25,10 +25,8 @@ from tenantry.exceptions import RLSConfigurationError
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 from tests.fix_migrations import Migrate, is_protected
-from tests.papers import ORDER, SHARE, SHARED, base, key, paper, tenant
+from tests.migrated import ORDER, SHARE, SHARED, bare, base, check, key, manager, paper, tenant, to
 from tests.sql import run
-from tests.test_dependents_shared import manager
-from tests.test_retyping import check
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -37,15 +35,6 @@ Tenants = tuple[Tenant, Tenant]
 def migrate(migrate_in_place: Migrate) -> Migrate:
     """Return a function that applies operations, each list as one migration."""
     return lambda *operations, state=None: migrate_in_place(state or base(), *operations)
-
-
-def bare(name: str, **fields: Any) -> CreateModel:
-    columns = {"id": models.BigAutoField(primary_key=True), **fields}
-    return CreateModel(name, list(columns.items()))
-
-
-def to(name: str) -> Any:
-    return models.ForeignKey(f"migrated.{name}", models.CASCADE, null=True, related_name="+")
 
 
 def many_to(name: str) -> Any:

@@ -23,8 +23,8 @@ from tests.breaks import BREAKS, HARMLESS, NO_OTHER, OTHER
 from tests.fix_aliases import Add
 from tests.fix_checks import broken, check, findings
 from tests.fix_migrations import Migrate
+from tests.migrated import FLAG, child, many, model, path_to
 from tests.settings import RLS_TENANTS
-from tests.test_dependents_shared import FLAG, child, many, model, path_to
 
 Tenants = tuple[Tenant, Tenant]
 

@@ -23,7 +23,7 @@ from tenantry import (
 from tenantry.exceptions import RLSConfigurationError
 from tests.app.models import Book, Item, NewestFirst, Note, Tenant
 from tests.fix_migrations import Migrate
-from tests.papers import ORDER, SHARED, base, line
+from tests.migrated import ORDER, SHARED, base, line
 from tests.sql import run
 
 Tenants = tuple[Tenant, Tenant]

@@ -12,83 +12,32 @@ from django.db import ProgrammingError, connections, models, transaction
 from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
 from django.db.migrations.state import ProjectState
 
-from tenantry import (
-    RLSConstraint,
-    RLSManager,
-    TenantField,
-    admin_context,
-    bypass_flag,
-    tenant_context,
-)
+from tenantry import RLSConstraint, RLSManager, admin_context, bypass_flag, tenant_context
 from tenantry.checks import policies as inspecting
 from tenantry.checks.policies import inspect_policies
 from tenantry.lifecycle.tables import ownership
 from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, drop_functions
-from tests.papers import STRAY, add_stray_policies, base, key, tenant
+from tests.migrated import (
+    FLAG,
+    STRAY,
+    add_stray_policies,
+    child,
+    count,
+    manager,
+    many,
+    model,
+    rls,
+    tags,
+    tenant,
+)
+from tests.scoping import OFF
 from tests.sql import run
-from tests.test_orm_shapes import OFF
 
 Tenants = tuple[Tenant, Tenant]
-FLAG = {**test_settings.RLS_TENANTS, "BYPASS_FLAGS": ["login"]}
 NAMES = ("Tag", "Report", "Thesis")
 DENIED = pytest.raises(ProgrammingError, match="row-level security")
-
-
-def rls(name: str, *, is_open: bool) -> RLSConstraint:
-    predicates = [TenantField("partner")] if is_open else []
-    flags = ["login"] if is_open else []
-    return RLSConstraint(
-        field="tenant", name=name, extra_predicates=predicates, extra_bypass_flags=flags
-    )
-
-
-def model(name: str, *, is_open: bool | None, **fields: Any) -> CreateModel:
-    """Return a model whose rows a partner and a flag may read; with None, one of everybody."""
-    of_tenant = {} if is_open is None else {"tenant": tenant(), "partner": key(null=True)}
-    constraints = [] if is_open is None else [rls(f"{name.lower()}_rls", is_open=is_open)]
-    columns = {"id": models.BigAutoField(primary_key=True), **of_tenant, **fields}
-    return CreateModel(name, list(columns.items()), {"constraints": constraints})
-
-
-def child(name: str, parent: str) -> CreateModel:
-    link = models.OneToOneField(
-        f"migrated.{parent}", models.CASCADE, primary_key=True, parent_link=True
-    )
-    fields: list[tuple[str, Any]] = [
-        (f"{parent.lower()}_ptr", link),
-        (f"in_{name.lower()}", models.IntegerField(default=1)),
-    ]
-    return CreateModel(name, fields, bases=(f"migrated.{parent}",))
-
-
-def path_to(parent: str) -> CreateModel:
-    """Return a model, Line, whose rows are of the tenant of another's."""
-    rls = RLSConstraint(path="up__tenant", name="line_rls")
-    up = models.ForeignKey(f"migrated.{parent}", models.CASCADE, related_name="lines")
-    fields: list[tuple[str, Any]] = [("id", models.AutoField(primary_key=True)), ("up", up)]
-    return CreateModel("Line", fields, {"constraints": [rls]})
-
-
-def tags() -> Any:
-    return models.ManyToManyField("migrated.Tag")
-
-
-def many(migrate: Migrate, *operations: Any) -> Any:
-    state = base()
-    for operation in operations:
-        state = migrate(operation, state)
-    return state
-
-
-def manager(state: ProjectState, name: str) -> Any:
-    return state.apps.get_model("migrated", name)._default_manager
-
-
-def count(table: str) -> int:
-    [(found,)] = run(f"SELECT count(*) FROM migrated_{table}")
-    return int(found)
 
 
 def owned(state: ProjectState) -> int:

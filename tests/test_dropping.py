@@ -20,10 +20,8 @@ from django.db.migrations import (
 from tenantry import RawPredicate, RLSConstraint, SameTenant, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
-from tests.papers import base
+from tests.migrated import base, check, child, count, manager, many, model
 from tests.sql import run
-from tests.test_dependents_shared import child, count, manager, many, model
-from tests.test_retyping import check
 
 Tenants = tuple[Tenant, Tenant]
 Superuser = psycopg.Connection[Any]

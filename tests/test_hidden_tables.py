@@ -21,12 +21,17 @@ from tenantry.policy_tests import protected_tables
 from tests.app.models import Tenant
 from tests.fix_checks import broken
 from tests.fix_migrations import Migrate
-from tests.papers import (
+from tests.migrated import (
+    FLAG,
     ORDER,
     SHARE,
     SHARED,
     base,
+    child,
     line,
+    manager,
+    many,
+    model,
     paper,
     paper_alter,
     papers,
@@ -34,7 +39,6 @@ from tests.papers import (
     titles,
 )
 from tests.sql import run
-from tests.test_dependents_shared import FLAG, child, manager, many, model
 
 Tenants = tuple[Tenant, Tenant]
 DENIED = pytest.raises(ProgrammingError, match="row-level security")

@@ -12,9 +12,8 @@ from django.db.migrations import AddConstraint, AddField, RunPython, RunSQL
 from tenantry import RawPredicate, RLSConstraint, admin_context, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected
-from tests.papers import base, tenant
+from tests.migrated import base, child, manager, many, model, path_to, tags, tenant
 from tests.sql import run
-from tests.test_dependents_shared import child, manager, many, model, path_to, tags
 from tests.test_non_atomic import KEYS, Superuser, Tenants, apply, looks, migration_with
 
 

@@ -41,9 +41,8 @@ from tenantry.shapes import current
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
 from tests.fix_servers import DATABASE
+from tests.migrated import check, child, manager, many, model, path_to, rls, tags
 from tests.sql import run
-from tests.test_dependents_shared import child, manager, many, model, path_to, rls, tags
-from tests.test_retyping import check
 
 Tenants = tuple[Tenant, Tenant]
 Superuser = psycopg.Connection[Any]

@@ -12,9 +12,8 @@ from django.db.models import Exists, OuterRef
 
 from tenantry import admin_context, tenant_context
 from tests.fix_hanging import Hanging
-from tests.scoping import COMPARED, Tenants, atomically, bindings, sent
+from tests.scoping import COMPARED, OFF, Tenants, atomically, bindings, sent
 from tests.shapes import Rows, Shape, names, texts
-from tests.test_orm_shapes import OFF
 
 Read = Callable[[Hanging], Any]
 Check = Callable[[str, Shape], None]

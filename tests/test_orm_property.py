@@ -18,8 +18,7 @@ from tests import querysets
 from tests.fix_hanging import Hanging
 from tests.fix_opened import Opened
 from tests.querysets import RELATIONS, TEXTS, TO_ONE, Read, reads
-from tests.scoping import COMPARED, Tenants, sent
-from tests.test_orm_shapes import OFF
+from tests.scoping import COMPARED, OFF, Tenants, sent
 
 # Keys that point at what is not there, at rows of another tenant, and from a third.
 ODD_ROWS = """

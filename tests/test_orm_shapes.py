@@ -10,10 +10,9 @@ from django.apps import apps
 from tenantry.protected import protections
 from tests import shapes, shapes_of_models
 from tests.app.models import Note
-from tests.scoping import COMPARED, PROTECTED, Tenants, atomically, bindings, sent, unscoped
+from tests.scoping import COMPARED, OFF, PROTECTED, Tenants, atomically, bindings, sent, unscoped
 
 SHAPES = shapes.SHAPES | shapes_of_models.SHAPES
-OFF = "tenantry.backends.postgresql.compiler.protections"
 
 
 def test_the_tables_are_those_that_are_expected() -> None:

@@ -27,8 +27,7 @@ from tests.app.models import (
     Tag,
     Tagging,
 )
-from tests.scoping import COMPARED, Tenants, atomically, bindings, sent, unscoped
-from tests.test_orm_shapes import OFF
+from tests.scoping import COMPARED, OFF, Tenants, atomically, bindings, sent, unscoped
 
 # Everything that the writes change, as (tenant, table, row).
 CONTENT = """

@@ -18,10 +18,9 @@ from tenantry.shapes import current
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
 from tests.judges import try_policies
-from tests.papers import SHARE, SHARED, paper
+from tests.migrated import SHARE, SHARED, child, many, model, paper, tags
 from tests.sabotage import broken
 from tests.settings import RLS_TENANTS
-from tests.test_dependents_shared import child, many, model, tags
 from tests.test_third_parties import CHECKS, ISOLATION, TWIN, define, wrong
 
 Tenants = tuple[Tenant, Tenant]

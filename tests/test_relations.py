@@ -13,7 +13,7 @@ from django.db import DatabaseError
 from tenantry import admin_context, tenant_context
 from tests.app.models import Item, Tag, Tagging, Tenant
 from tests.fix_migrations import Migrate
-from tests.test_dependents_shared import manager, many, model, tags
+from tests.migrated import manager, many, model, tags
 
 Tenants = tuple[Tenant, Tenant]
 # The keys of tags that an item is related to, and the tenant of that.

@@ -12,11 +12,23 @@ from django.db.migrations.state import ProjectState
 from tenantry import RLSConstraint, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
-from tests.papers import SHARE, SHARED, base, paper, paper_alter
+from tests.migrated import (
+    SHARE,
+    SHARED,
+    bare,
+    base,
+    check,
+    count,
+    manager,
+    model,
+    paper,
+    paper_alter,
+    path_to,
+    tags,
+    to,
+    types,
+)
 from tests.sql import run
-from tests.test_awaited import bare, to
-from tests.test_dependents_shared import count, manager, model, path_to, tags
-from tests.test_retyping import check, types
 
 Tenants = tuple[Tenant, Tenant]
 ORDER, SALE = (model(name, is_open=False) for name in ("Order", "Sale"))

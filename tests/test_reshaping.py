@@ -26,10 +26,22 @@ from tests import settings as test_settings
 from tests.app.models import Tenant
 from tests.fix_migrations import drop_functions, migration_of
 from tests.fix_servers import EMPTY
-from tests.papers import SHARE, SHARED, base, paper, papers, titles
+from tests.migrated import (
+    SHARE,
+    SHARED,
+    base,
+    check,
+    child,
+    count,
+    manager,
+    model,
+    paper,
+    papers,
+    path_to,
+    tags,
+    titles,
+)
 from tests.sql import run
-from tests.test_dependents_shared import child, count, manager, model, path_to, tags
-from tests.test_retyping import check
 
 pytestmark = pytest.mark.guc_shape
 

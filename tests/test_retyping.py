@@ -15,7 +15,6 @@ from django.db.migrations import (
     RenameField,
     SeparateDatabaseAndState,
 )
-from django.db.migrations.state import ProjectState
 
 from tenantry import (
     CurrentTenant,
@@ -25,15 +24,25 @@ from tenantry import (
     admin_context,
     tenant_context,
 )
-from tenantry.checks import policies as inspecting
-from tenantry.checks.policies import inspect_policies
-from tenantry.dependents import is_protected
 from tenantry.statements import DeferredProtection
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate
-from tests.papers import SHARE, SHARED, base, key, paper_alter, tenant
+from tests.migrated import (
+    SHARE,
+    SHARED,
+    base,
+    check,
+    child,
+    count,
+    key,
+    manager,
+    model,
+    paper_alter,
+    path_to,
+    tenant,
+    types,
+)
 from tests.sql import run
-from tests.test_dependents_shared import child, count, manager, model, path_to
 
 Tenants = tuple[Tenant, Tenant]
 
@@ -56,27 +65,6 @@ def paper(*predicates: Any, **more: Any) -> CreateModel:
 
 def label() -> CreateModel:
     return CreateModel("Label", [("id", small())])
-
-
-def check(state: ProjectState, names: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that the tables have the policies that the models ask for."""
-    monkeypatch.setattr(inspecting, "apps", state.apps)
-    connection = connections["default"]
-    found = set()
-    with connection.cursor() as cursor:
-        for model in state.apps.get_models(include_auto_created=True):
-            if is_protected(model, state.apps):
-                found.add(model.__name__)
-                assert list(inspect_policies(connection, cursor, model)) == []
-    assert found == names
-
-
-def types(column: str) -> set[str]:
-    sql = (
-        "SELECT data_type FROM information_schema.columns"
-        " WHERE table_name LIKE 'migrated_%%' AND column_name = %s"
-    )
-    return {name for (name,) in run(sql, [column])}
 
 
 def test_a_key_that_other_tables_belong_by_becomes_wider(

@@ -29,9 +29,8 @@ from tenantry.shapes import current
 from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 from tests.fix_aliases import Add
-from tests.papers import base
+from tests.migrated import base, child, manager, model, path_to, rls, tags
 from tests.sql import run
-from tests.test_dependents_shared import child, manager, model, path_to, rls, tags
 from tests.test_roles import arranged
 
 Tenants = tuple[Tenant, Tenant]

@@ -43,7 +43,7 @@ from tests import settings as test_settings
 from tests.app.models import Note, Tenant
 from tests.fix_checks import broken
 from tests.fix_migrations import Migrate
-from tests.papers import (
+from tests.migrated import (
     FLAG,
     SHARE,
     SHARED,

@@ -22,9 +22,9 @@ from tests.app.models import Tenant
 from tests.fix_example import ADMIN, APP, DATABASE, EXAMPLE, Example, environment
 from tests.fix_migrations import Migrate
 from tests.judges import MODES, Judge, try_policies, write_config
+from tests.migrated import many, model, tags
 from tests.sabotage import Connection, broken
 from tests.settings import RLS_TENANTS, SHAPE, SHAPES
-from tests.test_dependents_shared import many, model, tags
 
 Tenants = tuple[Tenant, Tenant]
 

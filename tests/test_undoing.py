@@ -14,11 +14,23 @@ from django.db.models.signals import post_migrate
 from tenantry import RLSConstraint, SharedWith, tenant_context
 from tests.app.models import Tenant
 from tests.fix_migrations import Migrate, is_protected, migration_of
-from tests.papers import SHARE, SHARED, base, paper, paper_alter
+from tests.migrated import (
+    SHARE,
+    SHARED,
+    bare,
+    base,
+    check,
+    child,
+    count,
+    manager,
+    model,
+    paper,
+    paper_alter,
+    rls,
+    tags,
+    to,
+)
 from tests.sql import run
-from tests.test_awaited import bare, to
-from tests.test_dependents_shared import child, count, manager, model, rls, tags
-from tests.test_retyping import check
 
 Tenants = tuple[Tenant, Tenant]
 HANGING = ("report", "thesis", "doc_tags")
