@@ -18,6 +18,7 @@ from tenantry.binding import Binding
 from tenantry.context import Scope
 from tenantry.contrib.storage import TenantFileSystemStorage, TenantStorageMixin
 from tenantry.exceptions import NoTenantContextError
+from tenantry.naming import name_of
 
 
 class TenantInMemoryStorage(TenantStorageMixin, InMemoryStorage):
@@ -231,13 +232,13 @@ def test_a_field_keeps_the_whole_name(storage: Any, monkeypatch: pytest.MonkeyPa
         _ = upload.file.url
 
 
-@given(st.text())
-def test_whatever_a_name_is_it_stays_in_the_directory(name: str) -> None:
-    with Scope(Binding(1)):
+@given(st.text(), st.sampled_from([1, "..", "2/../1"]))
+def test_whatever_a_name_is_it_stays_in_the_directory(name: str, tenant: int | str) -> None:
+    with Scope(Binding(tenant)):
         try:
             found = TenantStorageMixin().resolve(name)
         except SuspiciousFileOperation:
             return
     parts = found.split("/")
-    assert parts[:2] == ["tenants", "1"]
+    assert parts[:2] == ["tenants", name_of(tenant)]
     assert ".." not in parts
