@@ -33,6 +33,7 @@ pytest_plugins = [
     "tests.fix_site",
     "tests.fix_admin",
     "tests.fix_pool",
+    "tests.fix_users",
 ]
 
 # django-async-backend needs it. A package that is missing elsewhere is an error.

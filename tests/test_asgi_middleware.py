@@ -81,17 +81,6 @@ async def pools() -> AsyncIterator[None]:
     await aclose_pools()
 
 
-@pytest.fixture
-def users(tenants: Tenants) -> dict[str, User | None]:
-    a, b = tenants
-    return {
-        "a": User.objects.create(username="a", tenant=a),
-        "b": User.objects.create(username="b", tenant=b),
-        "admin": User.objects.create(username="admin", is_tenant_admin=True),
-        "anonymous": None,
-    }
-
-
 def configured(*entries: object, **others: object) -> override_settings:
     return override_settings(
         RLS_TENANTS={**project.RLS_TENANTS, "RESOLVERS": list(entries), **others}

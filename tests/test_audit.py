@@ -480,13 +480,12 @@ async def test_the_span_of_a_request_is_of_its_tenant(
 @pytest.mark.parametrize("session", ["a", "b", "admin", ""])
 @pytest.mark.parametrize("header", ["a", "admin", "nobody"])
 def test_the_span_of_a_request_is_of_whom_it_was_bound_to_last(
-    header: str, session: str, spans: Callable[[], dict[str, Any]], tenants: Tenants
+    header: str,
+    session: str,
+    spans: Callable[[], dict[str, Any]],
+    tenants: Tenants,
+    users: dict[str, User],
 ) -> None:
-    users = {
-        "a": User.objects.create(username="a", tenant=tenants[0]),
-        "b": User.objects.create(username="b", tenant=tenants[1]),
-        "admin": User.objects.create(username="admin", is_tenant_admin=True),
-    }
     client = client_of(users[session]) if session else Client()
     with configured("user", TRACE=True), TRACER.start_as_current_span("request"):
         client.get("/rebinding/", {"name": header})

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -37,11 +37,7 @@ each_sensitivity = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    assert current_binding() is UNBOUND
-    yield
-    assert current_binding() is UNBOUND
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 def in_new_thread(function: Callable[[], T]) -> T:

@@ -31,11 +31,7 @@ each_scope = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    assert current_binding() is UNBOUND
-    yield
-    assert current_binding() is UNBOUND
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 @each_scope

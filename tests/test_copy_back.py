@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any, Self
@@ -33,11 +33,7 @@ each_sensitivity = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    assert current_binding() is UNBOUND
-    yield
-    assert current_binding() is UNBOUND
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 class Clock(asyncio.SelectorEventLoop):

@@ -78,17 +78,6 @@ def urls(settings: Any) -> None:
     settings.ROOT_URLCONF = __name__
 
 
-@pytest.fixture
-def users(tenants: Tenants) -> dict[str, User | None]:
-    a, b = tenants
-    return {
-        "a": User.objects.create(username="a", tenant=a),
-        "b": User.objects.create(username="b", tenant=b),
-        "admin": User.objects.create(username="admin", is_tenant_admin=True),
-        "anonymous": None,
-    }
-
-
 SEEN = {
     "a": ["A 1", "A 2"],
     "b": ["B 1", "B 2"],

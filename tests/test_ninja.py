@@ -256,12 +256,9 @@ urlpatterns = [path("api/", api.urls), path("async/", async_api.urls)]
 
 
 @pytest.fixture(autouse=True)
-def site(settings: Any, tenants: Tenants) -> Iterator[None]:
+def site(settings: Any, users: object) -> Iterator[None]:
     settings.ROOT_URLCONF = __name__
     seen.clear()
-    for name, tenant in zip("ab", tenants, strict=True):
-        User.objects.create(username=name, tenant=tenant)
-    User.objects.create(username="admin", is_tenant_admin=True)
     yield
     assert current_binding() == UNBOUND
 
