@@ -433,11 +433,13 @@ def test_a_reset_may_say_what_is_for_a_whole_session(alias: Add) -> None:
     [
         "DISCARD ALL",
         "RESET timezone",
+        "SET/**/timezone = 'UTC'",
+        "/* /**/ */SET--\n/* LOCAL */timezone = 'UTC'",
         "SELECT 1; LISTEN news",
-        "SELECT title INTO TEMP t FROM app_note",
+        "SELECT title INTO/**/TEMP/**/t FROM app_note",
         "WITH n AS (SELECT 1) SELECT * INTO TEMPORARY TABLE t FROM n",
         "EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1",
-        "CREATE OR REPLACE TEMP VIEW v AS SELECT 1",
+        "CREATE/**/OR REPLACE/**/TEMP VIEW v AS SELECT 1",
         "CREATE TABLE pg_temp.leak AS SELECT * FROM app_note",
         'create unlogged table if not exists "pg_temp" . leak as select 1',
         "CREATE TABLE pg_temp.leak ON COMMIT PRESERVE ROWS AS SELECT 1",
@@ -446,9 +448,9 @@ def test_a_reset_may_say_what_is_for_a_whole_session(alias: Add) -> None:
         "SELECT title INTO pg_temp.leak FROM app_note",
         "SELECT title INTO TABLE pg_temp.leak FROM app_note",
         "WITH n AS (SELECT 1) SELECT * INTO UNLOGGED TABLE pg_temp.leak FROM n",
-        'SELECT pg_catalog."pg_advisory_lock"(4)',
+        'SELECT pg_catalog."pg_advisory_lock"/**/(4)',
         "SELECT set_config('work_mem', '1GB', false)",
-        "SELECT pg_catalog.set_config('app.said', 'it''s ('::text, is_local => FALSE)",
+        "SELECT pg_catalog.set_config('app.said', 'it''s ('::text, is_local/**/=> FALSE)",
     ],
 )
 def test_what_would_stay_on_the_session_is_refused(statement: str, pool: Any) -> None:
@@ -468,11 +470,11 @@ def temporary(superuser: psycopg.Connection[Any]) -> Iterator[None]:
 @pytest.mark.parametrize(
     "statement",
     [
-        "CREATE TEMP TABLE t (n int) ON COMMIT DROP",
+        "CREATE TEMP TABLE t (n int) ON/**/COMMIT DROP",
         "CREATE TABLE pg_temp.t (n int) ON COMMIT DROP",
         "CREATE TEMP TABLE t (n int) ON COMMIT DROP; WITH n AS (SELECT 1)"
         " INSERT INTO pg_temp.t SELECT * FROM n; SELECT * FROM pg_temp.t",
-        "SET  LOCAL work_mem = '1MB'",
+        "SET /* SESSION */LOCAL work_mem = '1MB'",
         "INSERT INTO app_shared (text) VALUES ('x')",
         "SELECT set_config('app.said', 'it''s (x, false)', true), false",
     ],
@@ -508,6 +510,7 @@ def test_what_comes_before_a_statement_takes_no_time(ahead: bytes) -> None:
     # With a quantifier in another this would not end.
     refuse_session_state(ahead * 3000 + b"(SELECT 1)")
     refuse_session_state(b"SELECT " + b"set_config('," * 30000)
+    refuse_session_state(b"CREATE" + ahead * 3000 + b"x" + ahead * 3000 + b"TABLE")
     assert first_word(ahead * 3000 + b"(SELECT 1)") == b""
     assert first_word(ahead * 3000 + b"SELECT 1") == b"SELECT"
 

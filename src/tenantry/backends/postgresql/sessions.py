@@ -8,35 +8,35 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...exceptions import UnbindableStatementError
-from .apply import excerpt, first_word
+from .apply import GAP, excerpt, first_word
 
 # Possessive quantifiers keep the time proportional to the length, whatever there is before a word.
 SESSION_STATE = re.compile(
     rb"""
-    (?: \A | ; ) (?: \s | --[^\n\r]*+(?:[\n\r]|\Z) | /\*.*?\*/ )*+
+    (?: \A | ; ) {gap}
     (?:
         (?: LISTEN | DISCARD | RESET )\b
-      | SET\s++(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)
-      | PREPARE\s++(?!TRANSACTION\b)
-      | DECLARE\b[^;]*\bWITH\s++HOLD\b
+      | SET\b{gap}(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)
+      | PREPARE\b{gap}(?!TRANSACTION\b)
+      | DECLARE\b[^;]*\bWITH\b{gap}HOLD\b
       | (?: EXPLAIN\b[^;]*\b )?
-        CREATE\s++
-        (?: (?:OR\s++REPLACE\s++)?(?:(?:GLOBAL|LOCAL)\s++)?TEMP(?:ORARY)?\b
+        CREATE\b{gap}
+        (?: (?:OR\b{gap}REPLACE\b{gap})?(?:(?:GLOBAL|LOCAL)\b{gap})?TEMP(?:ORARY)?\b
             # What is made ON a table is gone with it.
-          | (?:(?!ON\b|pg_temp)\w++\s++)++ "?pg_temp(?:_\d++)?"?\s*+\.
+          | (?:(?!ON\b|pg_temp)\w++{gap})++ "?pg_temp(?:_\d++)?"?{gap}\.
         )
-        (?![^;]*\bON\s++COMMIT\s++DROP\b)
+        (?![^;]*\bON\b{gap}COMMIT\b{gap}DROP\b)
       | (?: EXPLAIN\b[^;]*\b )?
-        (?:SELECT|WITH)\b[^;]*(?<!INSERT\s)(?<!MERGE\s)\bINTO\s++
-        (?: (?:(?:GLOBAL|LOCAL)\s++)?TEMP(?:ORARY)?\s
-          | (?:UNLOGGED\s++)?(?:TABLE\s++)?"?pg_temp(?:_\d++)?"?\s*+\.
+        (?:SELECT|WITH)\b[^;]*(?<!INSERT\s)(?<!MERGE\s)\bINTO\b{gap}
+        (?: (?:(?:GLOBAL|LOCAL)\b{gap})?TEMP(?:ORARY)?(?:\s|--|/\*|")
+          | (?:UNLOGGED\b{gap})?(?:TABLE\b{gap})?"?pg_temp(?:_\d++)?"?{gap}\.
         )
     )
-  | \bpg_(?:try_)?advisory_lock(?:_shared)?"?\s*+\(
+  | \bpg_(?:try_)?advisory_lock(?:_shared)?"?{gap}\(
     # Not where it is a parameter, or an expression, that says how long the value is to last.
-  | \bset_config"?\s*+\( (?: (?:[^,();']|'(?:[^']|'')*+')*+ , ){2}
-    \s*+ (?:is_local\s*+(?:=>|:=)\s*+)? (?:false|'(?:f|false)')\s*+\)
-    """,
+  | \bset_config"?{gap}\( (?: (?:[^,();']|'(?:[^']|'')*+')*+ , ){2}
+    {gap} (?:is_local{gap}(?:=>|:=){gap})? (?:false|'(?:f|false)'){gap}\)
+    """.replace(b"{gap}", GAP),
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
 
