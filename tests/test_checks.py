@@ -15,6 +15,7 @@ from django.test import override_settings
 from django.test.utils import isolate_apps
 
 from tenantry.checks.options import inspect_options
+from tenantry.checks.role import inspect_unlimited
 from tenantry.checks.server import inspect_version
 from tests.app.models import Note, Tenant
 from tests.fix_aliases import Add
@@ -116,9 +117,28 @@ def test_a_database_that_cannot_be_reached_is_a_warning(arrange: Any) -> None:
     assert (found.id, found.level) == ("tenantry.E190", checks.WARNING)
 
 
-def test_databases_of_other_engines_are_left_alone(tenants: Tenants, alias: Add) -> None:
-    others = alias("default", ENGINE="django.db.backends.postgresql", USER="postgres")
-    assert run("security", "database", databases=[others]) == []
+STOCK = "django.db.backends.postgresql"
+
+
+def test_a_database_of_django_is_left_alone_unless_it_shows_every_row(
+    arrange: psycopg.Connection[Any], alias: Add
+) -> None:
+    name = alias("default", ENGINE=STOCK)
+    assert run("security", "database", databases=[name]) == []
+    bypass = "ALTER ROLE app BYPASSRLS", "ALTER ROLE app NOBYPASSRLS"
+    with broken(arrange, *bypass):
+        (found,) = run("security", databases=[name])
+        assert (found.id, found.level) == ("tenantry.W104", checks.WARNING)
+        assert found.msg.startswith(
+            f"database '{name}' has the ENGINE '{STOCK}', which limits no query to a tenant, and"
+            " logs in as app, whom no policy binds, so that all code that uses it"
+        )
+        assert connections[name].connection is None
+    # One of that server that is not ours, nor has policies of ours where its name is.
+    other = alias("default", ENGINE=STOCK, USER="postgres", NAME="template1")
+    assert run("security", databases=[other]) == []
+    with connections[other].cursor() as cursor:
+        assert list(inspect_unlimited(cursor, "database", STOCK)) == []
 
 
 def test_databases_of_an_engine_that_inherits_from_ours_are_looked_at(

@@ -21,7 +21,7 @@ from .migrations import Migrations
 from .options import inspect_time_zone
 from .owners import inspect_owners
 from .powers import inspect_powers, inspect_traps
-from .role import exemptions, inspect_role, read_role, subject_of
+from .role import exemptions, inspect_role, inspect_unlimited, read_role, subject_of
 from .schema import inspect_functions, inspect_publications, inspect_sql_views
 from .seal import inspect_seal
 from .server import inspect_defaults, inspect_version
@@ -46,6 +46,13 @@ def inspect_login(connection: Any) -> list[Finding]:
     """Return why the login role may see every row."""
     options = connection.settings_dict["OPTIONS"]
     return run(connection, "role", lambda cursor: exemptions(read_role(cursor, options)))
+
+
+def inspect_unbound(connection: Any) -> list[Finding]:
+    """Return why code that uses another ENGINE than tenantry's would see every row."""
+    subject = f"database {connection.alias!r}"
+    engine = connection.settings_dict["ENGINE"]
+    return run(connection, subject, partial(inspect_unlimited, subject=subject, engine=engine))
 
 
 def login(connection: Any) -> str:

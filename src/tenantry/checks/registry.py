@@ -12,7 +12,7 @@ from django.db import connections
 from ..conf import is_debug
 from ..engine import is_bound
 from .caches import inspect_caches
-from .inspection import inspect_database, inspect_login
+from .inspection import inspect_database, inspect_login, inspect_unbound
 from .labels import inspect_labels
 from .models import inspect_models
 from .options import inspect_options
@@ -26,6 +26,16 @@ def our_databases(aliases: Sequence[str] | None) -> Iterator[Any]:
     for alias in connections if aliases is None else aliases:
         connection: Any = connections[alias]
         if is_bound(connection):
+            yield connection
+
+
+def unbound_databases(aliases: Sequence[str] | None) -> Iterator[Any]:
+    """Yield the connections among those that lead to a database of ours past our ENGINE."""
+    ours = {connection.settings_dict["NAME"] for connection in our_databases(None)}
+    for alias in connections if aliases is None else aliases:
+        connection: Any = connections[alias]
+        is_other = connection.vendor == "postgresql" and not is_bound(connection)
+        if is_other and connection.settings_dict["NAME"] in ours:
             yield connection
 
 
@@ -79,14 +89,18 @@ def check_login(
 ) -> list[checks.CheckMessage]:
     """Find roles that no policy binds: an error where requests are served, DEBUG being off."""
     found = []
-    for connection in our_databases(databases):
-        was_open = connection.connection is not None
-        for each in inspect_login(connection):
-            # Django warns itself of a database that cannot be reached, where one is needed.
-            as_error = each.id != "tenantry.E190" and not is_debug()
-            found.append(each.message_for_django(as_error=as_error))
-        if not was_open:
-            connection.close()
+    for inspect, asked in (
+        (inspect_login, our_databases(databases)),
+        (inspect_unbound, unbound_databases(databases)),
+    ):
+        for connection in asked:
+            was_open = connection.connection is not None
+            for each in inspect(connection):
+                # Django warns itself of a database that cannot be reached, where one is needed.
+                as_error = each.id != "tenantry.E190" and not is_debug()
+                found.append(each.message_for_django(as_error=as_error))
+            if not was_open:
+                connection.close()
     return found
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..policies.ddl import POLICY
 from ..policies.predicates import readable
-from .exempt import exempt_admin
+from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
 from .reach import BECOME, leaving
 
@@ -29,6 +30,11 @@ SELECT rolname::text, rolsuper, rolbypassrls, ARRAY(
     AND pg_has_role(heir.oid, (SELECT oid FROM pg_roles WHERE rolname = %(admin)s), 'USAGE')
   ORDER BY heir.rolname
 ) FROM pg_roles mine WHERE rolname = session_user"""  # noqa: S608 - a constant
+
+# Where there are policies of ours, that of a session that no binding is sent to.
+UNLIMITED = f"""\
+SELECT rolname::text FROM pg_roles o WHERE rolname IN (session_user, current_user) AND {EXEMPT}
+  AND EXISTS (SELECT FROM pg_policy WHERE polname = %(policy)s) LIMIT 1"""  # noqa: S608 - a constant
 
 Row = tuple[str, bool, bool, list[str], list[str], list[str]]
 
@@ -110,4 +116,17 @@ def inspect_role(cursor: Any, options: Mapping[str, Any]) -> Iterator[Finding]:
             f"{'has' if is_own else f'can become {other}, which has'} CREATEROLE, and may make"
             " itself a member of roles that no policy binds",
             f"run ALTER ROLE {readable(name)} NOCREATEROLE" if is_own else leaving(other, name),
+        )
+
+
+def inspect_unlimited(cursor: Any, subject: str, engine: str) -> Iterator[Finding]:
+    """Yield a finding if a database of another `engine` than tenantry's shows every row."""
+    cursor.execute(UNLIMITED, {"admin": exempt_admin(), "policy": POLICY})
+    for (name,) in cursor.fetchall():
+        yield Finding(
+            "tenantry.W104",
+            subject,
+            f"has the ENGINE {engine!r}, which limits no query to a tenant, and logs in as {name},"
+            " whom no policy binds, so that all code that uses it sees every tenant's rows",
+            "log in as another role, or let it have tenantry's ENGINE",
         )
