@@ -612,6 +612,12 @@ HARMLESS = {
         " DELETE CASCADE",
         "ALTER TABLE app_note DROP CONSTRAINT gone",
     ),
+    "a column that a constraint keeps from NULL": (
+        "ALTER TABLE app_note ADD CONSTRAINT told CHECK (tenant_id IS NOT NULL);"
+        " ALTER TABLE app_note ALTER tenant_id DROP NOT NULL",
+        "ALTER TABLE app_note ALTER tenant_id SET NOT NULL; ALTER TABLE app_note DROP CONSTRAINT"
+        " told",
+    ),
     "a copy that the role may not read": (
         "CREATE TABLE t AS SELECT * FROM app_note",
         "DROP TABLE t",

@@ -60,6 +60,81 @@ def test_what_is_broken_is_found_with_the_fix(name: str, arrange: psycopg.Connec
     assert findings() == []
 
 
+NOTE = 'ALTER TABLE "app_note" '
+TENANT = 'ALTER TABLE "app_tenant" '
+NONE = "so that its rows may refer to none, and get into the hands of whoever gets the same key"
+# Of the column that says whose a row is: what it loses, the table, and what is said.
+LOSES = {
+    "W115": (
+        "ALTER TABLE app_note ALTER tenant_id DROP NOT NULL",
+        "app_note",
+        "has the column tenant_id, which may be null though the model says no, and no tenant sees a"
+        f' row where it is; fill it, and run {NOTE}ALTER COLUMN "tenant_id" SET NOT NULL',
+    ),
+    "W115 default": (
+        "ALTER TABLE app_note ALTER tenant_id DROP DEFAULT",
+        "app_note",
+        "has the column tenant_id without the default that the model says, so that new rows get no"
+        f' tenant, and are refused; run {NOTE}ALTER COLUMN "tenant_id" SET DEFAULT ',
+    ),
+    "W116": (
+        "ALTER TABLE app_note DROP CONSTRAINT {}",
+        "app_note",
+        f"has no foreign key (tenant_id) to app_tenant (id), {NONE}; as a superuser, run {NOTE}ADD"
+        ' FOREIGN KEY ("tenant_id") REFERENCES "app_tenant" ("id") DEFERRABLE INITIALLY DEFERRED',
+    ),
+    "W116 of a child": (
+        "ALTER TABLE app_book DROP CONSTRAINT {}",
+        "app_book",
+        f"has no foreign key (item_ptr_id) to app_item (id), {NONE}",
+    ),
+    "W116 of old rows": (
+        "ALTER TABLE app_note DROP CONSTRAINT {0}; ALTER TABLE app_note ADD CONSTRAINT {0} FOREIGN"
+        " KEY (tenant_id) REFERENCES app_tenant NOT VALID",
+        "app_note",
+        f"which is not validated, {NONE}; as a superuser, run {NOTE}VALIDATE CONSTRAINT ",
+    ),
+    "W116 triggers": (
+        "ALTER TABLE app_note DISABLE TRIGGER ALL",
+        "app_note",
+        f"which is disabled, {NONE}; as a superuser, run {NOTE}ENABLE TRIGGER ALL and {TENANT}",
+    ),
+    "W116 triggers of the other table": (
+        "ALTER TABLE app_tenant DISABLE TRIGGER ALL",
+        "app_note",
+        f"which is disabled, {NONE}; as a superuser, run {NOTE}ENABLE TRIGGER ALL and {TENANT}",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSES)
+def test_a_column_that_loses_what_its_model_says_is_mended_as_it_is_said(
+    name: str, arrange: psycopg.Connection[Any]
+) -> None:
+    how, table, said = LOSES[name]
+
+    def key() -> str:
+        row = arrange.execute(
+            "SELECT quote_ident(conname) FROM pg_constraint JOIN pg_attribute ON attnum = conkey[1]"
+            " AND attrelid = conrelid WHERE contype = 'f' AND conrelid = %s::regclass"
+            " AND attname IN ('tenant_id', 'item_ptr_id')",
+            [table],
+        ).fetchone()
+        assert row
+        return str(row[0])
+
+    before = key()
+    arrange.execute(how.format(before).encode())
+    ((id_, text),) = [(id_, text) for id_, about, text in findings() if about == f"table {table}"]
+    assert id_ == f"tenantry.{name[:4]}"
+    assert said in text
+    for sql in text.partition("run ")[2].split(" and "):
+        arrange.execute(sql.encode())
+    if key() != before:
+        arrange.execute(f"ALTER TABLE {table} RENAME CONSTRAINT {key()} TO {before}".encode())
+    assert findings() == []
+
+
 # By what is published, what takes the protected tables out of it.
 ONE, TWO, OUT = "TABLE ONLY app_note", "TABLE ONLY old_note", 'TABLE ONLY "Old".child'
 PUBLISHED = {

@@ -19,14 +19,14 @@ SELECT conname::text, convalidated,
   ARRAY(SELECT attname::text FROM unnest(conkey) WITH ORDINALITY k (number, place)
     JOIN pg_attribute ON attrelid = conrelid AND attnum = number ORDER BY place),
   ARRAY(SELECT attname::text FROM unnest(confkey) WITH ORDINALITY k (number, place)
-    JOIN pg_attribute ON attrelid = confrelid AND attnum = number ORDER BY place)
-FROM pg_constraint c
-WHERE contype = 'f' AND conrelid = to_regclass(%s) AND confrelid = to_regclass(%s) AND (
+    JOIN pg_attribute ON attrelid = confrelid AND attnum = number ORDER BY place), (
   WITH RECURSIVE part (oid) AS (
     SELECT c.oid UNION SELECT p.oid FROM pg_constraint p JOIN part ON conparentid = part.oid
   )
   SELECT bool_and(tgenabled IN ('O', 'A')) FROM part JOIN pg_trigger ON tgconstraint = part.oid
 )
+FROM pg_constraint c
+WHERE contype = 'f' AND conrelid = to_regclass(%s) AND confrelid = to_regclass(%s)
 ORDER BY conname"""
 
 
@@ -48,7 +48,9 @@ def inspect_same_tenant(
         cursor.execute(KEYS, [table, quote(to._meta.db_table)])
         wanted = pairs(columns, keys)
         found = {
-            name: is_valid for name, is_valid, *both in cursor.fetchall() if pairs(*both) == wanted
+            name: is_valid
+            for name, is_valid, *both, is_on in cursor.fetchall()
+            if is_on and pairs(*both) == wanted
         }
         if not found:
             target = f"{to._meta.db_table} ({', '.join(keys)})"

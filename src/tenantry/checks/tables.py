@@ -13,6 +13,7 @@ from django.db import Error
 
 from ..declared import constraints_of
 from ..dependents import concrete_target, protecting_links
+from .columns import inspect_columns
 from .deletion import inspect_actions
 from .findings import Finding
 from .migrations import Migrations
@@ -67,6 +68,7 @@ def inspect_table(
     yield from inspect_rules(cursor, subject, oid)
     yield from inspect_triggers(cursor, subject, oid)
     yield from inspect_same_tenant(connection, cursor, model, migrations)
+    yield from inspect_columns(connection, cursor, model, oid, migrations)
     yield from inspect_actions(cursor, model, table, tables)
     relatives = relatives_of(cursor, oid, tables, roles)
     for each in relatives:
