@@ -15,7 +15,7 @@ from django.db.migrations import AddConstraint, CreateModel, RemoveConstraint
 from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, aconnection, admin_context, tenant_context
-from tenantry.exceptions import RLSConfigurationError
+from tenantry.exceptions import RLSConfigurationError, ScopeError
 from tests.app.models import Note, Shared, Tag, Tenant
 from tests.fix_aliases import Add
 from tests.fix_migrations import Migrate, is_protected
@@ -188,6 +188,13 @@ def test_migrate_keeps_the_grants_up(
             assert list(Tag.objects.all()) == []
         # Whoever owns nothing can migrate without an error, and grants nothing.
         call_command("migrate", database="default", verbosity=0)
+
+
+@pytest.mark.role_shape
+def test_migrate_refuses_to_run_as_the_admin_role(tenants: Tenants) -> None:
+    said = "runs in the scope of the admin, and so as the role 'app_admin', which owns no tables"
+    with admin_context(), pytest.raises(ScopeError, match=said):
+        call_command("migrate", database="owner", verbosity=0)
 
 
 ROLES = {"admin_role": "shape_admin", "app_role": "app"}

@@ -43,7 +43,10 @@ class NoTenantContextError(TenantryError, RuntimeError):
 
 
 class ScopeError(TenantryError, RuntimeError):
-    """A scope object is entered or left out of order, or a queryset is used in two bindings."""
+    """A scope object is entered or left out of order, or a queryset is used in two bindings.
+
+    Also where ``migrate`` runs in the scope of an admin that is a role.
+    """
 
 
 class InvalidEnvelopeError(TenantryError, BadSignature):

@@ -25,9 +25,10 @@ from django.db.backends.postgresql import base
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 from psycopg.pq import Format, TransactionStatus
 
+from ...binding import current_binding
 from ...checks.role import ROLE, role_parameters
 from ...conf import rls_tenants
-from ...exceptions import UnsupportedServerError
+from ...exceptions import ScopeError, UnsupportedServerError
 from ...mixins import Base
 from . import driver
 from .client import DatabaseClient
@@ -108,6 +109,20 @@ class BoundConnections(Base):  # type: ignore[misc]
         if found < (MINIMUM_POSTGRESQL,):
             version = ".".join(map(str, found))
             raise UnsupportedServerError(f"PostgreSQL {version} is too old: {needs}")
+
+    def prepare_database(self) -> None:
+        """Prepare the database for ``migrate``.
+
+        Raises ScopeError where that would run as the admin role, which can change no tables.
+        """
+        role = rls_tenants().admin_role
+        if role is not None and current_binding().is_admin:
+            raise ScopeError(
+                f"migrate runs in the scope of the admin, and so as the role {role!r}, which owns"
+                " no tables and may make none; call it outside of admin_context(), and open that"
+                " in the operations which need to see every row"
+            )
+        super().prepare_database()
 
     def init_connection_state(self) -> None:
         """Prepare a new connection, or refuse it.
