@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import AnonymousUser
+from django.db import connections
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.template.response import SimpleTemplateResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
-from django.utils.decorators import sync_only_middleware
+from django.utils.decorators import method_decorator, sync_only_middleware
+from django.views import View
 
-from tenantry import abind_request, admin_context, bind_request, tenant_context
+from tenantry import abind_request, admin_context, allow_writes, bind_request, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding, rebind
 from tenantry.context import RequestScope
 from tenantry.exceptions import ScopeError, TenantDeniedError
@@ -108,6 +110,40 @@ def writing(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
+class Written(SimpleTemplateResponse):
+    """Writes when it is rendered, after the view has returned."""
+
+    @property
+    def rendered_content(self) -> str:
+        Note.objects.create(title="rendered")
+        return titles()
+
+
+def late_write(request: HttpRequest) -> HttpResponse:
+    with tenant_context(user_of(request).tenant_id):
+        Note.objects.create(title="in a scope")
+    bind_request(request, user_of(request))
+    return Written("")
+
+
+async def async_late_write(request: HttpRequest) -> HttpResponse:
+    await abind_request(request, await sync_to_async(user_of)(request))
+    await Note.objects.acreate(title="in a hop")
+    return Written("")
+
+
+@method_decorator(allow_writes, name="dispatch")
+class Allowed(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return async_to_sync(async_late_write)(request)
+
+
+class AsyncAllowed(View):
+    @method_decorator(allow_writes)
+    async def get(self, request: HttpRequest) -> HttpResponse:
+        return await async_late_write(request)
+
+
 def denied(request: HttpRequest) -> HttpResponse:
     with pytest.raises(TenantDeniedError, match="may not act for this tenant"):
         bind_request(request, user_of(request))
@@ -141,8 +177,11 @@ urlpatterns = [
         denied,
         async_denied,
         in_a_scope,
+        allow_writes(late_write),
+        allow_writes(async_late_write),
     ]
 ]
+urlpatterns += [path(f"{each.__name__}/", each.as_view()) for each in (Allowed, AsyncAllowed)]
 
 
 @pytest.fixture(autouse=True)
@@ -235,6 +274,29 @@ def test_a_request_that_may_not_write_still_may_not(ask: Any) -> None:
         for method in ("GET", "HEAD"):
             assert ask("/writing/", "a", method=method).status_code == 500
         assert ask("/writing/", "a", method="POST").status_code == 200
+
+
+@pytest.mark.parametrize("target", ["late_write", "async_late_write", "Allowed", "AsyncAllowed"])
+def test_a_view_may_be_allowed_to_write(ask: Any, target: str) -> None:
+    first = "in a scope" if target == "late_write" else "in a hop"
+    with override_settings(RLS_TENANTS=READ_ONLY):
+        assert text_of(ask(f"/{target}/", "a")) == f"{SEEN['a']} {first} rendered"
+        # And the next request is another one.
+        assert ask("/writing/", "b").status_code == 500
+
+
+def test_a_view_may_be_allowed_to_write_in_the_transaction_of_its_request(ask: Any) -> None:
+    default = connections["default"]
+    default.settings_dict["ATOMIC_REQUESTS"] = True
+    try:
+        with override_settings(RLS_TENANTS=READ_ONLY):
+            assert text_of(ask("/late_write/", "a")) == f"{SEEN['a']} in a scope rendered"
+    finally:
+        default.settings_dict["ATOMIC_REQUESTS"] = False
+
+
+def test_who_serves_no_request_may_write_anyway() -> None:
+    assert allow_writes(titles)() == ""
 
 
 @pytest.mark.parametrize("target", ["denied", "async_denied"])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .expressions import CurrentTenant, current_tenant_sql
     from .managers import RLSManager
     from .models import RLSProtectedModel
-    from .rebinding import abind_request, bind_request
+    from .rebinding import abind_request, allow_writes, bind_request
     from .samekeys import SameTenant
     from .selection import (
         aclear_tenant_selection,
@@ -41,6 +41,7 @@ __all__ = [
     "aclose_pools",
     "aconnection",
     "admin_context",
+    "allow_writes",
     "apool_stats",
     "arows",
     "aswitch_tenant",
@@ -70,6 +71,7 @@ _LATER = {
     "aclose_pools": "backends.postgresql.loops",
     "aconnection": "backends.postgresql.aio",
     "admin_context": "context",
+    "allow_writes": "rebinding",
     "apool_stats": "backends.postgresql.loops",
     "arows": "backends.postgresql.async_rows",
     "aswitch_tenant": "selection",

@@ -188,6 +188,14 @@ def rebind(binding: Binding) -> bool:
     return True
 
 
+def permit_writes() -> None:
+    """Let the request that this code serves write, also in the scopes that are open around it."""
+    frame = _visible(_frame.get())
+    while frame is not None:
+        frame.binding = frame.binding._replace(read_only=False)
+        frame = None if frame.of_request else frame.parent
+
+
 def _visible(frame: Frame | None) -> Frame | None:
     """Return the first frame up the chain that counts here, or one of nobody."""
     hidden = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, overload
@@ -105,7 +106,7 @@ class Scope:
         )
 
 
-def wrapped(function: F, scope: Callable[..., Scope]) -> F:
+def wrapped(function: F, scope: Callable[..., AbstractContextManager[Any]]) -> F:
     """Return `function`, sync or async, run in the scope that `scope` returns for its arguments.
 
     Raises TypeError for a generator function, whose body would run after the scope has ended, and
@@ -141,7 +142,7 @@ def wrapped(function: F, scope: Callable[..., Scope]) -> F:
     return cast(F, run)
 
 
-async def awaited(scope: Scope, coroutine: Coroutine[Any, Any, Any]) -> Any:
+async def awaited(scope: AbstractContextManager[Any], coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Return what `coroutine` returns, run in `scope`."""
     with scope:
         return await coroutine

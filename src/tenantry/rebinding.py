@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
 from django.http import HttpRequest
 
 from . import audit
-from .binding import UNBOUND, Binding, rebind
+from .binding import UNBOUND, Binding, permit_writes, rebind
 from .conf import rls_tenants
+from .context import wrapped
 from .exceptions import ScopeError
 from .resolution import aresolve, resolve
 from .tracing import mark_request_anew
+
+V = TypeVar("V", bound=Callable[..., Any])
+
+
+def allow_writes(view: V) -> V:
+    """Let a view write that answers GET, in spite of ``RLS_TENANTS["READ_ONLY_REQUESTS"]``.
+
+    Decorate a view, sync or async, or a method of one that is a class::
+
+        @allow_writes
+        def log_in_by_link(request, token): ...
+
+        @method_decorator(allow_writes, name="dispatch")
+        class Download(View): ...
+
+    Put it outside of other decorators that ask the database: a transaction that has begun to read
+    cannot write any more. The rendering of the response, and the body of a streaming one, may
+    write, too. Elsewhere it does nothing.
+    """
+
+    def permitted(*args: Any, **kwargs: Any) -> nullcontext[None]:
+        permit_writes()
+        return nullcontext()
+
+    return wrapped(view, permitted)
 
 
 def bind_request(request: HttpRequest, user: Any) -> None:
