@@ -259,6 +259,15 @@ BREAKS = {
         "has the trigger spies, whose function spy() runs as postgres, whom no policy binds; run"
         f" ALTER FUNCTION spy() SECURITY INVOKER{'' if HAS_ADMIN_ROLE else ', or give it to an'}",
     ),
+    "W114 of a shared table": (
+        "CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+        " 'BEGIN DELETE FROM \"Odd table\"; RETURN NEW; END'; REVOKE EXECUTE ON FUNCTION spy FROM"
+        " PUBLIC; CREATE TRIGGER spies BEFORE INSERT ON app_shared EXECUTE FUNCTION spy()",
+        "DROP FUNCTION spy CASCADE",
+        "table app_shared",
+        "has the trigger spies, whose function spy() runs as postgres, whom no policy binds, and"
+        ' whose text names "Odd table"; run ALTER FUNCTION spy() SECURITY INVOKER',
+    ),
     "E121": (
         "CREATE VIEW every_note AS SELECT * FROM app_note; GRANT SELECT ON every_note TO app",
         "DROP VIEW every_note",
@@ -584,9 +593,16 @@ HARMLESS = {
     ),
     "a function in a schema that the role may not use": (
         "CREATE SCHEMA private; CREATE FUNCTION private.f() RETURNS trigger LANGUAGE plpgsql"
-        " SECURITY DEFINER AS 'BEGIN RETURN NEW; END'; CREATE TABLE t (n int); CREATE TRIGGER f"
-        " BEFORE INSERT ON t EXECUTE FUNCTION private.f()",
-        "DROP TABLE t; DROP SCHEMA private CASCADE",
+        " SECURITY DEFINER AS 'BEGIN DELETE FROM app_notes; RETURN NEW; END'; CREATE TRIGGER f"
+        " BEFORE INSERT ON app_shared EXECUTE FUNCTION private.f()",
+        "DROP SCHEMA private CASCADE",
+    ),
+    "a trigger of a table that the role may not write": (
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+        " 'BEGIN DELETE FROM app_note; RETURN NEW; END'; REVOKE EXECUTE ON FUNCTION f FROM PUBLIC;"
+        " CREATE TABLE t (n int); GRANT SELECT ON t TO app; CREATE TRIGGER f BEFORE INSERT ON t"
+        " EXECUTE FUNCTION f()",
+        "DROP TABLE t; DROP FUNCTION f",
     ),
     "a partition without grants": (
         "CREATE TABLE t () INHERITS (app_note)",

@@ -27,6 +27,7 @@ from .seal import inspect_seal
 from .server import inspect_defaults, inspect_version
 from .strangers import inspect_strangers
 from .tables import inspect_table
+from .triggers import inspect_other_triggers
 
 Check = Callable[[Any], Iterable[Finding]]
 
@@ -119,6 +120,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         "traps": partial(inspect_traps, tables=tables),
         "views": partial(inspect_sql_views, tables=tables),
         "functions": inspect_functions,
+        "triggers": partial(inspect_other_triggers, tables=tables),
         "publications": partial(inspect_publications, tables=tables),
         "defaults": inspect_defaults,
         "time zone": partial(inspect_time_zone, connection),

@@ -115,10 +115,15 @@ JOIN pg_class c ON relnamespace = n.oid AND relname = tablename
 WHERE c.oid IN (SELECT oid FROM mine) ORDER BY 1, 2"""
 
 
+def family_of(cursor: Any, tables: list[str]) -> dict[int, bool]:
+    """Return the quoted `tables` and their relatives, and of each whether it is none of them."""
+    cursor.execute(FAMILY, [tables])
+    return dict(cursor.fetchall())
+
+
 def inspect_sql_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
     """Yield views, and tables with rules, that show other tenants' rows of protected tables."""
-    cursor.execute(FAMILY, [tables])
-    family = dict(cursor.fetchall())
+    family = family_of(cursor, tables)
     parameters = {
         "tables": [*family],
         "relatives": [oid for oid, is_other in family.items() if is_other],
