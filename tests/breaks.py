@@ -8,6 +8,14 @@ from tests.settings import HAS_ADMIN_ROLE
 OTHER = "ALTER ROLE app NOINHERIT; CREATE ROLE other; GRANT other TO app"
 NO_OTHER = "DROP OWNED BY other; DROP ROLE other; ALTER ROLE app INHERIT"
 
+# Its wrapper may do nothing: only what it is called is looked at.
+SERVER = (
+    "CREATE FOREIGN DATA WRAPPER postgres_fdw; CREATE SERVER loop FOREIGN DATA WRAPPER postgres_fdw"
+    " OPTIONS (dbname '{}'); GRANT USAGE ON FOREIGN SERVER loop TO app; CREATE USER MAPPING FOR app"
+    " SERVER loop OPTIONS (user '{}')"
+)
+NO_SERVER = "DROP FOREIGN DATA WRAPPER postgres_fdw CASCADE"
+
 # By id: how, back, subject, and what is said.
 BREAKS = {
     "E111": (
@@ -355,6 +363,13 @@ BREAKS = {
         "function private.f()",
         "is SECURITY DEFINER and runs as postgres, whom no policy binds",
     ),
+    "E126": (
+        SERVER.format("tenantry", "postgres"),
+        NO_SERVER,
+        "foreign server loop",
+        "leads back into this database, where it logs app in as postgres, whom no policy binds; run"
+        " DROP USER MAPPING FOR app SERVER loop, or let it log in as another role",
+    ),
     "W124": (
         "CREATE TABLE note_copy AS SELECT * FROM app_note; GRANT SELECT ON note_copy TO app",
         "DROP TABLE note_copy",
@@ -603,6 +618,16 @@ HARMLESS = {
         " CREATE TABLE t (n int); GRANT SELECT ON t TO app; CREATE TRIGGER f BEFORE INSERT ON t"
         " EXECUTE FUNCTION f()",
         "DROP TABLE t; DROP FUNCTION f",
+    ),
+    "a foreign server of another database": (SERVER.format("postgres", "postgres"), NO_SERVER),
+    "a foreign server of the role itself": (SERVER.format("tenantry", "app"), NO_SERVER),
+    "a foreign server on another machine": (
+        SERVER.format("tenantry", "postgres") + "; ALTER SERVER loop OPTIONS (host 'elsewhere')",
+        NO_SERVER,
+    ),
+    "a foreign server at another port": (
+        SERVER.format("tenantry", "postgres") + "; ALTER SERVER loop OPTIONS (port '1')",
+        NO_SERVER,
     ),
     "a partition without grants": (
         "CREATE TABLE t () INHERITS (app_note)",

@@ -16,6 +16,7 @@ from .admin import inspect_admin, inspect_app
 from .bodies import inspect_bodies
 from .failures import advice_for
 from .findings import Finding
+from .foreign import inspect_foreign
 from .hanging import inspect_hanging
 from .migrations import Migrations
 from .options import inspect_time_zone
@@ -121,6 +122,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         "views": partial(inspect_sql_views, tables=tables),
         "functions": inspect_functions,
         "triggers": partial(inspect_other_triggers, tables=tables),
+        "foreign servers": inspect_foreign,
         "publications": partial(inspect_publications, tables=tables),
         "defaults": inspect_defaults,
         "time zone": partial(inspect_time_zone, connection),
