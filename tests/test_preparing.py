@@ -129,14 +129,15 @@ def test_what_cannot_be_prepared_now_is_prepared_later(
     assert statements == (1,)
 
 
-def test_what_is_deallocated_is_prepared_again(preparing: str) -> None:
+@pytest.mark.parametrize("statement", ["DEALLOCATE ALL", "DISCARD ALL"])
+def test_what_is_deallocated_is_prepared_again(statement: str, preparing: str) -> None:
     connections[preparing].ensure_connection()
     connection: Any = connections[preparing].connection
-    for _ in range(2):
+    for _ in range(3):
+        connection.execute(statement)
         for number in range(2):
             cursor = connection.execute("SELECT %s", [number], prepare=True)
             assert cursor.fetchone() == (number,)
-        connection.execute("DEALLOCATE ALL")
 
 
 def test_why_a_statement_has_failed_is_said_though_another_one_is_given_up(preparing: str) -> None:

@@ -240,6 +240,10 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
         if not self._conn._pipeline:
             # However often it is sent: the binding of a prepared statement needs a pipeline.
             prepare = prepare or False
+            # Nor is it counted: psycopg would not see from the result of what it knows already that
+            # nothing is prepared any more.
+            prepared = self._conn._prepared
+            prepared.validate(prepared.key(pgq), None, b"", [])
         if prepare or self._conn._pipeline or (rides and not self._may_not_parse):
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         elif self.goes_together(pgq.query):
