@@ -817,6 +817,24 @@ def test_a_connection_keeps_the_class_of_its_cursors(tenants: tuple[Tenant, Tena
     connections["default"].close()
 
 
+def test_a_new_connection_asks_whoever_has_replaced_what_connects(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As tracing does that is turned on when Django has connected already."""
+    traced = []
+    connect = vars(psycopg.Connection)["connect"].__func__
+
+    def trace(cls: type[Any], *args: Any, **options: Any) -> Any:
+        traced.append(connect(cls, *args, **options))
+        return traced[-1]
+
+    monkeypatch.setattr(psycopg.Connection, "connect", classmethod(trace))
+    connection = connections.create_connection("default")
+    connection.connect()
+    assert traced == [connection.connection]
+    connection.close()
+
+
 ENDED = "SELECT pg_terminate_backend(pg_backend_pid()) WHERE %s"
 
 

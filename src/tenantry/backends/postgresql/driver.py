@@ -8,7 +8,10 @@ import psycopg
 
 from .connection import BoundConnection
 
-connect = BoundConnection.connect
+
+def connect(*args: Any, **options: Any) -> BoundConnection:
+    """Return a new connection; tracing may have replaced psycopg's method since the import."""
+    return BoundConnection.connect(*args, **options)
 
 
 def __getattr__(name: str) -> Any:
