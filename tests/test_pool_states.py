@@ -293,6 +293,29 @@ def test_receivers_see_each_driver_connection_once(pool: Any) -> None:
         connection_created.disconnect(receive)
 
 
+@pytest.mark.parametrize("hook", ["get_new_connection", "init_connection_state"])
+def test_a_derived_engine_sees_each_driver_connection_once(
+    hook: str, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    given = getattr(pool, hook)
+
+    def derived(*args: Any) -> Any:
+        found = given(*args)
+        seen.append(found or pool.connection)
+        return found
+
+    monkeypatch.setattr(pool, hook, derived)
+    other = connections.create_connection(ALIAS)
+    for _ in range(2):
+        execute(pool, "SELECT 1")
+        with other.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            execute(pool, "SELECT 1")
+    other.close()
+    assert len(seen) == len(set(seen)) == SIZE
+
+
 def test_a_receiver_that_fails_keeps_no_connection(pool: Any) -> None:
     def fail(connection: Any, **kwargs: Any) -> None:
         raise OperationalError("from the receiver")

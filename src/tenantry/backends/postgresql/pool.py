@@ -200,6 +200,8 @@ class PoolingMixin(Base):  # type: ignore[misc]
 
         Raises OperationalError when none becomes free in time.
         """
+        if self.connection is not None and not self.connection.announced:
+            return self.connection  # That of :meth:`announce`.
         try:
             connection = super().get_new_connection(conn_params)
         except PoolTimeout as error:
@@ -252,8 +254,9 @@ class PoolingMixin(Base):  # type: ignore[misc]
         self.process = os.getpid()
         if self.prepared and (pool := self.pool):
             self.connection = self.checkout(pool)
-            self.accept_role()
-            if not self.connection.announced:
+            if self.connection.announced:
+                self.accept_role()
+            else:
                 self.announce()
         else:
             super().connect()
@@ -262,12 +265,15 @@ class PoolingMixin(Base):  # type: ignore[misc]
             self.connection.keep_preferences()
 
     def announce(self) -> None:
-        """Send Django's signal for a driver connection that no receiver has seen.
+        """Let whoever prepares connections see a driver connection that is new to them.
 
-        Receivers register types on it, as those of django.contrib.postgres do.
+        Those are an ENGINE that is derived from this one, and the receivers of Django's signal, who
+        register types on it, as those of django.contrib.postgres do.
         """
-        self.prepared = False  # The cursors of receivers are not the last to need it.
+        self.prepared = False  # Their cursors are not the last to need it.
         try:
+            self.connection = self.get_new_connection({})
+            self.init_connection_state()
             connection_created.send(sender=type(self), connection=self)
         except BaseException:
             self.close()
