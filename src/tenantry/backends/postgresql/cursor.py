@@ -89,7 +89,8 @@ class BindingMixin(StatementMixin):
             super().execute(query, params, binary=binary)
         else:
             super().execute(query, params, prepare=prepare, binary=binary)
-        if self._statusmessage == LOCKED and not self._bare:
+        result = self.pgresult
+        if result is not None and result.command_status == LOCKED and not self._bare:
             self._refuse_lock(query, params)
 
     def _refuse_lock(self, query: Any, params: Any) -> None:
