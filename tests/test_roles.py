@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -156,7 +157,8 @@ def test_raw_sql_uses_the_index_of_the_tenant(tenants: Tenants) -> None:
         run("SET LOCAL enable_seqscan = off")
         [*lines] = run("EXPLAIN SELECT * FROM app_note ORDER BY title LIMIT 20")
         plan = "\n".join(line for (line,) in lines)
-        assert "Index Cond: (tenant_id = (InitPlan 1).col1)" in plan
+        # Older servers name the result of an InitPlan by its number.
+        assert re.search(r"Index Cond: \(tenant_id = (?:\(InitPlan 1\)\.col1|\$0)\)", plan)
         plan = Note.objects.filter(title="A 1").explain()
         assert "One-Time Filter" in plan
         assert "Index Cond: ((tenant_id = 1)" in plan
