@@ -219,7 +219,9 @@ def is_named_in(owner: Any, name: str) -> bool:
 
 
 def test_names_that_are_relied_on() -> None:
-    assert [pair for pair in PAIRS if not is_named_in(*pair)] == []
+    # psycopg 3.2 keeps no page of rows between two of them.
+    missing = [] if base.psycopg_version() >= (3, 3) else [(psycopg.ServerCursor, "_iter_rows")]
+    assert [pair for pair in PAIRS if not is_named_in(*pair)] == missing
 
 
 def assigned(node: ast.AST) -> Iterator[str]:
