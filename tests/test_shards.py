@@ -340,6 +340,18 @@ def test_a_new_row_of_another_tenant_is_refused_by_the_database(
     assert shards.rows() == before
 
 
+@pytest.mark.parametrize("write", WRITES)
+def test_a_new_row_that_refers_to_one_server_is_not_written_on_the_other(
+    write: Callable[[Note], object], shards: Shards
+) -> None:
+    before = shards.rows()
+    with tenant_context(shards.a.pk):
+        new = Note(title="of A", author=Author.objects.get())
+    with tenant_context(shards.b.pk), pytest.raises(ScopeError, match="database 'wire' is used as"):
+        write(new)
+    assert shards.rows() == before
+
+
 def test_rows_of_two_servers_do_not_refer_to_each_other(shards: Shards) -> None:
     with tenant_context(shards.a.pk):
         ours = Note.objects.get(title="A 1")
@@ -402,6 +414,14 @@ def of_nobody(tenant: int) -> str:
     return "nowhere"
 
 
+def by_a_query(tenant: int) -> str:
+    return "default" if Note.objects.exists() else "wire"
+
+
+async def in_async_code(tenant: int) -> str:
+    return "default"
+
+
 def test_a_replica_may_be_known_by_a_router_of_the_project(shards: Shards, settings: Any) -> None:
     settings.DATABASE_ROUTERS = [f"{__name__}.OfReplica"]
     with tenant_context(shards.a.pk):
@@ -419,11 +439,14 @@ def test_a_replica_may_be_known_by_a_router_of_the_project(shards: Shards, setti
     [
         (
             lambda tenant: None,
-            r"returns None for the tenant \d+; it must return one of 'default', '",
+            r"returns None for the tenant \d+; it must return one of 'default', '.*', and query no",
         ),
         (lambda tenant: "nowhere", "returns 'nowhere' for the tenant "),
         (lambda tenant: 7, "returns 7 for the tenant "),
         ({}.__getitem__, r"fails for the tenant (\d+): KeyError\(\1\); it must return one of 'def"),
+        (by_a_query, r"\['SHARD_OF'\] fails for the tenant \d+: RecursionError"),
+        (in_async_code, "which is no function, or an async one; Django asks routers in sync code"),
+        (f"{__name__}.OF_A", "is 'tests.test_shards.OF_A', which is no function, or an async one"),
         (f"{__name__}.nowhere", "is 'tests.test_shards.nowhere': Module .* does not define a"),
         ("nowhere.of", "is 'nowhere.of': No module named 'nowhere'"),
         (None, "ShardRouter, and RLS_TENANTS lacks SHARD_OF; set it to a function that returns"),

@@ -57,10 +57,11 @@ def of_objects(name: str) -> Callable[..., Any]:
 
     @wraps(method)
     def run(self: RLSQuerySet, objs: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
-        objs = tuple(objs)
+        objs = list(objs)
         with self.scope():
-            if self._db is None:
-                for each in objs:
+            for each in objs if self._db is None else ():
+                # None of a new one that refers to nothing yet.
+                if each._state.db is not None:
                     router.db_for_write(self.model, instance=each)
             return method(self, objs, *args, **kwargs)
 
@@ -261,7 +262,7 @@ class RLSQuerySet(models.QuerySet[Any]):
     __getitem__ = of_fetched(models.QuerySet.__getitem__)
     explain = in_scope("explain")
     create = in_scope("create")
-    bulk_create = in_scope("bulk_create")
+    bulk_create = of_objects("bulk_create")
     bulk_update = of_objects("bulk_update")
     get_or_create = in_scope("get_or_create")
     update_or_create = in_scope("update_or_create")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from inspect import iscoroutinefunction
 from typing import Any
 
 from django.db import connections
@@ -80,6 +81,9 @@ def shard_of(tenant_id: TenantId) -> str:
     function = shard_function()
     try:
         alias = function(tenant_id)
+    except RLSConfigurationError:
+        # Of this function, which its own query of a protected model has asked, and again.
+        raise
     except Exception as error:
         # It is the project's, and may raise anything: a KeyError says neither whose nor where.
         raise RLSConfigurationError(
@@ -99,7 +103,8 @@ def shard_of(tenant_id: TenantId) -> str:
 
 def allowed() -> str:
     """Return what errors say that ``SHARD_OF`` may return."""
-    return f"it must return one of {', '.join(map(repr, connections.settings))}"
+    aliases = ", ".join(map(repr, connections.settings))
+    return f"it must return one of {aliases}, and query no protected model in a tenant's scope"
 
 
 @cache
@@ -111,12 +116,16 @@ def shard_function() -> Callable[[TenantId], Any]:
             f"DATABASE_ROUTERS has tenantry's ShardRouter, and {SETTING} lacks SHARD_OF; set it to"
             " a function that returns the alias of a tenant's database, or to its dotted path"
         )
-    if callable(given):
-        return given
+    function: Callable[[TenantId], Any]
     try:
-        function: Callable[[TenantId], Any] = import_string(given)
+        function = given if callable(given) else import_string(given)
     except ImportError as error:
         raise RLSConfigurationError(f"{WANTED} is {given!r}: {error}") from error
+    if not callable(function) or iscoroutinefunction(function):
+        raise RLSConfigurationError(
+            f"{WANTED} is {given!r}, which is no function, or an async one; Django asks routers in"
+            " sync code: name a function that returns an alias"
+        )
     return function
 
 
