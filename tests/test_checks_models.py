@@ -233,6 +233,7 @@ def test_a_part_of_a_protected_row_without_a_policy_is_found(
                 "tenantry.W158",
                 f"refers to the protected {called} by of, and has no policy, so that every"
                 f" tenant sees its rows; add RLSConstraint(path={path!r}) to its Meta.constraints,"
+                " or if it is another package's, put AddRLSPolicy('app.Thing') into a migration,"
                 " or name it in RLS_TENANTS['SHARED_MODELS']",
             )
         ]

@@ -222,15 +222,19 @@ def fix_of_part(model: Model, field: Any, whole: Model) -> str:
     # A path has columns only.
     if field.concrete and external_column(whole) is None:
         path = f"{field.name}__{path_of(whole)}"
-        return f"add RLSConstraint(path={path!r}) to its Meta.constraints"
+        return f"add RLSConstraint(path={path!r}) to its Meta.constraints, {or_by_operation(model)}"
     return fix_by_column(model)
 
 
 def fix_by_column(model: Model) -> str:
     """Return how a `model` is protected that nothing leads from to the tenant."""
+    return f"give it a foreign key to the tenant with an RLSConstraint, {or_by_operation(model)}"
+
+
+def or_by_operation(model: Model) -> str:
+    """Return how a `model` is protected whose Meta is not the project's."""
     return (
-        "give it a foreign key to the tenant with an RLSConstraint, or if it is another package's,"
-        f" put AddRLSPolicy({model._meta.label!r}) into a migration"
+        f"or if it is another package's, put AddRLSPolicy({model._meta.label!r}) into a migration"
     )
 
 
