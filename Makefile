@@ -21,8 +21,8 @@ ANY_SHAPE = adoption asgi_middleware benchmarks binding browser cache celery con
 	mutants ninja packages plugin rebinding requests resolvers run_as_tenant run_for_all selection servers \
 	shards soak standby startup storage streaming_lifecycle tasks
 
-.PHONY: demo test coverage shape lint bench bench-full docs soak django-suite clean pgbouncer browser postgis redis \
-	valgrind
+.PHONY: demo test lowest coverage shape lint bench bench-full docs soak django-suite clean pgbouncer \
+	browser postgis redis valgrind
 
 demo: $(VENV)/.demo
 	@$(call install,pgbouncer,pgbouncer) || true
@@ -34,6 +34,16 @@ shape: $(VENV)/.test pgbouncer postgis redis
 
 test: $(VENV)/.test pgbouncer browser postgis redis valgrind
 	TENANTRY_PG_BINDIR=$(PG_BINDIR) $(BIN)/python $(COVERAGE) -m pytest $(ARGS)
+
+# What is asked of psycopg and its pool, of the oldest that pyproject.toml allows, as of all else that
+# the package depends on. It takes the libpq of the machine.
+lowest: $(VENV)/.test pgbouncer
+	@$(BIN)/python -m pip install -q --no-deps --upgrade --target $(VENV)/lowest $$($(BIN)/python -c \
+		"import tomllib; print(*(each.replace('>=', '==') for each in \
+		tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']))")
+	PSYCOPG_IMPL=python PYTHONPATH=$(VENV)/lowest TENANTRY_PG_BINDIR=$(PG_BINDIR) $(BIN)/python -m pytest \
+		tests/test_layers.py tests/test_statement_paths.py tests/test_pool.py \
+		-k "relied or each_path or test_pool" $(ARGS)
 
 # The tests again, with what they leave out at the end. They take half as long again.
 coverage:
