@@ -126,7 +126,7 @@ MUTANTS = {
     ),
     "a connection is not restored": Mutant(
         "tests/test_pool_states.py::"
-        "test_the_next_one_gets_the_connection_as_the_settings_want_it[transaction]",
+        "test_the_next_one_gets_the_connection_as_the_settings_want_it[transaction-True]",
         is_now(f"{DRIVER}.connection.BoundConnection.restore", lambda connection: None),
     ),
     "a frame has no home": Mutant(

@@ -311,15 +311,21 @@ async def test_psycopgs_own_check_of_either_pool_is_the_right_one(
 
 async def test_a_reset_that_can_be_awaited_is_called(alias: Add) -> None:
     called: list[Any] = []
+    done = asyncio.Event()
 
     async def reset(connection: Any) -> None:
         called.append(connection)
-        await connection.execute("RESET work_mem")
-        await connection.commit()
+        # Of nobody's block, so that it ends here.
+        async with connection.transaction():
+            await connection.execute("RESET work_mem")
+        done.set()
 
     using = alias(options={"pool": {"min_size": 0, "max_size": 1, "reset": reset}})
     async with aconnection(using) as first:
         await leave_work_mem(first)
+    await done.wait()
+    with pytest.raises(psycopg.InterfaceError, match="has gone back to its pool"):
+        await first.execute("SELECT 1")
     async with aconnection(using) as second:
         assert second is first
         cursor = await second.execute("SELECT current_setting('work_mem') = '64kB'")

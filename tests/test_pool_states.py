@@ -333,10 +333,14 @@ def test_a_receiver_that_fails_keeps_no_connection(pool: Any) -> None:
     assert pool.connection is None
 
 
+@pytest.mark.parametrize("in_time", [True, False])
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_the_next_one_gets_the_connection_as_the_settings_want_it(mode: str, alias: Add) -> None:
+def test_the_next_one_gets_the_connection_as_the_settings_want_it(
+    mode: str, in_time: bool, alias: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also who has waited in vain, and gets what somebody returns before the error is raised."""
     level = psycopg.IsolationLevel.REPEATABLE_READ
-    size = {"min_size": 1, "max_size": 1}
+    size = {"min_size": 1, "max_size": 1, "timeout": 30 if in_time else 0.1}
     using = alias(options={"pool": size, "pool_mode": mode, "isolation_level": level})
 
     def choose(connection: Any, **kwargs: Any) -> None:
@@ -345,8 +349,19 @@ def test_the_next_one_gets_the_connection_as_the_settings_want_it(mode: str, ali
             connection.connection.add_notice_handler(repr)
             connection.connection.add_notify_handler(repr)
 
+    def give_back() -> None:
+        for each in holding:
+            if mode == "session":
+                each.close()
+            else:
+                execute(each, "SELECT 1")
+            assert each.connection is None
+        holding.clear()
+
     connection_created.connect(choose)
+    monkeypatch.setattr("tenantry.backends.postgresql.pool.collect", give_back)
     wrappers = [connections.create_connection(using) for _ in range(2)]
+    holding: list[Any] = []
     try:
         execute(wrappers[0], "SELECT 1")
         for wrapper in [*wrappers, *wrappers]:
@@ -366,11 +381,9 @@ def test_the_next_one_gets_the_connection_as_the_settings_want_it(mode: str, ali
             driver.cursor_factory = psycopg.Cursor
             driver.server_cursor_factory = psycopg.ServerCursor
             driver.prepare_threshold = driver.prepared_max = 1
-            if mode == "session":
-                wrapper.close()
-            else:
-                execute(wrapper, "SELECT 1")
-            assert wrapper.connection is None
+            holding.append(wrapper)
+            if in_time:
+                give_back()
     finally:
         connection_created.disconnect(choose)
         for wrapper in wrappers:
