@@ -243,14 +243,58 @@ def test_a_thread_that_dies_with_a_cursor_open_loses_no_connection(pool: Any) ->
     assert len(left) == len(set(left)) == SIZE + 1
 
 
+def in_child(is_so: Callable[[], bool]) -> bool:
+    """Return what a forked process finds, which ends then."""
+    pid = os.fork()
+    if pid == 0:  # pragma: no cover - the child is not measured
+        signal.alarm(10)
+        found = False
+        try:
+            found = is_so()
+        finally:
+            os._exit(not found)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def test_a_forked_process_has_a_pool_of_its_own(pool: Any, tenants: Tenants) -> None:
     with tenant_context(tenants[0].pk):
         assert titles() == ["A 1", "A 2"]
-        pid = os.fork()
-        if pid == 0:  # pragma: no cover - the child is not measured
-            os._exit(titles() != ["A 1", "A 2"])
-        assert os.waitpid(pid, 0)[1] == 0
+        assert in_child(lambda: titles() == ["A 1", "A 2"])
         assert titles() == ["A 1", "A 2"]
+
+
+@pytest.mark.parametrize("mode", [None, "session", "transaction"])
+def test_a_forked_process_leaves_the_server_session_to_its_parent(
+    mode: str | None, alias: Add, tenants: Tenants
+) -> None:
+    """Where both have it, one reads the rows of the other's tenant."""
+    kept = {"pool": {"min_size": 1, "max_size": 1}, "pool_mode": mode} if mode else {}
+    using = alias("default", kept)
+
+    def session() -> int:
+        with connections[using].cursor() as cursor:
+            return backend(cursor)
+
+    def refused() -> bool:
+        with pytest.raises(OperationalError, match="closed"):
+            session()
+        return True
+
+    def other() -> bool:
+        return session() != parents
+
+    parents = session()
+    assert in_child(other)
+    with transaction.atomic(using=using):
+        Shared.objects.using(using).create(text="the parent's")
+        assert session() == parents
+        assert in_child(refused)
+    assert Shared.objects.using(using).get().text == "the parent's"
+    assert session() == parents
+    with connections[using].cursor() as cursor:
+        assert backend(cursor) == parents
+        assert in_child(other)
+    Shared.objects.using(using).all().delete()
 
 
 def test_a_forked_process_does_not_wait_for_a_thread_that_it_lacks(
@@ -275,15 +319,7 @@ def test_a_forked_process_does_not_wait_for_a_thread_that_it_lacks(
     with ThreadPoolExecutor(1) as executor, tenant_context(tenants[0].pk):
         made = executor.submit(make)
         assert making.wait(20)
-        pid = os.fork()
-        if pid == 0:  # pragma: no cover - the child is not measured
-            signal.alarm(10)
-            found = None
-            try:
-                found = titles()
-            finally:
-                os._exit(found != ["A 1", "A 2"])
-        assert os.waitpid(pid, 0)[1] == 0
+        assert in_child(lambda: titles() == ["A 1", "A 2"])
         forked.set()
         made.result(20)
 

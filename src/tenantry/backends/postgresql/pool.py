@@ -28,6 +28,7 @@ from ...mixins import Base
 from .apply import assume
 from .connection import BoundConnection
 from .exhaustion import crowded, exhausted, sync_attempts
+from .inherited import leave_to_parent
 from .lent import LendingPool, LentMixin
 from .pool_options import check_options, sync_options
 from .sessions import whole_session
@@ -283,6 +284,8 @@ class PoolingMixin(Base):  # type: ignore[misc]
     @async_unsafe
     def close(self) -> None:
         """Close the connection as Django does; the next one is prepared anew."""
+        if self.process != os.getpid():
+            leave_to_parent(self)
         # A transaction may have been open, whose state Django's connect() clears.
         self.prepared = False
         super().close()
@@ -309,6 +312,8 @@ class PoolingMixin(Base):  # type: ignore[misc]
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
         """Begin or end a transaction block, and with it the checkout."""
+        if self.process != os.getpid():
+            leave_to_parent(self)
         self.taken += not autocommit
         try:
             super().set_autocommit(autocommit, *args, **kwargs)
@@ -322,6 +327,9 @@ class PoolingMixin(Base):  # type: ignore[misc]
             self.return_connection()
 
     def _cursor(self, name: str | None = None) -> Any:
+        # Here, as uWSGI tells nobody in Python that it has forked.
+        if self.process != os.getpid():
+            leave_to_parent(self)
         self.taken += 1
         try:
             return super()._cursor(name)
