@@ -327,7 +327,8 @@ class PoolingMixin(Base):  # type: ignore[misc]
             self.return_connection()
 
     def _cursor(self, name: str | None = None) -> Any:
-        # Here, as uWSGI tells nobody in Python that it has forked.
+        # Here, as uWSGI tells nobody in Python that it has forked. Asked without a call, for each
+        # statement comes here.
         if self.process != os.getpid():
             leave_to_parent(self)
         self.taken += 1
