@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import Group
 from django.core.management import call_command
 from django.db import DatabaseError, close_old_connections, connections, models, transaction
@@ -23,7 +25,6 @@ from tenantry.operations import (
     AddSameTenantNotValid,
     AlterRLSPolicy,
     ValidateSameTenant,
-    has_table,
 )
 from tenantry.shapes import current
 from tests import settings as test_settings
@@ -245,11 +246,12 @@ def test_a_relation_is_where_its_model_is(
     through: Any = Group.permissions.through
     add = AddRLSPolicy("auth.Group_permissions", "id", create_column=False, **current())
     connection = connections["default"]
+    editor, state = SimpleNamespace(connection=connection), SimpleNamespace(apps=apps)
     for refused, is_here in ("group_permissions", True), ("group", False):
         monkeypatch.setattr(Elsewhere, "refused", frozenset({refused}))
         assert (through in protected_models(connection)) == is_here
         assert (through._meta.db_table in tables_in(connection)) == is_here
-        assert has_table(add, "default", through) == is_here
+        assert (add.model_with_table(editor, state) is through) == is_here
 
 
 # Databases of another ENGINE, which makes no policies for what hangs on a protected table.

@@ -22,7 +22,43 @@ from .targets import named_instead
 __all__ = ["AddRLSPolicy", "AddSameTenantNotValid", "AlterRLSPolicy", "ValidateSameTenant"]
 
 
-class AddRLSPolicy(Operation):
+class ExternalOperation(Operation):
+    """What operations on the table of another package's `model` share."""
+
+    model: str
+
+    def state_forwards(self, app_label: str, state: Any) -> None:
+        """Change nothing: the model belongs to another package."""
+
+    def found(self, state: Any, label: Any) -> Any:
+        """Return the model of that label; raise RLSConfigurationError if the state has none."""
+        try:
+            return state.apps.get_model(label)
+        except LookupError as error:
+            raise RLSConfigurationError(
+                f"{self.describe()!r} needs {label}, which no migration before it creates; add the"
+                f" migration that does to the dependencies: {error}"
+            ) from error
+
+    def model_with_table(self, schema_editor: Any, state: Any) -> Any:
+        """Return the model if the database is to have its table, whoever makes it; else None.
+
+        Raises RLSConfigurationError for a model without a table of its own: the operation would do
+        nothing, and queries of the model would look as if it had.
+        """
+        model, alias = self.found(state, self.model), schema_editor.connection.alias
+        if not is_placed(alias, model):
+            return None
+        if other := named_instead(model):
+            raise RLSConfigurationError(
+                f"{self.describe()!r} names {model._meta.label}, which has no table of its own;"
+                f" name {other} instead, in RLS_TENANTS['EXTERNAL_MODELS'] too"
+            )
+        # Django migrates no table of an unmanaged model, but here the migration names it.
+        return None if model._meta.managed and not model._meta.can_migrate(alias) else model
+
+
+class AddRLSPolicy(ExternalOperation):
     """Protect the table of a model of another package.
 
     `model` is its label, such as ``"taggit.Tag"``, and `column` its tenant column. Unless
@@ -45,8 +81,6 @@ class AddRLSPolicy(Operation):
     False`` is protected if its table is there. One without a table of its own, such as a proxy, is
     refused by the migration, with RLSConfigurationError.
     """
-
-    reversible = True
 
     def __init__(
         self,
@@ -93,17 +127,14 @@ class AddRLSPolicy(Operation):
             kwargs["tenant_model"] = self.tenant_model
         return "AddRLSPolicy", [self.model, self.column], kwargs
 
-    def state_forwards(self, app_label: str, state: Any) -> None:
-        """Change nothing: the model belongs to another package."""
-
     def database_forwards(
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
     ) -> None:
         """Add the column if wanted, and the policies."""
-        model = found(self, to_state, self.model)
-        if not has_table(self, schema_editor.connection.alias, model):
+        model = self.model_with_table(schema_editor, to_state)
+        if model is None:
             return
-        tenants = found(self, to_state, self.tenant_model) if self.create_column else None
+        tenants = self.found(to_state, self.tenant_model) if self.create_column else None
         quote = schema_editor.quote_name
         for sql in add_external(self.made_of, model, self.column, quote, tenants):
             schema_editor.execute(sql, None)
@@ -112,8 +143,8 @@ class AddRLSPolicy(Operation):
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
     ) -> None:
         """Remove the policies, and the column if it was added."""
-        model = found(self, from_state, self.model)
-        if not has_table(self, schema_editor.connection.alias, model):
+        model = self.model_with_table(schema_editor, from_state)
+        if model is None:
             return
         quote = schema_editor.quote_name
         for sql in remove_external(self.made_of, model, self.column, quote, self.create_column):
@@ -129,7 +160,7 @@ class AddRLSPolicy(Operation):
         return f"protect_{self.model.replace('.', '_').lower()}"
 
 
-class AlterRLSPolicy(Operation):
+class AlterRLSPolicy(ExternalOperation):
     """Change the policies that :class:`AddRLSPolicy` made, after settings have changed.
 
     `model`, `column` and ``create_column`` are those of that operation. ``before`` holds what its
@@ -141,8 +172,6 @@ class AlterRLSPolicy(Operation):
     Raises TypeError for an unknown name in ``before``, and ValueError for a ``version`` that this
     release does not know.
     """
-
-    reversible = True
 
     def __init__(
         self,
@@ -193,9 +222,6 @@ class AlterRLSPolicy(Operation):
         kwargs = {"before": self.before, "create_column": self.create_column, **self.shape}
         return "AlterRLSPolicy", [self.model, self.column], kwargs
 
-    def state_forwards(self, app_label: str, state: Any) -> None:
-        """Change nothing: the model belongs to another package."""
-
     def database_forwards(
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
     ) -> None:
@@ -210,11 +236,12 @@ class AlterRLSPolicy(Operation):
 
     def change(self, schema_editor: Any, state: Any, old: Shape, new: Shape) -> None:
         """Put the policies of `new` in the place of those of `old`."""
-        model = found(self, state, self.model)
-        if has_table(self, schema_editor.connection.alias, model):
-            quote = schema_editor.quote_name
-            for sql in alter_external(old, new, model, self.column, quote, self.create_column):
-                schema_editor.execute(sql, None)
+        model = self.model_with_table(schema_editor, state)
+        if model is None:
+            return
+        quote = schema_editor.quote_name
+        for sql in alter_external(old, new, model, self.column, quote, self.create_column):
+            schema_editor.execute(sql, None)
 
     def describe(self) -> str:
         """Return a line for the output of migrate."""
@@ -224,34 +251,6 @@ class AlterRLSPolicy(Operation):
     def migration_name_fragment(self) -> str:
         """Part of the migration's name."""
         return f"alter_protection_of_{self.model.replace('.', '_').lower()}"
-
-
-def found(operation: Operation, state: Any, label: Any) -> Any:
-    """Return the model of that label; raise RLSConfigurationError if the state has none."""
-    try:
-        return state.apps.get_model(label)
-    except LookupError as error:
-        raise RLSConfigurationError(
-            f"{operation.describe()!r} needs {label}, which no migration before it creates; add the"
-            f" migration that does to the dependencies: {error}"
-        ) from error
-
-
-def has_table(operation: Operation, alias: str, model: Any) -> bool:
-    """Return whether a database is to have the table of `model`, whoever makes it.
-
-    Raises RLSConfigurationError for a model without a table of its own: the operation would do
-    nothing, and queries of the model would look as if it had.
-    """
-    if not is_placed(alias, model):
-        return False
-    if other := named_instead(model):
-        raise RLSConfigurationError(
-            f"{operation.describe()!r} names {model._meta.label}, which has no table of its own;"
-            f" name {other} instead, in RLS_TENANTS['EXTERNAL_MODELS'] too"
-        )
-    # Django migrates no table of an unmanaged model, but here the migration names it.
-    return not model._meta.managed or bool(model._meta.can_migrate(alias))
 
 
 class AddSameTenantNotValid(AddConstraint):
