@@ -197,16 +197,6 @@ class RequestScope(ClearedScope):
             mark_request(self.binding)
         return super().__enter__()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # That of a job which was refused has not been entered.
-        if self._frame is not None:
-            super().__exit__(exc_type, exc_value, traceback)
-
 
 class tenant_context(Scope):
     """Run as one tenant.

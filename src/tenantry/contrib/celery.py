@@ -9,6 +9,7 @@ published in it, too. A signal's receiver cannot refuse a task, so the task does
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,8 @@ class Job:
 
     def __init__(self) -> None:
         self.scope = JobScope(UNBOUND)
+        # What there is to leave at the end: the scope, if it could be entered.
+        self.entered = ExitStack()
         self.refusal: Exception | None = None
         self.is_running = False
 
@@ -109,7 +112,7 @@ def open_scope(task: Any = None, **kwargs: Any) -> None:
             try:
                 job.scope = scope_of(task, request)
             finally:
-                job.scope.__enter__()
+                job.entered.enter_context(job.scope)
         # Celery would log it, and run the task all the same, as whoever is current.
         except Exception as error:  # noqa: BLE001
             job.refusal = error
@@ -128,7 +131,7 @@ def close_scope(task: Any = None, **kwargs: Any) -> None:
     """Close the scope of a task that has ended in any way."""
     job = _jobs.pop(task.request_stack.top, None)
     if job is not None:
-        job.scope.__exit__(None, None, None)
+        job.entered.close()
 
 
 # Celery keeps weak references by default.
