@@ -17,6 +17,7 @@ except ImportError as error:
     ) from error
 
 from ..exceptions import TenantDeniedError
+from ..mixins import require_first
 from ..rebinding import abind_request, bind_request, unbind_request
 
 __all__ = ["TenantAuth"]
@@ -36,13 +37,7 @@ class TenantAuth(AuthBase):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        before = cls.__mro__[1 : cls.__mro__.index(TenantAuth)]
-        for base in before:
-            if issubclass(base, AuthBase) and not issubclass(base, TenantAuth):
-                raise TypeError(
-                    f"{cls.__qualname__} has {base.__qualname__} before TenantAuth, which would"
-                    f" bind nothing; write: class {cls.__name__}(TenantAuth, {base.__name__})"
-                )
+        require_first(cls, TenantAuth, AuthBase, "bind nothing")
 
     def user_of(self, found: Any) -> Any:
         """Return the user of what ``authenticate`` returned: that itself; override it otherwise."""

@@ -19,7 +19,7 @@ from django.core.files.storage import FileSystemStorage, Storage
 
 from ..binding import current_binding
 from ..exceptions import NoTenantContextError
-from ..mixins import Base
+from ..mixins import Base, require_first
 from ..naming import name_of
 
 
@@ -45,14 +45,7 @@ class TenantStorageMixin(Base):  # type: ignore[misc]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        before = cls.__mro__[1 : cls.__mro__.index(TenantStorageMixin)]
-        for base in before:
-            if issubclass(base, Storage) and not issubclass(base, TenantStorageMixin):
-                raise TypeError(
-                    f"{cls.__qualname__} has {base.__qualname__} before TenantStorageMixin, which"
-                    " would keep no tenants apart; write: class"
-                    f" {cls.__name__}(TenantStorageMixin, {base.__name__})"
-                )
+        require_first(cls, TenantStorageMixin, Storage, "keep no tenants apart")
 
     def resolve(self, name: str) -> str:
         """Return the whole name of a file, or of a directory."""
