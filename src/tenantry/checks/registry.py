@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from django.apps import AppConfig, apps
@@ -12,6 +13,7 @@ from django.db import connections
 from ..conf import is_debug
 from ..engine import is_bound
 from .caches import inspect_caches
+from .findings import Finding
 from .inspection import inspect_database, inspect_login, inspect_unbound
 from .labels import inspect_labels
 from .models import inspect_models
@@ -48,9 +50,18 @@ def check_models(
     return [each.message_for_django(as_error=True) for each in inspect_models(models)]
 
 
-def check_labels(**kwargs: Any) -> list[checks.CheckMessage]:
-    """Find labels of models in the settings that name none."""
-    return [each.message_for_django(as_error=True) for each in inspect_labels()]
+def check_project(
+    inspect: Callable[[], Iterable[Finding]], **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """Find what `inspect` does, which is about no app or database in particular."""
+    return [each.message_for_django(as_error=True) for each in inspect()]
+
+
+check_labels = partial(check_project, inspect_labels)
+check_views = partial(check_project, inspect_views)
+check_requests = partial(check_project, inspect_requests)
+check_shards = partial(check_project, inspect_shards)
+check_caches = partial(check_project, inspect_caches)
 
 
 def check_options(
@@ -62,26 +73,6 @@ def check_options(
         for connection in our_databases(databases)
         for each in inspect_options(connection.alias, connection.settings_dict)
     ]
-
-
-def check_views(**kwargs: Any) -> list[checks.CheckMessage]:
-    """Find views that authenticate, and do not bind."""
-    return [each.message_for_django(as_error=True) for each in inspect_views()]
-
-
-def check_requests(**kwargs: Any) -> list[checks.CheckMessage]:
-    """Find requests that are bound to nobody, or fail."""
-    return [each.message_for_django(as_error=True) for each in inspect_requests()]
-
-
-def check_shards(**kwargs: Any) -> list[checks.CheckMessage]:
-    """Find tenants that are on another server than the settings say."""
-    return [each.message_for_django(as_error=True) for each in inspect_shards()]
-
-
-def check_caches(**kwargs: Any) -> list[checks.CheckMessage]:
-    """Find caches whose keys are those of tenants, where they cannot be."""
-    return [each.message_for_django(as_error=True) for each in inspect_caches()]
 
 
 def check_login(
