@@ -180,7 +180,7 @@ def test_the_tenant_goes_last(
     state = migrate(early, ProjectState())
     monkeypatch.setattr("tenantry.checks.inspection.apps", state.apps)
     removal = Removal(connections["default"], tenants[0])
-    assert list(removal.doomed()) == ["aaa_migrated", "app_tenant"]
+    assert list(removal.doomed) == ["aaa_migrated", "app_tenant"]
 
 
 @pytest.mark.parametrize(("null", "best"), [(True, "Part"), (False, "Grain")])

@@ -96,7 +96,7 @@ class Removal:
         with tenant_context(self.tenant.pk):
             return {
                 name: self.count(f"{table.quoted} WHERE {table.condition}")
-                for name, table in self.doomed().items()
+                for name, table in self.doomed.items()
             }
 
     def obstacles(self) -> dict[str, int]:
@@ -105,9 +105,9 @@ class Removal:
             (each, each.table, "true")
             for each in self.found.inward()
             # What refers to rows that go by their models, these settle.
-            if each.target in self.doomed() and each.target not in self.named_tables
+            if each.target in self.doomed and each.target not in self.named_tables
         ]
-        for each in self.kept():
+        for each in self.kept:
             if each.nullable is None:
                 table = self.found.tables[each.table]
                 staying.append((each, table.quoted, table.condition))
@@ -127,17 +127,16 @@ class Removal:
         """
         self.require_safe()
         with tenant_context(self.tenant.pk):
-            doomed = self.doomed()
             with explained(NOT_NULL):
-                for each in self.kept():
+                for each in self.kept:
                     if each.nullable is not None:
-                        which = referring(each, doomed[each.target], self.quote)
+                        which = referring(each, self.doomed[each.target], self.quote)
                         self.cut(each, each.nullable, which)
                 for each in self.found.order.cuts:
-                    if each.table in doomed and each.loose is not None:
+                    if each.table in self.doomed and each.loose is not None:
                         self.cut(each, each.loose)
             for group in reversed(self.found.order.groups):
-                tables = [doomed[name] for name in reversed(group) if name in doomed]
+                tables = [self.doomed[name] for name in reversed(group) if name in self.doomed]
                 with explained(NOT_DELETED):
                     if is_cyclic(group, self.found.edges):
                         self.empty_at_once(tables, note)
@@ -151,8 +150,9 @@ class Removal:
                 " as the owner of the tables, or run delete_tenant again."
             )
 
+    @cached_property
     def doomed(self) -> dict[str, Owned]:
-        """Return the tables whose rows go, those that refer to others first."""
+        """The tables whose rows go, those that refer to others first."""
         return {
             name: self.found.tables[name]
             for name in reversed(self.found.order.tables)
@@ -164,19 +164,19 @@ class Removal:
         table = self.found.tables.get(name)
         return self.keep_tenant and table is not None and table.is_tenants
 
+    @cached_property
     def kept(self) -> list[Reference]:
-        """Return the foreign keys by which a tenant that is kept refers to rows that go."""
-        doomed = self.doomed()
+        """The foreign keys by which a tenant that is kept refers to rows that go."""
         return [
             each
             for each in self.found.references
-            if self.stays(each.table) and each.target in doomed
+            if self.stays(each.table) and each.target in self.doomed
         ]
 
     def require_safe(self) -> None:
         """Raise CommandError where the database would stop half-way, or delete rows of others."""
         if obstacles := self.obstacles():
-            own = sorted(obstacles.keys() & {each.place for each in self.kept()})
+            own = sorted(obstacles.keys() & {each.place for each in self.kept})
             if own:
                 raise CommandError(
                     "the tenant's own row is kept, but refers to rows that would be deleted, and"
@@ -194,7 +194,7 @@ class Removal:
 
     def refusals(self) -> Iterator[str]:
         """Yield what of the tables does not let rows of the tenant alone be deleted."""
-        if linked := sorted(table.name for table in self.doomed().values() if table.is_linked):
+        if linked := sorted(table.name for table in self.doomed.values() if table.is_linked):
             label = tenant_model()._meta.label
             yield (
                 f"only the row of {label}, which goes first, says which rows of {', '.join(linked)}"
@@ -223,7 +223,7 @@ class Removal:
         with tenant_context(self.tenant.pk):
             for each in self.found.references:
                 table = self.found.tables.get(each.table)
-                if not (table and table.is_tenants and each.target in self.doomed()):
+                if not (table and table.is_tenants and each.target in self.doomed):
                     continue
                 refers = referring(each, self.found.tables[each.target], self.quote)
                 others = f"{table.quoted} WHERE ({table.condition}) IS NOT TRUE AND {refers}"
@@ -246,7 +246,7 @@ class Removal:
         if reference.action in ("a", "r") or table is None or table.name in self.named_tables:
             return False
         # What stays takes nothing along.
-        if reference.target not in self.doomed() or set(table.keys) & set(reference.columns):
+        if reference.target not in self.doomed or set(table.keys) & set(reference.columns):
             return False
         return not any(other.is_valid for other in self.guards(reference))
 
@@ -294,7 +294,8 @@ class Removal:
             keys = {table.name: self.keys(table) for table in named}
             for table in tables:
                 if table not in named:
-                    note(table.name, self.execute(self.deletion(table)))
+                    delete = f"DELETE FROM {table.quoted} WHERE {table.condition}"  # noqa: S608 - quoted
+                    note(table.name, self.execute(delete))
             # After those that refer to them, which their models may protect them for.
             for table in named:
                 for start in range(0, len(keys[table.name]), self.batch):
@@ -306,10 +307,6 @@ class Removal:
     def named_tables(self) -> set[str]:
         """The tables of `also`."""
         return {apps.get_model(label)._meta.db_table for label in self.also}
-
-    def deletion(self, table: Owned) -> str:
-        """Return the SQL that deletes all rows of the tenant."""
-        return f"DELETE FROM {table.quoted} WHERE {table.condition}"  # noqa: S608 - quoted
 
     def delete(self, table: Owned) -> int:
         """Delete a batch of rows, and return how many."""

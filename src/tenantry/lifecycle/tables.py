@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -89,12 +90,12 @@ class Holdings:
     # The foreign keys of the database.
     references: list[Reference]
 
-    @property
+    @cached_property
     def edges(self) -> list[Reference]:
         """What has to be there before what: what the models say, and the foreign keys."""
         return [*deciding(self.tables.values()), *self.references]
 
-    @property
+    @cached_property
     def order(self) -> Order:
         """The tables in the order in which they can be filled."""
         return in_order(list(self.tables), self.edges)
