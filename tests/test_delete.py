@@ -697,7 +697,7 @@ def test_it_asks_first(
 
 
 def test_a_batch_is_a_number_of_rows(library: Tenants) -> None:
-    with pytest.raises(CommandError, match="0 is not a number of rows; give 1 or more"):
+    with pytest.raises(CommandError, match="--batch: 0 is too few; give 1 or more"):
         command("delete_tenant", library[0].pk, "--yes", "--batch", 0)
 
 

@@ -97,7 +97,7 @@ def test_tenants_are_chosen(tenants: Tenants, third: Tenant) -> None:
         (["--filter", "user__isnull=2", "probe"], "'2' is neither true nor false"),
         (["--only", "99", "probe"], "--only names tenants that do not exist.*: 99;"),
         (["--only", "x", "probe"], "'x' is not a decimal number.* --filter FIELD=VALUE, or list"),
-        (["--jobs", "0", "probe"], "0 is not a number of processes"),
+        (["--jobs", "0", "probe"], "--jobs: 0 is too few; give 1 or more"),
         (["nonsense"], "there is no command 'nonsense'"),
         (["shell"], "shell wants a terminal; run it for one tenant"),
         (["--"], "the following arguments are required: COMMAND"),

@@ -11,7 +11,6 @@ from ..binding import TenantId
 from ..conf import rls_tenants
 from ..engine import is_bound
 from ..routers import shard_of
-from .tenants import find_tenant
 
 
 def bound_database(alias: str) -> Any:
@@ -31,10 +30,3 @@ def bound_database(alias: str) -> Any:
 def home_of(tenant_id: TenantId) -> str:
     """Return the alias of the database that has the rows of a tenant."""
     return DEFAULT_DB_ALIAS if rls_tenants().shard_of is None else shard_of(tenant_id)
-
-
-def database_of(tenant: str, by: str) -> str:
-    """Return the same of the tenant whose field `by` is `tenant`."""
-    if rls_tenants().shard_of is None:
-        return DEFAULT_DB_ALIAS
-    return home_of(find_tenant(tenant, by).pk)

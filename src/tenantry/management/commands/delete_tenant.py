@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connections
 
 from ...lifecycle.removal import Removal
-from ...runs.databases import bound_database, database_of
-from ...runs.tenants import find_tenant
+from ...runs.arguments import add_tenant, named_tenant, positive
 
 
 class Command(BaseCommand):
@@ -24,10 +21,8 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
+        add_tenant(parser)
         add = parser.add_argument
-        add("tenant", help="the tenant's primary key")
-        add("--by", default="pk", metavar="FIELD", help="a unique field, instead of the key")
-        add("--database", choices=list(connections), help="the alias (default: the tenant's)")
         add("--batch", type=positive, default=1000, help="rows of a transaction (default: 1000)")
         add("--dry-run", action="store_true", help="print how many rows would go, and of what")
         add("--keep-tenant", action="store_true", help="delete the rows, and keep the tenant")
@@ -43,9 +38,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print what there is, ask, and delete it."""
-        alias = options["database"] or database_of(options["tenant"], options["by"])
-        connection = bound_database(alias)
-        tenant = find_tenant(options["tenant"], options["by"], connection.alias)
+        connection, tenant = named_tenant(options)
         removal = Removal(
             connection,
             tenant,
@@ -89,11 +82,3 @@ class Command(BaseCommand):
         question = f"Delete {total} rows of {tenant} for ever? Type {tenant.pk} to go on: "
         if input(question).strip() != str(tenant.pk):
             raise CommandError("nothing was deleted")
-
-
-def positive(text: str) -> int:
-    """Return a number from one on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a number of rows; give 1 or more")
-    return number

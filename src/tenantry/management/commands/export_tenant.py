@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import connections
 
 from ...lifecycle.archive import is_packed
 from ...lifecycle.export import export
-from ...runs.databases import bound_database, database_of
+from ...runs.arguments import add_tenant, named_tenant
 from ...runs.files import written
-from ...runs.tenants import find_tenant
 
 
 class Command(BaseCommand):
@@ -27,13 +25,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the options."""
-        parser.add_argument("tenant", help="the tenant's primary key")
-        parser.add_argument(
-            "--by", default="pk", metavar="FIELD", help="a unique field, instead of the key"
-        )
-        parser.add_argument(
-            "--database", choices=list(connections), help="the alias (default: the tenant's)"
-        )
+        add_tenant(parser)
         parser.add_argument(
             "--output",
             type=Path,
@@ -44,9 +36,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Write the file, and how many rows it has."""
-        alias = options["database"] or database_of(options["tenant"], options["by"])
-        connection = bound_database(alias)
-        tenant = find_tenant(options["tenant"], options["by"], connection.alias)
+        connection, tenant = named_tenant(options)
         path = options["output"]
         if path is None:
             counts = export(connection, tenant, sys.stdout.buffer)

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ...context import Scope, admin_context, tenant_context
 from ...exceptions import TenantryError
+from ...runs.arguments import without_dashes
 from ...runs.tenants import find_tenant
 
 
@@ -54,13 +55,12 @@ class Command(BaseCommand):
 
     def parse(self, options: dict[str, Any]) -> tuple[Scope, str, list[str]]:
         """Return the scope, the command's name and its arguments."""
-        words: list[str] = options["words"]
+        words = without_dashes(options["words"])
         if options["admin"]:
             if options["by"]:
                 raise CommandError("--by and --admin cannot be combined: the admin is no tenant")
-            words = without_dashes(options["words"])
             return admin_context(), next(iter(words), ""), words[1:]
-        tenant, *rest = without_dashes(words)
+        tenant, *rest = words
         rest = without_dashes(rest)
         if not rest:
             raise CommandError(
@@ -69,8 +69,3 @@ class Command(BaseCommand):
             )
         found = find_tenant(tenant, options["by"] or "pk")
         return tenant_context(found.pk), rest[0], rest[1:]
-
-
-def without_dashes(words: list[str]) -> list[str]:
-    """Return the words without a ``--`` in front, which ends the options of this command."""
-    return words[1:] if words[:1] == ["--"] else words

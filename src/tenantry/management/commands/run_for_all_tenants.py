@@ -11,13 +11,13 @@ from typing import Any
 from django.core.management import get_commands
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ...runs.arguments import positive, without_dashes
 from ...runs.files import require_writable, write_json
 from ...runs.fleet import Fleet
 from ...runs.ledger import Ledger
 from ...runs.progress import progress
 from ...runs.tenants import all_tenants, filtered, parse_key
 from ...tenants import seeing_all
-from .run_as_tenant import without_dashes
 
 CHOOSE = "choose tenants by another field with --filter FIELD=VALUE, or list them with --list"
 
@@ -135,11 +135,3 @@ class InsteadOf(argparse.Action):
         """Set the switch."""
         setattr(namespace, self.dest, True)
         self.other.required = False
-
-
-def positive(text: str) -> int:
-    """Return a number from one on."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a number of processes; give 1 or more")
-    return number
