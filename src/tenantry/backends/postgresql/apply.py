@@ -16,6 +16,7 @@ from psycopg import sql
 
 from ...binding import ADMIN, UNBOUND, Binding
 from ...conf import forget_with_settings, rls_tenants
+from ...policies.predicates import literal
 from ...seal import token
 
 # From here on pg_stat_statements normalizes the values of SET (PostgreSQL 18 release notes), so
@@ -191,21 +192,22 @@ def _calls(names: tuple[str, ...]) -> bytes:
 @lru_cache(maxsize=4096)
 def _set_local(binding: Binding, role: str) -> Prefix:
     values = _parameters(binding, role)
-    text = "".join(f"SET LOCAL {name}={_quote(value)};" for name, value in values)
+    text = "".join(f"SET LOCAL {name}={literal(value)};" for name, value in values)
     return Prefix(f"{text}\n".encode(), len(values))
 
 
 @lru_cache(maxsize=4096)
 def _select(binding: Binding, role: str) -> Prefix:
     values = _parameters(binding, role)
-    calls = (f"pg_catalog.set_config('{name}',{_quote(value)},true)" for name, value in values)
+    calls = (f"pg_catalog.set_config('{name}',{literal(value)},true)" for name, value in values)
     return Prefix(f"SELECT {','.join(calls)};\n".encode(), 1)
 
 
 def _parameters(binding: Binding, role: str) -> list[tuple[str, str]]:
     """Return the names and values of the parameters that carry `binding`, the tenant's first.
 
-    But for the last they are always the same ones, so that none is left from somebody else.
+    But for the last they are always the same ones, so that none is left from somebody else. Tenant
+    ids hold no quote and no backslash (keys.py); the values are quoted all the same.
     """
     settings = rls_tenants()
     tenant_id = "" if binding.tenant_id is None else str(binding.tenant_id)
@@ -222,11 +224,6 @@ def _parameters(binding: Binding, role: str) -> list[tuple[str, str]]:
         # TRANSACTION"): it is for code that writes by mistake.
         values.append(("transaction_read_only", "on"))
     return values
-
-
-def _quote(value: str) -> str:
-    # Tenant ids hold no quote and no backslash (keys.py); this is for who changes that.
-    return "'" + value.replace("'", "''") + "'"
 
 
 forget_with_settings("tenantry.apply.forget", _set_local.cache_clear, _select.cache_clear)
