@@ -279,12 +279,12 @@ async def test_a_statement_that_cannot_be_parsed_ends_its_transaction(tenants: T
 async def test_pools_belong_to_the_event_loop_and_are_closed(tenants: Tenants) -> None:
     async with async_new_connection(), tenant_context(tenants[0].pk):
         assert await titles("pool") == ["A 1", "A 2"]
-        [pool] = loops.orm_pools().values()
+        [pool] = loops.running_loop().orm_pools.values()
         assert not pool.closed
         assert isinstance(async_connections["pool"].connection, aio.AsyncBoundConnection)
     await aclose_pools()
     assert pool.closed
-    assert loops.orm_pools() == {}
+    assert loops.running_loop().orm_pools == {}
 
 
 async def one() -> None:

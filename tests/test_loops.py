@@ -198,7 +198,7 @@ async def test_closing_a_pool_ends_soon_after_a_cancellation(
         await asyncio.Event().wait()
 
     pool: Any = SimpleNamespace(close=close)
-    loops.orm_pools()["pool"] = pool
+    loops.running_loop().orm_pools["pool"] = pool
     task = asyncio.create_task(aclose_pools())
     await closing.wait()
     task.cancel()

@@ -20,7 +20,7 @@ from .aio import AsyncBoundConnection, accept_role
 from .apply import assume
 from .async_cursor import AsyncBindingMixin, AsyncServerSideCursor, named_cursor_class
 from .lean import SLOTS, LeanMixin
-from .loops import orm_pools
+from .loops import running_loop
 from .options import take_own
 
 PACKAGE = "django-async-backend"
@@ -77,7 +77,7 @@ class AsyncDatabaseWrapper(async_base.AsyncDatabaseWrapper):  # type: ignore[mis
     @property
     def _connection_pools(self) -> dict[str, Any]:
         # For each event loop, and where aclose_pools() finds them.
-        return orm_pools()
+        return running_loop().orm_pools
 
     def get_connection_params(self) -> dict[str, Any]:
         """Return the parameters of a new connection, its cursors bound."""

@@ -18,8 +18,6 @@ from psycopg_pool import AsyncConnectionPool
 
 from .finishing import finish
 
-Pools = dict[str, AsyncConnectionPool[Any]]
-
 
 def is_cancelled() -> bool:
     """Return whether somebody has cancelled the current task."""
@@ -79,7 +77,7 @@ class Loop:
     lasts: bool = False
     pools: dict[str, LoopPool] = field(default_factory=dict)
     # Those of an async ORM. Their connections are in autocommit, and so are not to be shared.
-    orm_pools: Pools = field(default_factory=dict)
+    orm_pools: dict[str, AsyncConnectionPool[Any]] = field(default_factory=dict)
     end: AsyncGenerator[None] | None = None
 
 
@@ -120,11 +118,6 @@ def forget_closed_loops() -> None:
 def expect_requests() -> None:
     """Let the pools of the running event loop connect ahead: it will serve many requests."""
     running_loop().lasts = True
-
-
-def orm_pools() -> Pools:
-    """Return the pools that an async ORM uses in the running event loop."""
-    return running_loop().orm_pools
 
 
 async def aclose_pools() -> None:
