@@ -25,7 +25,7 @@ class OfUser(Value):
 
     def as_sql(self, compiler: Any, connection: Any) -> NoReturn:
         """Add nothing to SQL; raise ScopeError in a query that has forgotten its user."""
-        if "tenantry_binding" in compiler.query.__dict__:
+        if binding_of_query(compiler.query) is not None:
             raise FullResultSet
         raise ScopeError(
             "a queryset of for_user() is combined with one whose class is not RLSQuerySet, which"
