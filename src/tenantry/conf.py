@@ -104,7 +104,7 @@ def rls_tenants() -> RLSTenants:
             f"{SETTING} lacks TENANT_MODEL; name the tenant's model, such as 'accounts.Tenant'"
         )
     for key, value in given.items():
-        VALIDATORS[key](value)
+        VALIDATORS[key](key, value)
     if given.get("ADMIN_ROLE") and given["ADMIN_ROLE"] == given.get("APP_ROLE"):
         raise refuse("ADMIN_ROLE", given["ADMIN_ROLE"], "a role other than APP_ROLE")
     if given.get("SEALED") and not given.get("SEAL_KEYS"):

@@ -40,50 +40,50 @@ def refuse(key: str, value: object, allowed: str) -> RLSConfigurationError:
     return RLSConfigurationError(f"{SETTING}[{key!r}] is {value!r}; it must be {allowed}")
 
 
-def _validate_model(value: object) -> None:
+def _validate_model(key: str, value: object) -> None:
     if not isinstance(value, str) or not MODEL_LABEL.fullmatch(value):
-        raise refuse("TENANT_MODEL", value, "a model label such as 'accounts.Tenant'")
+        raise refuse(key, value, "a model label such as 'accounts.Tenant'")
 
 
-def _validate_identifier(key: str, example: str, value: object) -> None:
+def _validate_identifier(example: str, key: str, value: object) -> None:
     if not isinstance(value, str) or not value.isidentifier() or keyword.iskeyword(value):
         raise refuse(key, value, f"an identifier such as {example!r}")
 
 
-def _validate_field_name(value: object) -> None:
-    _validate_identifier("TENANT_FK_FIELD", "tenant", value)
+def _validate_field_name(key: str, value: object) -> None:
+    _validate_identifier("tenant", key, value)
     # Django refuses such a field, of each protected model, when it checks models.
     if "__" in str(value) or str(value).endswith("_"):
         allowed = "a name, such as 'tenant', without two underscores in a row or one at its end"
-        raise refuse("TENANT_FK_FIELD", value, allowed)
+        raise refuse(key, value, allowed)
     # "objects" is what the manager is called; the rest would hide what Django's models are made of.
     if value in ("objects", "Meta") or hasattr(models.Model, str(value)):
         taken = "a name, such as 'tenant', that Django's models do not use already"
-        raise refuse("TENANT_FK_FIELD", value, taken)
+        raise refuse(key, value, taken)
 
 
-def _validate_prefix(value: object) -> None:
+def _validate_prefix(key: str, value: object) -> None:
     if not isinstance(value, str) or not GUC_PREFIX.fullmatch(value):
-        raise refuse("GUC_PREFIX", value, PREFIX_IS)
+        raise refuse(key, value, PREFIX_IS)
     if value in RESERVED:
         allowed = "a name of your own, such as 'rls': this one is a reserved word of SQL"
-        raise refuse("GUC_PREFIX", value, allowed)
+        raise refuse(key, value, allowed)
     if RESERVED_PREFIX.fullmatch(value):
         allowed = (
             "a name of your own, such as 'rls': PostgreSQL or an extension has reserved this one"
         )
-        raise refuse("GUC_PREFIX", value, allowed)
+        raise refuse(key, value, allowed)
 
 
-def _validate_pk_type(value: object) -> None:
+def _validate_pk_type(key: str, value: object) -> None:
     if value not in KEY_TYPES:
-        raise refuse("TENANT_PK_TYPE", value, f"one of {', '.join(KEY_TYPES)}")
+        raise refuse(key, value, f"one of {', '.join(KEY_TYPES)}")
 
 
-def _validate_local_set(value: object) -> None:
+def _validate_local_set(key: str, value: object) -> None:
     if value is not True:
         raise refuse(
-            "USE_LOCAL_SET",
+            key,
             value,
             "True or left out: bindings are always transaction-local, because a session-level one"
             " would reach other tenants behind a transaction pooler",
@@ -95,15 +95,15 @@ def _validate_switch(key: str, value: object) -> None:
         raise refuse(key, value, "True or False")
 
 
-def _validate_trace(value: object) -> None:
-    _validate_switch("TRACE", value)
+def _validate_trace(key: str, value: object) -> None:
+    _validate_switch(key, value)
     if value and find_spec("opentelemetry") is None:
         raise RLSConfigurationError(
-            f"{SETTING}['TRACE'] needs OpenTelemetry: pip install 'django-tenantry[opentelemetry]'"
+            f"{SETTING}[{key!r}] needs OpenTelemetry: pip install 'django-tenantry[opentelemetry]'"
         )
 
 
-def _validate_names(key: str, pattern: re.Pattern[str], allowed: str, value: object) -> None:
+def _validate_names(pattern: re.Pattern[str], allowed: str, key: str, value: object) -> None:
     if not isinstance(value, list | tuple) or not all(
         isinstance(name, str) and pattern.fullmatch(name) for name in value
     ):
@@ -120,7 +120,7 @@ def _validate_role(key: str, value: object) -> None:
         )
 
 
-def _validate_external(value: object) -> None:
+def _validate_external(key: str, value: object) -> None:
     if not isinstance(value, Mapping) or not all(
         isinstance(label, str)
         and MODEL_LABEL.fullmatch(label)
@@ -129,33 +129,33 @@ def _validate_external(value: object) -> None:
         for label, column in value.items()
     ):
         raise refuse(
-            "EXTERNAL_MODELS",
+            key,
             value,
             "a dict of model labels and tenant columns: {'taggit.Tag': 'tenant_id'}",
         )
 
 
-def _validate_keys(value: object) -> None:
+def _validate_keys(key: str, value: object) -> None:
     # The message must not show a secret.
     if not isinstance(value, list | tuple):
-        raise refuse("SEAL_KEYS", f"<{type(value).__name__}>", SEAL_KEYS_ARE)
-    for number, key in enumerate(value):
-        if not isinstance(key, str) or len(key) < 32:
-            shown = f"<{len(key)} characters>" if isinstance(key, str) else "<no str>"
+        raise refuse(key, f"<{type(value).__name__}>", SEAL_KEYS_ARE)
+    for number, secret in enumerate(value):
+        if not isinstance(secret, str) or len(secret) < 32:
+            shown = f"<{len(secret)} characters>" if isinstance(secret, str) else "<no str>"
             raise RLSConfigurationError(
-                f"{SETTING}['SEAL_KEYS'][{number}] is {shown}; SEAL_KEYS must be {SEAL_KEYS_ARE}"
+                f"{SETTING}[{key!r}][{number}] is {shown}; {key} must be {SEAL_KEYS_ARE}"
             )
 
 
-def _validate_lifetime(value: object) -> None:
+def _validate_lifetime(key: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 10 <= value <= 86400:
-        raise refuse("SEAL_LIFETIME", value, "a number of seconds from 10 to 86400")
+        raise refuse(key, value, "a number of seconds from 10 to 86400")
 
 
-def _validate_resolvers(value: object) -> None:
+def _validate_resolvers(key: str, value: object) -> None:
     if not isinstance(value, list | tuple) or not value or not all(map(_is_resolver, value)):
         raise refuse(
-            "RESOLVERS",
+            key,
             masked(value),
             "a list of names, of dotted paths, or of dicts with NAME and OPTIONS: ['session',"
             " {'NAME': 'subdomain', 'OPTIONS': {'domain': 'example.com'}}, 'user']",
@@ -173,51 +173,48 @@ def _is_resolver(entry: object) -> bool:
     )
 
 
-def _validate_shard_of(value: object) -> None:
+def _validate_shard_of(key: str, value: object) -> None:
     is_path = isinstance(value, str) and DOTTED_PATH.fullmatch(value)
     if value is not None and not is_path and not callable(value):
         allowed = "a function of a tenant's key, or the dotted path of one: 'shop.shards.shard_of'"
-        raise refuse("SHARD_OF", value, allowed)
+        raise refuse(key, value, allowed)
 
 
-VALIDATORS: dict[str, Callable[[object], None]] = {
+VALIDATORS: dict[str, Callable[[str, object], None]] = {
     "TENANT_MODEL": _validate_model,
     "TENANT_FK_FIELD": _validate_field_name,
     "GUC_PREFIX": _validate_prefix,
     "TENANT_PK_TYPE": _validate_pk_type,
     "USE_LOCAL_SET": _validate_local_set,
-    "STRICT_MODE": partial(_validate_switch, "STRICT_MODE"),
+    "STRICT_MODE": _validate_switch,
     "STRICT_MODE_EXCLUDE": partial(
         _validate_names,
-        "STRICT_MODE_EXCLUDE",
         APP_OR_MODEL,
         "a list of model labels such as 'accounts.Invite', or of app labels such as 'accounts'",
     ),
-    "SAME_TENANT_FOREIGN_KEYS": partial(_validate_switch, "SAME_TENANT_FOREIGN_KEYS"),
-    "ADMIN_ROLE": partial(_validate_role, "ADMIN_ROLE"),
-    "APP_ROLE": partial(_validate_role, "APP_ROLE"),
-    "SEALED": partial(_validate_switch, "SEALED"),
+    "SAME_TENANT_FOREIGN_KEYS": _validate_switch,
+    "ADMIN_ROLE": _validate_role,
+    "APP_ROLE": _validate_role,
+    "SEALED": _validate_switch,
     "SEAL_KEYS": _validate_keys,
     "SEAL_LIFETIME": _validate_lifetime,
     "BYPASS_FLAGS": partial(
         _validate_names,
-        "BYPASS_FLAGS",
         FLAG,
         "a list of names such as 'login': a lower-case letter, followed by at most 30 lower-case"
         " letters, digits or underscores, not 'admin'",
     ),
     "EXTERNAL_MODELS": _validate_external,
-    "READ_ONLY_REQUESTS": partial(_validate_switch, "READ_ONLY_REQUESTS"),
-    "AUDIT_LOG": partial(_validate_switch, "AUDIT_LOG"),
+    "READ_ONLY_REQUESTS": _validate_switch,
+    "AUDIT_LOG": _validate_switch,
     "TRACE": _validate_trace,
     "SHARED_MODELS": partial(
         _validate_names,
-        "SHARED_MODELS",
         MODEL_LABEL,
         "a list of model labels such as 'accounts.Invite'",
     ),
-    "USER_PARAM_NAME": partial(_validate_identifier, "USER_PARAM_NAME", "as_user"),
+    "USER_PARAM_NAME": partial(_validate_identifier, "as_user"),
     "RESOLVERS": _validate_resolvers,
-    "REFUSE_EXEMPT_ROLE": partial(_validate_switch, "REFUSE_EXEMPT_ROLE"),
+    "REFUSE_EXEMPT_ROLE": _validate_switch,
     "SHARD_OF": _validate_shard_of,
 }
