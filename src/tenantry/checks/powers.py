@@ -8,7 +8,7 @@ from typing import Any
 from ..conf import rls_tenants
 from ..policies.predicates import readable
 from .findings import Finding
-from .reach import BECOME, leaving, owns_all, reached
+from .reach import BECOME, holding, leaving, owns_all, reached
 
 # A superuser has them all, which is reported already. The predefined roles that count are those
 # that reach the server's files or start programs on it. Attributes take SET ROLE: they are not
@@ -75,15 +75,13 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
     for name, replicating, others in cursor.fetchall():
         subject = f"role {name}"
         for other in replicating:
-            is_own = other == name
+            how, fix = holding(other, name, "REPLICATION")
             yield Finding(
                 "tenantry.E135",
                 subject,
-                f"{'has' if is_own else f'can become {other}, which has'} REPLICATION, and may copy"
-                " the whole server, or stream all changes of it, to which no policy applies",
-                f"run ALTER ROLE {readable(name)} NOREPLICATION"
-                if is_own
-                else leaving(other, name),
+                f"{how}, and may copy the whole server, or stream all changes of it, to which no"
+                " policy applies",
+                fix,
             )
         for other in others:
             yield Finding(

@@ -57,6 +57,13 @@ def reached(cursor: Any) -> list[int]:
     return [oid for (oid,) in cursor.fetchall()]
 
 
+def holding(role: str, name: str, attribute: str) -> tuple[str, str]:
+    """Return how `name` has an attribute of `role`, which may be itself, and how it loses that."""
+    if role == name:
+        return f"has {attribute}", f"run ALTER ROLE {readable(name)} NO{attribute}"
+    return f"can become {role}, which has {attribute}", leaving(role, name)
+
+
 def leaving(role: str, name: str) -> str:
     """Return the advice that ends a membership of `name` in `role`."""
     return (

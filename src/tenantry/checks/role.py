@@ -9,7 +9,7 @@ from ..policies.ddl import POLICY
 from ..policies.predicates import readable
 from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
-from .reach import BECOME, leaving
+from .reach import BECOME, holding, leaving
 
 # What the login role may do, to which a session that has assumed another one can always return; and
 # which of the two the admin role's policy is for. Not the current role: it may be a scope's admin.
@@ -109,13 +109,12 @@ def inspect_role(cursor: Any, options: Mapping[str, Any]) -> Iterator[Finding]:
     yield from exemptions(row)
     name, _, _, creating, *_ = row
     for other in creating:
-        is_own = other == name
+        how, fix = holding(other, name, "CREATEROLE")
         yield Finding(
             "tenantry.W101",
             subject_of(row),
-            f"{'has' if is_own else f'can become {other}, which has'} CREATEROLE, and may make"
-            " itself a member of roles that no policy binds",
-            f"run ALTER ROLE {readable(name)} NOCREATEROLE" if is_own else leaving(other, name),
+            f"{how}, and may make itself a member of roles that no policy binds",
+            fix,
         )
 
 
