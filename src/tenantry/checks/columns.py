@@ -97,16 +97,15 @@ def inspect_key(connection: Any, cursor: Any, model: Any, field: Any) -> Iterato
     if any(is_on and is_valid for is_valid, is_on in found.values()):
         return
     for name, (_, is_on) in found.items():
-        how = f"VALIDATE CONSTRAINT {readable(name)}"
+        what, how = "not validated", f"VALIDATE CONSTRAINT {readable(name)}"
+        if not is_on:
+            what = "disabled"
+            how = f"ENABLE TRIGGER ALL and ALTER TABLE {target} ENABLE TRIGGER ALL"
         yield Finding(
             "tenantry.W116",
             subject,
-            f"has the foreign key {name}, which is {'not validated' if is_on else 'disabled'}, so"
-            f" that its rows {harm}",
-            f"as a superuser, run ALTER TABLE {table} {how}"
-            if is_on
-            else f"as a superuser, run ALTER TABLE {table} ENABLE TRIGGER ALL and ALTER TABLE"
-            f" {target} ENABLE TRIGGER ALL",
+            f"has the foreign key {name}, which is {what}, so that its rows {harm}",
+            f"as a superuser, run ALTER TABLE {table} {how}",
         )
     if not found:
         yield Finding(
