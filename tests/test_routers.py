@@ -19,7 +19,7 @@ from django.db.migrations.state import ProjectState
 from tenantry import CurrentTenant, SameTenant, admin_context, tenant_context
 from tenantry.checks.inspection import protected_models
 from tenantry.exceptions import RLSConfigurationError
-from tenantry.grants import grant_to_admin_role, tables_in
+from tenantry.grants import grant_on, tables_in
 from tenantry.operations import (
     AddRLSPolicy,
     AddSameTenantNotValid,
@@ -231,7 +231,8 @@ def test_the_admin_role_is_granted_the_tables_that_are_here(
     settings.DATABASE_ROUTERS = [Elsewhere()]
     back = "DROP OWNED BY elsewhere_admin; DROP ROLE elsewhere_admin"
     with arranged(postgres, "CREATE ROLE elsewhere_admin NOLOGIN", back=back):
-        grant_to_admin_role(connections["owner"], "elsewhere_admin")
+        owner: Any = connections["owner"]
+        grant_on(tables_in(owner), owner, "elsewhere_admin")
         sql = "SELECT has_table_privilege('elsewhere_admin', %s, 'SELECT')"
         assert [run(sql, [table]) for table in ("app_note", "app_tag")] == [[(True,)], [(False,)]]
 

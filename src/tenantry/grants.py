@@ -53,12 +53,7 @@ def keep_up(sender: Any, using: str, **kwargs: Any) -> None:
         if settings.sealed:
             send_seal_keys(connection)
         if settings.admin_role is not None:
-            grant_to_admin_role(connection, settings.admin_role)
-
-
-def grant_to_admin_role(connection: Any, role: str) -> None:
-    """Grant the admin role what is missing."""
-    grant_on(tables_in(connection), connection, role)
+            grant_on(tables_in(connection), connection, settings.admin_role)
 
 
 def tables_in(connection: Any) -> list[str]:

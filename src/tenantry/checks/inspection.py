@@ -10,6 +10,7 @@ from django.apps import apps
 from django.db import Error, transaction
 
 from ..dependents import is_protected
+from ..grants import tables_in
 from ..protected import external_column
 from ..routing import is_placed
 from .admin import inspect_admin, inspect_app
@@ -89,11 +90,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
     models = protected_models(connection)
     migrations = Migrations(connection)
     tables = [connection.ops.quote_name(model._meta.db_table) for model in models]
-    used = [
-        connection.ops.quote_name(model._meta.db_table)
-        for model in apps.get_models(include_auto_created=True)
-        if is_placed(connection.alias, model)
-    ]
+    used = [connection.ops.quote_name(table) for table in tables_in(connection)]
     options = connection.settings_dict["OPTIONS"]
     checks: dict[str, Check] = {
         "role": partial(inspect_role, options=options),
