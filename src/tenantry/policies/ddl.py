@@ -256,5 +256,4 @@ def unprotect(table: str, policies: Iterable[Policy]) -> str:
     A policy is gone already where a column is that it speaks of (PostgreSQL documentation, "ALTER
     TABLE", DROP COLUMN ... CASCADE).
     """
-    drops = "\n".join(f"DROP POLICY IF EXISTS {policy.name} ON {table};" for policy in policies)
-    return f"{drops}\n{uncover(table)}"
+    return f"{drop(table, policies)};\n{uncover(table)}"
