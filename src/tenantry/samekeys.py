@@ -8,7 +8,7 @@ from typing import Any
 from django.core import checks
 from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import DEFAULT_DB_ALIAS, models
-from django.db.backends.ddl_references import Columns, Statement, Table
+from django.db.backends.ddl_references import Columns, Statement
 from django.db.backends.utils import names_digest
 
 from .constraints import RLSConstraint
@@ -19,7 +19,7 @@ from .instances import tenant_to_validate
 from .policies import samekeys
 from .policies.ddl import Shape
 from .policies.predicates import literal
-from .statements import DeferredSameTenant, ForAllTenants
+from .statements import DeferredSameTenant, ForAllTenants, parts_of
 from .targets import field_of
 
 # PostgreSQL documentation, "Identifiers and Key Words".
@@ -164,11 +164,9 @@ class SameTenant(models.BaseConstraint):
         return ForAllTenants(
             samekeys.add(shape_of(model), valid=valid),
             self,
-            **self.parts(model, schema_editor),
+            **self.parts(model, schema_editor, to),
             columns=Columns(model._meta.db_table, columns, quote),
             unique=quote(unique),
-            target=Table(table, quote),
-            target_text=Table(table, lambda name: literal(quote(name))),
             keys=Columns(table, keys, quote),
             keys_text=Columns(table, keys, literal),
         )
@@ -176,28 +174,23 @@ class SameTenant(models.BaseConstraint):
     def validation(self, model: Any, schema_editor: Any) -> tuple[list[Any], list[Any]]:
         """Return the SQL that checks the rows of before, and what must follow even if it fails."""
         shape = shape_of(model)
-        parts = self.parts(model, schema_editor)
-        if shape.admin_role is None:
-            return [ForAllTenants(samekeys.validate(shape), self, **parts)], []
         to = concrete_target(model._meta.get_field(self.field), model._meta.apps)
-        quote, table = schema_editor.quote_name, to._meta.db_table
-        parts["target"] = Table(table, quote)
-        parts["target_text"] = Table(table, lambda name: literal(quote(name)))
+        parts = self.parts(model, schema_editor, to)
         check = ForAllTenants(samekeys.validate(shape), self, **parts)
+        if shape.admin_role is None:
+            return [check], []
         first = [Statement(samekeys.SHOW_SESSION, **parts), check]
         if schema_editor.atomic_migration:
             first.insert(0, Statement(samekeys.REFUSE_ROWS, **parts))
         return first, [Statement(samekeys.HIDE_SESSION, **parts)]
 
-    def parts(self, model: Any, schema_editor: Any) -> dict[str, Any]:
-        """Return the table and the name, as identifiers and as strings."""
-        quote, table = schema_editor.quote_name, model._meta.db_table
-        return {
-            "table": Table(table, quote),
-            "table_text": Table(table, lambda name: literal(quote(name))),
-            "name": quote(self.name),
-            "name_text": literal(self.name),
-        }
+    def parts(self, model: Any, schema_editor: Any, to: Any = None) -> dict[str, Any]:
+        """Return the table, the target's and the name, as identifiers and as strings."""
+        tables = {"table": model._meta.db_table}
+        if to is not None:
+            tables["target"] = to._meta.db_table
+        name = {"name": schema_editor.quote_name(self.name), "name_text": literal(self.name)}
+        return {**parts_of(schema_editor, **tables), **name}
 
     def tenants(self, model: Any, to: Any) -> tuple[str, str]:
         """Return the tenant fields of both ends.

@@ -10,6 +10,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.backends.ddl_references import Statement, Table
 
 from .exceptions import RLSConfigurationError
+from .policies.predicates import literal
 
 if TYPE_CHECKING:
     from .constraints import RLSConstraint
@@ -29,6 +30,16 @@ def statement(
     """Return SQL about the table of `model`, which Django forgets when a migration deletes that."""
     table = Table(model._meta.db_table, schema_editor.quote_name)
     return Statement(sql.replace("%", "%%"), table=table)
+
+
+def parts_of(schema_editor: Any, **tables: str) -> dict[str, Table]:
+    """Return tables as parts of a statement: each as an identifier, and as a string of SQL."""
+    quote = schema_editor.quote_name
+    texts = {
+        f"{part}_text": Table(table, lambda name: literal(quote(name)))
+        for part, table in tables.items()
+    }
+    return {part: Table(table, quote) for part, table in tables.items()} | texts
 
 
 class DeferredProtection(Statement):
