@@ -42,10 +42,11 @@ FROM pg_roles admin WHERE rolname = %(role)s"""
 def inspect_admin(
     cursor: Any, version: int, tables: list[str], options: Mapping[str, Any]
 ) -> Iterator[Finding]:
-    """Yield what is wrong with ``RLS_TENANTS["ADMIN_ROLE"]``, if there is one; 150018 is 15.18.
+    """Yield what is wrong with ``RLS_TENANTS["ADMIN_ROLE"]``, if there is one.
 
-    `options` are the OPTIONS of the database. That requests run as its heirs is reported of the
-    role that serves them.
+    `version` is the server's, such as 150018 for 15.18; `tables` are those of all models, quoted;
+    `options` are the OPTIONS of the database. That requests run as heirs of the role is reported of
+    the role that serves them.
     """
     role = rls_tenants().admin_role
     if role is None:

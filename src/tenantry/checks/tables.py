@@ -46,9 +46,8 @@ def inspect_table(
 ) -> Iterator[Finding]:
     """Yield a finding for each way in which the table of `model` is not what the models say.
 
-    `tables` are those of all protected models.
-
-    What follows from findings whose ids are `known` is left out.
+    `tables` are those of all protected models, quoted. What follows from findings whose ids are
+    `known` is left out.
     """
     table = connection.ops.quote_name(model._meta.db_table)
     subject = f"table {model._meta.db_table}"
