@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
+from notes.sampledata import LOGINS, PASSWORD
 from servers import (
     LOOPBACK,
     Child,
@@ -36,7 +37,6 @@ ROOT = HERE.parent
 OWNER, APP, ADMIN, DATABASE = "notes_owner", "notes_app", "notes_admin", "notes"
 POOL_SIZE = 5
 PORTS = 65536
-LOGINS = (("alice", "Acme"), ("bob", "Globex"), ("carol", "Initech"), ("root", "admin of all"))
 
 
 class Demo:
@@ -112,7 +112,7 @@ class Demo:
             "",
             f"  http://{LOOPBACK}:{self.port}/",
             "",
-            *(f"  {name:<8}{tenant:<14}password: demo" for name, tenant in LOGINS),
+            *(f"  {name:<8}{tenant:<15}password: {PASSWORD}" for name, tenant in LOGINS),
             "",
             f"  PostgreSQL {self.postgres.version} in {self.postgres.datadir}",
             f"  {pooler}",
