@@ -448,7 +448,7 @@ def test_a_replica_may_be_known_by_a_router_of_the_project(shards: Shards, setti
         (in_async_code, "which is no function, or an async one; Django asks routers in sync code"),
         (f"{__name__}.OF_A", "is 'tests.test_shards.OF_A', which is no function, or an async one"),
         (f"{__name__}.nowhere", "is 'tests.test_shards.nowhere': Module .* does not define a"),
-        ("nowhere.of", "is 'nowhere.of': No module named 'nowhere'"),
+        ("nowhere.of", "is 'nowhere.of': No module named 'nowhere'; name a function by"),
         (None, "ShardRouter, and RLS_TENANTS lacks SHARD_OF; set it to a function that returns"),
     ],
 )

@@ -560,7 +560,9 @@ def test_a_flag_left_on_a_session_is_not_inherited(
 
 
 def test_a_flag_that_nobody_declared_is_refused(settings: Any) -> None:
-    with pytest.raises(RLSConfigurationError, match=r"'login' is not in .*which is \[\]"):
+    with pytest.raises(
+        RLSConfigurationError, match=r"'login' is not in .*which is \[\]; add it there"
+    ):
         bypass_flag("login")
     for value in ("login", ["Login"], ["admin"], [""], [1]):
         settings.RLS_TENANTS = {**FLAG, "BYPASS_FLAGS": value}

@@ -62,7 +62,7 @@ def test_assertions_fail_for_what_is_not(
 ) -> None:
     with pytest.raises(AssertionError, match=r"app.Shared is not protected: .* is \(False, False"):
         assert_rls_enabled(Shared)
-    with pytest.raises(AssertionError, match=r"app.Shared has no policy '\w+': \[\]"):
+    with pytest.raises(AssertionError, match=r"app.Shared has no policy '\w+': \[\]; run migrate"):
         assert_rls_policy_exists(Shared)
     with pytest.raises(AssertionError, match="has no policy 'nobody'"):
         assert_rls_policy_exists(Note, policy_name="nobody")

@@ -238,7 +238,8 @@ class bypass_flag(Scope):
         flags = rls_tenants().bypass_flags
         if name not in flags:
             raise RLSConfigurationError(
-                f"{name!r} is not in RLS_TENANTS['BYPASS_FLAGS'], which is {list(flags)!r}"
+                f"{name!r} is not in RLS_TENANTS['BYPASS_FLAGS'], which is {list(flags)!r}; add it"
+                " there, and to the extra_bypass_flags of the tables that it is to read"
             )
         super().__init__(Binding(bypass=name))
 

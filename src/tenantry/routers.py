@@ -120,7 +120,9 @@ def shard_function() -> Callable[[TenantId], Any]:
     try:
         function = given if callable(given) else import_string(given)
     except ImportError as error:
-        raise RLSConfigurationError(f"{WANTED} is {given!r}: {error}") from error
+        raise RLSConfigurationError(
+            f"{WANTED} is {given!r}: {error}; name a function by its dotted path"
+        ) from error
     if not callable(function) or iscoroutinefunction(function):
         raise RLSConfigurationError(
             f"{WANTED} is {given!r}, which is no function, or an async one; Django asks routers in"

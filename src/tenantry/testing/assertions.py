@@ -40,7 +40,10 @@ def assert_rls_policy_exists(
     )
     names = [found for (found,) in rows]
     if policy_name not in names:
-        raise AssertionError(f"{_named(model)} has no policy {policy_name!r}: {names}")
+        raise AssertionError(
+            f"{_named(model)} has no policy {policy_name!r}: {names}; run migrate, and see"
+            " manage.py check_rls"
+        )
 
 
 def assert_rls_blocks_without_context(model: Any, using: str = DEFAULT_DB_ALIAS) -> None:
