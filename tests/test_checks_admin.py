@@ -282,11 +282,13 @@ REPLACED = (
     "CREATE OR REPLACE FUNCTION tenantry.{} LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path ="
     " pg_catalog, pg_temp AS 'BEGIN RETURN 1; END'"
 )
-CHANGES = [
+CHANGES_OF_ROLE = [
     (OF_ROLE, REPLACED.format("rls_current_tenant_bigint() RETURNS bigint")),
     (OF_ROLE, f"ALTER FUNCTION {OF_ROLE} SET search_path = public"),
     (OF_ROLE, f"ALTER FUNCTION {OF_ROLE} SECURITY DEFINER"),
     (OF_ROLE, f"ALTER FUNCTION {OF_ROLE} IMMUTABLE"),
+]
+CHANGES_OF_SEAL = [
     (OF_SEAL, REPLACED.format("rls_sealed(claim text) RETURNS text SECURITY DEFINER")),
     (OF_SEAL, f"ALTER FUNCTION {OF_SEAL} RESET search_path"),
     (OF_SEAL, f"ALTER FUNCTION {OF_SEAL} SECURITY INVOKER"),
@@ -294,7 +296,16 @@ CHANGES = [
 ]
 
 
-def assert_compared(name: str, change: str, arrange: psycopg.Connection[Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *(pytest.param(*each, marks=pytest.mark.role_shape) for each in CHANGES_OF_ROLE),
+        *(pytest.param(*each, marks=pytest.mark.sealed_shape) for each in CHANGES_OF_SEAL),
+    ],
+)
+def test_the_functions_that_policies_call_are_compared(
+    name: str, change: str, arrange: psycopg.Connection[Any]
+) -> None:
     model: Any = Note
     assert findings() == []
     with changed(arrange, change, shape_for(model).functions()):
@@ -307,22 +318,6 @@ def assert_compared(name: str, change: str, arrange: psycopg.Connection[Any]) ->
         connections["default"].close()
         assert findings() == []
     assert check("--generate") == ("", 0)
-
-
-@pytest.mark.role_shape
-@pytest.mark.parametrize(("name", "change"), CHANGES[:4])
-def test_the_function_that_policies_call_is_compared(
-    name: str, change: str, arrange: psycopg.Connection[Any]
-) -> None:
-    assert_compared(name, change, arrange)
-
-
-@pytest.mark.sealed_shape
-@pytest.mark.parametrize(("name", "change"), CHANGES[4:])
-def test_the_function_that_verifies_seals_is_compared(
-    name: str, change: str, arrange: psycopg.Connection[Any]
-) -> None:
-    assert_compared(name, change, arrange)
 
 
 @pytest.mark.role_shape

@@ -249,23 +249,6 @@ def test_a_savepoint_undoes_any_error(statement: str, first: bool, wire: Wire) -
     assert written() == (["after"] if first else ["after", "kept"])
 
 
-@pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize("statement", BROKEN)
-def test_an_error_ends_the_transaction_it_is_in(statement: str, wire: Wire) -> None:
-    connection = connections[ALIAS]
-    connection.set_autocommit(False)
-    try:
-        with pytest.raises((ProgrammingError, DataError)):
-            fail(statement)
-        with pytest.raises(InternalError, match="current transaction is aborted"):
-            read()
-        connection.rollback()
-        assert read() == [(1,)]
-        connection.rollback()
-    finally:
-        connection.set_autocommit(True)
-
-
 def test_what_the_server_has_parsed_once_shares_a_message_with_the_savepoint(wire: Wire) -> None:
     def save(text: str | int) -> list[str]:
         wire.clear()
@@ -429,15 +412,18 @@ def declare_broken(connection: Any) -> None:
 
 
 @pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize("fail_first", [stream_broken, copy_broken, declare_broken])
-def test_an_error_ends_the_transaction_whatever_sent_it(
-    fail_first: Callable[[Any], None], wire: Wire
+@pytest.mark.parametrize("broken", [*BROKEN, stream_broken, copy_broken, declare_broken])
+def test_an_error_ends_the_transaction_it_is_in(
+    broken: str | Callable[[Any], None], wire: Wire
 ) -> None:
     connection = connections[ALIAS]
     connection.set_autocommit(False)
     try:
-        with pytest.raises((ProgrammingError, psycopg.errors.SyntaxError)):
-            fail_first(connection)
+        with pytest.raises((ProgrammingError, DataError, psycopg.errors.SyntaxError)):
+            if isinstance(broken, str):
+                fail(broken)
+            else:
+                broken(connection)
         with pytest.raises(InternalError, match="current transaction is aborted"):
             read()
         connection.rollback()
