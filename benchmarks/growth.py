@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -331,14 +332,12 @@ DIMENSIONS: dict[str, Callable[[Limits], Steps]] = {
 
 
 def exponent(steps: Sequence[Step], name: str) -> float:
-    """Return e where the time grows like n to the power of e, by least squares."""
-    points = [
-        (math.log(size), math.log(outcome[name].microseconds.median)) for size, outcome in steps
-    ]
-    middle_x = sum(x for x, _ in points) / len(points)
-    middle_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - middle_x) ** 2 for x, _ in points)
-    return sum((x - middle_x) * (y - middle_y) for x, y in points) / spread if spread else 0.0
+    """Return e where the time grows like n to the power of e, by least squares; 0 for one size."""
+    sizes = [math.log(size) for size, _ in steps]
+    if len({*sizes}) < 2:
+        return 0.0
+    times = [math.log(outcome[name].microseconds.median) for _, outcome in steps]
+    return statistics.linear_regression(sizes, times).slope
 
 
 def run(name: str, limits: Limits) -> dict[str, Any]:
