@@ -206,9 +206,9 @@ class RLSTenantInlineMixin(TenantOptions, InlineModelAdmin):  # type: ignore[typ
     def belongs_to_a_tenant(self) -> bool:
         """Whether the row that these belong to is the tenant itself."""
         field = self.tenant_field
-        key = issubclass(self.formset, forms.BaseInlineFormSet) and (self.fk_name or field.name)
         return bool(
-            key == field.name
+            issubclass(self.formset, forms.BaseInlineFormSet)
+            and (self.fk_name or field.name) == field.name
             and field.remote_field
             and issubclass(self.parent_model, field.remote_field.model)
         )
