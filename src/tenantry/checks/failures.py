@@ -8,6 +8,10 @@ from typing import Any
 from django.db import Error, NotSupportedError
 
 from ..policies.predicates import readable
+from .findings import Finding
+
+# Of tables, columns, functions and schemas that are not there.
+MISSING = {"42P01", "42703", "42883", "3F000"}
 
 GENERAL = "let the role that serves requests connect, read the catalogs and select from the tables"
 
@@ -44,6 +48,25 @@ STATEMENTS = [
     ("42", r"does not exist", "run makemigrations and migrate"),
     ("3F", r"", "run makemigrations and migrate"),
 ]
+
+
+def is_missing(error: Error) -> bool:
+    """Return whether what a database was asked about is not there."""
+    return getattr(error.__cause__, "sqlstate", None) in MISSING
+
+
+def unchecked(
+    connection: Any,
+    subject: str,
+    error: Error,
+    failed: str = "could not be checked",
+    *,
+    awaited: bool = False,
+) -> Finding:
+    """Return the finding that something could not be checked."""
+    reason = " ".join(str(error).split())
+    advice = advice_for(connection, error)
+    return Finding("tenantry.E190", subject, f"{failed}: {reason}", advice, awaited)
 
 
 def advice_for(connection: Any, error: Error) -> str:

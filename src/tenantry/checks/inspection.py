@@ -15,7 +15,7 @@ from ..protected import external_column
 from ..routing import is_placed
 from .admin import inspect_admin, inspect_app
 from .bodies import inspect_bodies
-from .failures import advice_for
+from .failures import unchecked
 from .findings import Finding
 from .foreign import inspect_foreign
 from .hanging import inspect_hanging
@@ -136,13 +136,5 @@ def run(
         with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
             found.extend(check(cursor))
     except Error as error:
-        reason = " ".join(str(error).split())
-        found.append(
-            Finding(
-                "tenantry.E190",
-                subject,
-                f"{failed}: {reason}",
-                advice_for(connection, error),
-            )
-        )
+        found.append(unchecked(connection, subject, error, failed))
     return found

@@ -9,12 +9,13 @@ from typing import Any
 from django.apps import apps
 from django.core.checks import CheckMessage
 from django.core.exceptions import FieldDoesNotExist
-from django.db import Error
+from django.db import Error, transaction
 
 from ..declared import constraints_of
 from ..dependents import concrete_target, protecting_links
 from .columns import inspect_columns
 from .deletion import inspect_actions
+from .failures import is_missing, unchecked
 from .findings import Finding
 from .migrations import Migrations
 from .models import has_other_key
@@ -81,20 +82,26 @@ def inspect_comparable(
     connection: Any, cursor: Any, model: Any, relatives: Iterable[Relative], migrations: Migrations
 ) -> Iterator[Finding]:
     """Yield findings about policies that differ, or cannot be compared because of their model."""
+    subject = f"table {model._meta.db_table}"
     try:
-        yield from awaited(inspect_policies(connection, cursor, model), model, migrations)
-        for each in relatives:
-            yield from inspect_relatives_policies(connection, cursor, model, each)
-    except Error:
-        if not has_other_key(model):
+        # So that more can be asked after an error.
+        with transaction.atomic(using=connection.alias):
+            yield from awaited(inspect_policies(connection, cursor, model), model, migrations)
+            for each in relatives:
+                yield from inspect_relatives_policies(connection, cursor, model, each)
+    except Error as error:
+        if has_other_key(model):
+            return
+        if not is_missing(error):
             raise
+        yield unchecked(connection, subject, error, awaited=migrations.protects(model))
     except (AttributeError, FieldDoesNotExist) as error:
         # Django's own checks of models say more, if nothing here is raised.
         reasons = [(each.msg, each.hint) for each in problems_of(model)]
         for reason, hint in reasons or [(str(error), "see what manage.py check says of it")]:
             yield Finding(
                 "tenantry.E190",
-                f"table {model._meta.db_table}",
+                subject,
                 f"could not be compared with its model: {reason.rstrip('.')}",
                 f"correct the model: {str(hint).rstrip('.')}",
             )
