@@ -62,6 +62,8 @@ class SchemaEditorMixin(NewTablesMixin, ColumnsMixin):
         they ask: what Django 5.2 writes to delete a model drops it first, and no constraint.
         """
         if field.db_parameters(self.connection)["type"] is not None:
+            # For every model: what AddRLSPolicy has made leaves no trace in the state, and the
+            # policy of a table that the state lacks may name any column.
             table = self.quote_name(model._meta.db_table)
             stays = has_constraint(model) and not is_asked(model, field)
             sql = let_go(table, field.column, of_others=stays)
