@@ -171,8 +171,8 @@ RELIED_ON: dict[Any, str] = {
     base: "TIMESTAMPTZ_OID",
     base.CursorMixin: "callproc",
     base.DatabaseWrapper: """
-        _close _configure_connection _configure_role _configure_timezone _cursor _savepoint
-        _savepoint_commit _savepoint_rollback
+        _close _commit _configure_connection _configure_role _configure_timezone _cursor _rollback
+        _savepoint _savepoint_commit _savepoint_rollback
     """,
     postgis.DatabaseWrapper: "_type_infos",
     creation.DatabaseCreation: "_execute_create_test_db",

@@ -283,12 +283,27 @@ def test_a_forked_process_leaves_the_server_session_to_its_parent(
     def other() -> bool:
         return session() != parents
 
+    def left() -> bool:
+        refused()
+        block.__exit__(None, None, None)
+        with transaction.atomic(using=using):
+            return other()
+
+    def left_alone(error: Exception | None) -> bool:
+        block.__exit__(type(error) if error else None, error, None)
+        return connections[using].connection is None and other()
+
     parents = session()
     assert in_child(other)
-    with transaction.atomic(using=using):
+    with (block := transaction.atomic(using=using)):
         Shared.objects.using(using).create(text="the parent's")
         assert session() == parents
         assert in_child(refused)
+        assert in_child(left)
+        assert in_child(lambda: not connections[using].is_usable())
+        assert in_child(lambda: left_alone(None))
+        assert in_child(lambda: left_alone(ValueError()))
+        assert Shared.objects.using(using).exists()
     assert Shared.objects.using(using).get().text == "the parent's"
     assert session() == parents
     with connections[using].cursor() as cursor:

@@ -12,9 +12,9 @@ from typing import Any
 
 
 def leave_to_parent(wrapper: Any) -> None:
-    """Close the connection of `wrapper` as ``close()`` does, but without a word to the server."""
+    """Close a parent's connection as ``close()`` does, but without a word to the server."""
     connection = wrapper.connection
-    if connection is None:
+    if connection is None or wrapper.process == os.getpid():
         return
     if not connection.closed:
         # libpq says goodbye, which would end the session.
@@ -24,7 +24,11 @@ def leave_to_parent(wrapper: Any) -> None:
     # Not to a pool, whose threads have stayed with the parent.
     wrapper.cursors.clear()
     wrapper.run_on_commit = []
+    # The end of a block that has begun in the parent makes no connection, and the next one, which
+    # Django's connect() prepares, is in none.
+    wrapper.closed_in_transaction = True
+    wrapper.prepared = False
     if wrapper.in_atomic_block:
-        wrapper.closed_in_transaction = wrapper.needs_rollback = True
+        wrapper.needs_rollback = True
     else:
         wrapper.connection = None

@@ -284,14 +284,14 @@ class PoolingMixin(Base):  # type: ignore[misc]
     @async_unsafe
     def close(self) -> None:
         """Close the connection as Django does; the next one is prepared anew."""
-        if self.process != os.getpid():
-            leave_to_parent(self)
+        leave_to_parent(self)
         # A transaction may have been open, whose state Django's connect() clears.
         self.prepared = False
         super().close()
 
     def is_usable(self) -> bool:
         """Return whether the database answers, with a checkout if there is none."""
+        leave_to_parent(self)
         self.taken += 1
         try:
             if self.prepared:
@@ -326,9 +326,18 @@ class PoolingMixin(Base):  # type: ignore[misc]
             # Also where a hook of on_commit() raises.
             self.return_connection()
 
+    def _commit(self) -> None:
+        if self.process != os.getpid():
+            leave_to_parent(self)
+        super()._commit()
+
+    def _rollback(self) -> None:
+        leave_to_parent(self)
+        super()._rollback()
+
     def _cursor(self, name: str | None = None) -> Any:
-        # Here, as uWSGI tells nobody in Python that it has forked. Asked without a call, for each
-        # statement comes here.
+        # Here, as uWSGI tells nobody in Python that it has forked. Asked without a call, like
+        # above, for each statement comes here.
         if self.process != os.getpid():
             leave_to_parent(self)
         self.taken += 1
