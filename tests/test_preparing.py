@@ -262,3 +262,21 @@ def test_what_is_for_a_whole_session(
         # Not even prepared.
         cursor.execute(prepared)
         assert cursor.fetchone() == before
+
+
+def test_a_pooler_that_follows_no_prepared_statements_is_named(
+    alias: Add, tenants: Tenants
+) -> None:
+    """Other clients have the server session in between, and it the statements of all of them."""
+    one, two = (alias("pooled", {**OPTIONS, "prepare_threshold": 0}) for _ in range(2))
+    advice = "\nA transaction pooler that does not follow .* or remove prepare_threshold from"
+    run(one, "SELECT %s::int", [1], many=False)
+    with pytest.raises(ProgrammingError, match=f"already exists{advice}") as raised:
+        run(two, "SELECT %s::text", [1], many=False)
+    assert isinstance(raised.value.__cause__, psycopg.errors.DuplicatePreparedStatement)
+    with connections["pooled"].cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    with pytest.raises(ProgrammingError, match=f"does not exist{advice}") as raised:
+        run(one, "SELECT %s::int", [1], many=False)
+    assert isinstance(raised.value.__cause__, psycopg.errors.InvalidSqlStatementName)
+    assert str(raised.value).count("\n") == 1

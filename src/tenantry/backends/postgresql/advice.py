@@ -22,6 +22,10 @@ T = TypeVar("T")
 # A token as seal.py makes it, but for the tenant at its end.
 TOKEN = re.compile(r"1:[0-9a-f]{16}:[0-9]+:[a-z0-9_]*:[0-9a-f]{64}(?=:)")
 UNSEALED = "The policies are not sealed yet; run makemigrations and migrate"
+UNFOLLOWED = (
+    "A transaction pooler that does not follow prepared statements has changed the server session;"
+    " set its max_prepared_statements, or remove prepare_threshold from OPTIONS in DATABASES"
+)
 NO_TENANT = "No tenant is current; open tenant_context() around what writes the row"
 
 
@@ -44,6 +48,14 @@ def lacks_verifier(error: Error) -> bool:
         return False
     # The message is the server's, in any language.
     return sealed_function(settings.guc_prefix) in (error.diag.message_primary or "")
+
+
+def tell_of_pooler(error: Error) -> None:
+    """Add what to do to an error that a server session has other prepared statements than known."""
+    is_name = isinstance(error, errors.InvalidSqlStatementName | errors.DuplicatePreparedStatement)
+    # As psycopg names them.
+    if is_name and '"_pg3_' in (error.diag.message_primary or ""):
+        error.args = (f"{error}\n{UNFOLLOWED}", *error.args[1:])
 
 
 def advised(error: Error, binding: Binding) -> Error:

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.pq import ConnStatus, ExecStatus, PipelineStatus
 
 from ...mixins import Base
+from .advice import tell_of_pooler
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -110,6 +111,7 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
         try:
             super()._process_results(queued, results if queued else results[-1:])
         except psycopg.Error as error:
+            tell_of_pooler(error)
             if error.diag.severity_nonlocalized in ENDINGS:
                 self.ending = error
             raise
