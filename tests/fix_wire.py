@@ -26,6 +26,8 @@ class Wire:
     round_trips: int = 0
     # The major version that the server is made to announce, such as b"14".
     announced: bytes = b""
+    # Whether what a Sync ends is passed on with it, so that the server says nothing before it.
+    waits_for_sync: bool = False
 
     def clear(self) -> None:
         """Forget what was seen."""
@@ -87,12 +89,16 @@ def forwarding(source: socket.socket, target: socket.socket) -> Iterator[None]:
 
 def record_client(wire: Wire, client: socket.socket, server: socket.socket) -> None:
     messages = Messages(untyped=1)
+    kind, waiting = "startup", b""
     with forwarding(client, server):
         while data := client.recv(65536):
-            wire.messages.extend(
-                message for message in messages.feed(data) if message[0] not in ("startup", "p")
-            )
-            server.sendall(data)
+            for kind, body in messages.feed(data):
+                if kind not in ("startup", "p"):
+                    wire.messages.append((kind, body))
+            waiting += data
+            if not (wire.waits_for_sync and (kind in "PBDE" or messages.buffer)):
+                server.sendall(waiting)
+                waiting = b""
 
 
 def record_server(wire: Wire, client: socket.socket, server: socket.socket) -> None:
