@@ -63,8 +63,10 @@ def test_what_a_loop_left_open_the_next_one_closes(tenants: Tenants) -> None:
     assert loop not in loops._loops
 
 
+# Whose tasks are cancelled at once, or the one that connects shortly before the others.
+@pytest.mark.parametrize("early", [False, True])
 def test_a_loop_ends_while_its_pool_connects(
-    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+    early: bool, tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def leave() -> None:
         connecting = asyncio.Event()
@@ -79,6 +81,11 @@ def test_a_loop_ends_while_its_pool_connects(
             await connecting.wait()
         # It got the connection that came back; the pool goes on to make another one.
         await task
+        for each in asyncio.all_tasks() if early else ():
+            if "worker" in each.get_name():
+                each.cancel()
+        for _ in range(2 * early):
+            await asyncio.sleep(0)
 
     thread = threading.Thread(target=lambda: asyncio.run(leave()), daemon=True)
     thread.start()

@@ -58,7 +58,7 @@ class LoopPool(AsyncConnectionPool[Any]):
 
     async def schedule_task(self, task: Any, delay: float) -> None:
         """Run a task later; see ``AsyncConnectionPool.schedule_task``."""
-        # The scheduler is cancelled too. In Python 3.11 it would go on if it were woken as well.
+        # The scheduler is cancelled too. In Python 3.11 it would go on if this woke it just before.
         if not is_cancelled():
             await super().schedule_task(task, delay)
 
