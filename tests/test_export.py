@@ -276,11 +276,15 @@ def test_the_next_keys_are_new_in_another_database(
     command("export_tenant", key, "--output", path)
     for tenant in (a, b):
         command("delete_tenant", tenant.pk, "--yes", "--also", "app.Shared")
-    for sequence in ("app_tenant_id_seq", "app_author_id_seq", "app_note_id_seq"):
-        superuser.execute(f"ALTER SEQUENCE {sequence} RESTART".encode())
-    command("import_tenant", path, "--database", "owner", "--dry-run")
-    assert superuser.execute("SELECT last_value FROM app_note_id_seq").fetchone() == (1,)
-    command("import_tenant", path, "--database", "owner")
+    # One of them stands at the key of the imported row, and has not given it.
+    for sequence, start in (("app_tenant", 1), ("app_author", 2), ("app_note", 1)):
+        superuser.execute(f"ALTER SEQUENCE {sequence}_id_seq RESTART WITH {start}".encode())
+    # Models that the other one has besides are no obstacle.
+    more = "INSERT INTO django_content_type (app_label, model) VALUES ('more', 'more')"
+    with broken(superuser, more, "DELETE FROM django_content_type WHERE app_label = 'more'"):
+        command("import_tenant", path, "--database", "owner", "--dry-run")
+        assert superuser.execute("SELECT last_value FROM app_note_id_seq").fetchone() == (1,)
+        command("import_tenant", path, "--database", "owner")
     with tenant_context(key):
         new = Note.objects.create(title="new"), Author.objects.create(name="new")
     last = superuser.execute("SELECT max(id) FROM app_note").fetchone()
@@ -347,9 +351,9 @@ def gone(library: Tenants, tmp_path: Path) -> tuple[Tenant, list[Any], Path]:
 Gone = tuple[Tenant, list[Any], Path]
 
 
-def refused(path: Path, message: str, alias: str = "owner") -> None:
+def refused(path: Path, message: str, *options: str, alias: str = "owner") -> None:
     with pytest.raises(CommandError, match=message) as caught:
-        command("import_tenant", path, "--database", alias)
+        command("import_tenant", path, "--database", alias, *options)
     if "sequence" not in message and "cannot read" not in message:
         assert "nothing of it was imported" in str(caught.value)
 
@@ -429,7 +433,22 @@ def test_a_missing_row_of_a_shared_table_is_refused(
 ) -> None:
     _, _, path = gone
     superuser.execute("DELETE FROM app_document WHERE text LIKE 'A%'")
-    refused(path, "is not present in table .app_document.")
+    for options in (["--dry-run"], []):
+        refused(path, "is not present in table .app_document.", *options)
+
+
+def test_a_row_that_a_trigger_drops_is_missed(
+    gone: Gone, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    _, _, path = gone
+    before = contents()
+    how = (
+        "CREATE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER lose BEFORE INSERT ON app_payment FOR EACH ROW EXECUTE FUNCTION lose()"
+    )
+    with broken(arrange, how, "DROP FUNCTION lose CASCADE"):
+        refused(path, "has 2 rows of 'app_payment', of which 0 are the tenant's; see whether a tr")
+    assert contents() == before
 
 
 @pytest.mark.parametrize(
