@@ -12,7 +12,7 @@ from django.core import signing
 
 from ..binding import ADMIN, UNBOUND, Binding
 from ..conf import tenant_key
-from ..exceptions import InvalidEnvelopeError, InvalidTenantIdError, TenantIdTypeError
+from ..exceptions import InvalidEnvelopeError, InvalidTenantIdError
 
 SALT = "tenantry.envelope"
 VERSION = 1
@@ -62,7 +62,7 @@ def disclose(envelope: object, *address: str) -> Binding:
         return ADMIN
     try:
         return UNBOUND if tenant is None else Binding(tenant_key().parse(tenant))
-    except (InvalidTenantIdError, TenantIdTypeError) as error:
+    except InvalidTenantIdError as error:
         raise InvalidEnvelopeError(
             f"{about} has a tenant of an older type: {error}; enqueue the job again"
         ) from error
