@@ -165,17 +165,17 @@ def test_a_forged_task_does_not_run(tenants: Two, forged: object) -> None:
 
 def test_an_envelope_is_for_its_task_and_arguments(tenants: Two) -> None:
     with tenant_context(tenants[0].pk):
-        result = stored(titles, 1, b=[2.5, {"c": 1e16}])
+        result = stored(titles, 1, b=[2.5, {"long": 1, "c": 1e16}])
     for task, args, kwargs in (
-        (titles, (2,), {"b": [2.5, {"c": 1e16}]}),
-        (titles, (1,), {"b": [2.5, {"c": 1e17}]}),
+        (titles, (2,), {"b": [2.5, {"long": 1, "c": 1e16}]}),
+        (titles, (1,), {"b": [2.5, {"long": 1, "c": 1e17}]}),
         (titles, (1,), {}),
-        (write, (1,), {"b": [2.5, {"c": 1e16}]}),
+        (write, (1,), {"b": [2.5, {"long": 1, "c": 1e16}]}),
     ):
         with pytest.raises(InvalidEnvelopeError, match="another job, or for other arguments"):
             task.call(*args, **kwargs, **{ARGUMENT: result.kwargs[ARGUMENT]})
     # As PostgreSQL's jsonb gives it back.
-    same = {"b": [2.5, {"c": 10000000000000000}], ARGUMENT: result.kwargs[ARGUMENT]}
+    same = {"b": [2.5, {"c": 10000000000000000, "long": 1}], ARGUMENT: result.kwargs[ARGUMENT]}
     assert titles.call(1, **same) == ["A 1", "A 2"]
 
 
