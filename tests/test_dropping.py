@@ -120,6 +120,14 @@ BOOKS = (
     DeleteModel("Book"),
 )
 REPORTS = (RemoveField("report", "doc_ptr"), DeleteModel("Doc"), DeleteModel("Report"))
+# The child alone, where its parent is protected by something else from now on.
+CHANGED = (
+    RemoveField("report", "doc_ptr"),
+    RemoveConstraint("doc", "doc_rls"),
+    AddConstraint("doc", RLSConstraint(field="tenant", name="doc_rls")),
+    DeleteModel("Report"),
+    DeleteModel("Doc"),
+)
 LINES = (RemoveField("line", "up"), DeleteModel("Doc"), DeleteModel("Line"))
 
 
@@ -132,9 +140,10 @@ LINES = (RemoveField("line", "up"), DeleteModel("Doc"), DeleteModel("Line"))
             BOOKS,
         ),
         ((model("Doc", is_open=True), child("Report", "Doc")), REPORTS),
+        ((model("Doc", is_open=True), child("Report", "Doc")), CHANGED),
         ((model("Doc", is_open=False), line()), LINES),
     ],
-    ids=["books", "books of one tenant", "reports", "lines"],
+    ids=["books", "books of one tenant", "reports", "reports alone", "lines"],
 )
 def test_models_that_are_deleted_by_their_columns_first(
     made: Any, deletion: Any, tenants: Tenants, migrate_in_place: Migrate

@@ -65,6 +65,12 @@ FROM pg_class c WHERE oid = to_regclass(%(table)s)
   AND NOT EXISTS (SELECT FROM unnest(%(owners)s::text[]) owner
     LEFT JOIN pg_class o ON o.oid = to_regclass(owner) WHERE o.relrowsecurity IS NOT TRUE)"""
 
+# Whether a table that is there lacks one of the columns.
+LACKS = """\
+SELECT FROM pg_class c WHERE oid = to_regclass(%s) AND EXISTS (
+  SELECT FROM unnest(%s::text[]) name WHERE NOT EXISTS (
+    SELECT FROM pg_attribute WHERE attrelid = c.oid AND attname = name AND NOT attisdropped))"""
+
 
 def depend(table: str, references: Sequence[Reference], shape: Shape) -> str:
     """Return the SQL that shows rows of the quoted `table` with all rows that they refer to.

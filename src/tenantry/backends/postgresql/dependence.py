@@ -8,10 +8,24 @@ from typing import Any
 from django.core.exceptions import FieldDoesNotExist
 from django.db.backends.ddl_references import Statement, Table
 
-from ...dependents import dependents, has_constraint, policies_of, references_of, shape_of
+from ...dependents import (
+    dependents,
+    has_constraint,
+    links,
+    policies_of,
+    references_of,
+    shape_of,
+)
 from ...mixins import Base
 from ...opening import Opening
-from ...policies.references import IS_AS_WANTED, OF_DEPENDENTS, depend, independ, let_depend_anew
+from ...policies.references import (
+    IS_AS_WANTED,
+    LACKS,
+    OF_DEPENDENTS,
+    depend,
+    independ,
+    let_depend_anew,
+)
 from ...routing import is_migrated
 from ...statements import DeferredProtection
 
@@ -55,8 +69,21 @@ class DependenceMixin(Base):  # type: ignore[misc]
         """Protect what depends on `model`, which `loses` its protection or gets one."""
         apps = model._meta.apps
         for dependent in dict.fromkeys(dependents(model, apps)):
-            if is_migrated(self.connection, dependent):
+            if is_migrated(self.connection, dependent) and self.is_linked(dependent):
                 self.hang(dependent, apps, loses=loses)
+
+    def is_linked(self, model: Any) -> bool:
+        """Return whether the table of `model` has the columns by which it hangs on others.
+
+        What deletes a child may drop the link to its parent first, of which Django's model goes on
+        to speak. SQL that is only collected has dropped and renamed none.
+        """
+        if self.collect_sql:
+            return True
+        columns = [link.column for link in links(model)]
+        with self.connection.cursor() as cursor:
+            cursor.execute(LACKS, [self.quote_name(model._meta.db_table), columns])
+            return cursor.fetchone() is None
 
     def hang(self, model: Any, apps: Any, *, loses: bool) -> None:
         """Protect the table of `model` by what it refers to that is protected now, or not at all.
