@@ -63,6 +63,11 @@ def test_what_is_broken_is_found_with_the_fix(name: str, arrange: psycopg.Connec
 NOTE = 'ALTER TABLE "app_note" '
 TENANT = 'ALTER TABLE "app_tenant" '
 NONE = "so that its rows may refer to none, and get into the hands of whoever gets the same key"
+# As servers before 18 can do no other.
+IF_18 = """DO $$ BEGIN
+  IF current_setting('server_version_num')::int < 180000 THEN {};
+  ELSE EXECUTE '{}'; END IF;
+END $$"""
 # Of the column that says whose a row is: what it loses, the table, and what is said.
 LOSES = {
     "W115": (
@@ -70,6 +75,13 @@ LOSES = {
         "app_note",
         "has the column tenant_id, which may be null though the model says no, and no tenant sees a"
         f' row where it is; fill it, and run {NOTE}ALTER COLUMN "tenant_id" SET NOT NULL',
+    ),
+    "W115 of old rows": (
+        "ALTER TABLE app_note ALTER tenant_id DROP NOT NULL; "
+        + IF_18.format("NULL", "ALTER TABLE app_note ADD NOT NULL tenant_id NOT VALID"),
+        "app_note",
+        f"which may be null though the model says no, and no tenant sees a row where it is; fill"
+        f' it, and run {NOTE}ALTER COLUMN "tenant_id" SET NOT NULL',
     ),
     "W115 default": (
         "ALTER TABLE app_note ALTER tenant_id DROP DEFAULT",
@@ -98,6 +110,14 @@ LOSES = {
         "ALTER TABLE app_note DISABLE TRIGGER ALL",
         "app_note",
         f"which is disabled, {NONE}; as a superuser, run {NOTE}ENABLE TRIGGER ALL and {TENANT}",
+    ),
+    "W116 not enforced": (
+        IF_18.format(
+            "ALTER TABLE app_note DISABLE TRIGGER ALL",
+            "ALTER TABLE app_note ALTER CONSTRAINT {} NOT ENFORCED",
+        ),
+        "app_note",
+        f", {NONE}; as a superuser, run {NOTE}",
     ),
     "W116 triggers of the other table": (
         "ALTER TABLE app_tenant DISABLE TRIGGER ALL",

@@ -21,9 +21,12 @@ from .policies import flat, shape_for
 from .samekeys import KEYS
 from .unique import field_of_tenant
 
-# A constraint that has looked at all rows is as good as NOT NULL.
+# A constraint that has looked at all rows is as good as NOT NULL. From 18 on that is one, too (type
+# n), and may not have looked.
 COLUMNS = """\
-SELECT attname::text, attnotnull OR EXISTS (SELECT FROM pg_constraint
+SELECT attname::text, attnotnull AND NOT EXISTS (SELECT FROM pg_constraint
+    WHERE conrelid = attrelid AND contype = 'n' AND NOT convalidated AND conkey = ARRAY[attnum])
+  OR EXISTS (SELECT FROM pg_constraint
     WHERE conrelid = attrelid AND contype = 'c' AND convalidated AND conkey = ARRAY[attnum]
       AND pg_get_expr(conbin, conrelid) = format('(%%I IS NOT NULL)', attname)),
   atthasdef
@@ -96,16 +99,19 @@ def inspect_key(connection: Any, cursor: Any, model: Any, field: Any) -> Iterato
     }
     if any(is_on and is_valid for is_valid, is_on in found.values()):
         return
+    # One that is not enforced has no triggers.
+    how = {
+        True: ("not validated", "VALIDATE CONSTRAINT {}"),
+        False: ("disabled", f"ENABLE TRIGGER ALL and ALTER TABLE {target} ENABLE TRIGGER ALL"),
+        None: ("not enforced", "ALTER CONSTRAINT {} ENFORCED"),
+    }
     for name, (_, is_on) in found.items():
-        what, how = "not validated", f"VALIDATE CONSTRAINT {readable(name)}"
-        if not is_on:
-            what = "disabled"
-            how = f"ENABLE TRIGGER ALL and ALTER TABLE {target} ENABLE TRIGGER ALL"
+        state, fix = how[is_on]
         yield Finding(
             "tenantry.W116",
             subject,
-            f"has the foreign key {name}, which is {what}, so that its rows {harm}",
-            f"as a superuser, run ALTER TABLE {table} {how}",
+            f"has the foreign key {name}, which is {state}, so that its rows {harm}",
+            f"as a superuser, run ALTER TABLE {table} {fix.replace('{}', readable(name))}",
         )
     if not found:
         yield Finding(
