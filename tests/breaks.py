@@ -530,6 +530,20 @@ BREAKS = {
         "role app",
         "starts every session as the role 'owner', and not as the one that logs in",
     ),
+    "W134": (
+        "ALTER ROLE app SET session_replication_role = replica",
+        "ALTER ROLE app RESET session_replication_role",
+        "role app",
+        "starts every session with session_replication_role = replica, in which PostgreSQL checks"
+        " no foreign keys, those of SameTenant among them; run ALTER ROLE app RESET session_repl",
+    ),
+    "W134 by a privilege": (
+        f"{OTHER}; GRANT SET ON PARAMETER session_replication_role TO other",
+        "REVOKE SET ON PARAMETER session_replication_role FROM other; " + NO_OTHER,
+        "role app",
+        "may set session_replication_role, and so keep PostgreSQL from checking foreign keys, those"
+        " of SameTenant among them; run REVOKE SET ON PARAMETER session_replication_role FROM app,",
+    ),
     "E101": (
         "ALTER ROLE app SUPERUSER",
         "ALTER ROLE app NOSUPERUSER",

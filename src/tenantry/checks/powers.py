@@ -44,6 +44,12 @@ WHERE r.oid = ANY(%(roles)s::oid[]) AND NOT rolsuper
   AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)
   AND has_any_column_privilege(r.oid, 'pg_catalog.' || kept, 'SELECT')"""
 
+# Triggers check foreign keys, and as a replica a session has none.
+REPLICA = """\
+SELECT session_user::text FROM unnest(%(roles)s::oid[]) role
+WHERE has_parameter_privilege(role, 'session_replication_role', 'SET')
+  AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) LIMIT 1"""
+
 # For every role that the session can become. PUBLIC has this privilege until somebody revokes it.
 TEMPORARY = """\
 SELECT quote_ident(current_database()),
@@ -70,7 +76,7 @@ GROUP BY kind, name ORDER BY kind, name"""
 
 
 def inspect_powers(cursor: Any) -> Iterator[Finding]:
-    """Yield a finding for each way in which the role reads rows without a query."""
+    """Yield a finding for each way in which the role gets around policies and foreign keys."""
     cursor.execute(POWERS)
     for name, replicating, others in cursor.fetchall():
         subject = f"role {name}"
@@ -110,6 +116,16 @@ def inspect_powers(cursor: Any) -> Iterator[Finding]:
             "may read the statistics of the server, which hold the most common values of all"
             " tenants' rows, and to which no policy applies",
             f"run REVOKE {what} FROM {readable(name)}, or from the role through which it has it",
+        )
+    cursor.execute(REPLICA, {"roles": roles})
+    for (name,) in cursor.fetchall():
+        yield Finding(
+            "tenantry.W134",
+            f"role {name}",
+            "may set session_replication_role, and so keep PostgreSQL from checking foreign keys,"
+            " those of SameTenant among them",
+            f"run REVOKE SET ON PARAMETER session_replication_role FROM {readable(name)}, or from"
+            " the role through which it may",
         )
 
 

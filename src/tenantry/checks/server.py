@@ -30,12 +30,13 @@ FROM pg_db_role_setting CROSS JOIN unnest(setconfig) setting
 LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d ON d.oid = setdatabase
 WHERE (setrole = 0 OR rolname = session_user)
   AND (setdatabase = 0 OR datname = current_database())
-  AND (setting LIKE 'role=%%' OR starts_with(setting, %s))
+  AND (setting LIKE 'role=%%' OR setting = 'session_replication_role=replica'
+    OR starts_with(setting, %s))
 ORDER BY 1, 3"""
 
 
 def inspect_defaults(cursor: Any) -> Iterator[Finding]:
-    """Yield a finding for each default that binds sessions, or gives them another role."""
+    """Yield a finding for each default that binds sessions, or changes what holds in them."""
     prefix = rls_tenants().guc_prefix
     cursor.execute(DEFAULTS, [f"{prefix}."])
     found = cursor.fetchall()
@@ -47,6 +48,14 @@ def inspect_defaults(cursor: Any) -> Iterator[Finding]:
                 subject,
                 f"{begin} every session as the role {value!r}, and not as the one that logs in",
                 f"run {alter} RESET role, and log in as the role that is meant",
+            )
+        elif name == "session_replication_role":
+            yield Finding(
+                "tenantry.W134",
+                subject,
+                f"{begin} every session with session_replication_role = replica, in which"
+                " PostgreSQL checks no foreign keys, those of SameTenant among them",
+                f"run {alter} RESET session_replication_role",
             )
         else:
             yield Finding(
