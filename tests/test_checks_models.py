@@ -18,7 +18,7 @@ from django.db.models.functions import Lower
 from django.test import override_settings
 from django.test.utils import isolate_apps
 
-from tenantry import RLSConstraint, RLSProtectedModel, SameTenant, constraints
+from tenantry import CurrentTenant, RLSConstraint, RLSProtectedModel, SameTenant, constraints
 from tenantry.checks.models import inspect_models
 from tenantry.checks.registry import check_labels
 from tenantry.constraints import check_installed
@@ -315,6 +315,15 @@ def test_what_goes_with_rows_of_its_own_tenant_is_not_found(name: str) -> None:
         "Child", (Item,), {"link": link, "Meta": type("Meta", (), {"app_label": "app"})} | MODULE
     )
     assert found(child) == []
+
+
+@isolate_apps("tests.app")
+def test_what_is_the_tenants_of_the_binding_after_a_deletion_is_found() -> None:
+    key = models.ForeignKey(Tenant, action("DB_SET_DEFAULT"), db_default=CurrentTenant())
+    ((identifier, text),) = found(model({"tenant": key}, constraints=[policy()]))
+    assert identifier == "tenantry.W152"
+    assert text.startswith("has on_delete=DB_SET_DEFAULT on tenant: PostgreSQL applies no policies")
+    assert text.endswith("let Django do it, by on_delete=CASCADE or PROTECT")
 
 
 @isolate_apps("tests.app")

@@ -32,16 +32,24 @@ def free_keys(model: Model) -> Iterator[Any]:
     constraints = model._meta.constraints
     kept = {each.field for each in constraints if isinstance(each, SameTenant)}
     # By these a row has the tenant of the one that it refers to, or names the tenant itself.
-    kept |= {each.way.partition("__")[0] for each in constraints_of(model)}
-    kept |= {link.name for link in [*model._meta.parents.values(), *links(model)] if link}
+    own = {each.way.partition("__")[0] for each in constraints_of(model)}
+    own |= {link.name for link in [*model._meta.parents.values(), *links(model)] if link}
     for field in model._meta.local_concrete_fields:
-        if field.is_relation and field.name not in kept:
+        if field.is_relation and field.name not in kept and (field.name not in own or moves(field)):
             yield field
 
 
 def is_done_by_database(field: Any) -> bool:
     """Return whether the model says what the database does; it can since Django 6.1."""
     return hasattr(field.remote_field.on_delete, "on_delete_sql")
+
+
+def moves(field: Any) -> bool:
+    """Return whether the database lets a row refer to a default if what it refers to is deleted.
+
+    Where that is the tenant, the row is then the one's of the binding, or the default's.
+    """
+    return is_done_by_database(field) and field.remote_field.on_delete.__name__ == "DB_SET_DEFAULT"
 
 
 def inspect_deletion(model: Model) -> Iterator[Finding]:
@@ -96,6 +104,9 @@ def inspect_path(model: Model) -> Iterator[Finding]:
 def fix_of_deletion(model: Model, field: Any) -> str:
     """Return what keeps a foreign key from reaching rows of other tenants."""
     name = field.remote_field.on_delete.__name__.removeprefix("DB_")
+    if moves(field):
+        # Django's SET_DEFAULT takes no default of the database.
+        name = "CASCADE or PROTECT"
     to = field.remote_field.model
     # What is no model yet, Django names.
     if isinstance(to, str) or None in {tenant_field(model), tenant_field(to._meta.concrete_model)}:
