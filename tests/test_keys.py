@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tenantry.exceptions import InvalidTenantIdError, TenantIdTypeError, TenantryError
 from tenantry.keys import KEY_TYPES, TenantKey, key_type_of
-from tests.app.models import Tenant
+from tests.app.models import Tenant, User
 
 A_UUID = uuid.UUID("0f8fad5b-d9cb-469f-a165-70867728950e")
 each_key = pytest.mark.parametrize("sql_type", KEY_TYPES)
@@ -236,10 +236,13 @@ def test_none_is_refused_with_the_way_to_run_unbound(sql_type: str) -> None:
 
 
 @each_key
-@pytest.mark.parametrize("tenant", [Tenant(pk=1, name="A"), Tenant()], ids=["saved", "new"])
-def test_a_model_instance_is_refused_with_its_pk_as_the_fix(sql_type: str, tenant: Tenant) -> None:
-    with pytest.raises(TenantIdTypeError, match=r"not the instance <Tenant: .*>; pass its \.pk"):
-        TenantKey(sql_type).parse(tenant)
+@pytest.mark.parametrize(
+    "instance", [Tenant(pk=1, name="A"), Tenant(), User(pk=2)], ids=["saved", "new", "of a tenant"]
+)
+def test_a_model_instance_is_refused_with_the_key_to_pass(sql_type: str, instance: Any) -> None:
+    message = rf"not the instance <{type(instance).__name__}: .*>; pass the tenant's \.pk"
+    with pytest.raises(TenantIdTypeError, match=message):
+        TenantKey(sql_type).parse(instance)
 
 
 @pytest.mark.parametrize(

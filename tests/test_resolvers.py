@@ -788,7 +788,7 @@ def test_a_binding_of_a_resolver_has_a_key(tenants: Tenants) -> None:
 
     assert (resolved(7), resolved("7"), resolved(None)) == (7, 7, None)
     assert believed(Binding("7")) == Binding(7)
-    with pytest.raises(TenantIdTypeError, match=r"not the instance .*; pass its \.pk"):
+    with pytest.raises(TenantIdTypeError, match=r"not the instance .*; pass the tenant's \.pk"):
         resolved(tenants[0])
     with pytest.raises(InvalidTenantIdError, match="'seven' is not a decimal number"):
         resolved("seven")

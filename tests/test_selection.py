@@ -124,7 +124,7 @@ def test_what_can_be_no_key_is_denied(wrong: Any, key_type: str, users: dict[str
 def test_an_instance_is_a_mistake(users: dict[str, Any], tenants: Tenants) -> None:
     request: Any = RequestFactory().post("/")
     request.user = users["a"]
-    with pytest.raises(TenantIdTypeError, match=r"not the instance .*; pass its \.pk"):
+    with pytest.raises(TenantIdTypeError, match=r"not the instance .*; pass the tenant's \.pk"):
         tenantry.switch_tenant(request, tenants[0])
 
 

@@ -42,7 +42,8 @@ class TenantKey:
             )
         if isinstance(value, models.Model):
             raise TenantIdTypeError(
-                f"tenant_id must be a primary key, not the instance {value!r}; pass its .pk"
+                f"tenant_id must be the primary key of a tenant, not the instance {value!r}; pass"
+                " the tenant's .pk"
             )
         return _PARSERS[self.sql_type](self, value)
 
