@@ -105,7 +105,11 @@ def test_rows_of_other_tables_stop_it(library: Tenants, contents: Read) -> None:
 
 @pytest.mark.parametrize(
     ("label", "message"),
-    [("app.Nonsense", "which is not a model"), ("Shared", "a model"), ("app.Note", "or it is pro")],
+    [
+        ("app.Nonsense", "which is not a model"),
+        ("Shared", "which is not a model; name it as app_label.Model"),
+        ("app.Note", "or it is pro"),
+    ],
 )
 def test_what_goes_too_must_refer_to_a_tenant(label: str, message: str, library: Tenants) -> None:
     with pytest.raises(CommandError, match=message):

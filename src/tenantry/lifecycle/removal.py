@@ -74,7 +74,7 @@ class Removal:
                 model: Any = apps.get_model(label)
             except (LookupError, ValueError) as error:
                 raise CommandError(
-                    f"--also names {label!r}, which is not a model: {error}"
+                    f"--also names {label!r}, which is not a model; name it as app_label.Model"
                 ) from error
             name = model._meta.db_table
             # As the references have it: with a schema, and in quotes, where it needs that.
