@@ -52,7 +52,8 @@ def find_tenant(value: str, by: str = "pk", database: str | None = None) -> Any:
     with seeing_all():
         found = tenants.first()
     if found is None:
-        raise CommandError(f"there is no tenant whose {by} is {value!r}; {LIST_THEM}")
+        where = f" in the database {tenants.db!r}" if database else ""
+        raise CommandError(f"there is no tenant whose {by} is {value!r}{where}; {LIST_THEM}")
     return found
 
 

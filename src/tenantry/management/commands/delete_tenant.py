@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import router
 
 from ...lifecycle.removal import Removal
 from ...runs.arguments import add_tenant, named_tenant, positive
@@ -59,6 +60,7 @@ class Command(BaseCommand):
             for refusal in removal.refusals():
                 self.stdout.write(f"it would be refused: {refusal}")
             self.stdout.write(f"{total} rows would be deleted")
+            self.say_what_is_left(tenant, options)
             return
         removal.require_safe()
         if not options["yes"]:
@@ -72,6 +74,16 @@ class Command(BaseCommand):
 
         removal.run(note)
         self.stdout.write(f"{sum(deleted.values())} rows deleted")
+        self.say_what_is_left(tenant, options)
+
+    def say_what_is_left(self, tenant: Any, options: dict[str, Any]) -> None:
+        """Print how to delete the tenant where all tenants are, if its shard is another."""
+        home = router.db_for_write(type(tenant))
+        if options["database"] is None and not options["keep_tenant"] and tenant._state.db != home:
+            self.stdout.write(
+                f"the database {home!r} still has the tenant, and what refers to it there; delete"
+                f" these with: python manage.py delete_tenant {tenant.pk} --database {home}"
+            )
 
     def confirm(self, tenant: Any, total: int) -> None:
         """Ask; raise CommandError unless the answer is the tenant's key."""
