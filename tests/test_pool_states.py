@@ -14,6 +14,7 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
 from django.http import HttpRequest, HttpResponse
 from psycopg.rows import dict_row, tuple_row
+from psycopg.sql import SQL, Identifier
 
 from tenantry import tenant_context
 from tenantry.backends.postgresql.apply import first_word
@@ -537,8 +538,17 @@ def test_a_cursor_with_hold_that_keeps_no_connection_is_refused(params: Any, poo
 
 
 def test_what_a_parameter_says_is_no_sql(pool: Any) -> None:
-    write("; LISTEN to pg_advisory_lock(1)")
-    assert texts() == ["; LISTEN to pg_advisory_lock(1)"]
+    text = "; LISTEN to pg_advisory_lock(1)"
+    write(text)
+    assert texts() == [text]
+    with pool.cursor() as cursor:
+        for statement in (b"SELECT %s", SQL("SELECT {}, %s").format(1)):
+            cursor.execute(statement, [text])
+            assert cursor.fetchone()[-1] == text
+        with cursor.copy("COPY (SELECT %s) TO STDOUT", [text]) as copy:
+            assert list(copy.rows()) == [(text,)]
+        with pytest.raises(UnbindableStatementError):
+            cursor.execute(SQL("SELECT 1; LISTEN {}").format(Identifier("x")))
 
 
 @pytest.mark.parametrize("ahead", [b" ", b"\n", b"--\n", b"/**/", b"-- a\n /* b */ "])

@@ -13,6 +13,7 @@ from django.db.migrations.state import ProjectState
 from django.db.models import Case, When
 from django.db.models.functions import Coalesce
 from django.db.models.lookups import IsNull
+from psycopg.sql import SQL
 
 from tenantry import CurrentTenant, aconnection, admin_context, arows, tenant_context
 from tenantry.exceptions import UnbindableStatementError
@@ -153,8 +154,12 @@ def test_what_only_a_transaction_can_carry_says_so(tenants: Tenants) -> None:
         with pytest.raises(NotSupportedError):
             cursor.execute(f"SELECT 1; {TITLES}")
         # It is the text that seems to be several statements, and no parameter.
-        cursor.execute("SELECT %s, count(*) FROM app_note", [";"])
-        assert cursor.fetchone() == (";", 2)
+        for query in (
+            "SELECT %s, count(*) FROM app_note",
+            SQL("SELECT %s, count(*) FROM app_note"),
+        ):
+            cursor.execute(query, [";"])
+            assert cursor.fetchone() == (";", 2)
         with transaction.atomic():
             cursor.execute(f"SELECT 1; {TITLES}")
             assert cursor.nextset()

@@ -29,6 +29,7 @@ class CopyMixin(Base):  # type: ignore[misc]
             raise psycopg.NotSupportedError("COPY cannot be used in pipeline mode")
         yield from self._conn.settle()
         yield from self._start_query()
+        self._asked = statement
         if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
             # COPY takes no parameters on the server; psycopg merges them in too.
             merged = psycopg.ClientCursor(self._conn).mogrify(statement, params)

@@ -53,11 +53,11 @@ class FlushMixin(Base):  # type: ignore[misc]
         return first_word(text) in PROCEDURES or HIDDEN.match(text) is not None
 
     def text_of(self, query: Any) -> bytes:
-        """Return the text of a statement, or nothing for one that only psycopg understands."""
-        if isinstance(query, psycopg.sql.Composable):
-            return query.as_bytes(self)
+        """Return the text of a statement, without its parameters; nothing for what has none."""
         if isinstance(query, str):
             return query.encode(errors="replace")
+        if isinstance(query, psycopg.sql.Composable):
+            return query.as_bytes(self)
         return query if isinstance(query, bytes) else b""
 
     def _execute_together(self, pgq: Any, binary: bool | None) -> PQGen[None]:

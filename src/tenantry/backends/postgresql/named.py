@@ -109,10 +109,6 @@ class NamedStatementMixin(StatementMixin):
         """Return True: a DECLARE that is not simple makes a pipeline of its own."""
         return True
 
-    def may_be_pipelined(self, query: Any) -> bool:
-        """Return False: psycopg does not support named cursors in a pipeline."""
-        return False
-
     def _binding(self) -> Binding:
         return current_binding() if self._declared is None else self._declared
 

@@ -119,11 +119,6 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
         """Return whether `query` may be several statements, unless what it has is in quotes."""
         return b";" in self.text_of(query).rstrip(b"; \n")
 
-    def may_be_pipelined(self, query: Any) -> bool:
-        """Return whether `query` is surely one statement, as the extended protocol demands."""
-        text = query.decode() if isinstance(query, bytes) else query
-        return isinstance(text, str) and ";" not in text.rstrip("; \n")
-
     def is_outside(self) -> bool:
         """Return whether a statement now is a transaction of its own."""
         idle = self._pgconn.transaction_status == TransactionStatus.IDLE
@@ -136,8 +131,8 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
         """
         self._conn._check_connection_ok()
         # A parameter is not SQL, and `statement` may have it merged in.
-        if isinstance(self._asked, str):
-            statement = self._asked.encode(errors="replace")
+        if self._asked is not None:
+            statement = self.text_of(self._asked)
         refuse_session_state(statement)
 
     def goes_bare(self) -> bool:
@@ -287,7 +282,7 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
     def goes_together(self, statement: bytes) -> bool:
         """Return whether libpq's pipeline mode takes `statement`."""
         asked = self._asked
-        alone = asked is None or self.may_be_pipelined(asked) or b";" not in statement
+        alone = asked is None or not self.may_be_several(asked) or b";" not in statement
         return alone and first_word(statement) != b"COPY" and not self.may_commit(statement)
 
     def _send_with_binding(self, query: Any, binding: Binding) -> None:
