@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any
@@ -180,6 +181,40 @@ def block(request: pytest.FixtureRequest, alias: str) -> Iterator[None]:
 
 # What cannot share a flush with a sealed binding, but only a transaction.
 WHOLE_MESSAGE = [copy_out, copy_out_with_parameters, multi_statement]
+
+if sys.version_info >= (3, 14):
+    from string.templatelib import Interpolation, Template
+
+    AFTER = Template("SELECT title FROM app_note WHERE id > ", Interpolation(0, ""), " ORDER BY id")
+
+    def template(alias: str) -> Rows:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(AFTER)
+            return [row[0] for row in cursor.fetchall()]
+
+    def template_of_several(alias: str) -> Rows:
+        with connections[alias].cursor() as cursor:
+            cursor.execute(Template(f"SELECT 1; {TITLES}"))
+            cursor.nextset()
+            return [row[0] for row in cursor.fetchall()]
+
+    def template_of_named_cursor(alias: str) -> Rows:
+        connection = connections[alias].connection
+        with connection.cursor("c", withhold=connection.autocommit) as cursor:
+            cursor.execute(AFTER)
+            return [row[0] for row in cursor]
+
+    PATHS += [template, template_of_several, template_of_named_cursor]
+    WHOLE_MESSAGE += [template_of_several]
+
+    def test_a_template_string_is_looked_at_as_any_statement(
+        alias: str, tenants: tuple[Tenant, Tenant]
+    ) -> None:
+        with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
+            with pytest.raises(InternalError, match="transaction blocks"):
+                cursor.execute(Template("LOCK app_shared"))
+            with pytest.raises(errors.SyntaxError, match="multiple commands"):
+                list(cursor.stream(Template("SELECT 1; SELECT 1/0")))
 
 
 @each_version

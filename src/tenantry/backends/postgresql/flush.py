@@ -58,7 +58,20 @@ class FlushMixin(Base):  # type: ignore[misc]
             return query.encode(errors="replace")
         if isinstance(query, psycopg.sql.Composable):
             return query.as_bytes(self)
-        return query if isinstance(query, bytes) else b""
+        text = query if isinstance(query, bytes) else self.converted(query).query
+        return text if isinstance(text, bytes) else b""
+
+    def has_values(self, query: Any) -> bool:
+        """Return whether `query` is a template string (Python 3.14) with values in it."""
+        if isinstance(query, str | bytes | psycopg.sql.Composable):
+            return False
+        return bool(self.converted(query).params)
+
+    def converted(self, query: Any) -> Any:
+        """Return `query` as a cursor would send it that leaves parameters to the server."""
+        converted: Any = psycopg.Cursor._query_cls(psycopg.adapt.Transformer(self))
+        converted.convert(query, None)
+        return converted
 
     def _execute_together(self, pgq: Any, binary: bool | None) -> PQGen[None]:
         """Run a statement and a secret binding in one flush."""

@@ -70,7 +70,7 @@ class NamedStatementMixin(StatementMixin):
         self._declared = current_binding()
         # A simple message would run several statements, of which psycopg takes one.
         on_server = self.may_be_several(query) or (
-            params and not isinstance(self, ClientCursorMixin)
+            not isinstance(self, ClientCursorMixin) and (params or self.has_values(query))
         )
         if not self._bare and (on_server or is_secret(self._declared)):
             yield from self._declare_on_server(query, params, binary)

@@ -105,7 +105,7 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
             or binary
             or (binary is None and self.format == Format.BINARY)
             or prepare
-            or not isinstance(query, str | bytes | psycopg.sql.Composable)
+            or self.has_values(query)
         ):
             return False
         if prepare is None and self._conn.prepare_threshold is not None:
