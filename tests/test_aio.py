@@ -438,6 +438,7 @@ async def test_a_connection_that_somebody_kept_is_refused_while_its_pool_has_it(
         assert again is kept
         assert again.info.transaction_status == TransactionStatus.IDLE
         assert await (await again.execute("SELECT text FROM app_shared")).fetchall() == []
+        await again.commit()
 
 
 @pytest.mark.parametrize("alias", ["wire", "wire_server_side"])

@@ -400,8 +400,9 @@ def test_a_driver_connection_that_somebody_kept_is_refused_while_its_pool_has_it
     for use in (kept, cursor):
         with pytest.raises(psycopg.InterfaceError, match="has gone back to its pool"):
             use.execute(late)
-    with pytest.raises(psycopg.InterfaceError, match="has gone back"), kept.pipeline():
-        raise AssertionError("a pipeline was opened")
+    for block in (kept.pipeline, kept.transaction):
+        with pytest.raises(psycopg.InterfaceError, match="has gone back"), block():
+            raise AssertionError("it was opened")
     assert texts() == ["in time"]
     # Whoever asks for one next may use it.
     others = [connections.create_connection(ALIAS) for _ in range(SIZE)]
@@ -410,6 +411,7 @@ def test_a_driver_connection_that_somebody_kept_is_refused_while_its_pool_has_it
             stack.callback(other.close)
             execute(other, "BEGIN")
         assert kept in [other.connection for other in others]
+        kept.commit()
 
 
 def test_the_pool_itself_may_be_used(pool: Any) -> None:

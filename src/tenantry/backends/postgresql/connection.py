@@ -322,6 +322,8 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
     @contextmanager
     def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:
         """Open psycopg's own transaction block, after the savepoints around it."""
+        # psycopg before 3.3.9 counts a block that it refuses, which whoever is next could not end.
+        self._check_connection_ok()
         if self.savepoints.pending:
             self.flush()
         with super().transaction(*args, **kwargs) as transaction:

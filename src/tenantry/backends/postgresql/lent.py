@@ -73,6 +73,8 @@ class AsyncLentMixin(LentMixin):
 
         As the first thing of the block it would be the transaction itself, and commit it.
         """
+        # See BoundConnection.transaction().
+        self._check_connection_ok()
         if self.lent:
             async with self.lock:
                 await self.wait(self.start())
