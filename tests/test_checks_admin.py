@@ -390,8 +390,10 @@ def test_who_owns_what_verifies_seals_is_found(
     kind: str, name: str, role: str, tenants: Tenants, arrange: psycopg.Connection[Any]
 ) -> None:
     alter = f"ALTER {kind} {name} OWNER TO"
-    how = f"CREATE ROLE between; GRANT between TO app; {alter} {role}"
-    with changed(arrange, how, f"{alter} owner; DROP ROLE between"):
+    # It has the privileges of the other one only when it becomes that.
+    how = f"ALTER ROLE app NOINHERIT; CREATE ROLE between; GRANT between TO app; {alter} {role}"
+    back = f"{alter} owner; DROP ROLE between; ALTER ROLE app INHERIT"
+    with changed(arrange, how, back):
         texts = [
             f"{each.message}; {each.fix}"
             for each in findings()
