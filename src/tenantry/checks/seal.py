@@ -20,12 +20,13 @@ from .reach import owns_all
 # insufficient_privilege, which the function raises that verifies seals.
 REFUSED = "42501"
 
+# Superusers have the privileges of the owner, too.
 READERS = """\
 SELECT rolname::text, ARRAY(SELECT p.rolname::text FROM pg_roles p
   WHERE p.rolname IN ('pg_read_all_data', 'pg_write_all_data')
     AND pg_has_role(r.oid, p.oid, 'USAGE') ORDER BY 1)
 FROM pg_roles r, pg_class c
-WHERE c.oid = to_regclass(%(keys)s) AND NOT rolsuper AND rolname NOT LIKE 'pg\\_%%'
+WHERE c.oid = to_regclass(%(keys)s) AND rolname NOT LIKE 'pg\\_%%'
   AND NOT pg_has_role(r.oid, c.relowner, 'USAGE')
   AND has_any_column_privilege(r.oid, c.oid, 'SELECT, INSERT, UPDATE') ORDER BY 1"""
 
