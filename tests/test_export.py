@@ -292,6 +292,22 @@ def test_the_next_keys_are_new_in_another_database(
     assert Tenant.objects.create(name="new").pk == key + 1
 
 
+def test_the_tenants_own_row_may_be_there_if_it_is_the_same(
+    library: Tenants, tmp_path: Path
+) -> None:
+    path, (_, b) = tmp_path / "b.jsonl", library
+    before = exported(b)
+    command("export_tenant", b.pk, "--output", path)
+    command("delete_tenant", b.pk, "--yes", "--keep-tenant", "--also", "app.Shared")
+    own = Tenant.objects.filter(pk=b.pk)
+    own.update(name="somebody else")
+    with pytest.raises(CommandError, match="in 'app_tenant' is not the one that is here"):
+        command("import_tenant", path, "--database", "owner")
+    own.update(name=b.name)
+    assert "app_tenant: 0\n" in command("import_tenant", path, "--database", "owner")
+    assert exported(b)[1:-1] == before[1:-1]
+
+
 def test_an_export_without_a_name_is_written_out(
     library: Tenants, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -1,4 +1,7 @@
-"""The rows of a file of ``export_tenant``, inserted into a database that has none of them."""
+"""The rows of a file of ``export_tenant``, inserted into a database that has none of them.
+
+Only the tenant's own row may be there, as in one that has the rows of all tenants.
+"""
 
 from __future__ import annotations
 
@@ -65,9 +68,14 @@ class Restore:
                 found = holdings(self.connection, cursor)
                 self.require_fit(cursor, found)
                 sequences = self.sequences(cursor, found)
+                there = set()
                 for table, rows in self.batches():
-                    self.insert(cursor, found, table, rows)
+                    if self.is_there(cursor, found.tables[table], rows):
+                        there.add(table)
+                    else:
+                        self.insert(cursor, found, table, rows)
                 self.require_all(cursor, found)
+                self.counts |= dict.fromkeys(there, 0)
                 # Now, where a reference to a row that is not there has a message of its own.
                 cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
                 if dry_run:
@@ -102,7 +110,7 @@ class Restore:
                     " be the same"
                 )
         for each in found.tables.values():
-            if self.count(cursor, each):
+            if not each.is_tenants and self.count(cursor, each):
                 raise self.reader.problem(
                     f"holds the tenant {self.key}, which has rows in {each.name!r} already; import"
                     " it into another database, or remove them with delete_tenant"
@@ -130,6 +138,28 @@ class Restore:
             self.counts[table] += 1
         if rows:
             yield before, rows
+
+    def is_there(self, cursor: Any, table: Owned, rows: list[Row]) -> bool:
+        """Return whether these rows are the tenant's own, and there.
+
+        Raises CommandError where it is not the same: its key may be that of another tenant.
+        """
+        if not table.is_tenants:
+            return False
+        columns = ", ".join(map(self.connection.ops.quote_name, self.columns[table.name]))
+        # The texts of COPY, which the file has.
+        query = (
+            f"COPY (SELECT {columns} FROM {table.quoted}"  # noqa: S608 - quoted
+            f" WHERE {table.condition}) TO STDOUT"
+        )
+        with self.connection.wrap_database_errors, cursor.copy(query) as copy:
+            there = list(map(list, copy.rows()))
+        if there and there != rows:
+            raise self.reader.problem(
+                f"holds the tenant {self.key}, whose row in {table.name!r} is not the one that is"
+                " here; make both the same if they are of the same tenant"
+            )
+        return bool(there)
 
     def insert(self, cursor: Any, found: Holdings, table: str, rows: list[Row]) -> None:
         """Insert rows, whose texts PostgreSQL reads as values of the columns' types."""
