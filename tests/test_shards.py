@@ -423,6 +423,11 @@ async def in_async_code(tenant: int) -> str:
 
 
 def test_a_replica_may_be_known_by_a_router_of_the_project(shards: Shards, settings: Any) -> None:
+    with tenant_context(shards.a.pk):
+        # Without one, an alias is a server of its own.
+        note = Note.objects.using("default").get(title="A 1")
+        with pytest.raises(ScopeError, match=r"database 'default' .* in 'wire'; .* say so by home"):
+            note.save()
     settings.DATABASE_ROUTERS = [f"{__name__}.OfReplica"]
     with tenant_context(shards.a.pk):
         note = Note.objects.get(title="A 1")

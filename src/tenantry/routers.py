@@ -46,7 +46,8 @@ class ShardRouter:
                 raise ScopeError(
                     f"a {type(instance).__name__} from the database {alias!r} is used as"
                     f" {described(current_binding())}, whose rows are in {shard!r}; use it in the"
-                    " scope that it was fetched in, or fetch it anew"
+                    " scope that it was fetched in, or fetch it anew; if both are aliases of one"
+                    " database, say so by home() in a subclass of ShardRouter"
                 )
         return shard
 
