@@ -27,9 +27,6 @@ from ...strict import require_tenant
 QUOTE_NAME = (
     "quote_name" if hasattr(compiler.SQLCompiler, "quote_name") else "quote_name_unless_alias"
 )
-# PostgreSQL expects 0.995 of an expression without statistics not to be NULL
-# (DEFAULT_NOT_UNK_SEL in its src/include/utils/selfuncs.h).
-EXPECTED = "CASE WHEN {} THEN 1 END IS NOT NULL"
 
 
 class ScopedWhere:
@@ -75,11 +72,12 @@ class ScopedMixin(Base):  # type: ignore[misc]
         query = self.query
         if binding.is_admin or query.model is None:
             return {}
-        protected = protections(query.model._meta.apps)
+        # Asked by get(): Python takes longer to look into a subclass of dict by operators.
+        protected, bypass = protections(query.model._meta.apps), binding.bypass
         found = {
-            alias: protected[table]
+            alias: protection
             for alias, table in tables
-            if table in protected and binding.bypass not in protected[table].flags
+            if (protection := protected.get(table)) and bypass not in protection.flags
         }
         if binding.tenant_id is None:
             # Tables without a condition of their own may be protected too.
@@ -164,14 +162,25 @@ class ScopedSelectMixin(ScopedMixin):
     # The aliases that select_related has added.
     followed: Collection[str] = ()
 
-    def get_related_selections(self, *args: Any, **kwargs: Any) -> list[Any]:
+    def get_related_selections(
+        self,
+        select: Any,
+        select_mask: Any,
+        opts: Any = None,
+        root_alias: Any = None,
+        cur_depth: int = 1,
+        requested: Any = None,
+        restricted: Any = None,
+    ) -> list[Any]:
         """Add what ``select_related`` fetches; remember which joins only fetch it."""
-        # It calls itself, with more arguments, for what is related to what is related.
-        is_outermost = not (args[2:] or kwargs)
         counts = self.query.alias_refcount
-        before = {alias for alias in counts if counts[alias]} if is_outermost else set()
-        related: list[Any] = super().get_related_selections(*args, **kwargs)
-        if is_outermost:
+        # It calls itself, with more arguments, for what is related to what is related. All have
+        # their names here, because Python takes longer to pass on those that have none.
+        before = {alias for alias in counts if counts[alias]} if opts is None else None
+        related: list[Any] = super().get_related_selections(
+            select, select_mask, opts, root_alias, cur_depth, requested, restricted
+        )
+        if before is not None:
             self.followed = {alias for alias in counts if counts[alias]} - before
         return related
 
@@ -230,27 +239,16 @@ class ScopedSelectMixin(ScopedMixin):
         found = self.protected(binding, tables)
         if not found:
             return clauses, params
-        conditions: dict[str, str] = {}
-        # The columns, by alias, that are the tenant wherever there is a row.
-        known: set[tuple[str, str]] = set()
-        for alias, protection in found.items():
-            conditions[alias] = self.condition(self.quoted(alias), protection)
-            if not protection.way.hops:
-                known.add((alias, protection.way.column))
+        conditions = {
+            alias: self.condition(self.quoted(alias), protection)
+            for alias, protection in found.items()
+        }
         if self.followed:
             self.expect_followed(found, conditions)
-        # Where Django trims joins from the start of a subquery, the first alias has no reference
-        # left, so that query.base_table is none of the tables here.
-        joins = {
-            alias: conditions.pop(alias)
-            for alias in active
-            if sources[alias].join_type and alias in conditions
-        }
+        params = self.scope_joins(found, conditions, active, clauses, params, binding.tenant_id)
         if conditions:
             params_of_where = [binding.tenant_id] * len(conditions)
             self.where = ScopedWhere(self.where, " AND ".join(conditions.values()), params_of_where)
-        if joins or len(active) > 2:
-            params = self.scope_joins(joins, active, clauses, params, binding.tenant_id, known)
         return clauses, params
 
     def expect_followed(
@@ -271,18 +269,20 @@ class ScopedSelectMixin(ScopedMixin):
                 start = found.get(join.parent_alias)
                 by_key = join.join_field.many_to_one or join.join_field.one_to_one
                 if by_key and start is not None and start.is_exact:
-                    conditions[alias] = EXPECTED.format(conditions[alias])
+                    # PostgreSQL expects 0.995 of an expression without statistics not to be NULL
+                    # (DEFAULT_NOT_UNK_SEL in its src/include/utils/selfuncs.h).
+                    conditions[alias] = f"CASE WHEN {conditions[alias]} THEN 1 END IS NOT NULL"
 
     def scope_joins(
         self,
-        joins: Mapping[str, str],
+        found: Mapping[str, Protection],
+        conditions: MutableMapping[str, str],
         aliases: Iterable[str],
         clauses: list[str],
         params: Iterable[Any],
         tenant_id: TenantId | None,
-        known: set[tuple[str, str]],
     ) -> list[Any]:
-        """Put conditions into the ON clauses of joins, and return the parameters of all clauses.
+        """Move conditions into the ON clauses of joins, and return the parameters of all clauses.
 
         A row of another tenant is joined as if it did not exist, and LEFT JOIN keeps its meaning.
         """
@@ -290,20 +290,31 @@ class ScopedSelectMixin(ScopedMixin):
         scoped_params = list(params)
         is_counted = bool(scoped_params)
         position = 0
+        # The columns, by alias, that are the tenant wherever there is a row.
+        known: set[tuple[str, str]] = set()
         for index, alias in enumerate(aliases):
+            join = sources[alias]
+            kind = join.join_type
             if is_counted:
                 position += placeholders(clauses[index])
-            if alias in joins:
-                # Django ends a join with its parenthesised ON clause.
-                clauses[index] = f"{clauses[index].removesuffix(')')} AND {joins[alias]})"
-                scoped_params.insert(position, tenant_id)
-                position += 1
-            join = sources[alias]
+            if alias in found:
+                way = found[alias].way
+                if not way.hops:
+                    known.add((alias, way.column))
+                # Where Django trims joins from the start of a subquery, the first alias has no
+                # reference left, so that query.base_table is none of the tables here.
+                if kind:
+                    # Django ends a join with its parenthesised ON clause.
+                    clauses[index] = (
+                        f"{clauses[index].removesuffix(')')} AND {conditions.pop(alias)})"
+                    )
+                    scoped_params.insert(position, tenant_id)
+                    position += 1
             for column, other in getattr(join, "join_cols", ()):
                 parent = join.parent_alias
                 if (parent, column) in known:
                     known.add((alias, other))
-                    if join.join_type == sources[parent].join_type == LOUTER:
+                    if kind == sources[parent].join_type == LOUTER:
                         there = self.is_there(parent, column)
                         clauses[index] = f"{clauses[index].removesuffix(')')} AND {there})"
         return scoped_params
