@@ -50,19 +50,7 @@ ADMIN = Binding(is_admin=True)
 class Frame:
     """Hold a binding for the length of a scope, and the thread where it was entered."""
 
-    __slots__ = (
-        "binding",
-        "callees",
-        "live",
-        "loop",
-        "of_request",
-        "parent",
-        "thread",
-        "token",
-        "waiting",
-    )
-
-    def __init__(self, binding: Binding, parent: Frame | None, *, of_request: bool) -> None:
+    def __init__(self, binding: Binding, parent: Frame | None, of_request: bool) -> None:
         self.binding = binding
         self.parent = parent
         self.thread = get_ident()
@@ -106,7 +94,8 @@ def push(binding: Binding, *, of_request: bool = False) -> Frame:
     parent = _frame.get()
     if parent is not None and parent.loop is not None:
         parent = _visible(parent)
-    frame = Frame(binding, parent, of_request=of_request)
+    # Python makes it sooner from arguments without names, and without slots: each scope has one.
+    frame = Frame(binding, parent, of_request)
     frame.token = _frame.set(frame)
     return frame
 
@@ -215,4 +204,4 @@ def _visible(frame: Frame | None) -> Frame | None:
 
 def _nobody(hidden: Frame) -> Frame:
     """Return a frame of nobody, who may not write either where `hidden` may not."""
-    return Frame(Binding(read_only=hidden.binding.read_only), None, of_request=False)
+    return Frame(Binding(read_only=hidden.binding.read_only), None, False)
