@@ -53,6 +53,8 @@ UNPREPARED = UTILITIES | {b"DEALLOCATE"}
 # What was cancelled is not to be sent again.
 CANCELLED = b"57014"
 IDLE_OR_INTRANS = frozenset((TransactionStatus.IDLE, TransactionStatus.INTRANS))
+# A number: asked for bytes, bytes first ask whether that is one, and make an error of the answer.
+SEMICOLON = ord(";")
 END_OF_RESULT = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
@@ -206,7 +208,7 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
         statement = self._convert_query(query, params)
         if self._conn.per_transaction:
             self.refuse_session_state(statement.query)
-        if b";" in statement.query:
+        if SEMICOLON in statement.query:
             refuse_undoing(statement.query, self._pgconn)
         self._send_with_binding(statement, self._binding())
         results = yield from generators.execute(self._pgconn)
