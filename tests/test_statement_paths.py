@@ -55,6 +55,10 @@ def raw_connection_execute(alias: str) -> Rows:
     return [row[0] for row in connections[alias].connection.execute(TITLES)]
 
 
+def raw_connection_execute_prepared(alias: str) -> Rows:
+    return [row[0] for row in connections[alias].connection.execute(TITLES, prepare=True)]
+
+
 def stream(alias: str) -> Rows:
     with connections[alias].cursor() as cursor:
         return [row[0] for row in cursor.stream(TITLES)]
@@ -142,6 +146,7 @@ PATHS = [
     execute_with_parameters,
     raw_cursor,
     raw_connection_execute,
+    raw_connection_execute_prepared,
     stream,
     stream_with_parameters,
     copy_out,

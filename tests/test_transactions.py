@@ -249,6 +249,15 @@ def test_a_savepoint_undoes_any_error(statement: str, first: bool, wire: Wire) -
     assert written() == (["after"] if first else ["after", "kept"])
 
 
+def test_it_does_where_the_driver_is_asked_to_prepare_the_statement(wire: Wire) -> None:
+    with atomic():
+        write("kept")
+        with pytest.raises(psycopg.errors.SyntaxError), atomic():
+            connections[ALIAS].connection.execute("SELEC 1", prepare=True)
+        write("after")
+    assert written() == ["after", "kept"]
+
+
 def test_what_the_server_has_parsed_once_shares_a_message_with_the_savepoint(wire: Wire) -> None:
     def save(text: str | int) -> list[str]:
         wire.clear()

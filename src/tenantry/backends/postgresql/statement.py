@@ -235,13 +235,13 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
             self.refuse_session_state(pgq.query)
         rides = self.may_ride(pgq.query)
         if not self._conn._pipeline:
-            # However often it is sent: the binding of a prepared statement needs a pipeline.
-            prepare = prepare or False
+            # Whatever is asked for: the binding of a prepared statement needs a pipeline.
+            prepare = False
             # Nor is it counted: psycopg would not see from the result of what it knows already that
             # nothing is prepared any more.
             prepared = self._conn._prepared
             prepared.validate(prepared.key(pgq), None, b"", [])
-        if prepare or self._conn._pipeline or (rides and not self._may_not_parse):
+        if self._conn._pipeline or (rides and not self._may_not_parse):
             yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
         elif self.goes_together(pgq.query):
             yield from self._execute_together(pgq, binary)
