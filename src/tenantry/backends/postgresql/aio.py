@@ -105,8 +105,9 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
 
     Raises OperationalError when no connection becomes free in time or too many wait for one,
     UnsupportedServerError for a server before PostgreSQL 15, ImproperlyConfigured for settings that
-    contradict each other and RLSConfigurationError for another ENGINE or a role that the settings
-    refuse. Not for code that runs in a thread: there use Django's connections.
+    contradict each other, RLSConfigurationError for another ENGINE or a role that the settings
+    refuse, and RuntimeError without a running event loop of asyncio, such as under Trio. Not for
+    code that runs in a thread: there use Django's connections.
     """
     pool = await _open_pool(using)
     try:
