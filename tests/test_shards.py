@@ -434,8 +434,18 @@ def test_a_replica_may_be_known_by_a_router_of_the_project(shards: Shards, setti
         assert note._state.db == "default"
         note.title = "A 3"
         note.save()
-        Note.objects.get(title="A 3").parent = note
+        again = Note.objects.get(title="A 3")
+        again.parent = note
         assert titles() == ["A 2", "A 3"]
+        # What is shared is read where the row is from.
+        tenant = again.tenant
+        assert tenant._state.db == "default"
+        User.objects.using("wire").create(username="of A").tenant = tenant
+        tenant.save()
+        assert tenant._state.db == "wire"
+    with admin_context():
+        again.save()
+    assert again._state.db == "wire"
     assert shards.spoken_to == {shards.here}
 
 

@@ -51,7 +51,16 @@ class ShardRouter:
                 )
         return shard
 
-    db_for_write = db_for_read
+    def db_for_write(self, model: Any, **hints: Any) -> str | None:
+        """Return the alias to write `model` to, which is no replica's; or None, as for reading."""
+        shard = ShardRouter.db_for_read(self, model, **hints)
+        if shard is not None:
+            return shard
+        instance = hints.get("instance")
+        alias = None if instance is None else instance._state.db
+        home = None if alias is None else self.home(alias)
+        # Django writes a row where it was read.
+        return None if home == alias else home
 
     def home(self, alias: str) -> str:
         """Return the alias of the shard that `alias` has the rows of: itself, or of a replica."""
@@ -64,8 +73,9 @@ class ShardRouter:
         """
         if is_routed(one) != is_routed(other):
             return True
-        is_same = self.home(one._state.db) == self.home(other._state.db)
-        return True if is_routed(one) and is_same else None
+        here, there = one._state.db, other._state.db
+        is_same = self.home(here) == self.home(there)
+        return True if is_same and (is_routed(one) or here != there) else None
 
 
 def is_routed(model: Any) -> bool:
