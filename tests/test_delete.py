@@ -247,11 +247,16 @@ def test_what_postgresql_cascades_to_is_refused(
     library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
 ) -> None:
     a, _ = library
+    # Which keeps another column in its tenant.
+    other = "ALTER TABLE app_note ADD COLUMN tag2_id bigint;" + SAME.replace("tag_id", "tag2_id")
+    drop_other = f"{DROP_SAME}; ALTER TABLE app_note DROP COLUMN tag2_id"
     with broken(arrange, CASCADE, "ALTER TABLE app_note DROP COLUMN tag_id"):
-        before = contents()
-        with pytest.raises(CommandError, match="foreign key cascade_fk of app_note deletes or"):
-            command("delete_tenant", a.pk, "--yes", *ALSO)
-        assert contents() == before
+        with broken(arrange, other, drop_other):
+            before = contents()
+            with pytest.raises(CommandError, match="foreign key cascade_fk of app_note deletes or"):
+                command("delete_tenant", a.pk, "--yes", *ALSO)
+            assert contents() == before
+        connections["default"].close()
         with broken(arrange, SAME, DROP_SAME):
             command("delete_tenant", a.pk, "--yes", *ALSO)
     assert not any(of(a, contents()).values())
