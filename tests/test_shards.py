@@ -515,6 +515,11 @@ def test_commands_find_the_rows_of_a_tenant(shards: Shards, tmp_path: Path) -> N
     assert '"B 1"' in path_b.read_text()
     output, status = check("--database", shards.there, "--fail-level", "WARNING")
     assert (output.endswith(" OK, 0 wrong\n"), status) == (True, 0), output
+    # Of a table that is not protected, the rows go that are there, too.
+    shards.superuser.execute(
+        "INSERT INTO app_shared (id, text, note_id) SELECT 1, 'on B', min(id) FROM app_note"
+    )
+    Shared.objects.create(pk=1, text="kept")
     # Its row of the default database is left, until somebody names that.
     left = f"delete these with: python manage.py delete_tenant {shards.b.pk} --database default\n"
     for options, is_left in (
@@ -522,8 +527,11 @@ def test_commands_find_the_rows_of_a_tenant(shards: Shards, tmp_path: Path) -> N
         (["--keep-tenant", "--yes"], False),
         (["--yes"], True),
     ):
-        assert command("delete_tenant", "--by", "name", "B", *options).endswith(left) == is_left
+        text = command("delete_tenant", "--by", "name", "B", "--also", "app.Shared", *options)
+        assert text.endswith(left) == is_left
     assert shards.rows() == []
+    assert Shared.objects.get().text == "kept"
+    Shared.objects.all().delete()
     assert Tenant.objects.filter(name="B").exists()
     with pytest.raises(CommandError, match=f"no tenant whose pk is .* database '{shards.there}';"):
         command("delete_tenant", shards.b.pk, "--yes")
