@@ -28,6 +28,7 @@ from tenantry import SameTenant, admin_context, tenant_context
 from tenantry.exceptions import RLSConfigurationError
 from tenantry.operations import AddSameTenantNotValid, ValidateSameTenant
 from tenantry.seal import send_seal_keys
+from tests.fix_checks import broken
 from tests.fix_keys import (
     FOREIGN_KEY,
     REFUSED,
@@ -445,6 +446,28 @@ def test_rows_that_are_hidden_are_not_called_good(migrate_keys: Migrate) -> None
             with scope, pytest.raises(ProgrammingError, match='rows of "keys_note" are hidden'):
                 run(str(sql), alias="owner")
     assert constraints_of("keys_%") == []
+
+
+def test_nor_are_those_that_a_partition_hides(
+    migrate_keys: Migrate, superuser: psycopg.Connection[Any]
+) -> None:
+    state = migrate_keys(author(), note())
+    with broken(
+        superuser,
+        "ALTER TABLE keys_note RENAME TO kept; CREATE TABLE keys_note (LIKE kept) PARTITION BY LIST"
+        " (owner); CREATE TABLE part PARTITION OF keys_note DEFAULT; INSERT INTO keys_note (id,"
+        " owner) VALUES (1, 1); ALTER TABLE keys_note OWNER TO owner; ALTER TABLE part OWNER TO"
+        " owner; ALTER TABLE part ENABLE ROW LEVEL SECURITY",
+        "DROP TABLE keys_note; ALTER TABLE kept RENAME TO keys_note",
+    ):
+        added = migrate_keys(AddConstraint("note", same()), state=state, reverse=False)
+        superuser.execute("ALTER TABLE part FORCE ROW LEVEL SECURITY")
+        again = [RemoveConstraint("note", "note_author_same"), AddConstraint("note", same())]
+        for operations in (again, ValidateSameTenant("note", "note_author_same")):
+            with pytest.raises(ProgrammingError, match='partitions of "keys_note" are hidden'):
+                migrate_keys(operations, state=added, atomic=False)
+    # What the target of the keys has got.
+    migrate_keys([AddConstraint("note", same()), again[0]], state=state, reverse=False)
 
 
 @pytest.mark.sealed_shape

@@ -6,7 +6,7 @@ Policies"), so only a key that holds the tenant keeps a row from pointing to ano
 
 from __future__ import annotations
 
-from .ddl import Shape
+from .ddl import POLICY, Shape
 from .predicates import is_admin_sql
 
 # What the names of unique constraints end with that are made here, and so may be dropped again.
@@ -33,6 +33,23 @@ _SEE_ALL = """\
       USING HINT = 'Migrate with the ENGINE of tenantry, or as a role with BYPASSRLS.';
   END IF;
 """
+
+# Each partition is asked by itself, as whoever owns it, and by its own policies. One of ours shows
+# its rows to the admin where that is a parameter.
+_SEE_PARTITIONS = """\
+  IF EXISTS (
+    SELECT FROM pg_catalog.pg_partition_tree(%(table_text)s)
+    WHERE relid <> %(table_text)s::regclass AND row_security_active(relid)
+      AND pg_catalog.pg_relation_size(relid) > 0{unless}
+  ) THEN
+    RAISE EXCEPTION 'the rows of partitions of %% are hidden, and cannot be checked', %(table_text)s
+      USING HINT = 'For each that has it, run ALTER TABLE ... NO FORCE ROW LEVEL SECURITY, migrate,'
+        ' and FORCE it again.';
+  END IF;
+"""
+_UNLESS_OURS = f"""
+      AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_policy WHERE polrelid = relid AND polname = '{POLICY}')"""
 
 _ADD = f"""\
 DO $tenantry$ BEGIN
@@ -102,6 +119,7 @@ DO {_MARK} DECLARE
   shown text;
   is_shown boolean;
 BEGIN
+{_SEE_PARTITIONS.format(unless="")}
   FOREACH each IN ARRAY ARRAY[%(table_text)s, %(target_text)s] LOOP
     CONTINUE WHEN NOT row_security_active(each)
       OR pg_catalog.pg_relation_size(%(table_text)s::regclass) = 0;
@@ -149,7 +167,8 @@ def add(shape: Shape, *, valid: bool) -> str:
     if not valid:
         return _ADD.format(see_all="", valid=" NOT VALID")
     if shape.admin_role is not None:
-        return f"{RELEASE_OWNER};\n{_ADD.format(see_all='', valid='')};\n{FORCE_OWNER}"
+        see = _SEE_PARTITIONS.format(unless="")
+        return f"{RELEASE_OWNER};\n{_ADD.format(see_all=see, valid='')};\n{FORCE_OWNER}"
     return _ADD.format(see_all=see_all(shape), valid="")
 
 
@@ -162,4 +181,5 @@ def validate(shape: Shape) -> str:
 
 def see_all(shape: Shape) -> str:
     """Return the SQL that raises an error where rows are hidden."""
-    return _SEE_ALL.format(is_admin=is_admin_sql(shape.guc_prefix, sealed=shape.sealed))
+    is_admin = is_admin_sql(shape.guc_prefix, sealed=shape.sealed)
+    return _SEE_ALL.format(is_admin=is_admin) + _SEE_PARTITIONS.format(unless=_UNLESS_OURS)
