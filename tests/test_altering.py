@@ -12,7 +12,7 @@ from django.db.migrations.state import ProjectState
 from tenantry import CurrentTenant, admin_context, tenant_context
 from tenantry.grants import grant_on, keep_up
 from tests.app.models import Tenant
-from tests.fix_migrations import Migrate, is_protected, migration_of
+from tests.fix_migrations import Migrate, editing, is_protected, migration_of
 from tests.migrated import base, child, count, key, manager, model
 from tests.settings import HAS_ADMIN_ROLE
 from tests.sql import run
@@ -202,6 +202,19 @@ def test_a_foreign_key_of_a_partitioned_table_to_hidden_rows_is_made(
     with pytest.raises(IntegrityError):
         run("INSERT INTO migrated_line (id, doc) VALUES (7, 0)")
     assert is_protected("migrated_doc")[:2] == (True, True)
+
+
+def test_a_partition_hides_no_row_from_a_foreign_key(tenants: Tenants, migrate: Migrate) -> None:
+    fields = [("id", models.AutoField(primary_key=True)), ("doc", number())]
+    state = docs(tenants, migrate, CreateModel("Line", fields))
+    manager(state, "Line").create(doc=0)
+    partition(state, "Line")
+    part = "ALTER TABLE part_of_migrated_line"
+    run(f"{part} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", alias="owner")
+    key: Any = models.ForeignKey("migrated.Doc", models.CASCADE, db_column="doc")
+    with pytest.raises(IntegrityError), editing() as editor:
+        migration_of(AlterField("line", "doc", key)).apply(state, editor)
+    assert is_protected("part_of_migrated_line")[:2] == (True, True)
 
 
 @pytest.mark.parametrize("atomic", [True, False])

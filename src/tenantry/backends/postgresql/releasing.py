@@ -19,9 +19,13 @@ from ...retyping import referred_column
 from ...seal import send_seal_keys
 
 # Only if the first one has rows to look at; the size is of all rows, which a partitioned table has
-# none of itself. Nothing else is worth a lock.
+# none of itself. Nothing else is worth a lock. A foreign key is checked in each partition alone.
 _FORCED = """\
-SELECT name FROM unnest(%(tables)s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+SELECT name FROM (
+  SELECT name, to_regclass(name) AS oid FROM unnest(%(tables)s::text[]) name
+  UNION ALL SELECT relid::text, relid FROM unnest(%(tables)s::text[]) name,
+    pg_partition_tree(to_regclass(name)) WHERE relid <> to_regclass(name)
+) looked_at JOIN pg_class c USING (oid)
 WHERE relrowsecurity AND relforcerowsecurity
   AND (pg_relation_size(to_regclass(%(first)s)) > 0 OR EXISTS (
     SELECT FROM pg_partition_tree(to_regclass(%(first)s)) WHERE pg_relation_size(relid) > 0))"""
