@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -906,6 +907,13 @@ def test_a_resolver_that_cannot_be_made_is_refused_at_the_start(
     entries: list[Any], message: str
 ) -> None:
     with configured(*entries), pytest.raises(RLSConfigurationError, match=message):
+        RLSTenantMiddleware(lambda request: HttpResponse())
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    message = r"needs PyJWT: pip install 'django-tenantry\[jwt\]'"
+    with configured(JWT), pytest.raises(RLSConfigurationError, match=message):
         RLSTenantMiddleware(lambda request: HttpResponse())
 
 
