@@ -127,13 +127,10 @@ class ControlMixin(Base):  # type: ignore[misc]
             self.queue(control)
             return None
         self.pgconn.send_query(b";".join(control))
-        return (yield from self.last_result())
-
-    def last_result(self) -> PQGen[PGresult]:
-        """Read the results of a message; return the last one, or raise its error."""
-        last: PGresult = (yield from generators.execute(self.pgconn))[-1]
-        if last.status == ExecStatus.FATAL_ERROR:
-            raise errors.error_from_result(last, encoding=self.info.encoding)
+        results = yield from generators.execute(self.pgconn)
+        if results[-1].status == ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(results[-1], encoding=self.info.encoding)
+        last: PGresult = results[-1]
         return last
 
     def queue(self, statements: list[bytes], params: list[bytes] | None = None) -> None:
@@ -149,7 +146,9 @@ class ControlMixin(Base):  # type: ignore[misc]
         """Send `binding` in a message of its own, for the transaction that is open."""
         statement, values = binding_query(binding, self.session)
         self.pgconn.send_query_params(statement, values)
-        yield from self.last_result()
+        results = yield from generators.execute(self.pgconn)
+        if results[-1].status == ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(results[-1], encoding=self.info.encoding)
 
     def is_left_open(self) -> bool:
         """Return whether a block of psycopg's has not ended, or a two-phase transaction."""
