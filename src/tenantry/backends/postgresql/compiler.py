@@ -20,7 +20,7 @@ from ...conf import rls_tenants
 from ...exceptions import ScopeError
 from ...mixins import Base
 from ...protected import Protection, protections
-from ...queries import binding_of_query, includes_shared, of_base
+from ...queries import binding_of_query, of_base
 from ...strict import require_tenant
 
 # Django 6.1 renamed it.
@@ -83,7 +83,7 @@ class ScopedMixin(Base):  # type: ignore[misc]
             # Tables without a condition of their own may be protected too.
             names = [table for _, table in tables]
             require_tenant(query.model._meta.apps, names, binding.bypass)
-        if includes_shared(query):
+        if "tenantry_shared" in query.__dict__:
             # The policy knows which rows of others are shared.
             for alias in of_base(query):
                 found.pop(alias, None)
