@@ -98,6 +98,8 @@ def test_migrate_makes_the_functions_of_the_policies(
             assert run(sql) == [(tenants[0].pk, False)]
         with admin_context():
             assert run(sql) == [(None, True)]
+        # In a session that nobody has bound, where the parameters are not even empty.
+        assert arrange.execute(sql).fetchall() == [(None, False)]
 
 
 def test_nothing_is_made_where_no_migration_has_run(arrange: psycopg.Connection[Any]) -> None:
