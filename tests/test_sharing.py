@@ -67,6 +67,8 @@ def check_readers(objects: Any, owner: Tenant, other: Tenant, *, shared: str) ->
     own = ["private", shared]
     with tenant_context(owner.pk):
         assert titles(objects.all()) == titles(objects.including_shared()) == sorted(own)
+        with pytest.raises(ProgrammingError, match="row-level security"):
+            run("UPDATE migrated_paper SET tenant_id = %s", [other.pk])
     with tenant_context(other.pk):
         assert titles(objects.all()) == []
         assert titles(objects.including_shared()) == [shared]
