@@ -182,7 +182,7 @@ def test_nobody_but_the_verifier_reads_the_keys(
             [role],
         ).fetchall()
         assert rows == [(False,)]
-    superuser.execute("GRANT ALL ON tenantry.seal_keys TO app")
+    superuser.execute("GRANT ALL ON tenantry.seal_keys TO app, PUBLIC")
     try:
         with client(postgres) as attacker:
             assert attacker.execute("SELECT * FROM tenantry.seal_keys").fetchall() == []
@@ -195,7 +195,7 @@ def test_nobody_but_the_verifier_reads_the_keys(
         ):
             attacker.execute("SELECT * FROM tenantry.seal_keys")
     finally:
-        superuser.execute("REVOKE ALL ON tenantry.seal_keys FROM app")
+        superuser.execute("REVOKE ALL ON tenantry.seal_keys FROM app, PUBLIC")
 
 
 @pytest.fixture
