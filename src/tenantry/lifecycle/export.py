@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -12,7 +13,7 @@ from django.db import DatabaseError, transaction
 from ..backends.postgresql.apply import EXACT_FLOATS
 from ..context import tenant_context
 from .archive import Writer
-from .tables import Holdings, holdings
+from .tables import Holdings, Owned, holdings
 
 SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 STYLES = "SELECT current_setting('DateStyle'), current_setting('IntervalStyle')"
@@ -37,13 +38,8 @@ def export(connection: Any, tenant: Any, file: IO[bytes]) -> dict[str, int]:
         quote = connection.ops.quote_name
         for name in found.order.tables:
             table = found.tables[name]
-            columns = ", ".join(quote(column.name) for column in found.columns[name])
+            query = copy_of(table, (quote(column.name) for column in found.columns[name]))
             writer.begin(name)
-            # PostgreSQL's own text of each value, which its types read back without loss.
-            query = (
-                f"COPY (SELECT {columns} FROM {table.quoted}"  # noqa: S608 - quoted
-                f" WHERE {table.condition}) TO STDOUT"
-            )
             try:
                 # Django does not wrap the errors of a COPY by itself.
                 with connection.wrap_database_errors, cursor.copy(query) as copy:
@@ -55,6 +51,15 @@ def export(connection: Any, tenant: Any, file: IO[bytes]) -> dict[str, int]:
                 raise CommandError(f"the tenant {tenant.pk} has no row in {name} any more")
         writer.end()
         return writer.rows
+
+
+def copy_of(table: Owned, columns: Iterable[str]) -> str:
+    """Return the COPY of the tenant's rows of a table, with these quoted columns.
+
+    It has PostgreSQL's own text of each value, which its types read back without loss.
+    """
+    names = ", ".join(columns)
+    return f"COPY (SELECT {names} FROM {table.quoted} WHERE {table.condition}) TO STDOUT"  # noqa: S608 - quoted
 
 
 def header(cursor: Any, tenant: Any, found: Holdings) -> dict[str, Any]:

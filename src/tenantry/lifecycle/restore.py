@@ -11,12 +11,13 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.db import DatabaseError, transaction
 
+from ..backends.postgresql.apply import EXACT_FLOATS
 from ..conf import tenant_model
 from ..context import tenant_context
 from ..runs.databases import bound_database, home_of
 from ..runs.tenants import parse_key
 from .archive import Reader, Row
-from .export import meanings
+from .export import copy_of, meanings
 from .tables import Holdings, Owned, holdings
 
 # What one INSERT holds at most: rows, and characters.
@@ -146,12 +147,9 @@ class Restore:
         """
         if not table.is_tenants:
             return False
-        columns = ", ".join(map(self.connection.ops.quote_name, self.columns[table.name]))
-        # The texts of COPY, which the file has.
-        query = (
-            f"COPY (SELECT {columns} FROM {table.quoted}"  # noqa: S608 - quoted
-            f" WHERE {table.condition}) TO STDOUT"
-        )
+        # As the file has it.
+        cursor.execute(EXACT_FLOATS)
+        query = copy_of(table, map(self.connection.ops.quote_name, self.columns[table.name]))
         with self.connection.wrap_database_errors, cursor.copy(query) as copy:
             there = list(map(list, copy.rows()))
         if there and there != rows:
