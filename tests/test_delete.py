@@ -60,8 +60,20 @@ def test_all_rows_of_one_tenant_go(
     connections[alias].close()
 
 
-def test_a_dry_run_counts(library: Tenants, contents: Read) -> None:
+class ToPrimary:
+    """Writes by another alias of the same database."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "owner"
+
+
+@pytest.mark.parametrize("routers", [[], [f"{__name__}.ToPrimary"]])
+def test_a_dry_run_counts(
+    routers: list[str], library: Tenants, contents: Read, settings: Any
+) -> None:
     before = contents()
+    # Without shards, all that is said is said of the database that was asked.
+    settings.DATABASE_ROUTERS = routers
     a, _ = library
     text = command("delete_tenant", "A", "--by", "name", "--dry-run")
     number = sum(map(len, before.values())) // 2

@@ -184,7 +184,7 @@ def test_floats_lose_nothing_where_the_role_has_them_rounded(
     a, _ = library
     how = (
         "ALTER TABLE app_note ADD COLUMN size double precision, ADD COLUMN weight real;"
-        "ALTER TABLE app_tenant ADD COLUMN share double precision DEFAULT 0.1::float8 + 0.2::float8;"
+        "ALTER TABLE app_tenant ADD COLUMN share float8 DEFAULT 0.1::float8 + 0.2::float8;"
         "UPDATE app_note SET size = 0.1::float8 + 0.2::float8, weight = 1.1000001;"
         "ALTER ROLE app SET extra_float_digits = 0; ALTER ROLE owner SET extra_float_digits = -1"
     )

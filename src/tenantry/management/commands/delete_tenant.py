@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import router
 
+from ...conf import rls_tenants
 from ...lifecycle.removal import Removal
 from ...runs.arguments import add_tenant, named_tenant, positive
 
@@ -78,8 +79,10 @@ class Command(BaseCommand):
 
     def say_what_is_left(self, tenant: Any, options: dict[str, Any]) -> None:
         """Print how to delete the tenant where all tenants are, if its shard is another."""
+        if rls_tenants().shard_of is None or options["database"] or options["keep_tenant"]:
+            return
         home = router.db_for_write(type(tenant))
-        if options["database"] is None and not options["keep_tenant"] and tenant._state.db != home:
+        if tenant._state.db != home:
             self.stdout.write(
                 f"the database {home!r} still has the tenant, and what refers to it there; delete"
                 f" these with: python manage.py delete_tenant {tenant.pk} --database {home}"
