@@ -469,14 +469,16 @@ def test_what_the_login_role_may_do_counts_where_another_one_is_assumed(
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ("-c rls.is_admin=true -c rls.bypass=login", "rls.is_admin"),
+        ("-c rls.is_admin=true -c rls.bypass=", "rls.is_admin"),
         ("-c rls.is_admin=false -c rls.current_tenant=7", "rls.current_tenant"),
+        ("-c rls.bypass=login", "rls.bypass"),
     ],
 )
 def test_a_default_that_no_catalog_has_is_found(
-    options: str, name: str, tenants: Tenants, alias: Add
+    options: str, name: str, tenants: Tenants, alias: Add, settings: Any
 ) -> None:
     """A configuration file sets it as well."""
+    settings.RLS_TENANTS = RLS_TENANTS | {"BYPASS_FLAGS": ["login"]}
     database = alias("default", {"options": options})
     ((identifier, subject, text),) = findings("--database", database)
     assert (identifier, subject) == ("tenantry.E131", "server")

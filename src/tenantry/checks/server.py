@@ -66,7 +66,10 @@ def inspect_defaults(cursor: Any) -> Iterator[Finding]:
                 f"run {alter} RESET {name}",
             )
     told = {name for _, _, name, _ in found}
-    for name, nobody in ("current_tenant", ""), ("is_admin", "false"):
+    nobodies = {"current_tenant": "", "is_admin": "false"}
+    if rls_tenants().bypass_flags:
+        nobodies["bypass"] = ""
+    for name, nobody in nobodies.items():
         if f"{prefix}.{name}" not in told:
             yield from inspect_default(cursor, f"{prefix}.{name}", nobody)
 
