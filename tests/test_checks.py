@@ -16,7 +16,7 @@ from django.test.utils import isolate_apps
 
 from tenantry.checks.options import inspect_options
 from tenantry.checks.role import inspect_unlimited
-from tenantry.checks.server import inspect_version
+from tenantry.checks.server import FIXED, inspect_version
 from tests.app.models import Note, Tenant
 from tests.fix_aliases import Add
 from tests.fix_checks import broken
@@ -276,18 +276,21 @@ def test_an_unmanaged_part_of_a_protected_row_is_found(
 @pytest.mark.parametrize(
     ("version", "upgrade"),
     [
-        (150013, "15.14"),
-        (150014, None),
-        (160009, "16.10"),
-        (160010, None),
-        (170005, "17.6"),
-        (170006, None),
-        (180000, None),
+        (150019, "15.20"),
+        (150020, None),
+        (160015, "16.16"),
+        (160016, None),
+        (170011, "17.12"),
+        (170012, None),
+        (180006, "18.7"),
+        (180007, None),
+        (190000, None),
     ],
 )
 def test_servers_with_known_ways_around_policies_are_found(
-    version: int, upgrade: str | None
+    version: int, upgrade: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tenantry.checks.server.FIXED", FIXED)
     found = [(each.id, each.fix) for each in inspect_version(version)]
     assert [name for name, _ in found] == ["tenantry.W132"] * (upgrade is not None)
     assert all(f"upgrade to {upgrade} or newer" in fix for _, fix in found)

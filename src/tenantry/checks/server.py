@@ -10,7 +10,7 @@ from .findings import Finding
 
 # The first release of each major version without a known way around policies. The documentation
 # page of tenantry.W132 names the release notes.
-FIXED = {15: 14, 16: 10, 17: 6}
+FIXED = {15: 20, 16: 16, 17: 12, 18: 7}
 
 DEFAULTS = """\
 SELECT CASE
