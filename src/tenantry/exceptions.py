@@ -45,7 +45,8 @@ class NoTenantContextError(TenantryError, RuntimeError):
 class ScopeError(TenantryError, RuntimeError):
     """A scope object is entered or left out of order, or a queryset is used in two bindings.
 
-    Also where ``migrate`` runs in the scope of an admin that is a role.
+    Also where a row of one shard is used in the scope of a tenant of another, where no request is
+    served that a view could bind, and where ``migrate`` runs as an admin that is a role.
     """
 
 

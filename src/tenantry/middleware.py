@@ -36,8 +36,9 @@ class RLSTenantMiddleware:
     """Bind every request to the tenant that it is for; put it after ``AuthenticationMiddleware``.
 
     ``RLS_TENANTS["RESOLVERS"]`` says where a request names its tenant, by default in its user. One
-    class for WSGI and ASGI. It makes no thread hop and sends no SQL of its own. The body of a
-    streaming response runs in the request's binding too, after the view has returned.
+    class for WSGI and ASGI. It sends no SQL of its own, and makes no thread hop next to async
+    middleware. The body of a streaming response runs in the request's binding too, after the view
+    has returned.
 
     Raises RLSConfigurationError, when a server starts, for resolvers that cannot be made.
     """
