@@ -28,24 +28,26 @@ from benchmarks.project import STOCK, TENANTRY, project
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTED = Path(__file__).with_name("counted.py")
-# What `counted.py` does, in its order, how often all of it, and the numbers of turns of each.
+# What `counted.py` does, in its order, and the numbers of turns of each.
 WORKS = (
     "statement",
     "atomic(statement)",
     "compiling a queryset",
     "compiling one, beside no filter for the tenant",
 )
-ROUNDS, TURNS = 3, (5, 30)
+TURNS = (5, 30)
+# How often all of it. Each round draws chance again, which moves a count by a hundredth or two.
+ROUNDS = 11
 # Of an entry of DATABASES.
 KEYS = ("NAME", "USER", "HOST", "PORT", "OPTIONS")
 
 
-def counted(database: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def counted(database: Mapping[str, Any], rounds: int) -> dict[str, dict[str, float]]:
     """Return the instructions of each work with both ENGINEs, and their ratio.
 
     `database` is an entry of DATABASES.
     """
-    stock, ours = (instructions(database, engine) for engine in (STOCK, TENANTRY))
+    stock, ours = (instructions(database, engine, rounds) for engine in (STOCK, TENANTRY))
     return {
         work: {
             "stock": stock[work],
@@ -56,7 +58,7 @@ def counted(database: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def instructions(database: Mapping[str, Any], engine: str) -> dict[str, int]:
+def instructions(database: Mapping[str, Any], engine: str, rounds: int) -> dict[str, int]:
     """Return the instructions of one turn of each work, the median of the rounds.
 
     Raises RuntimeError if valgrind fails.
@@ -66,7 +68,7 @@ def instructions(database: Mapping[str, Any], engine: str) -> dict[str, int]:
     if entry["HOST"].startswith("/"):
         # What the process is told is the same each time, and so is what it does with it.
         place, entry["HOST"] = entry["HOST"], "/proc/self/cwd"
-    arguments = [json.dumps(each) for each in (entry, ROUNDS, *TURNS)]
+    arguments = [json.dumps(each) for each in (entry, rounds, *TURNS)]
     with tempfile.TemporaryDirectory(prefix="callgrind-") as name:
         command = ["valgrind", "--tool=callgrind", "--instr-atstart=no"]
         command += [f"--callgrind-out-file={name}/out", sys.executable, str(COUNTED), *arguments]
@@ -75,7 +77,7 @@ def instructions(database: Mapping[str, Any], engine: str) -> dict[str, int]:
         )
         if done.returncode:
             raise RuntimeError(f"valgrind ended with {done.returncode}:\n{done.stderr}")
-        return medians(Path(name))
+        return medians(Path(name), rounds)
 
 
 def environment() -> dict[str, str]:
@@ -84,11 +86,11 @@ def environment() -> dict[str, str]:
     return paths | {"PYTHONHASHSEED": "0"}
 
 
-def medians(directory: Path) -> dict[str, int]:
+def medians(directory: Path, rounds: int) -> dict[str, int]:
     """Return what the files of callgrind's say of one turn of each work."""
     files = count(1)
     found: dict[str, list[float]] = {work: [] for work in WORKS}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         next(files)
         for counts in found.values():
             few, many = (total(directory / f"out.{next(files)}") for _ in TURNS)
@@ -109,7 +111,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=report.RESULTS, help="folder of the JSON")
     options = parser.parse_args()
     with project() as facts:
-        found = counted(connections["direct stock"].settings_dict)
+        found = counted(connections["direct stock"].settings_dict, ROUNDS)
     print(f"{'':48}{'stock':>12}{'tenantry':>12}{'ratio':>9}")
     for work, each in found.items():
         print(f"{work:48}{each['stock']:12,}{each['tenantry']:12,}{each['ratio']:9.3f}")

@@ -216,9 +216,9 @@ class ScopedSelectMixin(ScopedMixin):
             return self.scope_all(binding)
         [(alias, table)] = sources.items()
         protection = protections(query.model._meta.apps).get(table.table_name)
-        quoted = self.quoted(alias)
+        quoted = self.quote_cache.get(alias) or self.quoted(alias)
         if protection is not None:
-            condition = self.condition(quoted, protection)
+            condition = protection.conditions.get(quoted) or self.condition(quoted, protection)
             self.where = ScopedWhere(self.where, condition, [tenant_id])
         if type(table) is BaseTable and alias == table.table_name:
             # As it compiles itself.
