@@ -289,7 +289,11 @@ def test_what_postgresql_does_to_rows_of_other_tenants_is_found(name: str) -> No
 
     by_django = "let Django do it, by on_delete="
     either = f"add SameTenant(field='of'), or {by_django}"
+    # Its key is the tenant.
+    owned = models.OneToOneField(Tenant, models.CASCADE, primary_key=True, related_name="+")
+    preferences = model({"tenant": owned}, constraints=[policy()])
     for to, fix in (
+        (preferences, by_django),
         (User, by_django),
         ("app.Nowhere", by_django),
         (Tenant, by_django),

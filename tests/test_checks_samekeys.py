@@ -24,6 +24,7 @@ def test_checks_name_what_is_wrong() -> None:
     class Tenant(models.Model):
         class Meta:
             app_label = "app"
+            constraints = [RLSConstraint(field="id")]
 
     class Free(models.Model):
         class Meta:
@@ -59,10 +60,11 @@ def test_checks_name_what_is_wrong() -> None:
 
     class Other(RLSProtectedModel):
         free = models.ForeignKey(Free, models.CASCADE)
+        partner = models.ForeignKey(Tenant, models.CASCADE, related_name="+")
 
         class Meta:
             app_label = "app"
-            constraints = [SameTenant(field="free")]
+            constraints = [SameTenant(field="free"), SameTenant(field="partner")]
 
     found = [
         (check.id, check.msg)
@@ -89,6 +91,10 @@ def test_checks_name_what_is_wrong() -> None:
         (
             "tenantry.E013",
             "app.Other.free cannot be limited to the row's own tenant: app.Free has no tenant.",
+        ),
+        (
+            "tenantry.E013",
+            "app.Other.partner cannot be limited to the row's own tenant: it names one itself.",
         ),
     ]
 

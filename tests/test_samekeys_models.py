@@ -90,6 +90,8 @@ def everywhere() -> list[Any]:
 
         cust = models.ForeignKey(Tenant, models.CASCADE)
         early = models.ForeignKey("app.Late", models.CASCADE)
+        # Whom a row is shared with, which is another tenant.
+        partner = models.ForeignKey(Tenant, models.CASCADE, related_name="+")
 
         class Meta:
             app_label = "app"

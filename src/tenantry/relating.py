@@ -9,7 +9,7 @@ from django.db.migrations.state import StateApps
 from django.db.models.fields.related import lazy_related_operation
 
 from .conf import rls_tenants
-from .samekeys import SameTenant, tenant_field
+from .samekeys import SameTenant, is_of_tenant, tenant_field
 
 
 def settle(sender: Any, **kwargs: Any) -> None:
@@ -36,6 +36,7 @@ def relate(model: Any, to: Any, name: str) -> None:
         None in {tenant_field(model), tenant_field(to)}
         or not rls_tenants().same_tenant_foreign_keys
         or name == tenant_field(model)
+        or is_of_tenant(options.get_field(name), to)
         or not (options.managed and to._meta.managed)
         or any(isinstance(each, SameTenant) and each.field == name for each in options.constraints)
     ):

@@ -276,6 +276,14 @@ class SameTenant(models.BaseConstraint):
                         id=id_,
                     )
                 )
+        if is_of_tenant(key, to):
+            found.append(
+                error(
+                    f"{name} cannot be limited to the row's own tenant: it names one itself.",
+                    hint="Remove SameTenant.",
+                    id="tenantry.E013",
+                )
+            )
         if not is_key(key.target_field):
             found.append(
                 error(
@@ -307,6 +315,14 @@ def tenant_field(model: Any) -> str | None:
     """Return the name of the field by which `model` is protected."""
     constraint = constraint_of(model)
     return constraint.field if constraint else None
+
+
+def is_of_tenant(key: Any, to: Any) -> bool:
+    """Return whether what a foreign key refers to, in `to`, is named by its tenant.
+
+    Such is the tenant, whose table may be protected too: a row names another one to share itself.
+    """
+    return bool(key.target_field.name == tenant_field(to))
 
 
 def shape_of(model: Any) -> Shape:

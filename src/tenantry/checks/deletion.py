@@ -8,7 +8,7 @@ from typing import Any
 from ..declared import constraints_of
 from ..dependents import links
 from ..policies.predicates import readable
-from ..samekeys import SameTenant, tenant_field
+from ..samekeys import SameTenant, is_of_tenant, tenant_field
 from .findings import Finding
 
 Model = type[Any]
@@ -108,7 +108,10 @@ def fix_of_deletion(model: Model, field: Any) -> str:
         # Django's SET_DEFAULT takes no default of the database.
         name = "CASCADE or PROTECT"
     to = field.remote_field.model
+    by_django = f"let Django do it, by on_delete={name}"
     # What is no model yet, Django names.
     if isinstance(to, str) or None in {tenant_field(model), tenant_field(to._meta.concrete_model)}:
-        return f"let Django do it, by on_delete={name}"
-    return f"add SameTenant(field={field.name!r}), or let Django do it, by on_delete={name}"
+        return by_django
+    if is_of_tenant(field, to._meta.concrete_model):
+        return by_django
+    return f"add SameTenant(field={field.name!r}), or {by_django}"
