@@ -17,7 +17,9 @@ from django.db import connections, models
 from django.db.models.signals import post_delete
 from django.test.utils import isolate_apps
 
-from tenantry import admin_context
+from tenantry import RawPredicate, admin_context
+from tenantry.checks.policies import mend
+from tenantry.declared import constraint_of
 from tenantry.lifecycle.removal import Removal
 from tests.app.models import Note, Shared, Tenant, User
 from tests.fix_aliases import Add
@@ -239,6 +241,37 @@ def test_a_row_of_another_tenant_stops_it(
     superuser.execute("UPDATE app_note SET author_id = NULL")
     command("delete_tenant", a.pk, "--yes", *ALSO)
     assert not any(of(a, contents()).values())
+
+
+def test_a_row_that_another_tenant_shares_stops_it(
+    library: Tenants,
+    superuser: psycopg.Connection[Any],
+    contents: Read,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    a, b = library
+    superuser.execute(
+        "UPDATE app_note SET author_id = (SELECT id FROM app_author WHERE tenant_id = %s)"
+        " WHERE tenant_id = %s",
+        [a.pk, b.pk],
+    )
+
+    def mend_policies() -> None:
+        with connections["owner"].cursor() as cursor:
+            cursor.execute(mend(connections["owner"], cursor, Note))
+
+    before = contents()
+    says = "2 rows of other tenants in app_note refer to rows that .*, by author_id; .* nothing was"
+    with monkeypatch.context() as patch:
+        patch.setattr(constraint_of(Note), "extra_predicates", [RawPredicate("true")])
+        mend_policies()
+        try:
+            with pytest.raises(CommandError, match=says):
+                command("delete_tenant", a.pk, "--yes", *ALSO)
+        finally:
+            patch.undo()
+            mend_policies()
+    assert contents() == before
 
 
 CASCADE = (

@@ -14,6 +14,7 @@ from django.db.models import QuerySet
 
 from ..conf import tenant_model
 from ..context import tenant_context
+from ..dependents import is_open
 from .order import Reference, is_cyclic
 from .tables import Holdings, Owned, holdings, referring
 
@@ -215,15 +216,18 @@ class Removal:
                 )
 
     def held(self) -> dict[Reference, int]:
-        """Return the foreign keys by which other tenants' own rows need some that go, with counts.
+        """Return the foreign keys by which rows of other tenants need some that go, with counts.
 
-        Of other tables, the policies show no rows of theirs.
+        Such are other tenants' own rows, and what they share: of other tables, the policies show
+        no rows of theirs.
         """
         found = {}
         with tenant_context(self.tenant.pk):
             for each in self.found.references:
                 table = self.found.tables.get(each.table)
-                if not (table and table.is_tenants and each.target in self.doomed):
+                if table is None or each.target not in self.doomed:
+                    continue
+                if not (table.is_tenants or is_open(table.model, apps)):
                     continue
                 refers = referring(each, self.found.tables[each.target], self.quote)
                 others = f"{table.quoted} WHERE ({table.condition}) IS NOT TRUE AND {refers}"
