@@ -29,10 +29,16 @@ def check_way(constraint: RLSConstraint, model: Any) -> list[checks.CheckMessage
         # Those of a proxy are of the model that has its table.
         if field not in at._meta.concrete_model._meta.local_concrete_fields:
             message = f"{at._meta.label}.{step} is not a column of the model's own table."
-            links = [] if constraint.path is None else links_to(at, field)
+            links = links_to(at, field)
             way = "__".join([*steps[: number - 1], *links, *steps[number - 1 :]])
             hint = "Declare a foreign key to the tenant on this model."
-            if links:
+            if links and constraint.path is None:
+                hint = (
+                    f"Leave it to {field.model._meta.label}: rows of a child are protected with"
+                    " their parent's. A model that has it from an abstract base needs a Meta of its"
+                    " own."
+                )
+            elif links:
                 hint = f"Name the link to the parent's table: RLSConstraint(path={way!r})."
             return [checks.Error(message, hint, model, "tenantry.E002")]
         if number < len(steps) and not isinstance(field, models.ForeignKey):
