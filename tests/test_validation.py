@@ -182,6 +182,21 @@ def test_a_proxy_is_checked_as_what_it_is_a_proxy_of(tenants: Tenants) -> None:
         assert form({"title": "new"}).is_valid()
 
 
+@isolate_apps("tests.app")
+def test_a_name_of_no_field_may_be_left_out(tenants: Tenants) -> None:
+    class Renamed(RLSProtectedModel):
+        tenant = None
+        customer = models.ForeignKey(Tenant, models.CASCADE, related_name="+")
+
+        class Meta:
+            app_label = "app"
+            constraints = [RLSConstraint(field="customer")]
+
+    # As Django takes it: code for many models need not know which of them has the field.
+    with tenant_context(tenants[0].pk):
+        Renamed().full_clean(exclude=["tenant", "customer"])
+
+
 def test_fields_of_its_own_stay_left_out(tenants: Tenants) -> None:
     with tenant_context(tenants[0].pk):
         Note(title="A 1").validate_constraints(exclude={"title"})

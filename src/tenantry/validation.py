@@ -33,10 +33,11 @@ def tenant_fields(row: Any, exclude: Collection[str] | None) -> set[str]:
         for each in constraints
         if isinstance(each, RLSConstraint) and each.field
     } | {rls_tenants().tenant_fk_field}
+    left_out = names & set(exclude or ())
     return {
-        name
-        for name in names & set(exclude or ())
-        if tenant_to_validate(row, row._meta.get_field(name)) is not None
+        field.name
+        for field in row._meta.fields
+        if field.name in left_out and tenant_to_validate(row, field) is not None
     }
 
 
