@@ -13,6 +13,7 @@ from django.core.handlers.base import BaseHandler
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.db.backends.signals import connection_created
 from django.http import HttpRequest, HttpResponse
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 from psycopg.sql import SQL, Identifier
 
@@ -23,6 +24,7 @@ from tenantry.backends.postgresql.sessions import refuse_session_state
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
 from tests.fix_aliases import Add
+from tests.fix_faults import wait_for
 from tests.fix_pool import ALIAS, SIZE
 
 Tenants = tuple[Tenant, Tenant]
@@ -221,6 +223,28 @@ def test_rows_are_iterated_in_such_transactions(by_sql: bool, alias: str, pool: 
         if by_sql:
             execute(connection, "COMMIT")
     assert texts() == ["x"]
+
+
+@pytest.mark.parametrize("alias", ["default", ALIAS])
+def test_rows_are_iterated_while_another_thread_closes_a_cursor(
+    alias: str, pool: Any, superuser: psycopg.Connection[Any]
+) -> None:
+    """An async iteration that is left closes its cursor on the thread of the event loop."""
+    connection: Any = connections[alias]
+    write("x", alias)
+    connection.ensure_connection()
+    driver = connection.connection
+    with superuser.transaction():
+        superuser.execute("SELECT pg_advisory_xact_lock(1)")
+        # Any statement will do, and this one takes as long as it has to.
+        other = threading.Thread(target=driver.execute, args=["SELECT pg_advisory_xact_lock(1)"])
+        other.start()
+        wait_for(lambda: driver.pgconn.transaction_status == TransactionStatus.ACTIVE)
+        cursor = connection.chunked_cursor()
+    other.join()
+    with cursor:
+        cursor.execute("SELECT text FROM app_shared")
+        assert cursor.fetchall() == [("x",)]
 
 
 def test_psycopgs_pipeline_keeps_the_connection(pool: Any, tenants: Tenants) -> None:

@@ -44,6 +44,7 @@ from .schema import DatabaseSchemaEditor
 
 MINIMUM_PSYCOPG = (3, 2)
 MINIMUM_POSTGRESQL = 15
+BEGUN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 if base.psycopg_version()[:2] < MINIMUM_PSYCOPG:
     raise ImproperlyConfigured(
@@ -162,10 +163,11 @@ class BoundConnections(Base):  # type: ignore[misc]
         if name is None or rls_tenants().sealed:
             return super().create_cursor()
         connection: psycopg.Connection[Any] = self.connection
-        # One that SQL, or psycopg, has begun is a transaction too.
-        idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        # One that SQL, or psycopg, has begun is a transaction too. Where another thread closes a
+        # cursor meanwhile, as the event loop's does for an iteration that is left, nobody can tell.
+        begun = connection.pgconn.transaction_status in BEGUN
         cursor = self.named_cursor_class()(
-            connection, name, scrollable=False, withhold=connection.autocommit and idle
+            connection, name, scrollable=False, withhold=connection.autocommit and not begun
         )
         loader: Any = connection.adapters.get_loader(base.TIMESTAMPTZ_OID, Format.TEXT)
         if self.timezone != loader.timezone:
