@@ -7,6 +7,8 @@ import gc
 import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +34,7 @@ from tenantry.backends.postgresql import pool as pool_module
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
 from tests.fix_aliases import Add
-from tests.fix_commands import manage
+from tests.fix_commands import ROOT, manage
 from tests.fix_faults import Outcome, outcome_of, wait_for
 from tests.fix_pool import ALIAS, SIZE
 
@@ -241,6 +243,28 @@ def test_a_thread_that_dies_with_a_cursor_open_loses_no_connection(pool: Any) ->
     assert titles() == []
     # Nobody gets the session itself, which something that the thread left might still use.
     assert len(left) == len(set(left)) == SIZE + 1
+
+
+# A server that is told to end leaves threads behind that serve somebody.
+ENDING = """\
+import threading, django
+django.setup()
+from django.db import connections, transaction
+is_open = threading.Event()
+def serve():
+    with transaction.atomic("pool"):
+        connections["pool"].ensure_connection()
+        is_open.set()
+        threading.Event().wait()
+threading.Thread(target=serve, daemon=True).start()
+is_open.wait()
+"""
+
+
+def test_a_process_ends_while_a_thread_has_a_connection(
+    pool: Any, processes: dict[str, str]
+) -> None:
+    subprocess.run([sys.executable, "-c", ENDING], cwd=ROOT, env=processes, timeout=30, check=True)
 
 
 def in_child(is_so: Callable[[], bool]) -> bool:

@@ -11,10 +11,10 @@ import atexit
 import gc
 import math
 import os
+import sys
 import threading
 import time
 import weakref
-from contextlib import suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -241,11 +241,12 @@ class PoolingMixin(Base):  # type: ignore[misc]
         # A thread that ended, or a wrapper that was dropped, with its connection checked out. In a
         # forked process it is a thread of the parent, whose session this would end.
         pool = getattr(self.connection, "_pool", None)
+        if sys.is_finalizing():
+            return  # The connections end with Python, in which no thread starts any more.
         if pool is not None and self.process == os.getpid():
             # The pool's lock may be held by whoever triggers this, hence from another thread.
             give_back = threading.Thread(target=replace, args=(pool, self.connection), daemon=True)
-            with suppress(RuntimeError):  # Python is ending, and the connections with it.
-                give_back.start()
+            give_back.start()
 
     # Checkout for a transaction at a time.
 
