@@ -102,6 +102,28 @@ def test_what_is_wrong_with_the_admin_role_is_found(
     assert_found(id_, message, broken(superuser, how, back))
 
 
+@pytest.mark.role_shape
+@pytest.mark.parametrize(
+    ("how", "back", "is_told"),
+    [
+        ("REVOKE UPDATE ON app_tag FROM app_admin", "GRANT UPDATE ON app_tag TO app_admin", False),
+        (
+            "ALTER TABLE app_tag OWNER TO postgres; REVOKE UPDATE ON app_tag FROM app_admin",
+            "ALTER TABLE app_tag OWNER TO owner; GRANT UPDATE ON app_tag TO app_admin",
+            True,
+        ),
+    ],
+)
+def test_who_can_grant_what_the_admin_lacks_is_not_told_by_migrate(
+    how: str, back: str, is_told: bool, tenants: Tenants, superuser: Superuser
+) -> None:
+    with broken(superuser, how, back):
+        assert "tenantry.W103" in {each.id for each in inspect_database(connections["owner"])}
+        told = [each.id for each in check_database(databases=["owner"])]
+        assert ("tenantry.W103" in told) is is_told
+        assert "tenantry.W103" in {each.id for each in check_database(databases=["default"])}
+
+
 def heirs(findings: Iterable[Any]) -> list[str]:
     return [each.message for each in findings if each.id == "tenantry.E105"]
 

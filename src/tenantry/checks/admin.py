@@ -16,8 +16,9 @@ FIRST_WITH_SET = 160000
 # A default that takes the next value of a sequence needs a privilege, an identity column does not.
 ADMIN = """\
 WITH tables AS (
-  SELECT name, c.oid, relnamespace
+  SELECT name, c.oid, relnamespace, relowner, nspowner
   FROM unnest(%(tables)s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+  JOIN pg_namespace n ON n.oid = relnamespace
 )
 SELECT pg_has_role(session_user, oid, 'SET'),
   ARRAY(SELECT heir.rolname::text FROM pg_roles heir
@@ -35,7 +36,9 @@ SELECT pg_has_role(session_user, oid, 'SET'),
       WHERE CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(admin.oid, s.oid, 'USAGE') END
     UNION SELECT 'the schema ' || relnamespace::regnamespace FROM tables
       WHERE NOT has_schema_privilege(admin.oid, relnamespace, 'USAGE')
-    ORDER BY 1)
+    ORDER BY 1),
+  (SELECT bool_and(pg_has_role(relowner, 'USAGE') AND (pg_has_role(nspowner, 'USAGE')
+      OR has_schema_privilege(admin.oid, relnamespace, 'USAGE'))) FROM tables)
 FROM pg_roles admin WHERE rolname = %(role)s"""
 
 
@@ -78,7 +81,7 @@ def inspect_admin(
 def inspect_membership(role: str, row: Any, login: Row) -> Iterator[Finding]:
     """Yield what is wrong with the admin `role`, as :data:`ADMIN` and :data:`ROLE` found it."""
     subject, quoted = f"role {role}", readable(role)
-    may_set, heirs, lacking = row
+    may_set, heirs, lacking, may_grant = row
     if not may_set:
         yield Finding(
             "tenantry.W102",
@@ -97,6 +100,7 @@ def inspect_membership(role: str, row: Any, login: Row) -> Iterator[Finding]:
             subject,
             f"is the ADMIN_ROLE, and may not use {', '.join(lacking)}",
             "run migrate as the owner of the tables, and of their schema",
+            awaited=may_grant,
         )
 
 
