@@ -414,7 +414,7 @@ def test_who_may_not_create_a_test_database_is_told_of_the_owner(tested: Reader)
 
     assert "by its login, in DATABASES['default']['TEST']['OWNER']: {'USER'" in told()
     configure(tested, 'DATABASES["default"]["TEST"]["OWNER"]["USER"] = "notebook_app"\n')
-    assert "['TEST']['OWNER']" not in told()
+    assert "run ALTER ROLE notebook_app CREATEDB, or name another role in" in told()
 
 
 def test_only_a_test_database_has_an_owner_that_tests_may_be(tenants: Tenants) -> None:

@@ -14,6 +14,7 @@ from ...binding import ADMIN, running_as
 from ...conf import rls_tenants
 from ...exceptions import RLSConfigurationError
 from ...grants import tables_in
+from ...policies.predicates import readable
 
 LOGIN = frozenset({"USER", "PASSWORD"})
 # Where tables are made that name no schema, and the owner's others that have a model's table. Not
@@ -61,13 +62,23 @@ class DatabaseCreation(creation.DatabaseCreation):
         except SystemExit as stop:
             # Django has shown the error, and nothing that calls this can be overridden instead.
             cause = stop.__context__ and stop.__context__.__cause__
-            if isinstance(cause, errors.InsufficientPrivilege) and self.owner() is None:
-                alias = self.connection.alias
-                self.log(
-                    "Name a role that may create databases, by its login, in"
-                    f" DATABASES[{alias!r}]['TEST']['OWNER']: {{'USER': ..., 'PASSWORD': ...}}"
-                )
+            # One that may create databases may yet not copy the template.
+            if isinstance(cause, errors.InsufficientPrivilege) and "copy" not in str(cause):
+                self.log(self._advice())
             raise
+
+    def _advice(self) -> str:
+        """Return what to do about a role that may not make the test database."""
+        setting = f"DATABASES[{self.connection.alias!r}]['TEST']['OWNER']"
+        if owner := self.owner():
+            role = readable(owner["USER"])
+            return (
+                f"As a superuser, run ALTER ROLE {role} CREATEDB, or name another role in {setting}"
+            )
+        return (
+            f"Name a role that may create databases, by its login, in {setting}:"
+            " {'USER': ..., 'PASSWORD': ...}"
+        )
 
     def serialize_db_to_string(self) -> str:
         """Return all rows, those of tenants too, for ``serialized_rollback`` to bring back."""
