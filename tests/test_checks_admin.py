@@ -351,7 +351,9 @@ def test_an_admin_role_that_does_not_exist_is_found(
     connection = connections["default"]
     connection.close()
     # Every statement would want to be the app role, which is there.
-    assert f"as a superuser, run CREATE ROLE {quoted} NOLOGIN" in found()["tenantry.E104"]
+    told = found()["tenantry.E104"]
+    assert f"as a superuser, run CREATE ROLE {quoted} NOLOGIN" in told
+    assert told.endswith("or correct ADMIN_ROLE in RLS_TENANTS")
     # Nor can a policy for it be made, of which no table tells.
     assert list(found()) == ["tenantry.E104"]
 

@@ -72,7 +72,8 @@ def inspect_admin(
             subject,
             "is the ADMIN_ROLE, and does not exist",
             f"as a superuser, run CREATE ROLE {quoted} NOLOGIN, and GRANT {quoted} TO the role"
-            " that serves requests WITH INHERIT FALSE, SET TRUE",
+            " that serves requests WITH INHERIT FALSE, SET TRUE, or correct ADMIN_ROLE in"
+            " RLS_TENANTS",
         )
         return
     yield from inspect_membership(role, row, read_role(cursor, options))
