@@ -250,3 +250,12 @@ def test_a_template_that_is_hidden_is_reported(admin_site: None) -> None:
         assert "tenantry.W156" in messages()
         with modify_settings(INSTALLED_APPS={"append": ["tenantry.contrib.admin"]}):
             assert "tenantry.W156" in messages()
+
+
+@pytest.mark.parametrize(("named", "is_told"), [("user", True), ("session", False), ("-", False)])
+def test_a_switcher_that_nothing_would_read_is_reported(
+    named: str, is_told: bool, admin_site: None, settings: Any
+) -> None:
+    # The last one cannot be made, which is reported by another check.
+    settings.RLS_TENANTS = {**settings.RLS_TENANTS, "RESOLVERS": [named]}
+    assert ("tenantry.W156" in messages()) is is_told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpR
 from django.urls import path, reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
+from ...exceptions import RLSConfigurationError
 from ...selection import clear_tenant_selection, switch_tenant
-from .switcher import Switcher, may_switch, switcher, tenants_for
+from .switcher import Switcher, can_switch, may_switch, switcher, tenants_for
 
 TEMPLATES = "tenantry.contrib.admin"
 
@@ -65,20 +67,21 @@ class TenantAdminSiteMixin(AdminSite):
         return HttpResponseRedirect(following)
 
     def check(self, app_configs: Any) -> list[checks.CheckMessage]:
-        """Return what is wrong with the site: a template that the admin's own hides."""
-        found = super().check(app_configs)
+        """Return what is wrong with the site: why the switcher is not shown."""
         names = [app.name for app in apps.get_app_configs()]
         # Also of a site without Django's admin, which the templates are of.
         first = [name for name in names if name in (TEMPLATES, "django.contrib.admin")][:1]
+        hints = []
         if first == ["django.contrib.admin"]:
-            found.append(
-                checks.Warning(
-                    f"The admin site {self.name!r} cannot show its switcher of tenants.",
-                    hint=f"Put {TEMPLATES!r} into INSTALLED_APPS, before the admin.",
-                    id="tenantry.W156",
-                )
-            )
-        return found
+            hints.append(f"Put {TEMPLATES!r} into INSTALLED_APPS, before the admin.")
+        # E184 reports resolvers that cannot be made.
+        with suppress(RLSConfigurationError):
+            if not can_switch():
+                hints.append("Put 'session' into RLS_TENANTS['RESOLVERS'], before 'user'.")
+        message = f"The admin site {self.name!r} cannot show its switcher of tenants."
+        return super().check(app_configs) + [
+            checks.Warning(message, hint=hint, id="tenantry.W156") for hint in hints
+        ]
 
 
 class RLSAdminSite(TenantAdminSiteMixin):

@@ -36,10 +36,14 @@ class Switcher:
     next_url: str
 
 
+def can_switch() -> bool:
+    """Return whether a selection would be read."""
+    return any(isinstance(resolver, SessionResolver) for resolver in resolvers())
+
+
 def may_switch(user: Any) -> bool:
     """Return whether a user may select a tenant: an admin, or a user of several."""
-    selects = any(isinstance(resolver, SessionResolver) for resolver in resolvers())
-    return selects and (binding_of(user).is_admin or has_several_tenants(user))
+    return can_switch() and (binding_of(user).is_admin or has_several_tenants(user))
 
 
 def tenants_for(user: Any) -> Any:
