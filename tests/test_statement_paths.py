@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -936,25 +937,37 @@ def test_what_fails_when_it_is_committed_is_raised(
         assert cursor.fetchall() == [("A 1",), ("A 2",)]
 
 
+class Texts(psycopg.adapt.Dumper):
+    """A dumper of a project that forgets to encode."""
+
+    def dump(self, obj: Any) -> Any:
+        return "1"
+
+
 @pytest.mark.parametrize(("path", "nested"), [("stream", False), ("declare", True)])
+@pytest.mark.parametrize("wrong", ["number", "type"])
 def test_what_libpq_does_not_send_leaves_the_connection_usable(
-    path: str, nested: bool, wire: Wire, tenants: tuple[Tenant, Tenant]
+    path: str, nested: bool, wrong: str, wire: Wire, tenants: tuple[Tenant, Tenant]
 ) -> None:
     using = "wire_server_side"
     connection: Any = connections[using].connection
-    many = [0] * 65536
+    many: list[Any] = [0] * 65536 if wrong == "number" else [Decimal(1)]
     statement = f"SELECT title FROM app_note WHERE id IN ({', '.join(['%s'] * len(many))})"
 
     def block() -> AbstractContextManager[None]:
         return transaction.atomic(using=using) if nested else nullcontext()
 
     with tenant_context(tenants[0].pk), block():
-        with pytest.raises(psycopg.OperationalError, match="number of parameters"), block():
+        refused = pytest.raises(
+            (psycopg.OperationalError, TypeError), match="number of parameters|expected"
+        )
+        named = "c" if path == "declare" else ""
+        with refused, block(), connection.cursor(named) as cursor:
+            cursor.adapters.register_dumper(Decimal, Texts)
             if path == "stream":
-                list(connection.cursor().stream(statement, many))
+                list(cursor.stream(statement, many))
             else:
-                with connection.cursor("c") as cursor:
-                    cursor.execute(statement, many)
+                cursor.execute(statement, many)
         assert execute(using) == execute_with_parameters(using) == ["A 1", "A 2"]
         assert connections[using].connection is connection
 

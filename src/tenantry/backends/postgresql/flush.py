@@ -126,7 +126,8 @@ class FlushMixin(Base):  # type: ignore[misc]
     def _send_flush(self, query: Any, result_format: Format = Format.TEXT) -> PQGen[int]:
         """Send BEGIN, the binding and `query` together; return how many results come first.
 
-        Raises psycopg's error for what libpq does not send, such as too many parameters.
+        Raises what psycopg does for what libpq does not send, such as too many parameters, or what
+        a dumper of the project's makes that is not bytes.
         """
         ahead: list[tuple[bytes, list[bytes] | None]] = [
             *((control, None) for control in self._conn.take_control()),
@@ -147,7 +148,7 @@ class FlushMixin(Base):  # type: ignore[misc]
                 param_types=None if merged else query.types,
                 result_format=result_format,
             )
-        except psycopg.Error:
+        except Exception:
             # What is ahead of it has gone, as it does where it goes first.
             self._pgconn.pipeline_sync()
             yield from self._end_flush()
