@@ -218,6 +218,21 @@ def test_no_path_sends_one(send: Callable[[Any, str], None], alias: str, tenants
         cursor.execute("SELECT 1")
 
 
+# Nothing is put in front of what is sealed.
+@pytest.mark.unsealed
+def test_a_statement_is_no_memoryview(alias: str, tenants: Tenants) -> None:
+    with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+        with tenant_context(tenants[1].pk):
+            cursor.execute("SELECT 1")
+            cursor.execute("SAVEPOINT s")
+        with tenant_context(tenants[0].pk):
+            # As in psycopg.
+            with pytest.raises(TypeError, match="expected bytes, memoryview found"):
+                cursor.execute(memoryview(f"ROLLBACK TO s; {TITLES}".encode()))
+            cursor.execute(TITLES)
+            assert cursor.fetchall() == [("A 1",), ("A 2",)]
+
+
 async def test_native_async_refuses_it_too(tenants: Tenants) -> None:
     async with aconnection() as connection:
         async with tenant_context(tenants[1].pk):
