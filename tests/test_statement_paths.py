@@ -431,6 +431,20 @@ def test_a_named_cursor_fetches_in_the_binding_of_its_declare(
     assert titles == ["A 1", "A 2"]
 
 
+def test_one_that_cannot_be_declared_anew_fetches_as_nobody_else(
+    wire: Wire, tenants: tuple[Tenant, Tenant]
+) -> None:
+    a, b = tenants
+    connection: Any = connections["wire"].connection
+    with transaction.atomic(using="wire"), connection.cursor("c") as cursor:
+        with tenant_context(a.pk):
+            cursor.execute(TITLES)
+        with tenant_context(b.pk), pytest.raises(UnicodeDecodeError):
+            cursor.execute(b"SELECT \xff")
+        with pytest.raises(errors.InvalidCursorName), transaction.atomic(using="wire"):
+            cursor.fetchall()
+
+
 @pytest.mark.unsealed
 def test_a_fetch_carries_its_binding_in_its_message(
     wire: Wire, tenants: tuple[Tenant, Tenant]

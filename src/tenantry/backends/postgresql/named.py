@@ -65,6 +65,10 @@ class NamedStatementMixin(StatementMixin):
                 " and its rows with it to whoever is next; open it without that in a transaction,"
                 " or use a database alias with pool_mode 'session'"
             )
+        if self._described:
+            # Before anything can fail: the rows of the one before are not for who declares anew.
+            yield from self._close_gen()
+            self._described = False
         # Without a transaction to live in, PostgreSQL's own error is the clearest.
         self._bare = outside and not self.withhold
         self._declared = current_binding()
@@ -89,9 +93,6 @@ class NamedStatementMixin(StatementMixin):
     def _declare_on_server(self, query: Any, params: Any, binary: bool | None) -> PQGen[None]:
         """Send BEGIN, the binding and a DECLARE with server-side parameters in one flush."""
         statement = self._make_declare_statement(query)
-        if self._described:
-            yield from self._close_gen()
-            self._described = False
         self._iter_rows = None
         yield from self._start_query(statement)
         declare = self._convert_query(statement, params)
