@@ -24,6 +24,7 @@ from psycopg.pq import TransactionStatus
 
 from tenantry import aclose_pools, aconnection, admin_context, tenant_context
 from tenantry.backends.postgresql.cursor import ClosingMixin, bound
+from tenantry.binding import Binding, running_as
 from tenantry.exceptions import UnbindableStatementError
 from tests import settings
 from tests.app.models import Note, Shared, Tenant
@@ -413,6 +414,24 @@ def test_an_unbound_statement_carries_the_empty_binding(wire: Wire) -> None:
     assert "rls.current_tenant" in first
     assert "''" in first
     assert "'false'" in first
+
+
+@pytest.mark.unsealed
+@each_version
+@pytest.mark.parametrize("tenant", ["é", "\\é'"])
+def test_a_tenant_is_the_same_in_any_encoding_of_the_client(
+    tenant: str, alias: str, tenants: tuple[Tenant, Tenant]
+) -> None:
+    current = "SELECT current_setting('rls.current_tenant')"
+    with running_as(Binding(tenant)), transaction.atomic(using=alias):
+        connection: Any = connections[alias].connection
+        connection.execute("SET LOCAL client_encoding = 'LATIN1'")
+        assert connection.execute(current).fetchall() == [(tenant,)]
+        assert connection.execute(f"{current}, %s", [1]).fetchall() == [(tenant, 1)]
+        with connection.pipeline():
+            assert connection.execute(current).fetchall() == [(tenant,)]
+        with psycopg.ClientCursor(connection) as cursor:
+            assert cursor.execute(current).fetchall() == [(tenant,)]
 
 
 @each_version
@@ -973,7 +992,7 @@ def test_what_libpq_does_not_send_leaves_the_connection_usable(
 
     with tenant_context(tenants[0].pk), block():
         refused = pytest.raises(
-            (psycopg.OperationalError, TypeError), match="number of parameters|expected"
+            (psycopg.OperationalError, TypeError), match=r"number of parameters|expected"
         )
         named = "c" if path == "declare" else ""
         with refused, block(), connection.cursor(named) as cursor:

@@ -91,8 +91,12 @@ def prefix(
     return _select(binding, session.role)
 
 
-def binding_query(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes, list[bytes]]:
+def binding_query(
+    binding: Binding, session: Session = LOGGED_IN, encoding: str = "utf-8"
+) -> tuple[bytes, list[bytes]]:
     """Return a statement that applies `binding`, and its parameters, for the extended protocol.
+
+    The `encoding` is the client's, which the server takes them to be in.
 
     It is a SELECT on every server: in a pipeline without an explicit transaction, SET LOCAL has
     no effect on servers that do not treat it as an implicit transaction block.
@@ -101,7 +105,8 @@ def binding_query(binding: Binding, session: Session = LOGGED_IN) -> tuple[bytes
     if rls_tenants().sealed:
         value = token(binding, session.database)
     values = [(tenant, value), *others]
-    return _calls(tuple(name for name, _ in values)), [value.encode() for _, value in values]
+    calls = _calls(tuple(name for name, _ in values))
+    return calls, [value.encode(encoding) for _, value in values]
 
 
 def applies_binding(statement: bytes) -> bool:
@@ -192,15 +197,23 @@ def _calls(names: tuple[str, ...]) -> bytes:
 @lru_cache(maxsize=4096)
 def _set_local(binding: Binding, role: str) -> Prefix:
     values = _parameters(binding, role)
-    text = "".join(f"SET LOCAL {name}={literal(value)};" for name, value in values)
+    text = "".join(f"SET LOCAL {name}={_string(value)};" for name, value in values)
     return Prefix(f"{text}\n".encode(), len(values))
 
 
 @lru_cache(maxsize=4096)
 def _select(binding: Binding, role: str) -> Prefix:
     values = _parameters(binding, role)
-    calls = (f"pg_catalog.set_config('{name}',{literal(value)},true)" for name, value in values)
+    calls = (f"pg_catalog.set_config('{name}',{_string(value)},true)" for name, value in values)
     return Prefix(f"SELECT {','.join(calls)};\n".encode(), 1)
+
+
+def _string(value: str) -> str:
+    """Return `value` as a string of SQL, of characters that are the same in each encoding."""
+    if value.isascii():
+        return literal(value)
+    escaped = value.replace("\\", "\\\\")
+    return "E" + literal("".join(c if c.isascii() else f"\\U{ord(c):08x}" for c in escaped))
 
 
 def _parameters(binding: Binding, role: str) -> list[tuple[str, str]]:

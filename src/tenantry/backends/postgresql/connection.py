@@ -144,7 +144,7 @@ class ControlMixin(Base):  # type: ignore[misc]
 
     def apply(self, binding: Binding) -> PQGen[None]:
         """Send `binding` in a message of its own, for the transaction that is open."""
-        statement, values = binding_query(binding, self.session)
+        statement, values = binding_query(binding, self.session, self.info.encoding)
         self.pgconn.send_query_params(statement, values)
         results = yield from generators.execute(self.pgconn)
         if results[-1].status == ExecStatus.FATAL_ERROR:
@@ -179,8 +179,8 @@ class ControlMixin(Base):  # type: ignore[misc]
             )
         if status != TransactionStatus.INERROR:
             if self._pipeline:
-                statement, values = binding_query(current_binding(), self.session)
-                self.queue([statement], values)
+                binding = binding_query(current_binding(), self.session, self.info.encoding)
+                self.queue([binding[0]], binding[1])
             else:
                 yield from self.apply(current_binding())
 

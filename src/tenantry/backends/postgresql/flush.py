@@ -131,7 +131,7 @@ class FlushMixin(Base):  # type: ignore[misc]
         """
         ahead: list[tuple[bytes, list[bytes] | None]] = [
             *((control, None) for control in self._conn.take_control()),
-            binding_query(self._binding(), self._conn.session),
+            binding_query(self._binding(), self._conn.session, self._conn.info.encoding),
         ]
         self._query = query
         self._prefix_results = 0

@@ -78,7 +78,8 @@ class PipelineMixin(Base):  # type: ignore[misc]
             self._conn.queue(self._conn.take_control())
             if not self._conn._pipeline.own and self._rolls_back(query):
                 return
-        statement, values = binding_query(binding, self._conn.session)
+        encoding = self._conn.info.encoding
+        statement, values = binding_query(binding, self._conn.session, encoding)
         if values != queued:
             self._conn.queue([statement], values)
         if many:
