@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import InternalError, connections, transaction
-from psycopg import IsolationLevel
+from psycopg import IsolationLevel, errors
 
-from tenantry import admin_context, tenant_context
+from tenantry import aclose_pools, aconnection, admin_context, tenant_context
 from tests import settings
 from tests.app.models import Note, Shared, Tenant
 from tests.fix_aliases import Add
@@ -72,6 +72,14 @@ def test_a_lock_that_would_end_at_once_is_refused(alias: str, tenants: Tenants) 
             cursor.execute(LOCK)
         cursor.execute(f"{LOCK}; SELECT 1")
         assert cursor.nextset()
+
+
+async def test_so_it_is_in_async_code(tenants: Tenants) -> None:
+    async with aconnection() as connection:
+        await connection.set_autocommit(True)
+        with pytest.raises(errors.NoActiveSqlTransaction):
+            await connection.execute(LOCK)
+    await aclose_pools()
 
 
 @pytest.mark.parametrize("who", ["tenant", "admin"])

@@ -20,9 +20,6 @@ from .named import NamedStatementMixin
 from .savepoints import SavepointSQL
 from .statement import StatementMixin
 
-# What PostgreSQL says of a LOCK.
-LOCKED = b"LOCK TABLE"
-
 
 class BindingMixin(StatementMixin):
     """Run statements bound, inside and outside transactions."""
@@ -89,23 +86,6 @@ class BindingMixin(StatementMixin):
             super().execute(query, params, binary=binary)
         else:
             super().execute(query, params, prepare=prepare, binary=binary)
-        result = self.pgresult
-        if result is not None and result.command_status == LOCKED and not self._bare:
-            self._refuse_lock(query, params)
-
-    def _refuse_lock(self, query: Any, params: Any) -> None:
-        """Let PostgreSQL refuse a lock that has ended with its statement.
-
-        It does so outside a transaction, unless there is another statement in the same message,
-        such as the binding.
-        """
-        if len(self._results) > 1 or not self.is_outside():
-            return
-        self._bare = True
-        try:
-            self._run(query, params, None, None)
-        finally:
-            self._bare = False
 
     def executemany(self, query: Any, params_seq: Iterable[Any], **options: Any) -> None:
         """Run a statement for each of `params_seq`; all run in the binding at the start."""

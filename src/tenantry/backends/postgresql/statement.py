@@ -50,6 +50,8 @@ UTILITIES = frozenset(
 )
 # After a pipeline psycopg would hear too late that nothing is prepared any more.
 UNPREPARED = UTILITIES | {b"DEALLOCATE"}
+# What PostgreSQL says of a LOCK.
+LOCKED = b"LOCK TABLE"
 # What was cancelled is not to be sent again.
 CANCELLED = b"57014"
 IDLE_OR_INTRANS = frozenset((TransactionStatus.IDLE, TransactionStatus.INTRANS))
@@ -197,24 +199,41 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
     ) -> PQGen[None]:
         if self.closed or not self.goes_straight(binary):
             yield from super()._execute_gen(query, params, prepare=prepare, binary=binary)
+        else:
+            # What psycopg does in the end, without asking what else could be done: nearly every
+            # statement comes here, and the questions took as long as the answers.
+            self._reset()
+            self._asked = query
+            if self._last_query is None or self._last_query is not query:
+                self._last_query = None
+                self._tx = psycopg.adapt.Transformer(self)
+            statement = self._convert_query(query, params)
+            if self._conn.per_transaction:
+                self.refuse_session_state(statement.query)
+            if SEMICOLON in statement.query:
+                refuse_undoing(statement.query, self._pgconn)
+            self._send_with_binding(statement, self._binding())
+            results = yield from generators.execute(self._pgconn)
+            self._check_results(results)
+            self._set_results(results)
+            self._last_query = query
+        result = self.pgresult
+        if result is not None and result.command_status == LOCKED and not self._bare:
+            yield from self._refuse_lock(query, params)
+
+    def _refuse_lock(self, query: Any, params: Any) -> PQGen[None]:
+        """Let PostgreSQL refuse a lock that has ended with its statement.
+
+        It does so outside a transaction, unless there is another statement in the same message,
+        such as the binding.
+        """
+        if len(self._results) > 1 or not self.is_outside():
             return
-        # What psycopg does in the end, without asking what else could be done: nearly every
-        # statement comes here, and the questions took as long as the answers.
-        self._reset()
-        self._asked = query
-        if self._last_query is None or self._last_query is not query:
-            self._last_query = None
-            self._tx = psycopg.adapt.Transformer(self)
-        statement = self._convert_query(query, params)
-        if self._conn.per_transaction:
-            self.refuse_session_state(statement.query)
-        if SEMICOLON in statement.query:
-            refuse_undoing(statement.query, self._pgconn)
-        self._send_with_binding(statement, self._binding())
-        results = yield from generators.execute(self._pgconn)
-        self._check_results(results)
-        self._set_results(results)
-        self._last_query = query
+        self._bare = True
+        try:
+            yield from self._execute_gen(query, params)
+        finally:
+            self._bare = False
 
     def _start_query(self, query: Any = None) -> PQGen[None]:
         self._asked = query
