@@ -795,6 +795,17 @@ def test_rows_held_after_a_commit_are_those_of_the_declare(tenants: tuple[Tenant
             assert cursor.fetchall() == [("A 1",), ("A 2",)]
 
 
+def test_copy_merges_parameters_as_its_cursor_adapts_them(alias: str, wire: Wire) -> None:
+    class Shout(psycopg.adapt.Dumper):
+        def dump(self, obj: str) -> bytes:
+            return obj.upper().encode()
+
+    with connections[alias].connection.cursor() as cursor:
+        cursor.adapters.register_dumper(str, Shout)
+        with cursor.copy("COPY (SELECT %s) TO STDOUT", ["loud"]) as copy:
+            assert list(copy.rows()) == [("LOUD",)]
+
+
 def test_copy_refuses_what_psycopg_refuses(tenants: tuple[Tenant, Tenant]) -> None:
     connections["wire"].ensure_connection()
     connection = connections["wire"].connection

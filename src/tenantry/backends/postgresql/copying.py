@@ -29,13 +29,13 @@ class CopyMixin(Base):  # type: ignore[misc]
             raise psycopg.NotSupportedError("COPY cannot be used in pipeline mode")
         yield from self._conn.settle()
         yield from self._start_query()
-        self._asked = statement
+        self._asked = text = statement
         if params or not isinstance(statement, str | bytes | psycopg.sql.Composable):
             # COPY takes no parameters on the server; psycopg merges them in too.
-            merged = psycopg.ClientCursor(self._conn).mogrify(statement, params)
-            query = self._convert_query(merged.encode(self._encoding))
-        else:
-            query = self._convert_query(statement)
+            merged: Any = psycopg.ClientCursor._query_cls(self._tx)
+            merged.convert(statement, params)
+            text = merged.query
+        query = self._convert_query(text)
         binding = self._binding()
         try:
             # Last: the cursor is bare from here on until the statement has gone.
