@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import (
+    DatabaseError,
     DataError,
     IntegrityError,
     InternalError,
@@ -563,6 +564,19 @@ def test_savepoints_by_hand(wire: Wire) -> None:
         transaction.savepoint_commit(one, using=ALIAS)
         assert two != three
     assert written() == ["b"]
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("end", [transaction.savepoint_commit, transaction.savepoint_rollback])
+def test_a_savepoint_ends_with_the_one_around_it(end: Callable[..., None], wire: Wire) -> None:
+    with suppress(ZeroDivisionError), atomic():
+        outer = new_savepoint(using=ALIAS)
+        write("a")
+        inner = new_savepoint(using=ALIAS)
+        end(outer, using=ALIAS)
+        with pytest.raises(DatabaseError, match="does not exist"):
+            transaction.savepoint_rollback(inner, using=ALIAS)
+        raise ZeroDivisionError
 
 
 @pytest.mark.usefixtures("either_way")

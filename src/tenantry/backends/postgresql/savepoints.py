@@ -41,7 +41,11 @@ class Savepoints:
             del self.pending[last(self.pending, created) + (not release) :]
             return True
         # A name that is unknown here may be unknown there: the error belongs to who sends it.
-        if not release or name not in self.sent:
+        if name not in self.sent:
+            return False
+        # What waits is about savepoints inside of it, which end with them.
+        self.pending.clear()
+        if not release:
             return False
         del self.sent[last(self.sent, name) :]
         self.pending.append(statement)
