@@ -12,7 +12,13 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, close_old_connections, connections, transaction
+from django.db import (
+    DatabaseError,
+    OperationalError,
+    close_old_connections,
+    connections,
+    transaction,
+)
 from django.test import override_settings
 
 from tenantry import aclose_pools, aconnection
@@ -101,6 +107,14 @@ def test_a_connection_waits_for_its_own_thread(close: Callable[[], None], pool: 
     in_a_thread(cursor.close)
     assert pool.connection is not None
     close()
+    assert pool.connection is None
+
+
+def test_another_thread_that_may_not_close_it_keeps_it_from_no_pool(pool: Any) -> None:
+    with transaction.atomic(using=ALIAS):
+        execute(pool, "SELECT 1")
+        with pytest.raises(DatabaseError, match="can only be used in that same thread"):
+            in_a_thread(pool.close)
     assert pool.connection is None
 
 

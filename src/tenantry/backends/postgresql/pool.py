@@ -286,6 +286,8 @@ class PoolingMixin(Base):  # type: ignore[misc]
     def close(self) -> None:
         """Close the connection as Django does; the next one is prepared anew."""
         leave_to_parent(self)
+        # First, as another thread that may not close it would let it never return to the pool.
+        self.validate_thread_sharing()
         # A transaction may have been open, whose state Django's connect() clears.
         self.prepared = False
         super().close()
