@@ -616,11 +616,13 @@ def test_a_procedure_that_commits_is_refused_with_the_reason(
     with tenant_context(tenants[0].pk), connections[alias].cursor() as cursor:
         # Before PostgreSQL 18 a sealed tenant does not get that far.
         reason = r"leave COMMIT and ROLLBACK to its caller|cannot carry a sealed tenant"
-        with pytest.raises((InternalError, UnbindableStatementError), match=reason):
+        with pytest.raises((InternalError, UnbindableStatementError), match=reason) as caught:
             if many:
                 cursor.executemany(statement, [params or []])
             else:
                 cursor.execute(statement, params)
+        if isinstance(cause := caught.value.__cause__, psycopg.Error):
+            assert "at COMMIT" in (cause.diag.context or "")
         connection: Any = connections[alias].connection
         refusals = (errors.InvalidTransactionTermination, UnbindableStatementError)
         with pytest.raises(refusals), connection.pipeline():

@@ -26,6 +26,10 @@ UNFOLLOWED = (
     "A transaction pooler that does not follow prepared statements has changed the server session;"
     " set its max_prepared_statements, or remove prepare_threshold from OPTIONS in DATABASES"
 )
+NOT_ITS_OWN = (
+    "The statement ends its transaction, but the tenant is bound to the transaction; let the"
+    " procedure leave COMMIT and ROLLBACK to its caller"
+)
 NO_TENANT = "No tenant is current; open tenant_context() around what writes the row"
 
 
@@ -68,6 +72,8 @@ def advised(error: Error, binding: Binding) -> Error:
         return type(error)(f"{TOKEN.sub('<seal>', str(error))}\n{UNSEALED}")
     if lacks_verifier(error):
         error.args = (f"{error}\n{UNSEALED}", *error.args[1:])
+    if isinstance(error, errors.InvalidTransactionTermination):
+        error.args = (f"{error}\n{NOT_ITS_OWN}", *error.args[1:])
     unbound = binding.tenant_id is None and not binding.is_admin
     if unbound and isinstance(error, errors.InsufficientPrivilege) and is_refused_row(error):
         error.args = (f"{error}\n{NO_TENANT}", *error.args[1:])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import psycopg
-from psycopg import errors, generators
+from psycopg import generators
 from psycopg.client_cursor import ClientCursorMixin
 from psycopg.pq import (
     DiagnosticField,
@@ -342,13 +342,6 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
     def _raise_for_result(self, result: PGresult) -> NoReturn:
         try:
             super()._raise_for_result(result)
-        except errors.InvalidTransactionTermination as error:
-            if self._bare:
-                raise
-            raise type(error)(
-                f"{error}\nThe statement ends its transaction, but the tenant is bound to the"
-                " transaction; let the procedure leave COMMIT and ROLLBACK to its caller"
-            ) from error
         except psycopg.Error as error:
             if is_refused_row(error) and rls_tenants().audit_log:
                 audit.crossed(error.diag.message_primary or "")
