@@ -521,6 +521,12 @@ def test_what_would_stay_on_the_session_is_refused(statement: str, pool: Any) ->
         execute(pool, statement)
 
 
+def test_so_is_what_a_named_cursor_would_leave(pool: Any) -> None:
+    refused = pytest.raises(UnbindableStatementError, match="is for a whole session")
+    with transaction.atomic(using=ALIAS), pool.connection.cursor("c") as cursor, refused:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [4])
+
+
 @pytest.fixture
 def temporary(superuser: psycopg.Connection[Any]) -> Iterator[None]:
     """Let the app make temporary objects, which in the sealed shape nobody does."""

@@ -52,6 +52,9 @@ class NamedStatementMixin(StatementMixin):
 
     def _declare_gen(self, query: Any, params: Any = None, binary: Any = None) -> PQGen[None]:
         self._control = []
+        if self._conn.per_transaction:
+            self._asked = query
+            super().refuse_session_state(b"")
         outside = self.is_outside()
         if self.withhold and not outside:
             # PostgreSQL fills it at COMMIT, in the binding of whatever statement came last.
@@ -104,7 +107,7 @@ class NamedStatementMixin(StatementMixin):
         yield from self._describe_gen()
 
     def refuse_session_state(self, statement: bytes) -> None:
-        """Accept any DECLARE; :meth:`_declare_gen` looks at what it holds."""
+        """Accept any DECLARE; :meth:`_declare_gen` looks at whether it holds, and what."""
 
     def is_simple(self, query: Any, params: Any, **options: Any) -> bool:
         """Return True: a DECLARE that is not simple makes a pipeline of its own."""
