@@ -221,6 +221,7 @@ def test_no_path_sends_one(send: Callable[[Any, str], None], alias: str, tenants
 # Nothing is put in front of what is sealed.
 @pytest.mark.unsealed
 def test_a_statement_is_no_memoryview(alias: str, tenants: Tenants) -> None:
+    statement: Any = memoryview(f"ROLLBACK TO s; {TITLES}".encode())
     with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
         with tenant_context(tenants[1].pk):
             cursor.execute("SELECT 1")
@@ -228,7 +229,7 @@ def test_a_statement_is_no_memoryview(alias: str, tenants: Tenants) -> None:
         with tenant_context(tenants[0].pk):
             # As in psycopg.
             with pytest.raises(TypeError, match="expected bytes, memoryview found"):
-                cursor.execute(memoryview(f"ROLLBACK TO s; {TITLES}".encode()))
+                cursor.execute(statement)
             cursor.execute(TITLES)
             assert cursor.fetchall() == [("A 1",), ("A 2",)]
 
