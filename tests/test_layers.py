@@ -144,7 +144,7 @@ PRIVATE = re.compile(r"_[A-Za-z]\w*")
 DOCUMENTED = {"_base_manager", "_default_manager", "_meta", "_replace", "_state"}
 RELIED_ON: dict[Any, str] = {
     psycopg.Cursor: """
-        _check_results _conn _convert_query _encoding _execmany_returning _execute_gen _execute_send
+        _check_results _conn _convert_query _execmany_returning _execute_gen _execute_send
         _last_query _maybe_prepare_gen _pgconn _query _query_cls _raise_for_result _reset _results
         _send_prepare _send_query_prepared _set_results _start_copy_gen _start_query
         _stream_fetchone_gen _stream_send_gen _tx
