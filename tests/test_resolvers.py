@@ -887,6 +887,10 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str, list[Any], str]] = [
             r"'header' the options \['name'\]: ",
         ),
         (["subdomain"], r"needs the domain whose subdomains are the tenants"),
+        (
+            [{"NAME": "subdomain", "OPTIONS": {"domian": "example.com"}}],
+            r"'subdomain' the options \['domian'\]: the resolver 'subdomain' needs the domain",
+        ),
         (["jwt"], r"needs a key, and the algorithms"),
         ([f"{__name__}.varying"], r"varying', whose vary is 'X-Customer'; it must be a list such"),
         ([f"{__name__}.Varying"], r"Varying' the options \[\]: vary is 'X-Customer'; it must be a"),

@@ -9,7 +9,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 
 from ..binding import TenantId
-from ..exceptions import RLSConfigurationError
 from .base import Resolver
 from .lookup import TenantLookup
 from .options import (
@@ -123,7 +122,7 @@ class SubdomainResolver(NamedResolver):
     `domain` is what follows the tenant's name, and `exclude` lists names that are no tenants.
     The options of :class:`NamedResolver` are taken too; `field` is ``"slug"`` by default.
 
-    Raises RLSConfigurationError without a domain, and ValueError for options that are not so.
+    Raises ValueError without a domain, and for options that are not so.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class SubdomainResolver(NamedResolver):
         **options: Any,
     ) -> None:
         if domain == "":
-            raise RLSConfigurationError(
+            raise ValueError(
                 "the resolver 'subdomain' needs the domain whose subdomains are the tenants:"
                 " {'NAME': 'subdomain', 'OPTIONS': {'domain': 'example.com'}}"
             )

@@ -25,8 +25,8 @@ class JWTResolver(Resolver):
     request without a token goes on to the next resolver. Not for tokens of an issuer who would sign
     any tenant for anybody: no user is asked for.
 
-    Raises RLSConfigurationError without a key, algorithms or PyJWT, and ValueError for a key that
-    does not fit each of the algorithms, and for other options that are not so.
+    Raises RLSConfigurationError without PyJWT, and ValueError without a key or algorithms, for a
+    key that does not fit each of the algorithms, and for other options that are not so.
     """
 
     authenticates = True
@@ -46,7 +46,7 @@ class JWTResolver(Resolver):
         is_list = isinstance(algorithms, list | tuple | set | frozenset)
         keys = list(key) if isinstance(key, list | tuple) else [key]
         if not keys or not all(keys) or not algorithms or not is_list or "none" in algorithms:
-            raise RLSConfigurationError(
+            raise ValueError(
                 "the resolver 'jwt' needs a key, and the algorithms to verify it with: {'NAME':"
                 " 'jwt', 'OPTIONS': {'key': os.environ['JWT_KEY'], 'algorithms': ['HS256']}}"
             )
