@@ -93,6 +93,15 @@ def test_requests_that_somebody_binds_or_nobody_makes_are_not(
     assert found() == {}
 
 
+@pytest.mark.parametrize("second", [OURS, f"{__name__}.Bound"])
+def test_a_middleware_that_is_there_twice_is_found(second: str, settings: Any) -> None:
+    settings.MIDDLEWARE = [SESSIONS, DJANGOS, OURS, f"{__name__}.plain", second]
+    assert found() == {
+        "tenantry.W185": "MIDDLEWARE has RLSTenantMiddleware twice, so that each request looks for"
+        " its tenant twice; remove one of them"
+    }
+
+
 @isolate_apps("tests.app")
 def test_without_protected_models_there_is_nothing_to_miss(
     settings: Any, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,13 @@ def inspect_requests() -> Iterator[Finding]:
         )
     installed = [imported(path) for path in installed_middleware()]
     ours = first(installed, RLSTenantMiddleware)
+    if ours is not None and first(installed[ours + 1 :], RLSTenantMiddleware) is not None:
+        yield Finding(
+            "tenantry.W185",
+            "MIDDLEWARE",
+            "has RLSTenantMiddleware twice, so that each request looks for its tenant twice",
+            "remove one of them",
+        )
     if ours is None:
         if installed and has_protected_models():
             yield Finding(
