@@ -252,6 +252,15 @@ BREAKS = {
         ' and deletes or changes the rows of other tenants, too; run ALTER TABLE "app_note" DROP'
         " CONSTRAINT gone, and make it again without ON DELETE, or add SameTenant(field='author')",
     ),
+    "W152 of the key that names the tenant": (
+        "ALTER TABLE app_note ADD CONSTRAINT gone FOREIGN KEY (tenant_id) REFERENCES app_tenant ON"
+        " DELETE SET DEFAULT",
+        "ALTER TABLE app_note DROP CONSTRAINT gone",
+        "table app_note",
+        "has the foreign key gone with ON DELETE SET DEFAULT: PostgreSQL applies no policies to"
+        ' that, and deletes or changes the rows of other tenants, too; run ALTER TABLE "app_note"'
+        " DROP CONSTRAINT gone, and make it again without ON DELETE",
+    ),
     "W113": (
         "CREATE RULE copied AS ON INSERT TO app_note DO ALSO NOTHING",
         "DROP RULE copied ON app_note",

@@ -13,30 +13,34 @@ from .findings import Finding
 
 Model = type[Any]
 
-# What the database does by itself to rows that refer to one of the given tables.
+# What the database does by itself to rows that refer to another, and whether that is in one of the
+# given tables.
 ACTIONS = """\
 SELECT attname::text, conname::text,
-  CASE confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'SET DEFAULT' END
+  CASE confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'SET DEFAULT' END,
+  EXISTS (SELECT FROM unnest(%(tables)s::text[]) name WHERE to_regclass(name) = confrelid)
 FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
 WHERE contype = 'f' AND conrelid = to_regclass(%(table)s) AND confdeltype IN ('c', 'n', 'd')
   AND cardinality(conkey) = 1
-  AND EXISTS (SELECT FROM unnest(%(tables)s::text[]) name WHERE to_regclass(name) = confrelid)
 ORDER BY 2"""
 REACHES = (
     "PostgreSQL applies no policies to that, and deletes or changes the rows of other tenants, too"
 )
 
 
-def free_keys(model: Model) -> Iterator[Any]:
-    """Yield the foreign keys in a protected table that may refer to rows of other tenants."""
+def free_keys(model: Model) -> Iterator[tuple[Any, bool]]:
+    """Yield the foreign keys in a protected table, but for those that SameTenant keeps.
+
+    With each goes whether it decides whose the row is: by such a key a row has the tenant of the
+    one that it refers to, or names the tenant itself.
+    """
     constraints = model._meta.constraints
     kept = {each.field for each in constraints if isinstance(each, SameTenant)}
-    # By these a row has the tenant of the one that it refers to, or names the tenant itself.
     own = {each.way.partition("__")[0] for each in constraints_of(model)}
     own |= {link.name for link in [*model._meta.parents.values(), *links(model)] if link}
     for field in model._meta.local_concrete_fields:
-        if field.is_relation and field.name not in kept and (field.name not in own or moves(field)):
-            yield field
+        if field.is_relation and field.name not in kept:
+            yield field, field.name in own
 
 
 def is_done_by_database(field: Any) -> bool:
@@ -54,8 +58,12 @@ def moves(field: Any) -> bool:
 
 def inspect_deletion(model: Model) -> Iterator[Finding]:
     """Yield the foreign keys of a protected model by which rows of other tenants change or go."""
-    for field in free_keys(model):
-        if is_done_by_database(field) and field.db_constraint and model._meta.managed:
+    for field, decides in free_keys(model):
+        if (
+            (moves(field) if decides else is_done_by_database(field))
+            and field.db_constraint
+            and model._meta.managed
+        ):
             yield Finding(
                 "tenantry.W152",
                 f"model {model._meta.label}",
@@ -70,15 +78,19 @@ def inspect_actions(cursor: Any, model: Model, table: str, tables: list[str]) ->
     `tables` are those of all protected models.
     """
     cursor.execute(ACTIONS, {"table": table, "tables": tables})
-    fields = {each.column: each for each in free_keys(model) if not is_done_by_database(each)}
-    for column, name, action in cursor.fetchall():
-        if column in fields:
+    fields = {field.column: (field, decides) for field, decides in free_keys(model)}
+    for column, name, action, is_protected in cursor.fetchall():
+        field, decides = fields.get(column, (None, False))
+        if field is None or is_done_by_database(field):
+            continue
+        if action == "SET DEFAULT" if decides else is_protected:
+            other = "" if decides else f", or add SameTenant(field={field.name!r})"
             yield Finding(
                 "tenantry.W152",
                 f"table {model._meta.db_table}",
                 f"has the foreign key {name} with ON DELETE {action}: {REACHES}",
                 f"run ALTER TABLE {table} DROP CONSTRAINT {readable(name)}, and make it again"
-                f" without ON DELETE, or add SameTenant(field={fields[column].name!r})",
+                f" without ON DELETE{other}",
             )
 
 
