@@ -20,6 +20,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import (
+    Error,
     OperationalError,
     ProgrammingError,
     close_old_connections,
@@ -304,6 +305,12 @@ def test_a_forked_process_leaves_the_server_session_to_its_parent(
             session()
         return True
 
+    def kept_refused() -> bool:
+        for use in (named.fetchone, lambda: kept.execute("SELECT 1")):
+            with pytest.raises((Error, psycopg.Error), match=r"closed|in the current transaction"):
+                use()
+        return True
+
     def other() -> bool:
         return session() != parents
 
@@ -323,6 +330,10 @@ def test_a_forked_process_leaves_the_server_session_to_its_parent(
         Shared.objects.using(using).create(text="the parent's")
         assert session() == parents
         assert in_child(refused)
+        with connections[using].cursor() as kept, connections[using].chunked_cursor() as named:
+            named.execute("SELECT 1")
+            assert in_child(kept_refused)
+            assert named.fetchone() == (1,)
         assert in_child(left)
         assert in_child(lambda: not connections[using].is_usable())
         assert in_child(lambda: left_alone(None))

@@ -8,7 +8,12 @@ makes it so.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
+
+from django.db import connections
+
+from ...engine import is_bound
 
 
 def leave_to_parent(wrapper: Any) -> None:
@@ -32,3 +37,14 @@ def leave_to_parent(wrapper: Any) -> None:
         wrapper.needs_rollback = True
     else:
         wrapper.connection = None
+
+
+def leave_all() -> None:
+    """Leave those of the thread that has forked, which cursors that are open would use."""
+    for wrapper in connections.all(initialized_only=True):
+        if is_bound(wrapper):
+            leave_to_parent(wrapper)
+
+
+with suppress(AttributeError):  # Windows forks no process.
+    os.register_at_fork(after_in_child=leave_all)
