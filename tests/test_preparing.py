@@ -44,6 +44,19 @@ def test_several_statements(statement: str, preparing: str, tenants: Tenants) ->
                 assert cursor.fetchall() == [("A 1",), ("A 2",)]
 
 
+def test_several_statements_where_nothing_is_prepared(alias: Add, tenants: Tenants) -> None:
+    """psycopg does not prepare them either, without a threshold."""
+    using = alias("default", {"server_side_binding": True})
+    with (
+        tenant_context(tenants[0].pk),
+        transaction.atomic(using=using),
+        connections[using].cursor() as cursor,
+    ):
+        cursor.cursor.execute(f"SELECT 1; {TITLES}", prepare=True)
+        assert cursor.nextset()
+        assert cursor.fetchall() == [("A 1",), ("A 2",)]
+
+
 @pytest.mark.parametrize(
     "statement", ["SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", "LOCK TABLE app_shared"]
 )

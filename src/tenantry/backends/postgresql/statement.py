@@ -108,11 +108,13 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
             params
             or binary
             or (binary is None and self.format == Format.BINARY)
-            or prepare
             or self.has_values(query)
         ):
             return False
-        if prepare is None and self._conn.prepare_threshold is not None:
+        # Without a threshold psycopg prepares nothing, whatever is asked for.
+        if prepare is not False and self._conn.prepare_threshold is not None:
+            if prepare:
+                return False
             # It is counted, until it is prepared, but for what cannot be.
             text = self.text_of(query)
             several = self.may_be_several(query)
