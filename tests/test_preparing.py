@@ -22,6 +22,7 @@ from tenantry import RLSConstraint, aclose_pools, aconnection, tenant_context
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Shared, Tenant
 from tests.fix_aliases import Add
+from tests.fix_checks import findings
 
 Tenants = tuple[Tenant, Tenant]
 TITLES = "SELECT title FROM app_note ORDER BY id"
@@ -293,3 +294,18 @@ def test_a_pooler_that_follows_no_prepared_statements_is_named(
         run(one, "SELECT %s::int", [1], many=False)
     assert isinstance(raised.value.__cause__, psycopg.errors.InvalidSqlStatementName)
     assert str(raised.value).count("\n") == 1
+
+
+@pytest.mark.unsealed
+@pytest.mark.parametrize("name", ["pooled", "default"])
+def test_a_pooler_that_follows_no_prepared_statements_is_found(
+    name: str, alias: Add, tenants: Tenants
+) -> None:
+    options = {**OPTIONS, "prepare_threshold": 1000}
+    using = alias(name, options, DISABLE_SERVER_SIDE_CURSORS=True)
+    wanted = {("tenantry.W145", f"database {using!r}")} if name == "pooled" else set()
+    for _ in range(2):
+        assert {each[:2] for each in findings("--database", using)} == wanted
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT FROM pg_prepared_statements WHERE name ~ '^tenantry'")
+        assert cursor.fetchall() == []

@@ -20,7 +20,7 @@ from .findings import Finding
 from .foreign import inspect_foreign
 from .hanging import inspect_hanging
 from .migrations import Migrations
-from .options import inspect_time_zone
+from .options import inspect_preparing, inspect_time_zone
 from .owners import inspect_owners
 from .powers import inspect_powers, inspect_traps
 from .role import exemptions, inspect_role, inspect_unlimited, read_role, subject_of
@@ -123,6 +123,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         "publications": partial(inspect_publications, tables=tables),
         "defaults": inspect_defaults,
         "time zone": partial(inspect_time_zone, connection),
+        "prepared statements": partial(inspect_preparing, connection),
         "server": lambda cursor: inspect_version(connection.pg_version),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from uuid import uuid4
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
@@ -53,6 +54,33 @@ def inspect_time_zone(connection: Any, cursor: Any) -> Iterator[Finding]:
             f"has sessions that start in the time zone {found!r}, so that Django sets {wanted!r},"
             " which a transaction pooler may lose, or leave on a server session for others",
             f"run ALTER ROLE {role} SET timezone = '{wanted}'",
+        )
+
+
+def inspect_preparing(connection: Any, cursor: Any) -> Iterator[Finding]:
+    """Yield a finding if a pooler leaves prepared statements to whoever has the session next."""
+    options = connection.settings_dict["OPTIONS"]
+    threshold = options.get("prepare_threshold")
+    prepares = options.get("server_side_binding") is True and threshold is not None
+    if not (prepares and any(signs_of_a_pooler(connection.settings_dict))):
+        return
+    # This begins the transaction, in which the pooler keeps to one session.
+    cursor.execute("SELECT pg_backend_pid()")
+    pgconn = connection.connection.pgconn
+    if cursor.fetchone() == (pgconn.backend_pid,):
+        return  # A pooler tells its clients of other processes than the server's.
+    # One that follows the statement gives it a name of its own, and keeps this one for good.
+    prepared = f"tenantry_{uuid4().hex}"
+    pgconn.prepare(prepared.encode(), b"")
+    cursor.execute("SELECT name FROM pg_prepared_statements WHERE name = %s", [prepared])
+    for (name,) in cursor.fetchall():
+        pgconn.exec_(f"DEALLOCATE {name}".encode())
+        yield Finding(
+            "tenantry.W145",
+            f"database {connection.alias!r}",
+            f"has OPTIONS['prepare_threshold'] = {threshold!r}, and its pooler does not follow"
+            " prepared statements, so that a client may execute what another one has prepared",
+            "set max_prepared_statements of PgBouncer 1.21 or newer, or remove prepare_threshold",
         )
 
 
