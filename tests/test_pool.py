@@ -353,7 +353,7 @@ def test_a_forked_process_leaves_the_server_session_to_its_parent(
         Shared.objects.using(using).create(text="the parent's")
         assert session() == parents
         assert in_child(refused)
-        with connections[using].cursor() as opened, connections[using].chunked_cursor() as named:
+        with connections[using].cursor() as opened, opened.connection.cursor("named") as named:
             named.execute("SELECT 1")
             assert in_child(kept_refused)
             assert named.fetchone() == (1,)
