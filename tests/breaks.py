@@ -238,8 +238,9 @@ BREAKS = {
         "runs with rls.is_admin = 'true'",
     ),
     "W124 of a role that it can become": (
-        f"{OTHER}; CREATE TABLE t AS SELECT * FROM app_note; GRANT DELETE ON t TO other",
-        f"DROP TABLE t; {NO_OTHER}",
+        f"{OTHER}; CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE"
+        " FOREIGN TABLE t (tenant_id bigint) SERVER s; GRANT DELETE ON t TO other",
+        f"DROP FOREIGN DATA WRAPPER w CASCADE; {NO_OTHER}",
         "table t",
         "has the tenant column tenant_id but no policy",
     ),
@@ -279,11 +280,30 @@ BREAKS = {
     "W114 of a shared table": (
         "CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
         " 'BEGIN DELETE FROM \"Odd table\"; RETURN NEW; END'; REVOKE EXECUTE ON FUNCTION spy FROM"
-        " PUBLIC; CREATE TRIGGER spies BEFORE INSERT ON app_shared EXECUTE FUNCTION spy()",
-        "DROP FUNCTION spy CASCADE",
+        " PUBLIC; CREATE TRIGGER spies BEFORE INSERT ON app_shared EXECUTE FUNCTION spy();"
+        " REVOKE DELETE ON app_shared FROM app",
+        "DROP FUNCTION spy CASCADE; GRANT DELETE ON app_shared TO app",
         "table app_shared",
         "has the trigger spies, whose function spy() runs as postgres, whom no policy binds, and"
         ' whose text names "Odd table"; run ALTER FUNCTION spy() SECURITY INVOKER',
+    ),
+    "W114 of a table that the role may empty": (
+        "CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+        " 'BEGIN DELETE FROM APP_NOTE; RETURN OLD; END'; REVOKE EXECUTE ON FUNCTION spy FROM"
+        " PUBLIC; CREATE TABLE t (n int); GRANT DELETE ON t TO app; CREATE TRIGGER spies BEFORE"
+        " DELETE ON t EXECUTE FUNCTION spy()",
+        "DROP TABLE t; DROP FUNCTION spy",
+        "table t",
+        "runs as postgres, whom no policy binds, and whose text names app_note",
+    ),
+    "W114 of a copy": (
+        "CREATE TABLE t (LIKE app_book) PARTITION BY LIST (item_ptr_id); ALTER TABLE t"
+        " ATTACH PARTITION app_book DEFAULT; CREATE FUNCTION spy() RETURNS trigger LANGUAGE plpgsql"
+        " SECURITY DEFINER AS 'BEGIN RETURN NEW; END'; REVOKE EXECUTE ON FUNCTION spy FROM PUBLIC;"
+        " CREATE TRIGGER spies BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION spy()",
+        "ALTER TABLE t DETACH PARTITION app_book; DROP TABLE t; DROP FUNCTION spy CASCADE",
+        "table app_book",
+        "has the trigger spies, whose function spy() runs as postgres, whom no policy binds; run",
     ),
     "E121": (
         "CREATE VIEW every_note AS SELECT * FROM app_note; GRANT SELECT ON every_note TO app",
@@ -394,7 +414,8 @@ BREAKS = {
         "has the tenant column tenant_id but no policy",
     ),
     "W124 by a foreign key": (
-        "CREATE TABLE bill (customer bigint REFERENCES app_tenant); GRANT SELECT ON bill TO app",
+        "CREATE TABLE bill (amount int, customer bigint REFERENCES app_tenant) PARTITION BY LIST"
+        " (customer); GRANT SELECT ON bill TO app",
         "DROP TABLE bill",
         "table bill",
         "has the tenant column customer but no policy",
@@ -642,6 +663,20 @@ HARMLESS = {
         " EXECUTE FUNCTION f()",
         "DROP TABLE t; DROP FUNCTION f",
     ),
+    "triggers that are bound or switched off": (
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN DELETE FROM app_note; RETURN NEW; END'; CREATE FUNCTION g() RETURNS trigger"
+        " LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN DELETE FROM app_note; RETURN NEW; END';"
+        " ALTER FUNCTION g OWNER TO owner; CREATE FUNCTION h() RETURNS trigger LANGUAGE plpgsql"
+        " SECURITY DEFINER AS 'BEGIN DELETE FROM app_note; RETURN NEW; END'; REVOKE EXECUTE ON"
+        " FUNCTION h FROM PUBLIC; CREATE TRIGGER f BEFORE INSERT ON app_note EXECUTE FUNCTION f();"
+        " CREATE TRIGGER g BEFORE INSERT ON app_note EXECUTE FUNCTION g();"
+        " CREATE TRIGGER f BEFORE INSERT ON app_shared EXECUTE FUNCTION f();"
+        " CREATE TRIGGER g BEFORE INSERT ON app_shared EXECUTE FUNCTION g();"
+        " CREATE TRIGGER h BEFORE INSERT ON app_shared EXECUTE FUNCTION h();"
+        " ALTER TABLE app_shared DISABLE TRIGGER h",
+        "DROP FUNCTION f, g, h CASCADE",
+    ),
     "a foreign server of another database": (SERVER.format("postgres", "postgres"), NO_SERVER),
     "a foreign server of the role itself": (SERVER.format("tenantry", "app"), NO_SERVER),
     "a foreign server on another machine": (
@@ -690,6 +725,11 @@ HARMLESS = {
         "CREATE TABLE t AS SELECT * FROM app_note; GRANT SELECT ON t TO app;"
         " ALTER TABLE t ENABLE ROW LEVEL SECURITY",
         "DROP TABLE t",
+    ),
+    "copies of a session, and of an extension": (
+        "CREATE TEMP TABLE t AS SELECT * FROM app_note; CREATE TABLE u AS SELECT * FROM app_note;"
+        " GRANT SELECT ON t, u TO app; ALTER EXTENSION plpgsql ADD TABLE u",
+        "ALTER EXTENSION plpgsql DROP TABLE u; DROP TABLE t, u",
     ),
     "a child of a shared table": (
         "CREATE TABLE t (tenant_id bigint) INHERITS (app_shared); GRANT SELECT ON t TO app",

@@ -227,12 +227,16 @@ def test_what_is_not_inherited_counts_for_who_can_become_it(
     arrange: psycopg.Connection[Any],
 ) -> None:
     attributes = "BYPASSRLS REPLICATION CREATEROLE"
-    ids = ["tenantry.E103", "tenantry.W101", "tenantry.E135"]
-    with broken(arrange, f"CREATE ROLE other {attributes}; GRANT other TO app", "DROP ROLE other"):
+    ids = ["tenantry.E103", "tenantry.W101", "tenantry.E135", "tenantry.E117"]
+    other = f"CREATE ROLE other {attributes}; GRANT TRUNCATE ON app_note TO other"
+    with broken(arrange, f"{other}; GRANT other TO app", "DROP OWNED BY other; DROP ROLE other"):
         assert [each[0] for each in findings()] == ids
         # Before, a member can always become what it is a member of.
         if arrange.info.server_version >= 160000:
+            # Attributes are not inherited, and privileges are.
             arrange.execute("GRANT other TO app WITH INHERIT TRUE, SET FALSE")
+            assert [each[0] for each in findings()] == ["tenantry.E117"]
+            arrange.execute("GRANT other TO app WITH INHERIT FALSE, SET FALSE")
             assert findings() == []
             # By which it grants itself the rest.
             arrange.execute("GRANT other TO app WITH INHERIT FALSE, ADMIN TRUE")

@@ -28,6 +28,7 @@ from tenantry.policy_tests import protected_tables
 from tenantry.shapes import current
 from tests import settings as test_settings
 from tests.app.models import Tag, Tenant, User
+from tests.fix_checks import broken
 from tests.fix_migrations import Migrate, is_protected, written
 from tests.fix_wire import Wire
 from tests.sql import run
@@ -51,7 +52,9 @@ def groups(
     superuser.execute("TRUNCATE auth_group CASCADE")
 
 
-def test_a_model_of_another_package_is_isolated(groups: Tenants, wire: Wire) -> None:
+def test_a_model_of_another_package_is_isolated(
+    groups: Tenants, wire: Wire, superuser: psycopg.Connection[Any]
+) -> None:
     a, b = groups
     for tenant in groups:
         with tenant_context(tenant.pk):
@@ -77,6 +80,10 @@ def test_a_model_of_another_package_is_isolated(groups: Tenants, wire: Wire) -> 
     tested = {each.name: each for each in protected_tables(connections["default"])}
     assert tested["auth_group"].columns == ['"id"', '"name"', '"owner_id"']
     assert tested["auth_group"].own("tenant_a") == '"owner_id" = :tenant_a'
+    copy = "CREATE TABLE t AS SELECT owner_id FROM auth_group; GRANT SELECT ON t TO app"
+    with broken(superuser, copy, "DROP TABLE t"):
+        [finding] = inspect_database(connections["default"])
+    assert finding.message.startswith("has the tenant column owner_id but no policy")
 
 
 def test_what_belongs_to_its_rows_is_found(

@@ -13,9 +13,10 @@ BECOME = """\
 CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER'
   ELSE 'SET, MEMBER WITH ADMIN OPTION' END"""
 
+# What a role inherits is asked for with its own privileges.
 ROLES = f"""\
 SELECT oid FROM pg_roles WHERE rolname IS DISTINCT FROM %(admin)s AND NOT rolsuper
-AND (pg_has_role(session_user, oid, 'USAGE') OR pg_has_role(session_user, oid, {BECOME}))"""  # noqa: S608 - a constant
+AND pg_has_role(session_user, oid, {BECOME})"""  # noqa: S608 - a constant
 
 # Whether one of the given roles may read or write a relation c. TRUNCATE does not count.
 USABLE = """\

@@ -22,8 +22,8 @@ WITH RECURSIVE known(oid) AS (
 )
 SELECT c.oid::regclass::text, min(attname::text)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0 AND NOT attisdropped
-WHERE relkind IN ('r', 'p', 'f') AND relpersistence <> 't' AND NOT relrowsecurity
+JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0
+WHERE relkind IN ('r', 'p', 'f') AND NOT relrowsecurity
   AND nspname NOT LIKE 'pg\\_%%' AND nspname <> 'information_schema'
   AND {USABLE}
   AND NOT EXISTS (SELECT FROM known WHERE known.oid = c.oid)

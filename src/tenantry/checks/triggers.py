@@ -19,7 +19,7 @@ WHERE ev_class = %(table)s AND rulename <> '_RETURN' ORDER BY 1"""
 TRIGGERS = f"""\
 SELECT tgname::text, p.oid::regprocedure::text, rolname::text
 FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid JOIN pg_roles o ON o.oid = proowner
-WHERE tgrelid = %(table)s AND NOT tgisinternal AND (tgparentid = 0 OR %(copies)s)
+WHERE tgrelid = %(table)s AND (tgparentid = 0 OR %(copies)s)
   AND prosecdef AND {EXEMPT}
 ORDER BY 1"""  # noqa: S608 - a constant
 
@@ -33,7 +33,7 @@ JOIN pg_proc p ON p.oid = tgfoid JOIN pg_roles o ON o.oid = proowner
 JOIN pg_class t ON t.oid = ANY(%(family)s::oid[])
   AND CASE quote_ident(t.relname) WHEN t.relname THEN prosrc ~* format('\\m%%s\\M', t.relname)
     ELSE strpos(prosrc, quote_ident(t.relname)) > 0 END
-WHERE c.oid <> ALL(%(family)s::oid[]) AND NOT tgisinternal AND tgparentid = 0 AND tgenabled <> 'D'
+WHERE c.oid <> ALL(%(family)s::oid[]) AND tgparentid = 0 AND tgenabled <> 'D'
   AND prosecdef AND {EXEMPT} AND EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
     WHERE has_any_column_privilege(role, c.oid, 'INSERT, UPDATE')
       OR has_table_privilege(role, c.oid, 'DELETE'))
