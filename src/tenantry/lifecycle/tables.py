@@ -184,9 +184,8 @@ def asked(model: Any) -> Iterator[tuple[str, str]]:
         columns = [*(hop.column for hop in way.hops), way.column]
         yield from zip((hop.table for hop in way.hops), columns[1:], strict=True)
     for link in protecting_links(model, apps):
-        other = concrete_target(link, apps)
-        yield other._meta.db_table, other._meta.pk.column
-        yield from asked(other)
+        other = concrete_target(link, apps)._meta
+        yield other.db_table, other.pk.column
 
 
 def deciding(tables: Iterable[Owned]) -> Iterator[Reference]:
