@@ -101,8 +101,22 @@ def test_the_tenant_can_stay(library: Tenants) -> None:
     assert again == "0 rows deleted\n"
 
 
-def test_rows_of_other_tables_stop_it(library: Tenants, contents: Read) -> None:
+LOG = (
+    "CREATE TABLE log (note_id bigint REFERENCES app_note) PARTITION BY LIST (note_id);"
+    "CREATE TABLE logged PARTITION OF log DEFAULT; GRANT SELECT ON log, logged TO app;"
+    "INSERT INTO log SELECT id FROM app_note"
+)
+
+
+def test_rows_of_other_tables_stop_it(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
     a, b = library
+    # Rows of partitions are those of their table.
+    with broken(arrange, LOG, "DROP TABLE log"):
+        text = command("delete_tenant", a.pk, "--dry-run", *ALSO)
+        assert re.findall(r"(\w+)\.note_id: 2 rows refer to these", text) == ["log"]
+        connections["default"].close()
     User.objects.create(username="of B", tenant=b)
     user = User.objects.create(username="of A", tenant=a)
     user.groups.add(Group.objects.create(name="group"))

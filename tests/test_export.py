@@ -230,7 +230,8 @@ def test_an_export_is_of_one_moment(library: Tenants, superuser: psycopg.Connect
         superuser.execute("INSERT INTO app_author (name, tenant_id) VALUES ('new', %s)", [a.pk])
 
     file = Hooked(insert)
-    assert export(connections["default"], a, file) == rows
+    assert export(connections["pool"], a, file) == rows
+    connections["pool"].close()
     assert exported(a)[-1]["rows"]["app_tag"] > rows["app_tag"]
 
 

@@ -157,6 +157,14 @@ def test_rows_by_paths_and_relations_go_and_come(
         }
 
     before = rows()
+    # The row that it is a part of takes only the tenant's own along.
+    for to in ("set", "whole"):
+        cascade = f"FOREIGN KEY ({to}_id) REFERENCES migrated_{to} ON DELETE CASCADE"
+        how = f"ALTER TABLE migrated_set_wholes ADD CONSTRAINT gone {cascade}"
+        with broken(arrange, how, "ALTER TABLE migrated_set_wholes DROP CONSTRAINT gone"):
+            refused = "the foreign key gone of migrated_set_wholes deletes or changes rows of other"
+            assert (refused in command("delete_tenant", d.pk, "--dry-run")) is (to == "whole")
+            connections["default"].close()
     path = tmp_path / "d.jsonl"
     with path.open("wb") as file:
         written = export(connections["default"], d, file)
