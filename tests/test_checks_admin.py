@@ -77,9 +77,11 @@ def assert_found(id_: str, message: str, broken: AbstractContextManager[None]) -
         ),
         (
             "tenantry.W103",
-            "REVOKE UPDATE ON app_tag, app_shared FROM app_admin",
-            "GRANT UPDATE ON app_tag, app_shared TO app_admin",
-            'may not use "app_shared", "app_tag"; run migrate',
+            "REVOKE SELECT ON app_author FROM app_admin; REVOKE INSERT ON app_note FROM app_admin;"
+            "REVOKE UPDATE ON app_shared FROM app_admin; REVOKE DELETE ON app_tag FROM app_admin",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON app_author, app_note, app_shared, app_tag TO"
+            " app_admin",
+            'may not use "app_author", "app_note", "app_shared", "app_tag"; run migrate',
         ),
         (
             "tenantry.W103",

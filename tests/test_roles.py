@@ -17,6 +17,7 @@ from django.db.migrations.state import ProjectState
 
 from tenantry import RLSConstraint, aconnection, admin_context, tenant_context
 from tenantry.exceptions import RLSConfigurationError, ScopeError
+from tenantry.grants import grant_on
 from tests.app.models import Note, Shared, Tag, Tenant
 from tests.fix_aliases import Add
 from tests.fix_migrations import Migrate, is_protected
@@ -180,16 +181,41 @@ def test_migrate_keeps_the_grants_up(
     engine: str, tenants: Tenants, postgres: Any, alias: Add
 ) -> None:
     owner = alias("owner", ENGINE=engine)
-    may = "SELECT has_table_privilege('app_admin', 'app_tag', 'SELECT, INSERT, UPDATE, DELETE')"
-    with arranged(postgres, "REVOKE ALL ON app_tag FROM app_admin", back="SELECT 1"):
+    revoked = {
+        "SELECT": "app_tag",
+        "INSERT": "app_note",
+        "UPDATE": "app_shared",
+        "DELETE": "app_item",
+    }
+    how = ";".join(f"REVOKE {each} ON {table} FROM app_admin" for each, table in revoked.items())
+    with arranged(postgres, how, back="SELECT 1"):
+        # Whoever owns nothing can migrate without an error, and grants nothing.
+        call_command("migrate", database="default", verbosity=0)
         with admin_context(), pytest.raises(ProgrammingError, match="permission denied"):
             list(Tag.objects.all())
         call_command("migrate", database=owner, verbosity=0, run_syncdb=True)
-        assert run(may) == [(True,)]
+        for each, table in revoked.items():
+            assert run("SELECT has_table_privilege('app_admin', %s, %s)", [table, each]) == [
+                (True,)
+            ]
         with admin_context():
             assert list(Tag.objects.all()) == []
-        # Whoever owns nothing can migrate without an error, and grants nothing.
-        call_command("migrate", database="default", verbosity=0)
+
+
+OWN = (
+    "CREATE SCHEMA own AUTHORIZATION owner; CREATE TABLE own.t (n serial);"
+    "ALTER TABLE own.t OWNER TO owner"
+)
+
+
+@pytest.mark.role_shape
+def test_the_admin_role_writes_old_tables_of_other_schemas(tenants: Tenants, postgres: Any) -> None:
+    with arranged(postgres, OWN, back="DROP SCHEMA own CASCADE"):
+        # Whoever makes the role later migrates again.
+        grant_on(['"own"."t"'], connections["owner"], "nobody_yet")
+        grant_on(['"own"."t"'], connections["owner"], "app_admin")
+        with admin_context():
+            assert run("INSERT INTO own.t DEFAULT VALUES RETURNING n") == [(1,)]
 
 
 @pytest.mark.role_shape
