@@ -20,7 +20,7 @@ from example_asgi.servers import Child
 from tenantry import admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding
 from tenantry.context import Scope
-from tenantry.contrib.celery import HEADER, TenantTask, enclose_binding
+from tenantry.contrib.celery import HEADER, TenantTask, _jobs, enclose_binding
 from tenantry.contrib.envelope import SALT, disclose, enclose
 from tenantry.contrib.jobs import warn_of_missing
 from tenantry.exceptions import InvalidEnvelopeError
@@ -342,6 +342,7 @@ def test_a_worker_opens_the_envelope_of_a_message(tenants: Two) -> None:
         assert isinstance(run(jobs.titles, {HEADER: envelope + "x"}), InvalidEnvelopeError)
         assert current_binding() == ADMIN
     assert current_binding() == UNBOUND
+    assert not _jobs
 
 
 def test_only_a_retry_of_its_own_is_the_first_tries(
