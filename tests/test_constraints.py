@@ -49,7 +49,13 @@ def test_what_cannot_be_shared_is_found_by_a_check() -> None:
 
         class Meta:
             app_label = "app"
-            constraints = [RLSConstraint(field="tenant", name="silent")]
+            constraints = [
+                RLSConstraint(
+                    field="tenant",
+                    name="silent",
+                    extra_predicates=[RawPredicate("true"), TenantField("tenant")],
+                )
+            ]
 
     wrong: Any = "is_public"
 
@@ -71,6 +77,7 @@ def test_what_cannot_be_shared_is_found_by_a_check() -> None:
                         SharedWith("app.Missing", row="row", tenant="tenant"),
                         SharedWith("app.Unprotected", row="row", tenant="tenant"),
                         SharedWith("app.Silent", row="nothing", tenant="recipient"),
+                        SharedWith("app.Silent", row="row", tenant="nobody"),
                         SharedWith("app.Silent", row="row", tenant="recipient"),
                         wrong,
                     ],
@@ -80,7 +87,7 @@ def test_what_cannot_be_shared_is_found_by_a_check() -> None:
 
     constraint: Any = Row._meta.constraints[0]
     found = [(each.id, each.msg) for each in constraint._check(Row, connections["default"])]
-    assert [id_ for id_, _ in found] == ["tenantry.E004"] * 9 + ["tenantry.E005"]
+    assert [id_ for id_, _ in found] == ["tenantry.E004"] * 10 + ["tenantry.E005"]
     for (_, message), part in zip(
         found,
         [
@@ -91,6 +98,7 @@ def test_what_cannot_be_shared_is_found_by_a_check() -> None:
             "'app.Missing' is not a model",
             "app.Unprotected is not protected, so that anybody could share",
             "app.Silent has no field 'nothing'",
+            "app.Silent has no field 'nobody'",
             "give its RLSConstraint extra_predicates=[TenantField('recipient')]",
             "'is_public' is not a SharedWith, TenantField or RawPredicate",
             "has bypass flags that nothing can set: unknown",
@@ -392,6 +400,29 @@ def test_a_path_through_a_child_is_told_the_link_to_its_parent() -> None:
         )
         assert found.hint == f"Name the link to the parent's table: RLSConstraint(path={right!r})."
         assert RLSConstraint(path=right, name="n")._check(model, connection) == []
+
+
+@isolate_apps("tests.app")
+def test_a_share_names_the_row_as_its_foreign_key_does() -> None:
+    class Doc(models.Model):
+        tenant = to_tenant()
+        code = models.IntegerField(unique=True)
+
+        class Meta:
+            app_label = "app"
+            constraints = [RLSConstraint(field="tenant", name="doc")]
+
+    class Sent(models.Model):
+        doc = models.ForeignKey(Doc, models.CASCADE, to_field="code")
+        tenant = to_tenant()
+        recipient = to_tenant()
+
+        class Meta:
+            app_label = "app"
+
+    quote = connections["default"].ops.quote_name
+    share = SharedWith("app.Sent", row="doc", tenant="recipient")
+    assert 'share."doc_id" = "app_doc"."code" AND' in share.sql(Doc, '"app_doc"', "1", quote)
 
 
 @pytest.mark.parametrize("label", ["nope", "app.Note.Share", "", None, Note])
