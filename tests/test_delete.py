@@ -309,13 +309,20 @@ def test_what_postgresql_cascades_to_is_refused(
     # Which keeps another column in its tenant.
     other = "ALTER TABLE app_note ADD COLUMN tag2_id bigint;" + SAME.replace("tag_id", "tag2_id")
     drop_other = f"{DROP_SAME}; ALTER TABLE app_note DROP COLUMN tag2_id"
+    # Or the same column in the tenant of another row.
+    another = SAME.replace("app_tag", "app_author")
+    drop_another = DROP_SAME.replace("app_tag", "app_author")
+    message = "foreign key cascade_fk of app_note deletes or"
     with broken(arrange, CASCADE, "ALTER TABLE app_note DROP COLUMN tag_id"):
-        with broken(arrange, other, drop_other):
-            before = contents()
-            with pytest.raises(CommandError, match="foreign key cascade_fk of app_note deletes or"):
-                command("delete_tenant", a.pk, "--yes", *ALSO)
-            assert contents() == before
-        connections["default"].close()
+        for how, back in ((other, drop_other), (another, drop_another)):
+            with broken(arrange, how, back):
+                before = contents()
+                with pytest.raises(CommandError, match=message):
+                    command("delete_tenant", a.pk, "--yes", *ALSO)
+                with pytest.raises(CommandError, match=message):
+                    removal(a).run(lambda table, number: None)
+                assert contents() == before
+            connections["default"].close()
         with broken(arrange, SAME, DROP_SAME):
             command("delete_tenant", a.pk, "--yes", *ALSO)
     assert not any(of(a, contents()).values())
