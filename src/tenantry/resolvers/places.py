@@ -147,7 +147,7 @@ class SubdomainResolver(NamedResolver):
     def name_in(self, request: HttpRequest) -> str | None:
         """Return what is before the domain; None for the domain itself and for another one."""
         host = request.get_host().lower()
-        host = host if host.endswith("]") else host.rpartition(":")[0] or host
+        host = host.rpartition(":")[0] or host
         host = host.removesuffix(".")
         if not host.endswith(self.suffix):
             return None
