@@ -215,8 +215,6 @@ class ControlMixin(Base):  # type: ignore[misc]
             return result
         if isinstance(command, psycopg.sql.Composable):
             command = command.as_bytes(self)
-        elif isinstance(command, str):
-            command = command.encode()
         try:
             return (yield from self.send_control([*self.take_control(), (ahead or b"") + command]))
         except psycopg.Error:
