@@ -565,6 +565,17 @@ def test_so_is_one_in_a_transaction_that_has_failed(tenants: Tenants) -> None:
             assert not connection.closed_in_transaction
 
 
+def test_one_that_still_answers_is_kept_and_asked_once(tenants: Tenants) -> None:
+    connection = connections["default"]
+    with pytest.raises(ProgrammingError), connection.cursor() as cursor:
+        cursor.execute("SELECT nothing")
+    kept = connection.connection
+    assert connection.errors_occurred
+    close_broken_connections()
+    assert connection.connection is kept is not None
+    assert not connection.errors_occurred
+
+
 def test_a_connection_that_could_not_be_made_is_not_asked(alias: Add, tmp_path: Path) -> None:
     name = str(tmp_path / "missing" / "file")
     connection = connections[alias("default", ENGINE="tests.pinging", NAME=name)]
