@@ -11,6 +11,7 @@ from django.core.management import CommandError
 from django.db import DataError, NotSupportedError, OperationalError, ProgrammingError, connections
 
 from tenantry.checks.failures import GENERAL, advice_for
+from tenantry.checks.registry import check_database
 from tenantry.exceptions import UnsupportedServerError
 from tests import settings as test_settings
 from tests.fix_checks import broken, check, findings
@@ -63,6 +64,8 @@ def test_nothing_is_well_that_nobody_has_looked_at(
     assert f"database 'default':\n  tenantry.E190 {said}" in output
     assert output.endswith("\n0 OK, 1 wrong\n")
     assert status == 1
+    # Django's own command asks for all that is wrong in a database, too.
+    assert [each.id for each in check_database(databases=["default"])] == ["tenantry.E190"]
     with pytest.raises(CommandError, match=f"^database 'default' {said}.*; start the server"):
         check("--generate")
 
@@ -91,20 +94,27 @@ def test_a_connection_that_is_refused_says_why(
 
 
 @pytest.mark.parametrize(
-    ("how", "back", "fix"),
+    ("how", "back", "subject", "fix"),
     [
         (
             "REVOKE SELECT ON app_note FROM app",
             "GRANT SELECT ON app_note TO app",
+            "table app_note",
             "run GRANT SELECT ON app_note TO app",
+        ),
+        (
+            "REVOKE SELECT ON pg_roles FROM PUBLIC",
+            "GRANT SELECT ON pg_roles TO PUBLIC",
+            "role",
+            "run GRANT SELECT ON pg_roles TO app",
         ),
     ],
 )
 def test_a_privilege_that_is_lacking_is_named(
-    how: str, back: str, fix: str, arrange: psycopg.Connection[Any]
+    how: str, back: str, subject: str, fix: str, arrange: psycopg.Connection[Any]
 ) -> None:
     with broken(arrange, how, back):
-        assert ("table app_note", fix) in fixes()
+        assert (subject, fix) in fixes()
 
 
 @pytest.mark.guc_shape
