@@ -102,6 +102,7 @@ def test_an_error_shows_line_and_position_in_the_statement(alias: str) -> None:
     assert error.diag.statement_position == str(BROKEN.index("nonsense") + 1)
     assert error.diag.sqlstate == "42703"
     assert error.pgresult is not None
+    assert error.pgresult.status == ExecStatus.FATAL_ERROR
     assert pickle.loads(pickle.dumps(error)).diag.statement_position == "15"
 
 

@@ -20,7 +20,7 @@ from django.db.utils import (
     ProgrammingError,
 )
 from psycopg import errors
-from psycopg.pq import TransactionStatus
+from psycopg.pq import Format, TransactionStatus
 
 from tenantry import aclose_pools, aconnection, admin_context, tenant_context
 from tenantry.backends.postgresql.cursor import ClosingMixin, bound
@@ -726,6 +726,9 @@ def test_binary_results_of_a_server_side_cursor_are_bound(tenants: tuple[Tenant,
     connection = connections["wire_server_side"].connection
     with tenant_context(tenants[0].pk):
         assert connection.execute(TITLES, binary=True).fetchall() == [("A 1",), ("A 2",)]
+        cursor = connection.cursor(binary=True).execute(TITLES)
+        assert cursor.fetchall() == [("A 1",), ("A 2",)]
+        assert cursor.pgresult.fformat(0) == Format.BINARY
 
 
 @pytest.mark.parametrize("path", [execute_with_parameters, stream_with_parameters])
@@ -752,7 +755,10 @@ def test_a_client_side_cursor_refuses_binary_results_as_psycopg_does(
     tenants: tuple[Tenant, Tenant],
 ) -> None:
     connections["wire"].ensure_connection()
-    with pytest.raises(psycopg.NotSupportedError, match="binary"):
+    with (
+        tenant_context(tenants[0].pk),
+        pytest.raises(psycopg.NotSupportedError, match="binary"),
+    ):
         connections["wire"].connection.execute(TITLES, binary=True)
 
 
