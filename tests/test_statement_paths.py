@@ -891,6 +891,9 @@ def test_a_cursor_factory_in_options_keeps_working_bound(tenants: tuple[Tenant, 
     with tenant_context(tenants[0].pk), connection.cursor() as cursor:
         cursor.execute("SELECT lower(title) FROM app_note ORDER BY id")
         assert cursor.fetchall() == [("A 1",), ("A 2",)]
+        # Of one that is bound already, too.
+        connection.connection.cursor_factory = type(cursor.cursor)
+        assert connection.cursor().execute("SELECT 'a'").fetchall() == [("A",)]
     connection.close()
 
 
