@@ -155,6 +155,36 @@ def test_a_column_that_loses_what_its_model_says_is_mended_as_it_is_said(
     assert findings() == []
 
 
+class ButTenants:
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
+        return False if hints.get("model") is Tenant else None
+
+
+def test_what_migrate_would_not_make_of_a_column_is_no_finding(
+    arrange: psycopg.Connection[Any], settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> set[str]:
+        return {id_ for id_, _, _ in findings()} & {"tenantry.W115", "tenantry.W116"}
+
+    with (
+        broken(
+            arrange,
+            "ALTER TABLE app_tenant DISABLE TRIGGER ALL",
+            "ALTER TABLE app_tenant ENABLE TRIGGER ALL",
+        ),
+        broken(
+            arrange,
+            "ALTER TABLE app_note ALTER tenant_id DROP NOT NULL",
+            "ALTER TABLE app_note ALTER tenant_id SET NOT NULL",
+        ),
+    ):
+        assert found() == {"tenantry.W115", "tenantry.W116"}
+        settings.DATABASE_ROUTERS = [ButTenants()]
+        assert found() == {"tenantry.W115"}
+        monkeypatch.setattr(Note._meta, "managed", False)
+        assert found() == set()
+
+
 # By what is published, what takes the protected tables out of it.
 ONE, TWO, OUT = "TABLE ONLY app_note", "TABLE ONLY old_note", 'TABLE ONLY "Old".child'
 PUBLISHED = {

@@ -140,6 +140,8 @@ def test_where_migrations_cannot_be_read_the_table_is_missing(
     ):
         assert findings() == [("tenantry.E110", SUBJECT, "does not exist; run migrate")]
         assert len(of_django()) == 1
+        with sabotage.broken(arrange, "app_note", BREAKS["E111"].format("app_note")):
+            assert told("table app_note") == ({"tenantry.E111"}, {"tenantry.E111"})
 
 
 def test_keys_of_seals_are_awaited_while_a_migration_is_yet_to_run(
