@@ -817,6 +817,11 @@ def test_a_block_in_psycopgs_pipeline_is_a_transaction(wire: Wire) -> None:
             with suppress(ZeroDivisionError), atomic():
                 write("lost")
                 raise ZeroDivisionError
+            assert read() == [(1,)]
+            with suppress(ZeroDivisionError), atomic():
+                by_hand = psycopg.Cursor(connections[ALIAS].connection)
+                by_hand.execute("INSERT INTO app_shared (text) VALUES ('lost by hand')")
+                raise ZeroDivisionError
             with atomic():
                 write("kept, too")
             # Its result is read, so that libpq knows of nothing that goes on.
