@@ -94,9 +94,6 @@ class RLSConstraint(models.BaseConstraint):
             return self.deconstruct() == other.deconstruct()
         return NotImplemented
 
-    def __hash__(self) -> int:
-        return hash((self.name, self.field, self.path))
-
     @property
     def way(self) -> str:
         """The field, or the path, that leads to the tenant."""

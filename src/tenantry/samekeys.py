@@ -74,9 +74,6 @@ class SameTenant(models.BaseConstraint):
             return self.deconstruct() == other.deconstruct()
         return NotImplemented
 
-    def __hash__(self) -> int:
-        return hash((self.name, self.field))
-
     @property
     def tenant(self) -> str | None:
         """The field that holds the tenant; None where the model is not protected."""
