@@ -419,19 +419,22 @@ def test_an_unbound_statement_carries_the_empty_binding(wire: Wire) -> None:
 @pytest.mark.unsealed
 @each_version
 @pytest.mark.parametrize("tenant", ["é", "\\é'"])
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_tenant_is_the_same_in_any_encoding_of_the_client(
-    tenant: str, alias: str, tenants: tuple[Tenant, Tenant]
+    tenant: str, encoding: str, alias: str, tenants: tuple[Tenant, Tenant]
 ) -> None:
+    # In SQL_ASCII psycopg returns bytes.
+    expected = tenant if encoding == "LATIN1" else tenant.encode()
     current = "SELECT current_setting('rls.current_tenant')"
     with running_as(Binding(tenant)), transaction.atomic(using=alias):
         connection: Any = connections[alias].connection
-        connection.execute("SET LOCAL client_encoding = 'LATIN1'")
-        assert connection.execute(current).fetchall() == [(tenant,)]
-        assert connection.execute(f"{current}, %s", [1]).fetchall() == [(tenant, 1)]
+        connection.execute(f"SET LOCAL client_encoding = '{encoding}'")
+        assert connection.execute(current).fetchall() == [(expected,)]
+        assert connection.execute(f"{current}, %s", [1]).fetchall() == [(expected, 1)]
         with connection.pipeline():
-            assert connection.execute(current).fetchall() == [(tenant,)]
+            assert connection.execute(current).fetchall() == [(expected,)]
         with psycopg.ClientCursor(connection) as cursor:
-            assert cursor.execute(current).fetchall() == [(tenant,)]
+            assert cursor.execute(current).fetchall() == [(expected,)]
 
 
 @each_version

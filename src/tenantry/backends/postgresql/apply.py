@@ -106,7 +106,9 @@ def binding_query(
         value = token(binding, session.database)
     values = [(tenant, value), *others]
     calls = _calls(tuple(name for name, _ in values))
-    return calls, [value.encode(encoding) for _, value in values]
+    # For SQL_ASCII the server converts nothing, and psycopg sends it UTF-8, too.
+    codec = "utf-8" if encoding == "ascii" else encoding
+    return calls, [value.encode(codec) for _, value in values]
 
 
 def applies_binding(statement: bytes) -> bool:
