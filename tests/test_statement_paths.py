@@ -437,6 +437,21 @@ def test_a_tenant_is_the_same_in_any_encoding_of_the_client(
             assert cursor.execute(current).fetchall() == [(expected,)]
 
 
+@pytest.mark.unsealed
+def test_a_tenant_that_the_encoding_lacks_loses_no_savepoint(wire: Wire) -> None:
+    using = "wire_server_side"
+    connection: Any = connections[using].connection
+    with transaction.atomic(using=using):
+        connection.execute("SET LOCAL client_encoding = 'LATIN1'")
+        with (
+            pytest.raises(UnicodeEncodeError),
+            transaction.atomic(using=using),
+            running_as(Binding("ł")),
+        ):
+            list(connection.cursor().stream("SELECT %s", [1]))
+        assert connection.execute("SELECT 1").fetchall() == [(1,)]
+
+
 @each_version
 def test_a_named_cursor_fetches_in_the_binding_of_its_declare(
     alias: str, tenants: tuple[Tenant, Tenant]

@@ -129,9 +129,11 @@ class FlushMixin(Base):  # type: ignore[misc]
         Raises what psycopg does for what libpq does not send, such as too many parameters, or what
         a dumper of the project's makes that is not bytes.
         """
+        # First, as it raises for a tenant that the encoding lacks, and what is taken has to go.
+        binding = binding_query(self._binding(), self._conn.session, self._conn.info.encoding)
         ahead: list[tuple[bytes, list[bytes] | None]] = [
             *((control, None) for control in self._conn.take_control()),
-            binding_query(self._binding(), self._conn.session, self._conn.info.encoding),
+            binding,
         ]
         self._query = query
         self._prefix_results = 0
