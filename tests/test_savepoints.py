@@ -40,3 +40,14 @@ def test_a_release_that_has_waited_counts_once(savepoints: Savepoints) -> None:
     assert savepoints.take() == [b"RELEASE SAVEPOINT a"]
     # The one that the other had hidden is there.
     assert savepoints.sent == ["a"]
+
+
+def test_a_release_that_waits_is_sent_before_another_savepoint_of_the_name_is_undone(
+    savepoints: Savepoints,
+) -> None:
+    for _ in range(2):
+        savepoints.note("SAVEPOINT a")
+    assert savepoints.defer(SavepointSQL("RELEASE SAVEPOINT a"))
+    assert savepoints.defer(SavepointSQL("SAVEPOINT b"))
+    assert not savepoints.defer(SavepointSQL("ROLLBACK TO SAVEPOINT a"))
+    assert savepoints.take() == [b"RELEASE SAVEPOINT a"]

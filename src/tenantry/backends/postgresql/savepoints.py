@@ -43,8 +43,9 @@ class Savepoints:
         # A name that is unknown here may be unknown there: the error belongs to who sends it.
         if name not in self.sent:
             return False
-        # What waits is about savepoints inside of it, which end with them.
-        self.pending.clear()
+        # Those that wait are inside of it, and end with it. A RELEASE is sent: it may be of another
+        # savepoint of that name, which hides this one.
+        self.pending = [each for each in self.pending if not each.startswith(SAVEPOINT)]
         if not release:
             return False
         del self.sent[last(self.sent, name) :]
