@@ -218,10 +218,15 @@ def test_no_path_sends_one(send: Callable[[Any, str], None], alias: str, tenants
         cursor.execute("SELECT 1")
 
 
+class Statement(bytes):
+    """A project's own type."""
+
+
 # Nothing is put in front of what is sealed.
 @pytest.mark.unsealed
-def test_a_statement_is_no_memoryview(alias: str, tenants: Tenants) -> None:
+def test_a_statement_is_of_bytes(alias: str, tenants: Tenants) -> None:
     statement: Any = memoryview(f"ROLLBACK TO s; {TITLES}".encode())
+    titles: Any = Statement(TITLES.encode())
     with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
         with tenant_context(tenants[1].pk):
             cursor.execute("SELECT 1")
@@ -230,7 +235,7 @@ def test_a_statement_is_no_memoryview(alias: str, tenants: Tenants) -> None:
             # As in psycopg.
             with pytest.raises(TypeError, match="expected bytes, memoryview found"):
                 cursor.execute(statement)
-            cursor.execute(TITLES)
+            cursor.execute(titles)
             assert cursor.fetchall() == [("A 1",), ("A 2",)]
 
 

@@ -309,7 +309,7 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
         return alone and first_word(statement) != b"COPY" and not self.may_commit(statement)
 
     def _send_with_binding(self, query: Any, binding: Binding) -> None:
-        if type(query.query) is not bytes:
+        if not isinstance(query.query, bytes):
             # As psycopg says. A memoryview could be put behind the prefix, and nothing of what is
             # looked for in a statement is found in one.
             raise TypeError(f"expected bytes, {type(query.query).__name__} found")
