@@ -69,7 +69,7 @@ def inspect_preparing(connection: Any, cursor: Any) -> Iterator[Finding]:
     pgconn = connection.connection.pgconn
     if cursor.fetchone() == (pgconn.backend_pid,):
         return  # A pooler tells its clients of other processes than the server's.
-    # One that follows the statement gives it a name of its own, and keeps this one for good.
+    # One that follows prepared statements gives it a name of its own, and removes it in time.
     prepared = f"tenantry_{uuid4().hex}"
     pgconn.prepare(prepared.encode(), b"")
     cursor.execute("SELECT name FROM pg_prepared_statements WHERE name = %s", [prepared])
