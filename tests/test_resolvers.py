@@ -465,6 +465,7 @@ def test_the_models_that_may_save_a_row() -> None:
     assert relatives(Item) == relatives(Book) >= {Item, Book, NewestFirst}
     assert relatives(Contract) >= {Contract, Document}
     # Also those that other tests have made, which stay until they are collected.
+    assert Note in relatives(Note)
     assert all(issubclass(each, Note) for each in relatives(Note))
 
 
