@@ -256,17 +256,6 @@ async def test_who_waited_in_vain_is_told_why_connecting_failed(
             pass
 
 
-async def test_who_waited_in_vain_is_told_why_no_connection_passed_the_check(alias: Add) -> None:
-    async def check(connection: Any) -> None:
-        raise ValueError("not today")
-
-    using = alias(options={"pool": {"min_size": 0, "max_size": 1, "timeout": 0.1, "check": check}})
-    said = r"passed OPTIONS\['pool'\]\['check'\] within .* failed with ValueError: not today"
-    with pytest.raises(OperationalError, match=said):
-        async with aconnection(using):
-            pass
-
-
 @pytest.mark.parametrize(
     ("entry", "said"),
     [

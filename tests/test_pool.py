@@ -205,29 +205,6 @@ def test_who_waited_in_vain_is_told_why_connecting_failed(
         connections[using].ensure_connection()
 
 
-@pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_who_waited_in_vain_is_told_why_no_connection_passed_the_check(
-    mode: str, alias: Add
-) -> None:
-    refused: list[str] = ["not today"]
-
-    def check(connection: Any) -> None:
-        if refused:
-            raise ValueError(*refused)
-
-    pool = {"min_size": 0, "max_size": 1, "timeout": 0.1, "check": check}
-    using = alias(options={"pool": pool, "pool_mode": mode})
-    said = r"passed OPTIONS\['pool'\]\['check'\] within 0.1 s; .* failed with ValueError: not today"
-    with pytest.raises(OperationalError, match=said):
-        connections[using].ensure_connection()
-    refused.clear()
-    with transaction.atomic(using=using), connections[using].cursor() as cursor:
-        assert backend(cursor)
-        connection = connections.create_connection(using)
-        with pytest.raises(OperationalError, match="all 1 are in use"):
-            connection.ensure_connection()
-
-
 def test_a_pool_is_options_or_true(alias: Add) -> None:
     using = alias(options={"pool": "yes"})
     with pytest.raises(ImproperlyConfigured, match="is 'yes'; it must be True or the options"):
@@ -329,7 +306,7 @@ def test_a_forked_process_leaves_the_server_session_to_its_parent(
         return True
 
     def kept_refused() -> bool:
-        for use in (named.fetchone, lambda: opened.execute("SELECT 1")):
+        for use in (named.fetchone, lambda: kept.execute("SELECT 1")):
             with pytest.raises((Error, psycopg.Error), match=r"closed|in the current transaction"):
                 use()
         return True

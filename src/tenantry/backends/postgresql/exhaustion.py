@@ -1,4 +1,4 @@
-"""Why a pool gives no connection: it only logs what failed, and who waits asks why."""
+"""Why a pool gives no connection: it only logs that connecting failed, and who waits asks why."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from ...mixins import Base
 
 
 class Attempts(Base):  # type: ignore[misc]
-    """Remember why the last attempt to make, or to check, a connection of this class failed."""
+    """Remember why the last attempt to make a connection of this class failed."""
 
     failure: str | None = None
-    refusal: str | None = None
 
     @classmethod
     @contextmanager
-    def attempt(cls, reason: str = "failure") -> Iterator[None]:
+    def attempt(cls) -> Iterator[None]:
         """Remember the error of the block."""
         try:
             yield
         except Exception as error:
-            setattr(cls, reason, f"{type(error).__name__}: {' '.join(str(error).split())}")
+            cls.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise
 
 
@@ -54,35 +53,17 @@ def remembering(attempts: type[Attempts], connection_class: type[Any]) -> type[A
     return type(connection_class.__name__, (attempts, connection_class), names)
 
 
-def remembered(called: Callable[[Any], None], reason: str) -> Callable[[Any], None]:
-    """Return `called`, which a pool calls with a connection; `reason` says why it failed last."""
-
-    def run(connection: Any) -> None:
-        with connection.attempt(reason):
-            called(connection)
-        setattr(type(connection), reason, None)
-
-    return run
-
-
-def async_remembered(
-    called: Callable[[Any], Awaitable[None]], reason: str
-) -> Callable[[Any], Awaitable[None]]:
-    """Return what :func:`remembered` does, of a coroutine function."""
-
-    async def run(connection: Any) -> None:
-        with connection.attempt(reason):
-            await called(connection)
-        setattr(type(connection), reason, None)
-
-    return run
-
-
 def sync_attempts(connection_class: Any, configure: Callable[[Any], None]) -> dict[str, Any]:
     """Return the options of a pool whose connections are made by these two."""
+
+    def attempt(connection: Any) -> None:
+        with connection.attempt():
+            configure(connection)
+        type(connection).failure = None
+
     return {
         "connection_class": remembering(SyncAttempts, connection_class),
-        "configure": remembered(configure, "failure"),
+        "configure": attempt,
     }
 
 
@@ -90,20 +71,24 @@ def async_attempts(
     connection_class: Any, configure: Callable[[Any], Awaitable[None]]
 ) -> dict[str, Any]:
     """Return the options of an async pool whose connections are made by these two."""
+
+    async def attempt(connection: Any) -> None:
+        with connection.attempt():
+            await configure(connection)
+        type(connection).failure = None
+
     return {
         "connection_class": remembering(AsyncAttempts, connection_class),
-        "configure": async_remembered(configure, "failure"),
+        "configure": attempt,
     }
 
 
 def exhausted(alias: str, pool: Any) -> PoolTimeout:
     """Return psycopg_pool's error, saying why no connection came in time."""
-    attempts = pool.connection_class
-    if reason := attempts.failure or attempts.refusal:
-        what = "could be made" if attempts.failure else "passed OPTIONS['pool']['check']"
+    if failure := pool.connection_class.failure:
         return PoolTimeout(
-            f"no connection to the database {alias!r} {what} within {pool.timeout:g} s; the last"
-            f" attempt failed with {reason}"
+            f"no connection to the database {alias!r} could be made within {pool.timeout:g} s; the"
+            f" last attempt failed with {failure}"
         )
     return PoolTimeout(
         f"no connection of the database {alias!r} became free within {pool.timeout:g} s: all"

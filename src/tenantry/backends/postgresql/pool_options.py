@@ -9,8 +9,6 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from .exhaustion import async_remembered, remembered
-
 # What is not for a project to set, and why.
 REFUSED = {
     "connection_class": "the connections are of a class that binds them; remove it",
@@ -57,8 +55,6 @@ def sync_options(settings: dict[str, Any], *, per_transaction: bool) -> dict[str
     given = settings["OPTIONS"]["pool"]
     options = {} if given is True else dict(given)
     choose_check(ConnectionPool, options, settings)
-    if options.get("check"):
-        options["check"] = remembered(options["check"], "refusal")
     if per_transaction:
         # For a session at a time the pool has what Django's pool has.
         options |= {name: looking_after(options[name]) for name in CALLED if options.get(name)}
@@ -112,7 +108,5 @@ def async_options(using: str, settings: dict[str, Any], *, ahead: bool) -> dict[
             f"OPTIONS['pool'] of the database {using!r} is refused by psycopg_pool: {error}; set it"
             " to options of its ConnectionPool, such as {'min_size': 2, 'max_size': 10}"
         ) from error
-    if options.get("check"):
-        options["check"] = async_remembered(options["check"], "refusal")
     options |= {name: async_looking_after(options[name]) for name in CALLED if options.get(name)}
     return options if ahead else options | {"min_size": 0, "max_size": planned.max_size}
