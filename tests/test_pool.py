@@ -306,7 +306,7 @@ def test_a_forked_process_leaves_the_server_session_to_its_parent(
         return True
 
     def kept_refused() -> bool:
-        for use in (named.fetchone, lambda: kept.execute("SELECT 1")):
+        for use in (named.fetchone, lambda: opened.execute("SELECT 1")):
             with pytest.raises((Error, psycopg.Error), match=r"closed|in the current transaction"):
                 use()
         return True
