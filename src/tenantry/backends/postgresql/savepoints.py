@@ -45,7 +45,8 @@ class Savepoints:
             return False
         # Those that wait are inside of it, and end with it. A RELEASE is sent: it may be of another
         # savepoint of that name, which hides this one.
-        self.pending = [each for each in self.pending if not each.startswith(SAVEPOINT)]
+        if self.pending:
+            self.pending = [each for each in self.pending if not each.startswith(SAVEPOINT)]
         if not release:
             return False
         del self.sent[last(self.sent, name) :]

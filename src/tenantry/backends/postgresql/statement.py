@@ -219,8 +219,8 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
             self._check_results(results)
             self._set_results(results)
             self._last_query = query
-        result = self.pgresult
-        if result is not None and result.command_status == LOCKED and not self._bare:
+        results = self._results
+        if results and results[-1].command_status == LOCKED and not self._bare:
             yield from self._refuse_lock(query, params)
 
     def _refuse_lock(self, query: Any, params: Any) -> PQGen[None]:
@@ -309,7 +309,7 @@ class StatementMixin(CopyMixin, FlushMixin, PipelineMixin):
         return alone and first_word(statement) != b"COPY" and not self.may_commit(statement)
 
     def _send_with_binding(self, query: Any, binding: Binding) -> None:
-        if not isinstance(query.query, bytes):
+        if type(query.query) is not bytes and not isinstance(query.query, bytes):
             # As psycopg says. A memoryview could be put behind the prefix, and nothing of what is
             # looked for in a statement is found in one.
             raise TypeError(f"expected bytes, {type(query.query).__name__} found")
