@@ -19,29 +19,29 @@ from .engine import is_bound
 from .routing import is_placed
 from .seal import send_seal_keys
 
-# Only what whoever migrates may grant, and what is not granted yet.
+# Only what whoever migrates may grant, and what is not granted yet. A role that does not exist is
+# NULL here, and lacks nothing; to ask by its name would be an error.
 MISSING = """\
 WITH tables AS (
-  SELECT c.oid, c.relnamespace, c.relowner FROM unnest(%(tables)s::text[]) name
-  JOIN pg_class c ON c.oid = to_regclass(name)
-  WHERE pg_has_role(c.relowner, 'USAGE') AND to_regrole(quote_ident(%(role)s)) IS NOT NULL
+  SELECT c.oid, c.relnamespace, to_regrole(quote_ident(%(role)s)) AS role
+  FROM unnest(%(tables)s::text[]) name JOIN pg_class c ON c.oid = to_regclass(name)
+  WHERE pg_has_role(c.relowner, 'USAGE')
 )
 SELECT format('GRANT SELECT, INSERT, UPDATE, DELETE ON %%s TO %%I', oid::regclass, %(role)s)
   FROM tables WHERE NOT (
-    has_table_privilege(%(role)s, oid, 'SELECT') AND has_table_privilege(%(role)s, oid, 'INSERT')
-    AND has_table_privilege(%(role)s, oid, 'UPDATE')
-    AND has_table_privilege(%(role)s, oid, 'DELETE'))
+    has_table_privilege(role, oid, 'SELECT') AND has_table_privilege(role, oid, 'INSERT')
+    AND has_table_privilege(role, oid, 'UPDATE') AND has_table_privilege(role, oid, 'DELETE'))
 UNION
 SELECT format('GRANT USAGE ON SEQUENCE %%s TO %%I', s.oid::regclass, %(role)s)
   FROM tables t
   JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid
     AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
   JOIN pg_class s ON s.oid = d.objid
-  WHERE CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(%(role)s, s.oid, 'USAGE') END
+  WHERE CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(role, s.oid, 'USAGE') END
 UNION
 SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', n.nspname, %(role)s)
   FROM tables t JOIN pg_namespace n ON n.oid = t.relnamespace
-  WHERE pg_has_role(n.nspowner, 'USAGE') AND NOT has_schema_privilege(%(role)s, n.oid, 'USAGE')
+  WHERE pg_has_role(n.nspowner, 'USAGE') AND NOT has_schema_privilege(role, n.oid, 'USAGE')
 """
 
 
