@@ -142,9 +142,13 @@ class ControlMixin(Base):  # type: ignore[misc]
             pipeline.command_queue.append(send)
             pipeline.result_queue.append(None)
 
+    def query_of(self, binding: Binding) -> tuple[bytes, list[bytes]]:
+        """Return the statement that applies `binding` in this session, and its parameters."""
+        return binding_query(binding, self.session, self.info.encoding)
+
     def apply(self, binding: Binding) -> PQGen[None]:
         """Send `binding` in a message of its own, for the transaction that is open."""
-        statement, values = binding_query(binding, self.session, self.info.encoding)
+        statement, values = self.query_of(binding)
         self.pgconn.send_query_params(statement, values)
         results = yield from generators.execute(self.pgconn)
         if results[-1].status == ExecStatus.FATAL_ERROR:
@@ -179,8 +183,8 @@ class ControlMixin(Base):  # type: ignore[misc]
             )
         if status != TransactionStatus.INERROR:
             if self._pipeline:
-                binding = binding_query(current_binding(), self.session, self.info.encoding)
-                self.queue([binding[0]], binding[1])
+                statement, values = self.query_of(current_binding())
+                self.queue([statement], values)
             else:
                 yield from self.apply(current_binding())
 
@@ -238,7 +242,7 @@ class ControlMixin(Base):  # type: ignore[misc]
                 yield from super()._exec_command(b"ROLLBACK")
                 yield from self._pipeline._sync_gen()
             raise
-        statement, values = binding_query(UNBOUND, self.session)
+        statement, values = self.query_of(UNBOUND)
         self.queue([statement], values)
 
 

@@ -19,7 +19,7 @@ from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus, Transacti
 
 from ...exceptions import UnbindableStatementError
 from ...mixins import Base
-from .apply import GAP, binding_query, first_word
+from .apply import GAP, first_word
 from .copying import COPY_STARTED
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class FlushMixin(Base):  # type: ignore[misc]
         a dumper of the project's makes that is not bytes.
         """
         # First, as it raises for a tenant that the encoding lacks, and what is taken has to go.
-        binding = binding_query(self._binding(), self._conn.session, self._conn.info.encoding)
+        binding = self._conn.query_of(self._binding())
         ahead: list[tuple[bytes, list[bytes] | None]] = [
             *((control, None) for control in self._conn.take_control()),
             binding,

@@ -53,6 +53,7 @@ class NamedStatementMixin(StatementMixin):
     def _declare_gen(self, query: Any, params: Any = None, binary: Any = None) -> PQGen[None]:
         self._control = []
         if self._conn.per_transaction:
+            # What is asked for is looked at, and not the DECLARE around it.
             self._asked = query
             super().refuse_session_state(b"")
         outside = self.is_outside()

@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 from ...binding import Binding
 from ...exceptions import UnbindableStatementError
 from ...mixins import Base
-from .apply import binding_query, excerpt, first_word, is_secret
+from .apply import excerpt, first_word, is_secret
 from .several import ROLLBACKS, ends
 
 
@@ -78,8 +78,7 @@ class PipelineMixin(Base):  # type: ignore[misc]
             self._conn.queue(self._conn.take_control())
             if not self._conn._pipeline.own and self._rolls_back(query):
                 return
-        encoding = self._conn.info.encoding
-        statement, values = binding_query(binding, self._conn.session, encoding)
+        statement, values = self._conn.query_of(binding)
         if values != queued:
             self._conn.queue([statement], values)
         if many:
