@@ -144,7 +144,7 @@ MUTANTS = {
     ),
     "a flush has no binding": Mutant(
         "tests/test_sealed.py::test_raw_sql_reads_the_tenant_and_is_stamped",
-        is_now(f"{DRIVER}.flush.binding_query", lambda *arguments: (b"SELECT 1", [])),
+        is_now(f"{DRIVER}.connection.ControlMixin.query_of", lambda *arguments: (b"SELECT 1", [])),
         "sealed_guc",
     ),
     "a commit says nothing": Mutant(
