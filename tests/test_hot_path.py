@@ -77,7 +77,7 @@ def scope(alias: str) -> None:
 
 @pytest.mark.guc_shape
 @pytest.mark.parametrize(
-    ("action", "most"), [(statement, 4), (block, -102), (query, 6), (joins, 26)]
+    ("action", "most"), [(statement, 4), (block, -113), (query, 6), (joins, 26)]
 )
 def test_few_calls_are_added(action: Callable[[str], object], most: int, stock: str) -> None:
     # Python 3.11 counts comprehensions, too. A block needs fewer calls than Django's.

@@ -155,9 +155,9 @@ RELIED_ON: dict[Any, str] = {
         _make_declare_statement _scroll_gen
     """,
     psycopg.Connection: """
-        _check_connection_ok _commit_gen _exec_command _get_tx_start_command _notice_handlers
-        _notify_handlers _num_transactions _pipeline _prepared _rollback_gen _start_query _tpc
-        lock wait
+        _autocommit _check_connection_ok _commit_gen _exec_command _get_tx_start_command
+        _notice_handlers _notify_handlers _num_transactions _pipeline _prepared _rollback_gen
+        _start_query _tpc lock wait
     """,
     psycopg.Pipeline: """
         _communicate_gen _enqueue_sync _enter_gen _exit _exit_gen _fetch_gen _process_results

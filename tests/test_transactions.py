@@ -854,3 +854,21 @@ def test_a_name_means_the_last_savepoint_that_has_it(sent: bool, wire: Wire) -> 
         write("kept")
         transaction.savepoint_commit(one, using=ALIAS)
     assert written() == ["kept"]
+
+
+def test_autocommit_is_not_changed_in_a_transaction(tenants: Tenants) -> None:
+    refused = partial(pytest.raises, psycopg.ProgrammingError, match="can't change 'autocommit'")
+    with atomic():
+        read()
+        connection = connections[ALIAS].connection
+        with refused():
+            connection.autocommit = True
+        assert not connection.autocommit
+    with connection.pipeline():
+        connection.execute("BEGIN")
+        # All is read, and no Sync has said yet that there is a transaction.
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+        with refused():
+            connection.autocommit = False
+        connection.execute("ROLLBACK")
+    assert connection.autocommit

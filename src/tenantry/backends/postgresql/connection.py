@@ -298,6 +298,14 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
             cursor.format = Format.BINARY
         return cursor
 
+    def set_autocommit(self, value: bool) -> None:
+        """Change it; see ``psycopg.Connection.set_autocommit``."""
+        if self._pipeline or self.pgconn.transaction_status != TransactionStatus.IDLE:
+            super().set_autocommit(value)
+        else:
+            # There is nothing to send and to wait for, which takes psycopg a lock and a generator.
+            self._autocommit = bool(value)
+
     def flush(self) -> None:
         """Send what is pending, and BEGIN, in a message of its own."""
         self.begin(self.take_control())

@@ -310,7 +310,8 @@ class PoolingMixin(Base):  # type: ignore[misc]
         """Return Django's autocommit flag, without a checkout to learn it."""
         if not self.prepared:
             super().get_autocommit()
-            self.return_connection()
+            if self.prepared:
+                self.return_connection()
         return self.autocommit
 
     def set_autocommit(self, autocommit: bool, *args: Any, **kwargs: Any) -> None:
@@ -326,8 +327,9 @@ class PoolingMixin(Base):  # type: ignore[misc]
                 self.connection.savepoints.pending.clear()
         finally:
             self.taken -= not autocommit
-            # Also where a hook of on_commit() raises.
-            self.return_connection()
+            if self.prepared:
+                # Also where a hook of on_commit() raises.
+                self.return_connection()
 
     def _commit(self) -> None:
         if self.process != os.getpid():
