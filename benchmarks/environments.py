@@ -32,8 +32,9 @@ def interpreter(candidate: Candidate, *, upgrade: bool = False, same: Sequence[s
     place = PLACE / f"{candidate.name}-{tag}"
     python, done = place / "bin" / "python", place / "done"
     if upgrade or not done.exists():
-        if not python.exists():
-            venv.create(place, with_pip=True)
+        # One that was not finished, because somebody ended the run, may lack pip.
+        if not done.exists():
+            venv.create(place, clear=True, with_pip=True)
         install(python, candidate.package, same)
         done.touch()
     return str(python)
