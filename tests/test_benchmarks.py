@@ -290,21 +290,22 @@ async def test_a_client_knows_a_wrong_answer(
 
 
 @pytest.mark.parametrize(
-    ("name", "figures", "found"),
+    ("name", "options", "figures", "found"),
     [
-        ("middleware_cost", "microseconds", ["sync", "async"]),
-        ("compile_cost", "protected_models", ["6", "300"]),
+        ("middleware_cost", [], "microseconds", ["sync", "async"]),
+        ("compile_cost", ["--draws", "2"], "protected_models", ["6", "300"]),
     ],
 )
 def test_what_needs_no_server_is_measured(
-    name: str, figures: str, found: list[str], tmp_path: Path
+    name: str, options: list[str], figures: str, found: list[str], tmp_path: Path
 ) -> None:
-    result = run(name, tmp_path, ["--rounds", "2"])
+    result = run(name, tmp_path, ["--rounds", "2", *options])
     assert list(result[figures]) == found
     if name == "compile_cost":
         table = (tmp_path / "compile_cost.md").read_text()
         assert "| Candidate | 6 protected models | 300 protected models |" in table
         assert table.count("| tenantry, bound | ") == 2
+        assert result["protected_models"]["6"]["simple"]["stock once more"]["ratio"]["median"] > 0
 
 
 def test_growth_is_measured_in_every_dimension(tmp_path: Path) -> None:
