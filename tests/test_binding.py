@@ -23,7 +23,7 @@ from django.urls import path
 from tenantry import admin_context, tenant_context
 from tenantry.binding import ADMIN, UNBOUND, Binding, current_binding, pop, push
 from tenantry.context import Scope
-from tenantry.hops import in_event_loop, in_sync_hop
+from tenantry.hops import loop_of_hop
 
 T = TypeVar("T")
 Reader = Callable[[], Awaitable[Binding]]
@@ -439,8 +439,7 @@ def test_scopes_nest_over_hops_and_async_to_sync() -> None:
 def test_a_thread_that_has_served_hops_opens_scopes_for_async_code_again() -> None:
     assert async_to_sync(read_in_hop)() == UNBOUND
     assert hasattr(SyncToAsync.threadlocal, "main_event_loop")
-    assert not in_event_loop()
-    assert not in_sync_hop()
+    assert loop_of_hop() is None
     with tenant_context(1):
         assert async_to_sync(read_in_hop)() == ONE
         assert async_to_sync(read)() == ONE
@@ -484,7 +483,7 @@ async def test_asgiref_still_leaves_its_loop_on_the_threads_of_hops() -> None:
 @each_sensitivity
 async def test_code_in_a_hop_knows_that_it_is(thread_sensitive: bool) -> None:
     def places() -> tuple[bool, bool]:
-        return in_event_loop(), in_sync_hop()
+        return asyncio._get_running_loop() is not None, loop_of_hop() is not None
 
     async def async_places() -> tuple[bool, bool]:
         return places()

@@ -81,11 +81,11 @@ print([
 FORK = """
 import asyncio, os
 from asgiref.sync import sync_to_async
-from tenantry.hops import in_sync_hop
+from tenantry.hops import loop_of_hop
 
 def hop():
     if (child := os.fork()) == 0:
-        os._exit(10 + in_sync_hop())
+        os._exit(10 + (loop_of_hop() is not None))
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 print(asyncio.run(sync_to_async(hop)()))

@@ -11,14 +11,13 @@ import os
 from asgiref.sync import AsyncToSync, SyncToAsync
 
 
-def in_sync_hop() -> bool:
-    """Return whether this is sync code that asgiref's ``sync_to_async`` runs in a thread."""
-    return loop_of_hop() is not None
-
-
 def loop_of_hop() -> object | None:
-    """Return the event loop that waits for the hop which this sync code is in, if it is in one."""
-    if in_event_loop():
+    """Return the event loop that waits for the hop which this sync code is in, if it is in one.
+
+    A hop is what asgiref's ``sync_to_async`` runs in a thread.
+    """
+    # get_running_loop() raises where there is none, which costs more than the scope.
+    if asyncio._get_running_loop() is not None:
         return None
     # asgiref leaves its loop on the thread after a hop; once that loop has ended (a WSGI worker,
     # the main thread), the thread is a top-level one again. Looked up in the thread's dict, because
@@ -42,9 +41,3 @@ def waiting_for_async() -> tuple[object, object]:
     """
     executor = getattr(AsyncToSync.executors, "current", None)
     return executor, vars(SyncToAsync.threadlocal).get("task_context")
-
-
-def in_event_loop() -> bool:
-    """Return whether this is code that an event loop runs on this thread."""
-    # get_running_loop() raises where there is none, which costs more than the scope.
-    return asyncio._get_running_loop() is not None

@@ -22,7 +22,7 @@ from django.utils.cache import patch_vary_headers
 from .binding import Binding
 from .conf import rls_tenants
 from .context import ContinuedScope, RequestScope
-from .hops import in_sync_hop
+from .hops import loop_of_hop
 from .resolution import aresolve, resolve
 from .resolvers.base import resolvers
 
@@ -63,7 +63,7 @@ class RLSTenantMiddleware:
         except REFUSALS as error:
             return refused(request, error)
         binding = binding_for(request.method, resolved.binding)
-        if in_sync_hop():
+        if loop_of_hop() is not None:
             # Under ASGI, next to sync middleware. A scope that is opened in a hop holds on its
             # thread, but an async view further in runs on the event loop's: open it there.
             return async_to_sync(self.respond_on_loop)(request, binding, resolved.vary)
@@ -113,12 +113,13 @@ def finished(
     response: HttpResponseBase, scope: RequestScope, vary: tuple[str, ...]
 ) -> HttpResponseBase:
     """Return `response` with its body bound, and the headers named that it depends on."""
-    if scope.current is not scope.binding:
+    current = scope.current
+    if current is not scope.binding:
         # A view has bound the request anew, and so perhaps asked more of the resolvers.
         vary = vary_of_all()
     if vary:
         patch_vary_headers(response, vary)
-    return bind_body(response, scope.current)
+    return bind_body(response, current)
 
 
 def bind_body(response: HttpResponseBase, binding: Binding) -> HttpResponseBase:

@@ -6,7 +6,6 @@ The rules are written once, as generators whose steps the caller takes, in sync 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 from django.http import HttpRequest
@@ -51,26 +50,25 @@ class Resolved(NamedTuple):
 def resolve(request: HttpRequest) -> Resolved:
     """Return the binding of a request.
 
+    What finds out who asks runs as nobody, wherever the request comes from: a test may send it in a
+    scope of its own, and Django may be mounted in what is bound already.
+
     Raises TenantDeniedError, always with the same message, for a tenant that the user may not act
     for, that does not exist, or whose key is malformed.
     """
-    with unbound():
+    # The usual is asked for, because every request comes here.
+    if current_binding() is UNBOUND:
+        return take(steps(request))
+    with ContinuedScope(UNBOUND):
         return take(steps(request))
 
 
 async def aresolve(request: HttpRequest) -> Resolved:
     """Return what :func:`resolve` does."""
-    with unbound():
+    if current_binding() is UNBOUND:
         return await atake(steps(request))
-
-
-def unbound() -> AbstractContextManager[Any]:
-    """Return a scope of nobody for what finds out who asks, wherever the request comes from.
-
-    A test may send it in a scope of its own, and Django may be mounted in what is bound already.
-    """
-    # The usual is checked for, because every request comes here.
-    return nullcontext() if current_binding() is UNBOUND else ContinuedScope(UNBOUND)
+    with ContinuedScope(UNBOUND):
+        return await atake(steps(request))
 
 
 def take(taken: Steps[T]) -> T:

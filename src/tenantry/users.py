@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
@@ -47,7 +47,7 @@ class MultiTenantUser(TenantUser, Protocol):
         """The primary keys of the tenants that the user may act for."""
 
 
-def binding_of(user: object) -> Binding:
+def binding_of(user: Any) -> Binding:
     """Return the binding of a user: its tenant, the admin, or unbound when not logged in.
 
     A user of several tenants, of which none is its own, is unbound too. Raises ImproperlyConfigured
@@ -69,9 +69,8 @@ def binding_of(user: object) -> Binding:
             f" {'it' if len(missing) == 1 else 'them'} to the user model, as"
             f" {'a field or a property' if len(missing) == 1 else 'fields or properties'}"
         )
-    member = cast(TenantUser, user)
-    is_admin = member.is_tenant_admin
-    if not isinstance(is_admin, int | None):
+    is_admin = user.is_tenant_admin
+    if not (is_admin is None or isinstance(is_admin, int)):
         # A method, or a text such as "false" from a token, is true of everybody.
         raise ImproperlyConfigured(
             f"the user {user!r} has the is_tenant_admin {is_admin!r}, a {type(is_admin).__name__};"
@@ -80,7 +79,7 @@ def binding_of(user: object) -> Binding:
     if is_admin:
         return ADMIN
     # Read once: it may be a property that asks the database.
-    tenant_id = member.rls_tenant_id
+    tenant_id = user.rls_tenant_id
     if tenant_id is None:
         if has_several_tenants(user):
             return UNBOUND

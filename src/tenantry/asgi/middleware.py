@@ -19,10 +19,10 @@ from django.utils.cache import patch_vary_headers
 from ..audit import denial
 from ..binding import UNBOUND, Binding
 from ..conf import tenant_key
-from ..context import RequestScope
+from ..context import ContinuedScope, RequestScope
 from ..exceptions import InvalidTenantIdError
 from ..middleware import REFUSALS, binding_for, vary_of_all
-from ..resolution import Resolved, aresolve, unbound, with_key
+from ..resolution import Resolved, aresolve, with_key
 from ..resolvers.base import resolvers, vary_of
 from .types import Application, Message, Receive, Send
 
@@ -94,7 +94,7 @@ class TenantMiddleware:
                 if getattr(getattr(request, "session", None), "accessed", False):
                     found = found._replace(vary=(*found.vary, "Cookie"))
             else:
-                with unbound():
+                with ContinuedScope(UNBOUND):
                     answer = await self.resolve(scope)
                 found = Resolved(believed(answer), self.vary)
         except DatabaseError:
