@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -82,11 +82,12 @@ class AsyncBoundConnection(AsyncLentMixin, ControlMixin, psycopg.AsyncConnection
 
         It is `own` where a cursor opens it for a statement.
         """
-        self._check_connection_ok()
-        if self._pipeline is None:
-            self._pipeline = AsyncSyncedPipeline(self)
-            self._pipeline.own = own
-        async with super().pipeline() as pipeline:
+        async with AsyncExitStack() as stack:
+            # See BoundConnection.pipeline().
+            async with self.lock:
+                self._check_connection_ok()
+                pipeline = self._pipeline or AsyncSyncedPipeline(self, own=own)
+                self._pipeline = await stack.enter_async_context(pipeline)
             yield pipeline
 
 

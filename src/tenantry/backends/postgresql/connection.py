@@ -9,7 +9,7 @@ followed is never sent, nor is a transaction without a statement.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -321,11 +321,12 @@ class BoundConnection(ControlMixin, psycopg.Connection[Any]):
 
         It is `own` where a cursor opens it for a statement.
         """
-        self._check_connection_ok()
-        if self._pipeline is None:
-            self._pipeline = SyncedPipeline(self)
-            self._pipeline.own = own
-        with super().pipeline() as pipeline:
+        with ExitStack() as stack:
+            # Whoever has the lock looks whether the connection is in a pipeline.
+            with self.lock:
+                self._check_connection_ok()
+                pipeline = self._pipeline or SyncedPipeline(self, own=own)
+                self._pipeline = stack.enter_context(pipeline)
             yield pipeline
 
     @contextmanager

@@ -43,10 +43,13 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
 
     # Whether all results have been waited for.
     ended = False
-    # Whether it is open for one statement of a cursor only, and not for somebody's block.
-    own = False
     # Why the server has ended the session, if it has said so.
     ending: psycopg.Error | None = None
+
+    def __init__(self, connection: Any, *, own: bool) -> None:
+        super().__init__(connection)
+        # Whether it is open for one statement of a cursor only, and not for somebody's block.
+        self.own = own
 
     def _enter_gen(self) -> PQGen[None]:
         if self.level == 0:
@@ -80,9 +83,13 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
     def _exit(self, exc: BaseException | None) -> None:
         # psycopg knows of what has ended the block, but not of a signal's handler that raises while
         # it waits for results, and would raise that the connection is busy instead.
-        super()._exit(exc if exc or self.ended else sys.exception())
-        # Its traceback holds this pipeline.
-        self.ending = None
+        try:
+            super()._exit(exc if exc or self.ended else sys.exception())
+        finally:
+            # Its traceback holds this pipeline.
+            self.ending = None
+            if self.level == 0:
+                self._conn._pipeline = None
 
     def _fetch_gen(self, *, flush: bool) -> PQGen[None]:
         try:
@@ -118,16 +125,21 @@ class SyncedPipelineMixin(Base):  # type: ignore[misc]
 
 
 class SyncedPipeline(SyncedPipelineMixin, psycopg.Pipeline):
-    """End with a Sync and nothing after it."""
+    """End with a Sync and nothing after it; whoever enters it has the connection's lock."""
+
+    def __enter__(self) -> Self:
+        self._conn.wait(self._enter_gen())
+        return self
 
 
 class AsyncSyncedPipeline(SyncedPipelineMixin, psycopg.AsyncPipeline):
-    """End with a Sync and nothing after it."""
+    """End with a Sync and nothing after it; whoever enters it has the connection's lock."""
 
     async def __aenter__(self) -> Self:
         level = self.level
         try:
-            return await super().__aenter__()
+            await self._conn.wait(self._enter_gen())
+            return self
         except BaseException as error:
             # psycopg lets others run once it has entered, and may be cancelled there: nobody would
             # leave pipeline mode, and the connection would go back to the pool in it.
