@@ -256,6 +256,18 @@ async def test_who_waited_in_vain_is_told_why_connecting_failed(
             pass
 
 
+async def test_who_waited_in_vain_is_told_why_no_connection_passed_the_check(alias: Add) -> None:
+    async def check(connection: Any) -> None:
+        await connection.close()
+        raise ValueError("not today")
+
+    using = alias(options={"pool": {"min_size": 0, "max_size": 1, "timeout": 0.1, "check": check}})
+    said = "passed the pool's check within 0.1 s; the last one failed with ValueError: not today$"
+    with pytest.raises(OperationalError, match=said):
+        async with aconnection(using):
+            pass
+
+
 @pytest.mark.parametrize(
     ("entry", "said"),
     [

@@ -166,8 +166,8 @@ RELIED_ON: dict[Any, str] = {
     psycopg.Error: "_info",
     psycopg.errors: "error_from_result",
     psycopg.generators: "execute fetch",
-    psycopg_pool.ConnectionPool: "_add_to_pool _pool",
-    psycopg_pool.AsyncConnectionPool: "_pool schedule_task worker",
+    psycopg_pool.ConnectionPool: "_add_to_pool _check_connection _pool",
+    psycopg_pool.AsyncConnectionPool: "_check_connection _pool schedule_task worker",
     base: "TIMESTAMPTZ_OID",
     base.CursorMixin: "callproc",
     base.DatabaseWrapper: """

@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from psycopg_pool import PoolTimeout, TooManyRequests
 
 from tenantry import tenant_context
 from tenantry.backends.postgresql import pool as pool_module
+from tenantry.backends.postgresql.exhaustion import crowded, exhausted
 from tenantry.exceptions import UnbindableStatementError
 from tests.app.models import Note, Shared, Tenant
 from tests.fix_aliases import Add
@@ -203,6 +205,48 @@ def test_who_waited_in_vain_is_told_why_connecting_failed(
     using = alias(options={"pool": pool, "pool_mode": mode, **options}, **settings)
     with pytest.raises(OperationalError, match=f"'{using}' could be made within 0.5 s; .*{said}"):
         connections[using].ensure_connection()
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_who_waited_in_vain_is_told_why_no_connection_passed_the_check(
+    mode: str, alias: Add
+) -> None:
+    refused = True
+
+    def check(connection: Any) -> None:
+        if refused:
+            # What is only refused, psycopg_pool 3.2 would check for ever.
+            connection.close()
+            raise ValueError("not\ntoday")
+
+    pool = {"min_size": 0, "max_size": 1, "timeout": 0.1, "check": check}
+    using = alias(options={"pool": pool, "pool_mode": mode})
+    said = r"passed the pool's check within 0.1 s; the last one failed with ValueError: not today$"
+    with pytest.raises(OperationalError, match=said):
+        connections[using].ensure_connection()
+    connection: Any = connections[using]
+    assert "none passed the pool's check; the last" in str(crowded(using, connection.pool))
+    refused = False
+    with transaction.atomic(using=using), connection.cursor() as cursor:
+        assert backend(cursor)
+        # What others are told now, without waiting as they do.
+        assert "all 1 are in use" in str(exhausted(using, connection.pool))
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_nor_are_all_in_use_where_nobody_answers(mode: str, alias: Add) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = {"HOST": "127.0.0.1", "PORT": deaf.getsockname()[1]}
+        pool = {"min_size": 1, "max_size": 1, "timeout": 0.1}
+        using = alias("default", {"pool": pool, "pool_mode": mode}, **address)
+        connection: Any = connections[using]
+        said = f"to the database '{using}' could be made within 0.1 s; the first .* has not ended$"
+        with pytest.raises(OperationalError, match=said):
+            connection.ensure_connection()
+        assert "none could be made; the first" in str(crowded(using, connection.pool))
+        # The pool waits for the one who connects.
+        deaf.accept()[0].close()
+        connection.close_pool()
 
 
 def test_a_pool_is_options_or_true(alias: Add) -> None:

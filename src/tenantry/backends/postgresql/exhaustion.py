@@ -1,4 +1,4 @@
-"""Why a pool gives no connection: it only logs that connecting failed, and who waits asks why."""
+"""Why a pool gives no connection: it only logs what failed, and who waits asks why."""
 
 from __future__ import annotations
 
@@ -6,15 +6,49 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from psycopg_pool import PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout, TooManyRequests
 
 from ...mixins import Base
+
+
+def told(error: Exception) -> str:
+    """Return what `error` says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+class RememberingPool(ConnectionPool[Any]):
+    """A pool that remembers why the last connection did not pass its check."""
+
+    refusal: str | None = None
+
+    # Around the project's function, which whoever looks finds in the pool, as in Django's.
+    def _check_connection(self, conn: Any) -> None:
+        try:
+            super()._check_connection(conn)
+        except Exception as error:
+            self.refusal = f"the last one failed with {told(error)}"
+            raise
+        self.refusal = None
+
+
+class AsyncRememberingPool(AsyncConnectionPool[Any]):
+    """An async pool that remembers the same."""
+
+    refusal: str | None = None
+
+    async def _check_connection(self, conn: Any) -> None:
+        try:
+            await super()._check_connection(conn)
+        except Exception as error:
+            self.refusal = f"the last one failed with {told(error)}"
+            raise
+        self.refusal = None
 
 
 class Attempts(Base):  # type: ignore[misc]
     """Remember why the last attempt to make a connection of this class failed."""
 
-    failure: str | None = None
+    failure: str | None = "the first attempt has not ended"
 
     @classmethod
     @contextmanager
@@ -23,7 +57,7 @@ class Attempts(Base):  # type: ignore[misc]
         try:
             yield
         except Exception as error:
-            cls.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            cls.failure = f"the last attempt failed with {told(error)}"
             raise
 
 
@@ -83,12 +117,21 @@ def async_attempts(
     }
 
 
+def trouble(pool: Any) -> tuple[str, str] | None:
+    """Return what no connection did, and why not; None where all are in use."""
+    if failure := pool.connection_class.failure:
+        return "could be made", failure
+    if refusal := pool.refusal:
+        return "passed the pool's check", refusal
+    return None
+
+
 def exhausted(alias: str, pool: Any) -> PoolTimeout:
     """Return psycopg_pool's error, saying why no connection came in time."""
-    if failure := pool.connection_class.failure:
+    if found := trouble(pool):
+        what, reason = found
         return PoolTimeout(
-            f"no connection to the database {alias!r} could be made within {pool.timeout:g} s; the"
-            f" last attempt failed with {failure}"
+            f"no connection to the database {alias!r} {what} within {pool.timeout:g} s; {reason}"
         )
     return PoolTimeout(
         f"no connection of the database {alias!r} became free within {pool.timeout:g} s: all"
@@ -98,9 +141,15 @@ def exhausted(alias: str, pool: Any) -> PoolTimeout:
 
 
 def crowded(alias: str, pool: Any) -> TooManyRequests:
-    """Return psycopg_pool's error, saying what to raise where too many wait."""
+    """Return psycopg_pool's error, saying what to do where too many wait."""
+    if found := trouble(pool):
+        why = "none {}; {}".format(*found)
+    else:
+        why = (
+            f"all {pool.max_size} are in use; raise that or ['max_size'] (PostgreSQL's"
+            " max_connections allowing), or end transactions sooner"
+        )
     return TooManyRequests(
         f"{pool.max_waiting} already wait for a connection of the database {alias!r}, and"
-        f" OPTIONS['pool']['max_waiting'] allows no more: all {pool.max_size} are in use; raise"
-        " that or ['max_size'] (PostgreSQL's max_connections allowing), or end transactions sooner"
+        f" OPTIONS['pool']['max_waiting'] allows no more: {why}"
     )

@@ -10,6 +10,7 @@ import psycopg
 from psycopg_pool import ConnectionPool
 
 from ...mixins import Base
+from .exhaustion import RememberingPool
 from .sessions import whole_session
 
 
@@ -41,7 +42,7 @@ class LentMixin(Base):  # type: ignore[misc]
             self.lent = lent
 
 
-class LendingPool(ConnectionPool[Any]):
+class LendingPool(RememberingPool):
     """A pool whose connections are refused while it has them."""
 
     def getconn(self, timeout: float | None = None) -> Any:

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from psycopg_pool import AsyncConnectionPool
 
+from .exhaustion import AsyncRememberingPool
 from .finishing import finish
 
 
@@ -38,7 +39,7 @@ class CancellableTasks:
         return await self.queue.get()
 
 
-class LoopPool(AsyncConnectionPool[Any]):
+class LoopPool(AsyncRememberingPool):
     """A pool of psycopg_pool that can be left to the end of its event loop."""
 
     def __init__(self, **options: Any) -> None:

@@ -27,7 +27,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 from ...mixins import Base
 from .apply import assume
 from .connection import BoundConnection
-from .exhaustion import crowded, exhausted, sync_attempts
+from .exhaustion import RememberingPool, crowded, exhausted, sync_attempts
 from .inherited import leave_to_parent
 from .lent import LendingPool, LentMixin
 from .pool_options import check_options, sync_options
@@ -165,7 +165,7 @@ class PoolingMixin(Base):  # type: ignore[misc]
         # A method of a wrapper that never connects: the pool would keep this one alive, and so the
         # connection that its thread may take with it when it ends.
         preparing = type(self)(self.settings_dict, self.alias)
-        pool_class = LendingPool if self.per_transaction else ConnectionPool
+        pool_class = LendingPool if self.per_transaction else RememberingPool
         return pool_class(
             **sync_attempts(PooledConnection, preparing.prepare_connection),
             kwargs={**self.get_connection_params(), "autocommit": True},
