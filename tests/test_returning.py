@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
@@ -115,6 +116,24 @@ def test_another_thread_that_may_not_close_it_keeps_it_from_no_pool(pool: Any) -
         execute(pool, "SELECT 1")
         with pytest.raises(DatabaseError, match="can only be used in that same thread"):
             in_a_thread(pool.close)
+    assert pool.connection is None
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_nor_does_one_whose_cursor_is_refused(atomic: bool, pool: Any) -> None:
+    refused: list[DatabaseError] = []
+
+    def ask() -> None:
+        try:
+            pool.cursor()
+        except DatabaseError as error:
+            # With it, what the error has come through.
+            refused.append(error)
+
+    execute(pool, "SELECT 1")
+    with transaction.atomic(using=ALIAS) if atomic else nullcontext():
+        in_a_thread(ask)
+    assert "can only be used in that same thread" in str(refused.pop())
     assert pool.connection is None
 
 

@@ -345,6 +345,8 @@ class PoolingMixin(Base):  # type: ignore[misc]
         # above, for each statement comes here.
         if self.process != os.getpid():
             leave_to_parent(self)
+        if self.thread != threading.get_ident():
+            self.validate_thread_sharing()  # Before it takes what it could not return.
         self.taken += 1
         try:
             return super()._cursor(name)
