@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg
@@ -60,6 +60,10 @@ def test_the_admin_locks_with_the_privileges_of_its_role(
     try:
         with admin_context(), transaction.atomic(), connections["default"].cursor() as cursor:
             cursor.execute(LOCK)
+        driver = connections["default"].connection
+        with admin_context(), driver.pipeline():
+            for statement in ("BEGIN", LOCK, "COMMIT"):
+                driver.execute(statement)
     finally:
         arrange.execute("GRANT UPDATE, DELETE ON app_shared TO app")
 
@@ -80,6 +84,52 @@ async def test_so_it_is_in_async_code(tenants: Tenants) -> None:
         with pytest.raises(errors.NoActiveSqlTransaction):
             await connection.execute(LOCK)
     await aclose_pools()
+
+
+def run_prepared(cursor: Any) -> None:
+    cursor.connection.prepare_threshold = 5
+    cursor.execute(LOCK, prepare=True)
+
+
+def run_many(cursor: Any) -> None:
+    cursor.executemany(LOCK, [()])
+
+
+def run_in_pipeline(cursor: Any) -> None:
+    with cursor.connection.pipeline():
+        cursor.execute(LOCK)
+
+
+@pytest.mark.parametrize("run", [run_prepared, run_many, run_in_pipeline])
+@pytest.mark.parametrize("alias", ["default", "wire_server_side"])
+def test_so_it_is_whichever_way_it_goes(
+    alias: str, run: Callable[[Any], None], tenants: Tenants
+) -> None:
+    connection: Any = connections[alias]
+    connection.ensure_connection()
+    driver = connection.connection
+    with tenant_context(tenants[0].pk):
+        with driver.cursor() as cursor, pytest.raises(errors.NoActiveSqlTransaction):
+            run(cursor)
+        # Where it holds until something ends, it is taken, whoever asks for it.
+        with transaction.atomic(using=alias), driver.cursor() as cursor:
+            run(cursor)
+            assert Note.objects.using(alias).count() == 2
+        driver.prepare_threshold = None
+
+
+def test_in_a_pipeline_it_holds_for_the_statements_that_are_one_with_it(tenants: Tenants) -> None:
+    connection: Any = connections["default"]
+    connection.ensure_connection()
+    # Before PostgreSQL 18, those of a pipeline are no block for it.
+    refused = pytest.raises(errors.NoActiveSqlTransaction)
+    newer = connection.pg_version >= 180000
+    with tenant_context(tenants[0].pk), nullcontext() if newer else refused:
+        with connection.connection.pipeline():
+            connection.connection.execute("SELECT 1")
+            connection.connection.execute(LOCK)
+            cursor = connection.connection.execute("SELECT count(*) FROM app_note")
+        assert cursor.fetchone() == (2,)
 
 
 @pytest.mark.parametrize("who", ["tenant", "admin"])

@@ -78,6 +78,10 @@ class PipelineMixin(Base):  # type: ignore[misc]
             self._conn.queue(self._conn.take_control())
             if not self._conn._pipeline.own and self._rolls_back(query):
                 return
+            if self.is_outside() and first_word(query) == b"LOCK":
+                # The first of its pipeline, and it reads no rows. Behind others it is taken, from
+                # PostgreSQL 18 on, although it may end at once.
+                return
         statement, values = self._conn.query_of(binding)
         if values != queued:
             self._conn.queue([statement], values)
