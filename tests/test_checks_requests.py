@@ -93,12 +93,17 @@ def test_requests_that_somebody_binds_or_nobody_makes_are_not(
     assert found() == {}
 
 
-@pytest.mark.parametrize("second", [OURS, f"{__name__}.Bound"])
-def test_a_middleware_that_is_there_twice_is_found(second: str, settings: Any) -> None:
-    settings.MIDDLEWARE = [SESSIONS, DJANGOS, OURS, f"{__name__}.plain", second]
+@pytest.mark.parametrize(
+    ("others", "times"),
+    [([OURS], "twice"), ([f"{__name__}.Bound"], "twice"), ([OURS, f"{__name__}.Bound"], "3 times")],
+)
+def test_a_middleware_that_is_there_more_than_once_is_found(
+    others: list[str], times: str, settings: Any
+) -> None:
+    settings.MIDDLEWARE = [SESSIONS, DJANGOS, OURS, f"{__name__}.plain", *others]
     assert found() == {
-        "tenantry.W185": "MIDDLEWARE has RLSTenantMiddleware twice, so that each request looks for"
-        " its tenant twice; remove one of them"
+        "tenantry.W185": f"MIDDLEWARE has RLSTenantMiddleware {times}, so that each request looks"
+        f" for its tenant {times}; remove all but one"
     }
 
 

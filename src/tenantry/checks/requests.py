@@ -43,12 +43,13 @@ def inspect_requests() -> Iterator[Finding]:
         )
     installed = [imported(path) for path in installed_middleware()]
     ours = first(installed, RLSTenantMiddleware)
-    if ours is not None and first(installed[ours + 1 :], RLSTenantMiddleware) is not None:
+    if (number := len(places(installed, RLSTenantMiddleware))) > 1:
+        times = "twice" if number == 2 else f"{number} times"
         yield Finding(
             "tenantry.W185",
             "MIDDLEWARE",
-            "has RLSTenantMiddleware twice, so that each request looks for its tenant twice",
-            "remove one of them",
+            f"has RLSTenantMiddleware {times}, so that each request looks for its tenant {times}",
+            "remove all but one",
         )
     if ours is None:
         if installed and has_protected_models():
@@ -96,10 +97,16 @@ def imported(path: str) -> Any:
 
 def first(installed: Sequence[Any], middleware: type) -> int | None:
     """Return where the first subclass of a middleware is; None if there is none."""
-    for index, each in enumerate(installed):
-        if isinstance(each, type) and issubclass(each, middleware):
-            return index
-    return None
+    return next(iter(places(installed, middleware)), None)
+
+
+def places(installed: Sequence[Any], middleware: type) -> list[int]:
+    """Return where the subclasses of a middleware are."""
+    return [
+        index
+        for index, each in enumerate(installed)
+        if isinstance(each, type) and issubclass(each, middleware)
+    ]
 
 
 def has_protected_models() -> bool:
