@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,9 @@ def test_what_a_path_goes_through_is_not_cut(
 
 
 @pytest.fixture
-def groups(tenants: Tenants, migrate: Migrate, settings: Any) -> Tenants:
+def groups(
+    tenants: Tenants, migrate: Migrate, settings: Any, superuser: psycopg.Connection[Any]
+) -> Iterator[Tenants]:
     """Protect Django's own table of groups."""
     operation = AddRLSPolicy("auth.Group", "owner_id", tenant_model="app.Tenant", **current())
     migrate(operation, ProjectState.from_apps(apps))
@@ -235,7 +237,8 @@ def groups(tenants: Tenants, migrate: Migrate, settings: Any) -> Tenants:
         **test_settings.RLS_TENANTS,
         "EXTERNAL_MODELS": {"auth.Group": "owner_id"},
     }
-    return tenants
+    yield tenants
+    superuser.execute("TRUNCATE auth_group CASCADE")
 
 
 def test_rows_of_models_of_other_packages_go_and_come(
