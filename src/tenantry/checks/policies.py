@@ -9,23 +9,21 @@ from django.apps import apps
 
 from .. import dependents
 from ..constraints import RLSConstraint
-from ..policies.ddl import Policy, Shape
+from ..policies.ddl import ADMIN_POLICY, BYPASS, SHARING, Policy, Shape
 from ..policies.ways import Way
 from ..protected import column_of, external_column
 from ..shapes import arguments, current
 from .findings import Finding
 from .relatives import Relative
 
-AGAIN = (
-    "run makemigrations and migrate, and if they have nothing to do, remove the RLSConstraint and"
-    " add it again"
-)
+MIGRATE = "run makemigrations and migrate, and if they have nothing to do"
+AGAIN = f"{MIGRATE}, remove the RLSConstraint and add it again"
 
 # For the table of a child or of a ManyToManyField.
-OF_ANOTHER = (
-    "run makemigrations and migrate, and if they have nothing to do, run as the owner of the table"
-    " what check_rls --generate prints"
-)
+OF_ANOTHER = f"{MIGRATE}, run as the owner of the table what check_rls --generate prints"
+# Those that some settings, or models, ask for and others do not.
+OURS = (ADMIN_POLICY, SHARING, BYPASS)
+OF_STRAYS = "drop it, or make it AS RESTRICTIVE"
 
 POLICIES = """\
 SELECT polname::text, polpermissive, polcmd::text,
@@ -68,7 +66,7 @@ def inspect_policies(connection: Any, cursor: Any, model: Any) -> Iterator[Findi
     wanted = expected(connection, model, table)
     for name, policy in found.items():
         if policy.permissive and name not in wanted:
-            yield stray(subject, name)
+            yield stray(subject, name, outgrown(model) if name in OURS else OF_STRAYS)
     for name, policy in wanted.items():
         if name not in found:
             yield Finding(
@@ -109,13 +107,13 @@ def inspect_relatives_policies(
             )
 
 
-def stray(subject: str, name: str) -> Finding:
+def stray(subject: str, name: str, fix: str = OF_STRAYS) -> Finding:
     """Return the finding that a table has a policy that nobody asks for."""
     return Finding(
         "tenantry.E116",
         subject,
         f"has the permissive policy {name}, which adds rows to those of the tenant",
-        "drop it, or make it AS RESTRICTIVE",
+        fix,
     )
 
 
@@ -128,6 +126,11 @@ def again(model: Any) -> str:
             " AddRLSPolicy if no migration has it"
         )
     return AGAIN if dependents.has_constraint(model) else OF_ANOTHER
+
+
+def outgrown(model: Any) -> str:
+    """Return how the table of `model` loses a policy that other settings have asked for."""
+    return again(model) if external_column(model) else f"{MIGRATE}, drop it"
 
 
 def policies_of(cursor: Any, table: str) -> dict[str, Found]:
