@@ -269,6 +269,47 @@ BREAKS = {
         ' that, and deletes or changes the rows of other tenants, too; run ALTER TABLE "app_note"'
         " DROP CONSTRAINT gone, and make it again without ON DELETE",
     ),
+    "W152 of an update": (
+        "ALTER TABLE app_note ADD CONSTRAINT gone FOREIGN KEY (author_id) REFERENCES app_author ON"
+        " DELETE RESTRICT ON UPDATE CASCADE",
+        "ALTER TABLE app_note DROP CONSTRAINT gone",
+        "table app_note",
+        "has the foreign key gone with ON UPDATE CASCADE: PostgreSQL applies no policies to that,"
+        ' and deletes or changes the rows of other tenants, too; run ALTER TABLE "app_note" DROP'
+        " CONSTRAINT gone, and make it again without ON UPDATE, or add SameTenant(field='author')",
+    ),
+    "W152 of both": (
+        "ALTER TABLE app_note ADD CONSTRAINT gone FOREIGN KEY (author_id) REFERENCES app_author ON"
+        " DELETE CASCADE ON UPDATE SET NULL",
+        "ALTER TABLE app_note DROP CONSTRAINT gone",
+        "table app_note",
+        "has the foreign key gone with ON DELETE CASCADE and ON UPDATE SET NULL: ",
+    ),
+    "W152 of an update of the tenant": (
+        "ALTER TABLE app_note ADD CONSTRAINT gone FOREIGN KEY (tenant_id) REFERENCES app_tenant ON"
+        " DELETE CASCADE ON UPDATE SET DEFAULT",
+        "ALTER TABLE app_note DROP CONSTRAINT gone",
+        "table app_note",
+        "has the foreign key gone with ON UPDATE SET DEFAULT: ",
+    ),
+    "W152 of several columns": (
+        "ALTER TABLE app_author ADD CONSTRAINT twice UNIQUE (id, name); ALTER TABLE app_note ADD"
+        " CONSTRAINT gone FOREIGN KEY (author_id, title) REFERENCES app_author (id, name) ON DELETE"
+        " CASCADE NOT VALID",
+        "ALTER TABLE app_note DROP CONSTRAINT gone; ALTER TABLE app_author DROP CONSTRAINT twice",
+        "table app_note",
+        "has the foreign key gone with ON DELETE CASCADE: PostgreSQL applies no policies to that,"
+        ' and deletes or changes the rows of other tenants, too; run ALTER TABLE "app_note" DROP'
+        " CONSTRAINT gone, and make it again with the columns that name the tenant, or without ON"
+        " DELETE",
+    ),
+    "W152 of a shared table": (
+        "ALTER TABLE app_note ADD CONSTRAINT gone FOREIGN KEY (author_id) REFERENCES app_shared ON"
+        " DELETE CASCADE NOT VALID",
+        "ALTER TABLE app_note DROP CONSTRAINT gone",
+        "table app_note",
+        "has the foreign key gone with ON DELETE CASCADE: ",
+    ),
     "W113": (
         "CREATE RULE copied AS ON INSERT TO app_note DO ALSO NOTHING",
         "DROP RULE copied ON app_note",
@@ -712,6 +753,17 @@ HARMLESS = {
         "ALTER TABLE app_book ADD CONSTRAINT gone FOREIGN KEY (item_ptr_id) REFERENCES app_item ON"
         " DELETE CASCADE",
         "ALTER TABLE app_book DROP CONSTRAINT gone",
+    ),
+    "what goes with what is of the same tenant": (
+        "ALTER TABLE app_author ADD CONSTRAINT twice UNIQUE (tenant_id, id); ALTER TABLE app_note"
+        " ADD CONSTRAINT gone FOREIGN KEY (tenant_id, author_id) REFERENCES app_author (tenant_id,"
+        " id) ON DELETE SET NULL (author_id) ON UPDATE CASCADE",
+        "ALTER TABLE app_note DROP CONSTRAINT gone; ALTER TABLE app_author DROP CONSTRAINT twice",
+    ),
+    "what goes with a shared row that the role may not delete": (
+        "REVOKE DELETE ON app_shared FROM app; ALTER TABLE app_note ADD CONSTRAINT gone FOREIGN KEY"
+        " (author_id) REFERENCES app_shared ON DELETE CASCADE NOT VALID",
+        "ALTER TABLE app_note DROP CONSTRAINT gone; GRANT DELETE ON app_shared TO app",
     ),
     "what goes with the tenant": (
         "ALTER TABLE app_note ADD CONSTRAINT gone FOREIGN KEY (tenant_id) REFERENCES app_tenant ON"

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..declared import constraints_of
 from ..dependents import links
 from ..policies.predicates import readable
+from ..protected import column_of, external_column
 from ..samekeys import SameTenant, is_of_tenant, tenant_field
 from .findings import Finding
+from .unique import field_of_tenant
 
 Model = type[Any]
 
-# What the database does by itself to rows that refer to another, and whether that is in one of the
-# given tables.
+# What the database does by itself to rows that refer to others, of those in a protected table and
+# in one whose rows one of the roles may delete or update; and whether such a key goes to a
+# protected one.
 ACTIONS = """\
-SELECT attname::text, conname::text,
-  CASE confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'SET DEFAULT' END,
-  EXISTS (SELECT FROM unnest(%(tables)s::text[]) name WHERE to_regclass(name) = confrelid)
-FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
-WHERE contype = 'f' AND conrelid = to_regclass(%(table)s) AND confdeltype IN ('c', 'n', 'd')
-  AND cardinality(conkey) = 1
-ORDER BY 2"""
+WITH action(letter, name) AS (VALUES ('c', 'CASCADE'), ('n', 'SET NULL'), ('d', 'SET DEFAULT'))
+SELECT conname::text,
+  ARRAY(SELECT attname::text FROM unnest(conkey) WITH ORDINALITY k (number, place)
+    JOIN pg_attribute ON attrelid = conrelid AND attnum = number ORDER BY place),
+  is_protected,
+  (SELECT name FROM action WHERE letter = confdeltype AND (is_protected OR EXISTS (
+    SELECT FROM unnest(%(roles)s::oid[]) role
+    WHERE has_table_privilege(role, confrelid, 'DELETE')))),
+  (SELECT name FROM action WHERE letter = confupdtype AND (is_protected OR EXISTS (
+    SELECT FROM unnest(%(roles)s::oid[]) role
+    WHERE has_any_column_privilege(role, confrelid, 'UPDATE'))))
+FROM pg_constraint, LATERAL (SELECT EXISTS (
+  SELECT FROM unnest(%(tables)s::text[]) name WHERE to_regclass(name) = confrelid)) t (is_protected)
+WHERE contype = 'f' AND conrelid = to_regclass(%(table)s)
+ORDER BY 1"""
+EVENTS = ("ON DELETE", "ON UPDATE")
 REACHES = (
     "PostgreSQL applies no policies to that, and deletes or changes the rows of other tenants, too"
 )
@@ -41,6 +53,14 @@ def free_keys(model: Model) -> Iterator[tuple[Any, bool]]:
     for field in model._meta.local_concrete_fields:
         if field.is_relation and field.name not in kept:
             yield field, field.name in own
+
+
+def tenant_column(model: Model) -> str | None:
+    """Return the column by which a row has its tenant, also where it is no foreign key."""
+    if name := external_column(model):
+        return column_of(model, name)
+    field = field_of_tenant(model)
+    return field.column if field else None
 
 
 def is_done_by_database(field: Any) -> bool:
@@ -72,26 +92,53 @@ def inspect_deletion(model: Model) -> Iterator[Finding]:
             )
 
 
-def inspect_actions(cursor: Any, model: Model, table: str, tables: list[str]) -> Iterator[Finding]:
+def inspect_actions(
+    cursor: Any, model: Model, table: str, tables: list[str], roles: list[int]
+) -> Iterator[Finding]:
     """Yield the same of the quoted table of a model, for what somebody else's SQL has made.
 
-    `tables` are those of all protected models.
+    `tables` are those of all protected models; `roles` are those whose statements count.
     """
-    cursor.execute(ACTIONS, {"table": table, "tables": tables})
-    fields = {field.column: (field, decides) for field, decides in free_keys(model)}
-    for column, name, action, is_protected in cursor.fetchall():
-        field, decides = fields.get(column, (None, False))
-        if field is None or is_done_by_database(field):
+    cursor.execute(ACTIONS, {"table": table, "tables": tables, "roles": roles})
+    fields = {field.column: field for field in model._meta.local_concrete_fields}
+    free = {field.column: decides for field, decides in free_keys(model)}
+    deciding = {column for column, decides in free.items() if decides} | {tenant_column(model)}
+    for name, columns, is_protected, *actions in cursor.fetchall():
+        # What SameTenant keeps, or a key of the tenant, too, refers to rows of the same tenant.
+        is_kept = any(
+            column in fields and fields[column].is_relation and column not in free
+            for column in columns
+        )
+        if is_kept or (is_protected and len(columns) > 1 and deciding.intersection(columns)):
             continue
-        if action == "SET DEFAULT" if decides else is_protected:
-            other = "" if decides else f", or add SameTenant(field={field.name!r})"
-            yield Finding(
-                "tenantry.W152",
-                f"table {model._meta.db_table}",
-                f"has the foreign key {name} with ON DELETE {action}: {REACHES}",
-                f"run ALTER TABLE {table} DROP CONSTRAINT {readable(name)}, and make it again"
-                f" without ON DELETE{other}",
-            )
+        field = fields.get(columns[0]) if len(columns) == 1 else None
+        found = {
+            event: action
+            for event, action in zip(EVENTS, actions, strict=True)
+            if action and (action == "SET DEFAULT" or not deciding.issuperset(columns))
+        }
+        if field is not None and field.is_relation and is_done_by_database(field):
+            found.pop("ON DELETE", None)  # That is told of the model.
+        if found:
+            yield action_of(model, table, name, found, field, deciding.issuperset(columns))
+
+
+def action_of(
+    model: Model, table: str, name: str, found: Mapping[str, str], field: Any, decides: bool
+) -> Finding:
+    """Return the finding that a foreign key reaches others; `field` is the key, if it is one."""
+    instead = "again without " + " and ".join(found)
+    if field is None:
+        instead = f"again with the columns that name the tenant, or without {' and '.join(found)}"
+    elif field.is_relation and not decides:
+        instead += f", or add SameTenant(field={field.name!r})"
+    how = " and ".join(f"{event} {action}" for event, action in found.items())
+    return Finding(
+        "tenantry.W152",
+        f"table {model._meta.db_table}",
+        f"has the foreign key {name} with {how}: {REACHES}",
+        f"run ALTER TABLE {table} DROP CONSTRAINT {readable(name)}, and make it {instead}",
+    )
 
 
 def inspect_path(model: Model) -> Iterator[Finding]:

@@ -69,7 +69,7 @@ def inspect_table(
     yield from inspect_triggers(cursor, subject, oid)
     yield from inspect_same_tenant(connection, cursor, model, migrations)
     yield from inspect_columns(connection, cursor, model, oid, migrations)
-    yield from inspect_actions(cursor, model, table, tables)
+    yield from inspect_actions(cursor, model, table, tables, roles)
     relatives = relatives_of(cursor, oid, tables, roles)
     for each in relatives:
         yield from inspect_relative(cursor, model, each, known)
