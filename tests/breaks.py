@@ -131,6 +131,14 @@ BREAKS = {
         "is a partition or child of t, which this role may use and no policy guards; run REVOKE ALL"
         " ON t FROM PUBLIC and the role, or ALTER TABLE t ENABLE ROW LEVEL SECURITY",
     ),
+    "E118 of a foreign table": (
+        "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN"
+        " TABLE t () INHERITS (app_note) SERVER s; GRANT SELECT ON t TO app",
+        "DROP FOREIGN DATA WRAPPER w CASCADE",
+        "table app_note",
+        "has the partition or child t, which this role may use and no policy guards; run REVOKE ALL"
+        " ON t FROM PUBLIC and the role, as a foreign table has no policies",
+    ),
     "E117 of a parent": (
         "CREATE TABLE t (title text); ALTER TABLE app_note INHERIT t; GRANT TRUNCATE ON t TO app",
         "ALTER TABLE app_note NO INHERIT t; DROP TABLE t",
@@ -392,6 +400,15 @@ BREAKS = {
         "view v",
         "reads t, a partition, child or parent of a protected table, as its owner owner, and no",
     ),
+    "E121 of a foreign table": (
+        "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN"
+        " TABLE t () INHERITS (app_note) SERVER s; ALTER TABLE t OWNER TO owner; CREATE VIEW v AS"
+        " SELECT * FROM t; ALTER VIEW v OWNER TO owner; GRANT SELECT ON v TO app",
+        "DROP FOREIGN DATA WRAPPER w CASCADE",
+        "view v",
+        "and no policy of t binds that role; let the view read the protected table, as a foreign"
+        " table has no policies",
+    ),
     "E121 of the rule of a table": (
         "CREATE TABLE t (n int); GRANT INSERT ON t TO app; CREATE RULE r AS ON INSERT TO t DO"
         " INSTEAD SELECT * FROM app_note",
@@ -440,6 +457,25 @@ BREAKS = {
         "function private.f()",
         "is SECURITY DEFINER and runs as postgres, whom no policy binds",
     ),
+    "E123 of an aggregate": (
+        "CREATE FUNCTION f(text, text) RETURNS text LANGUAGE sql SECURITY DEFINER AS"
+        " 'SELECT string_agg(title, $$,$$) FROM app_note'; REVOKE EXECUTE ON FUNCTION f FROM"
+        " PUBLIC; CREATE AGGREGATE titles(text) (SFUNC = f, STYPE = text)",
+        "DROP AGGREGATE titles(text); DROP FUNCTION f",
+        "function f(text,text)",
+        "is SECURITY DEFINER and runs as postgres, whom no policy binds; run ALTER ROUTINE"
+        " f(text,text) SECURITY INVOKER, or REVOKE EXECUTE ON ROUTINE titles(text) FROM PUBLIC and"
+        " the role that serves requests",
+    ),
+    "E123 of an event trigger": (
+        "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS"
+        " 'BEGIN NULL; END'; REVOKE EXECUTE ON FUNCTION f FROM PUBLIC; CREATE EVENT TRIGGER e ON"
+        " ddl_command_end EXECUTE FUNCTION f()",
+        "DROP EVENT TRIGGER e; DROP FUNCTION f",
+        "function f()",
+        "is SECURITY DEFINER and runs as postgres, whom no policy binds; run ALTER ROUTINE f()"
+        " SECURITY INVOKER, or DROP EVENT TRIGGER e",
+    ),
     "E126": (
         SERVER.format("tenantry", "postgres"),
         NO_SERVER,
@@ -468,6 +504,14 @@ BREAKS = {
         "table bill",
         "has the tenant column customer but no policy",
     ),
+    "W124 of a foreign table": (
+        "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN"
+        " TABLE t (tenant_id bigint) SERVER s; GRANT SELECT ON t TO app",
+        "DROP FOREIGN DATA WRAPPER w CASCADE",
+        "table t",
+        "run REVOKE ALL ON t FROM PUBLIC and the role that serves requests, as a foreign table has"
+        " no policies",
+    ),
     "E124": (
         "CREATE FUNCTION peek() RETURNS bigint LANGUAGE sql SET rls.is_admin = 'true'"
         " AS $$ SELECT count(*) FROM app_note $$",
@@ -489,6 +533,22 @@ BREAKS = {
         " CREATE TRIGGER spies BEFORE INSERT ON app_note EXECUTE FUNCTION spy()",
         "DROP FUNCTION spy CASCADE",
         "function spy()",
+        "runs with rls.is_admin = 'true', whoever calls it in whatever scope",
+    ),
+    "E124 of an event trigger": (
+        "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql SET rls.is_admin = 'true' AS"
+        " 'BEGIN NULL; END'; REVOKE EXECUTE ON FUNCTION f FROM PUBLIC; CREATE EVENT TRIGGER e ON"
+        " ddl_command_end EXECUTE FUNCTION f()",
+        "DROP EVENT TRIGGER e; DROP FUNCTION f",
+        "function f()",
+        "runs with rls.is_admin = 'true', whoever calls it in whatever scope",
+    ),
+    "E124 of an aggregate": (
+        "CREATE FUNCTION f(bigint, bigint) RETURNS bigint LANGUAGE sql SET rls.is_admin = 'true' AS"
+        " 'SELECT count(*) FROM app_note'; REVOKE EXECUTE ON FUNCTION f FROM PUBLIC; CREATE"
+        " AGGREGATE notes(bigint) (SFUNC = f, STYPE = bigint)",
+        "DROP AGGREGATE notes(bigint); DROP FUNCTION f",
+        "function f(bigint,bigint)",
         "runs with rls.is_admin = 'true', whoever calls it in whatever scope",
     ),
     "E124 as a tenant": (

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 from .findings import Finding
-from .privileges import belonging, inspect_privileges
+from .privileges import FOREIGN, belonging, inspect_privileges
 from .reach import UNLIMITED, USABLE
 from .triggers import inspect_rules, inspect_triggers
 
@@ -29,11 +29,13 @@ SELECT oid, oid::regclass::text, is_parent, relrowsecurity, pg_get_userbyid(relo
   pg_has_role(session_user, relowner, 'MEMBER'),
   relowner = (SELECT relowner FROM pg_class WHERE oid = %(table)s),
   {USABLE}, has_table_privilege(current_user, c.oid, 'SELECT'),
-  has_schema_privilege(current_user, relnamespace, 'USAGE'), {UNLIMITED}
+  has_schema_privilege(current_user, relnamespace, 'USAGE'), relkind = 'f', {UNLIMITED}
 FROM (SELECT oid, false FROM child UNION ALL SELECT oid, true FROM parent) relative(oid, is_parent)
 JOIN pg_class c USING (oid)
 WHERE NOT EXISTS (SELECT FROM unnest(%(tables)s::text[]) name WHERE to_regclass(name) = oid)
 ORDER BY 2"""  # noqa: S608 - constants
+
+ENABLE = "ENABLE ROW LEVEL SECURITY"
 
 
 class Relative(NamedTuple):
@@ -49,6 +51,7 @@ class Relative(NamedTuple):
     may_use: bool
     may_read: bool
     may_name: bool
+    is_foreign: bool
     may_truncate: bool
     may_refer: bool
     may_trigger: bool
@@ -97,8 +100,8 @@ def inspect_relative(
             "tenantry.E118",
             f"table {model._meta.db_table}",
             f"{which} {other.name}, which this role may use and no policy guards",
-            f"run REVOKE ALL ON {other.name} FROM PUBLIC and the role, or ALTER TABLE {other.name}"
-            " ENABLE ROW LEVEL SECURITY",
+            f"run REVOKE ALL ON {other.name} FROM PUBLIC and the role, "
+            + (FOREIGN if other.is_foreign else f"or ALTER TABLE {other.name} {ENABLE}"),
         )
     elif other.may_own:
         yield belonging(subject, other.owner)

@@ -9,6 +9,7 @@ from ..conf import rls_tenants
 from ..policies.predicates import sealed_function
 from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
+from .privileges import FOREIGN
 from .reach import USABLE, reached
 
 # The given tables, and those that are their partitions, other children or parents.
@@ -46,7 +47,8 @@ WITH RECURSIVE uses(upper, lower) AS MATERIALIZED (
 SELECT DISTINCT c.oid::regclass::text, relkind::text, rolname::text, {EXEMPT},
   COALESCE((SELECT option_value::boolean FROM pg_options_to_table(reloptions)
     WHERE option_name = 'security_invoker'), false),
-  ARRAY(SELECT t.oid::regclass::text FROM uses JOIN pg_class t ON t.oid = lower
+  ARRAY(SELECT ARRAY[t.oid::regclass::text, t.relkind::text]
+    FROM uses JOIN pg_class t ON t.oid = lower
     WHERE upper = c.oid AND t.oid = ANY(%(relatives)s::oid[])
       AND (NOT t.relrowsecurity
         OR NOT t.relforcerowsecurity AND pg_has_role(o.oid, t.relowner, 'USAGE'))
@@ -62,24 +64,30 @@ MADE = """\
 nspname NOT IN ('pg_catalog', 'information_schema') AND NOT EXISTS (SELECT FROM pg_depend
   WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')"""
 
-# That one of the roles may call. A view, a default or a policy calls one in whatever schema,
-# without USAGE of that; so does what else names it.
+# That one of the roles may call a function. A view, a default or a policy calls one in whatever
+# schema, without USAGE of that; so does what else names it.
 CALLABLE = """\
 EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
-  WHERE has_function_privilege(role, p.oid, 'EXECUTE')
-    AND (has_schema_privilege(role, n.oid, 'USAGE') OR EXISTS (SELECT FROM pg_depend d
-      WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = p.oid
+  WHERE has_function_privilege(role, {0}.oid, 'EXECUTE')
+    AND (has_schema_privilege(role, {0}.pronamespace, 'USAGE') OR EXISTS (SELECT FROM pg_depend d
+      WHERE d.refclassid = 'pg_proc'::regclass AND d.refobjid = {0}.oid
         AND d.classid NOT IN ('pg_trigger'::regclass, 'pg_event_trigger'::regclass))))"""
 
-# A trigger calls it for whoever writes, without a privilege.
-CALLED = f"""\
-({CALLABLE} OR EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid AND NOT tgisinternal))"""
+# What calls one for them, without that: aggregates that they may call, and event triggers.
+CALLERS = f"""\
+ARRAY(SELECT a.oid::regprocedure::text FROM pg_depend uses JOIN pg_proc a ON a.oid = uses.objid
+  WHERE uses.classid = 'pg_proc'::regclass AND uses.refclassid = 'pg_proc'::regclass
+    AND uses.refobjid = p.oid AND a.prokind = 'a' AND {CALLABLE.format("a")} ORDER BY 1),
+ARRAY(SELECT quote_ident(evtname) FROM pg_event_trigger
+  WHERE evtfoid = p.oid AND evtenabled <> 'D' ORDER BY 1)"""  # noqa: S608 - a constant
 
 FUNCTIONS = f"""\
-SELECT p.oid::regprocedure::text, rolname::text
-FROM pg_proc p JOIN pg_roles o ON o.oid = proowner JOIN pg_namespace n ON n.oid = pronamespace
-WHERE prosecdef AND {EXEMPT} AND {MADE} AND {CALLABLE}
-  AND p.oid IS DISTINCT FROM to_regprocedure(%(ours)s) ORDER BY 1"""  # noqa: S608 - constants
+SELECT function, rolname::text, may_call, aggregates, events FROM (
+  SELECT p.oid::regprocedure::text, o.rolname, {CALLABLE.format("p")}, {CALLERS}
+  FROM pg_proc p JOIN pg_roles o ON o.oid = proowner JOIN pg_namespace n ON n.oid = pronamespace
+  WHERE prosecdef AND {EXEMPT} AND {MADE} AND p.oid IS DISTINCT FROM to_regprocedure(%(ours)s)
+) found(function, rolname, may_call, aggregates, events)
+WHERE may_call OR aggregates || events <> '{{}}' ORDER BY 1"""  # noqa: S608 - constants
 
 # What they run with instead of what the statement carries, unless that is nobody. A tenant may be
 # called anything.
@@ -88,10 +96,14 @@ SELECT p.oid::regprocedure::text, split_part(setting, '=', 1) AS name, value
 FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
 CROSS JOIN unnest(proconfig) setting
 CROSS JOIN substr(setting, strpos(setting, '=') + 1) value
+CROSS JOIN LATERAL (SELECT {CALLERS}) callers(aggregates, events)
 WHERE CASE WHEN setting LIKE 'role=%%' THEN value <> 'none'
     WHEN starts_with(setting, %(prefix)s || 'is_admin=') THEN value = 'true'
     ELSE starts_with(setting, %(prefix)s) AND value <> '' END
-  AND {MADE} AND {CALLED} ORDER BY 1, 2"""  # noqa: S608 - constants
+  AND {MADE} AND ({CALLABLE.format("p")} OR aggregates || events <> '{{}}'
+    -- A trigger calls it for whoever writes.
+    OR EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid AND NOT tgisinternal))
+ORDER BY 1, 2"""  # noqa: S608 - constants
 
 # Each table, with those that it is a partition of, by which it may be published, and what takes it
 # out of the publication: nothing out of one for all tables.
@@ -155,14 +167,17 @@ def inspect_sql_views(cursor: Any, tables: list[str]) -> Iterator[Finding]:
                 f"run ALTER VIEW {view} SET (security_invoker = true)",
             )
         elif not invoker:
-            for table in relatives:
+            for table, table_kind in relatives:
+                instead = "let the view read the protected table"
                 yield Finding(
                     "tenantry.E121",
                     subject,
                     f"reads {table}, a partition, child or parent of a protected table, as its"
                     f" owner {owner}, and no policy of {table} binds that role",
-                    f"run ALTER TABLE {table} ENABLE ROW LEVEL SECURITY and ALTER TABLE {table}"
-                    " FORCE ROW LEVEL SECURITY, or let the view read the protected table",
+                    f"{instead}, {FOREIGN}"
+                    if table_kind == "f"
+                    else f"run ALTER TABLE {table} ENABLE ROW LEVEL SECURITY and ALTER TABLE"
+                    f" {table} FORCE ROW LEVEL SECURITY, or {instead}",
                 )
 
 
@@ -172,13 +187,18 @@ def inspect_functions(cursor: Any) -> Iterator[Finding]:
     ours = f"{sealed_function(rls_tenants().guc_prefix)}(text)"
     roles = reached(cursor)
     cursor.execute(FUNCTIONS, {"admin": exempt_admin(), "ours": ours, "roles": roles})
-    for function, owner in cursor.fetchall():
+    for function, owner, may_call, aggregates, events in cursor.fetchall():
+        ways = [f"DROP EVENT TRIGGER {', '.join(events)}"] if events else []
+        if routines := [function] * may_call + aggregates:
+            ways.append(
+                f"REVOKE EXECUTE ON ROUTINE {', '.join(routines)} FROM PUBLIC and the role that"
+                " serves requests"
+            )
         yield Finding(
             "tenantry.E123",
             f"function {function}",
             f"is SECURITY DEFINER and runs as {owner}, whom no policy binds",
-            f"run ALTER ROUTINE {function} SECURITY INVOKER, or REVOKE EXECUTE ON ROUTINE"
-            f" {function} FROM PUBLIC and the role that serves requests",
+            f"run ALTER ROUTINE {function} SECURITY INVOKER, or {' and '.join(ways)}",
         )
     cursor.execute(SETTINGS, {"prefix": f"{rls_tenants().guc_prefix}.", "roles": roles})
     for function, name, value in cursor.fetchall():

@@ -12,6 +12,7 @@ from ..dependents import has_constraint, is_protected
 from ..protected import column_of, external_column, external_models
 from .findings import Finding
 from .models import refers_to_tenant
+from .privileges import FOREIGN
 from .reach import USABLE, reached
 
 # Those that one of the roles may use. A partition of a table that is known is looked at with that.
@@ -20,7 +21,7 @@ WITH RECURSIVE known(oid) AS (
   SELECT to_regclass(name)::oid FROM unnest(%(known)s::text[]) name
   UNION SELECT inhrelid FROM known JOIN pg_inherits ON inhparent = known.oid
 )
-SELECT c.oid::regclass::text, min(attname::text)
+SELECT c.oid::regclass::text, min(attname::text), relkind = 'f'
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 JOIN pg_attribute a ON attrelid = c.oid AND attnum > 0
 WHERE relkind IN ('r', 'p', 'f') AND NOT relrowsecurity
@@ -33,6 +34,8 @@ WHERE relkind IN ('r', 'p', 'f') AND NOT relrowsecurity
     WHERE conrelid = c.oid AND contype = 'f' AND confrelid = to_regclass(%(tenants)s)
       AND attnum = ANY(conkey)))
 GROUP BY c.oid ORDER BY 1"""  # noqa: S608 - a constant
+
+INSTEAD = "or add a policy like those of other tables and ENABLE ROW LEVEL SECURITY"
 
 
 def inspect_strangers(connection: Any, cursor: Any) -> Iterator[Finding]:
@@ -47,14 +50,14 @@ def inspect_strangers(connection: Any, cursor: Any) -> Iterator[Finding]:
             "tenants": quote(tenant_model()._meta.db_table),
         },
     )
-    for table, column in cursor.fetchall():
+    for table, column, is_foreign in cursor.fetchall():
         yield Finding(
             "tenantry.W124",
             f"table {table}",
             f"has the tenant column {column} but no policy, and no model whose migrations would"
             " create one",
-            f"run REVOKE ALL ON {table} FROM PUBLIC and the role that serves requests, or add a"
-            " policy like those of other tables and ENABLE ROW LEVEL SECURITY",
+            f"run REVOKE ALL ON {table} FROM PUBLIC and the role that serves requests, "
+            + (FOREIGN if is_foreign else INSTEAD),
         )
 
 
