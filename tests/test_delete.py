@@ -792,3 +792,46 @@ def clean() -> Iterator[None]:
     """Leave no row that TRUNCATE of the tenants does not reach."""
     yield
     connections.close_all()
+
+
+PARTITIONED = (
+    "CREATE TABLE whole (LIKE app_book, PRIMARY KEY (item_ptr_id)) PARTITION BY LIST (item_ptr_id);"
+    " ALTER TABLE whole ADD FOREIGN KEY (item_ptr_id) REFERENCES app_item DEFERRABLE INITIALLY"
+    " DEFERRED; ALTER TABLE whole ATTACH PARTITION app_book DEFAULT"
+)
+NOT_PARTITIONED = "ALTER TABLE whole DETACH PARTITION app_book; DROP TABLE whole"
+
+
+def test_a_table_that_is_a_partition_is_not_kept_by_its_parent(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, b = library
+    before = contents()
+    with broken(arrange, PARTITIONED, NOT_PARTITIONED):
+        found = removal(a).found
+        assert "whole" not in {end for each in found.references for end in (each.table, each.target)}
+        assert "app_item" in {each.target for each in found.references if each.table == "app_book"}
+        command("delete_tenant", a.pk, "--yes", *ALSO)
+        connections["default"].close()
+    assert not any(of(a, contents()).values())
+    assert of(b, contents()) == of(b, before)
+
+
+def test_what_refers_to_the_parent_of_a_partition_stops_it(
+    library: Tenants, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    a, _ = library
+    before = contents()
+    refer = (
+        "CREATE TABLE refers (book_id int REFERENCES whole); INSERT INTO refers SELECT id FROM"
+        f" app_item JOIN app_book ON id = item_ptr_id WHERE tenant_id = {a.pk} LIMIT 1; GRANT SELECT"
+        " ON refers TO app"
+    )
+    with (
+        broken(arrange, PARTITIONED, NOT_PARTITIONED),
+        broken(arrange, refer, "DROP TABLE refers"),
+    ):
+        with pytest.raises(CommandError, match=r"of the tenant: 1 of refers\.book_id; delete or"):
+            command("delete_tenant", a.pk, "--yes", *ALSO)
+        connections["default"].close()
+    assert contents() == before

@@ -38,7 +38,15 @@ FROM pg_catalog.pg_attribute
 WHERE attrelid = ANY (%s::oid[]) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
 ORDER BY attrelid, attnum
 """
+# Those of a table that others of these are partitions of, and that is none of them, are asked of
+# its partitions, each of which has its own.
 REFERENCES = """\
+WITH RECURSIVE whole(oid) AS (
+  SELECT inhparent FROM pg_catalog.pg_inherits JOIN pg_catalog.pg_class p ON p.oid = inhparent
+  WHERE inhrelid = ANY (%(oids)s::oid[]) AND inhparent <> ALL (%(oids)s::oid[]) AND relkind = 'p'
+  UNION SELECT inhparent FROM pg_catalog.pg_inherits JOIN whole ON inhrelid = whole.oid
+  WHERE inhparent <> ALL (%(oids)s::oid[])
+)
 SELECT c.conname, c.conrelid, c.conrelid::regclass::text, c.confrelid,
   c.confrelid::regclass::text, c.confdeltype::text,
   (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.conkey) WITH ORDINALITY k (num, n)
@@ -46,9 +54,10 @@ SELECT c.conname, c.conrelid, c.conrelid::regclass::text, c.confrelid,
   (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(c.confkey) WITH ORDINALITY k (num, n)
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.num),
   c.convalidated
-FROM pg_catalog.pg_constraint c
-WHERE c.contype = 'f' AND c.conparentid = 0
-  AND (c.conrelid = ANY (%s::oid[]) OR c.confrelid = ANY (%s::oid[]))
+FROM pg_catalog.pg_constraint c LEFT JOIN pg_catalog.pg_constraint p ON p.oid = c.conparentid
+WHERE c.contype = 'f' AND NOT ARRAY[c.conrelid, c.confrelid] && ARRAY(TABLE whole)
+  AND (p.oid IS NULL OR ARRAY[p.conrelid, p.confrelid] && ARRAY(TABLE whole))
+  AND ARRAY[c.conrelid, c.confrelid] && %(oids)s::oid[]
 ORDER BY c.conrelid, c.conname
 """
 
@@ -221,7 +230,7 @@ def holdings(connection: Any, cursor: Any, extra: Sequence[Owned] = ()) -> Holdi
         columns[names[oid]].append(Column(*column))
     decisive = {each for table in tables.values() for each in table.asked}
     references = []
-    cursor.execute(REFERENCES, [list(names), list(names)])
+    cursor.execute(REFERENCES, {"oids": list(names)})
     for name, oid, table, target_oid, target_name, action, cols, keys, valid in cursor.fetchall():
         table = names.get(oid, table)
         fixed = tables[table].keys if table in tables else ()
