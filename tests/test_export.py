@@ -242,7 +242,10 @@ def test_an_export_that_fails_leaves_no_file(
     path.write_text("before")
     refuse = "REVOKE SELECT ON app_payment FROM app"
     grant = "GRANT SELECT ON app_payment TO app"
-    refused = "app_payment cannot be exported: permission denied"
+    refused = (
+        "app_payment cannot be exported: permission denied for table app_payment; run export_tenant"
+        " as the owner of the tables, or GRANT the role what it lacks"
+    )
     with broken(arrange, refuse, grant), pytest.raises(CommandError, match=refused):
         command("export_tenant", library[0].pk, "--output", path)
     assert [each.read_text() for each in tmp_path.iterdir()] == ["before"]
@@ -418,6 +421,24 @@ def test_a_dry_run_inserts_and_takes_it_back(gone: Gone, contents: Read) -> None
     assert contents() == before
     command("import_tenant", path, "--database", "owner")
     refused(path, "which has rows in")
+
+
+def test_a_role_that_may_not_read_is_told_who_may(
+    gone: Gone, contents: Read, arrange: psycopg.Connection[Any]
+) -> None:
+    _, _, path = gone
+    before = contents()
+    refuse = "REVOKE SELECT ON app_payment FROM app"
+    said = (
+        "permission denied for table app_payment; run import_tenant as the owner of the tables, or"
+        " GRANT the role what it lacks; nothing of it was imported"
+    )
+    with (
+        broken(arrange, refuse, "GRANT SELECT ON app_payment TO app"),
+        pytest.raises(CommandError, match=said),
+    ):
+        command("import_tenant", path, "--database", "default")
+    assert contents() == before
 
 
 def change(lines: list[Any], table: str, column: str, value: str) -> None:

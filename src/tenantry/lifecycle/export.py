@@ -46,11 +46,24 @@ def export(connection: Any, tenant: Any, file: IO[bytes]) -> dict[str, int]:
                     for row in copy.rows():
                         writer.add(row)
             except DatabaseError as error:
-                raise CommandError(f"{name} cannot be exported: {error}") from error
+                raise CommandError(
+                    f"{name} cannot be exported: {error}{advice('export_tenant', error)}"
+                ) from error
             if table.is_tenants and writer.rows[name] != 1:
                 raise CommandError(f"the tenant {tenant.pk} has no row in {name} any more")
         writer.end()
         return writer.rows
+
+
+def advice(command: str, error: DatabaseError) -> str:
+    """Return what to do about an `error`, if it is that the role lacks a privilege.
+
+    A policy that refuses a row has the same SQLSTATE.
+    """
+    diagnosis = getattr(error.__cause__, "diag", None)
+    if getattr(diagnosis, "source_function", None) != "aclcheck_error":
+        return ""
+    return f"; run {command} as the owner of the tables, or GRANT the role what it lacks"
 
 
 def copy_of(table: Owned, columns: Iterable[str]) -> str:

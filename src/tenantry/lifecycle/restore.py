@@ -17,7 +17,7 @@ from ..context import tenant_context
 from ..runs.databases import bound_database, home_of
 from ..runs.tenants import parse_key
 from .archive import Reader, Row
-from .export import copy_of, meanings
+from .export import advice, copy_of, meanings
 from .tables import Holdings, Owned, holdings
 
 # What one INSERT holds at most: rows, and characters.
@@ -84,7 +84,9 @@ class Restore:
                 else:
                     self.move(cursor, found, sequences)
         except DatabaseError as error:
-            raise self.reader.problem(f"does not fit the database: {error}") from error
+            raise self.reader.problem(
+                f"does not fit the database: {error}{advice('import_tenant', error)}"
+            ) from error
         return self.counts
 
     def require_fit(self, cursor: Any, found: Holdings) -> None:
