@@ -91,6 +91,42 @@ def test_other_sessions_do_not_see_the_token(
 
 
 @sealed_shape
+def test_the_servers_log_shows_no_token_where_it_logs_no_parameters(
+    tenants: Tenants, postgres: Any, superuser: psycopg.Connection[Any]
+) -> None:
+    def logged(tenant: Tenant) -> bool:
+        connections["default"].close()
+        before = len(postgres.log.read_bytes())
+        with tenant_context(tenant.pk):
+            assert Note.objects.count() == 2
+        # What a session logs is written before its results are sent.
+        text = postgres.log.read_bytes()[before:].decode(errors="replace")
+        assert "set_config" in text
+        return f"1:{seal_keys()[0].name}:" in text
+
+    parameters = {
+        "session_preload_libraries": "auto_explain",
+        "auto_explain.log_min_duration": 0,
+        "log_min_duration_statement": 0,
+    }
+    lengths = ("log_parameter_max_length", "auto_explain.log_parameter_max_length")
+    is_explained = postgres.major >= 16
+    try:
+        for name, value in parameters.items():
+            superuser.execute(f"ALTER ROLE app SET {name} = {value}".encode())
+        assert logged(tenants[0])
+        superuser.execute(f"ALTER ROLE app SET {lengths[0]} = 0".encode())
+        assert logged(tenants[0]) == is_explained
+        if is_explained:
+            superuser.execute(f"ALTER ROLE app SET {lengths[1]} = 0".encode())
+            assert not logged(tenants[0])
+    finally:
+        for name in (*parameters, *lengths):
+            superuser.execute(f"ALTER ROLE app RESET {name}".encode())
+        connections["default"].close()
+
+
+@sealed_shape
 @pytest.mark.parametrize("revoked", [False, True])
 @pytest.mark.parametrize("alias", ["default", "wire_server_side"])
 def test_parameters_are_hidden_as_the_documentation_says(
