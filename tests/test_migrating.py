@@ -185,6 +185,42 @@ LEFT JOIN {0}.crm_company p ON p.id = c.parent_id
 JOIN {0}.crm_company_tags l ON l.company_id = c.id JOIN {0}.crm_tag t ON t.id = l.tag_id"""
 
 
+# A model that refers to users, whom each schema has, too, and whose keys may be those of others.
+VISITS = """
+
+class Visit(RLSProtectedModel):
+    user = models.ForeignKey("notes.User", null=True, on_delete=models.CASCADE)
+    place = models.TextField()
+    there = models.GeneratedField(
+        expression=models.F("place"), output_field=models.TextField(), db_persist=True
+    )
+"""
+OWN_USERS = f"""\
+CREATE TABLE acme.notes_user (id int, username text);
+INSERT INTO acme.notes_user VALUES (1, 'grace'), (2, 'ada');
+CREATE TABLE acme.crm_visit (
+  id int, user_id int, place text, there text GENERATED ALWAYS AS (place) STORED);
+INSERT INTO acme.crm_visit (id, user_id, place) VALUES (1, 1, 'here'), (2, 2, 'there');
+ALTER TABLE acme.notes_user OWNER TO {OWNER};
+ALTER TABLE acme.crm_visit OWNER TO {OWNER};
+INSERT INTO notes_tenant (name) VALUES ('Initech');
+"""
+VISITED = """\
+SELECT place, there, username::text
+FROM public.crm_visit JOIN public.notes_user u ON u.id = user_id ORDER BY place"""
+KEYS = """KEYS = {"notes.User": "(SELECT p.id FROM public.notes_user p JOIN {schema}.notes_user u \
+USING (username) WHERE u.id = {column})"}"""
+
+
+def refused(served: Site, command: str) -> str:
+    """Return what `copy_schema` says when it ends with an error."""
+    command = f"NOTEBOOK_DB_USER={OWNER} python manage.py copy_schema {command}"
+    with served.started(command) as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    return output
+
+
 def test_schemas_of_django_tenants_become_one(served: Site) -> None:
     apps = '"django_tenants", "customers", "crm"'
     settings = BEFORE.format(engine="django_tenants.postgresql_backend", apps=apps)
@@ -213,9 +249,18 @@ def test_schemas_of_django_tenants_become_one(served: Site) -> None:
             "INSERT INTO crm_tag (name) VALUES ('new') RETURNING id"
         ).fetchone()
     assert row == (COMPANIES + TAGS + 1,)
-    command = f"NOTEBOOK_DB_USER={OWNER} python manage.py copy_schema acme 1"
-    with served.started(command) as process:
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "crm.Company has rows of Acme already" in output
+    assert "crm.Company has rows of Acme already" in refused(served, "acme 1")
     assert served.seen("crm_company", 1) == COMPANIES
+    # Nor are all tenants copied to one.
+    assert "public is where the rows are copied to" in refused(served, "public 1")
+    # Rows that refer to users of their own schema are not given to others.
+    reader = served.reader
+    reader.write(Block("python", "crm/models.py, at the end", VISITS))
+    reader.run_commands(f"$ python manage.py makemigrations crm\n{MIGRATE}")
+    served.superuser.execute(OWN_USERS.encode())
+    found_out = "crm.Visit.user refers to notes.User of acme: name it in KEYS"
+    assert found_out in refused(served, "acme 3")
+    command = reader.folder / "crm/management/commands/copy_schema.py"
+    command.write_text(re.sub("^KEYS = .*", lambda _: KEYS, command.read_text(), flags=re.M))
+    reader.run_commands(f"$ NOTEBOOK_DB_USER={OWNER} python manage.py copy_schema acme 3\n")
+    assert found(served, VISITED) == [("here", "here", "grace"), ("there", "there", "ada")]
