@@ -200,7 +200,8 @@ def test_users_that_say_nothing_are_found(settings: Any) -> None:
     assert found() == {
         "tenantry.W183": "model app.Shared is the user model and has no is_tenant_admin and no"
         " rls_tenant_id, so that requests of logged-in users fail; add what is missing, as a field"
-        " or a property"
+        " or a property, or let a resolver of your own in RLS_TENANTS['RESOLVERS'] take the tenant"
+        " from another table"
     }
 
 

@@ -83,7 +83,8 @@ def inspect_user(model: Any) -> Iterator[Finding]:
             f"model {model._meta.label}",
             f"is the user model and has no {' and no '.join(missing)}, so that requests of"
             " logged-in users fail",
-            "add what is missing, as a field or a property",
+            "add what is missing, as a field or a property, or let a resolver of your own in"
+            " RLS_TENANTS['RESOLVERS'] take the tenant from another table",
         )
 
 
