@@ -222,6 +222,24 @@ async def test_an_exhausted_pool_says_what_to_raise() -> None:
                 pass
 
 
+async def test_who_waits_when_the_pools_are_closed_gets_djangos_error(alias: Add) -> None:
+    using = alias(options={"pool": {"max_size": 1, "min_size": 0}})
+
+    async def visit() -> None:
+        async with aconnection(using):
+            pass
+
+    async with aconnection(using) as connection:
+        waiting = asyncio.create_task(visit())
+        pool = loops.running_loop().pools[using]
+        await asyncio.to_thread(wait_for, lambda: pool.get_stats()["requests_waiting"])
+        await aclose_pools()
+        with pytest.raises(OperationalError, match="is closed"):
+            await waiting
+        await connection.execute("SELECT 1")
+    await visit()
+
+
 async def test_too_many_who_wait_are_told_what_to_raise(alias: Add) -> None:
     using = alias(options={"pool": {"max_size": 1, "min_size": 0, "max_waiting": 1}})
 

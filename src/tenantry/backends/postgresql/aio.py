@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
-from psycopg_pool import PoolTimeout, TooManyRequests
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from ...checks.role import ROLE, role_parameters
 from ...engine import is_bound
@@ -104,11 +104,11 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
     it ends. What PostgreSQL refuses in a transaction block, such as VACUUM, is refused here in
     autocommit too; run it on a cursor of Django's.
 
-    Raises OperationalError when no connection becomes free in time or too many wait for one,
-    UnsupportedServerError for a server before PostgreSQL 15, ImproperlyConfigured for settings that
-    contradict each other, RLSConfigurationError for another ENGINE or a role that the settings
-    refuse, and RuntimeError without a running event loop of asyncio, such as under Trio. Not for
-    code that runs in a thread: there use Django's connections.
+    Raises OperationalError when no connection becomes free in time, too many wait for one, or the
+    pool is closed meanwhile, UnsupportedServerError for a server before PostgreSQL 15,
+    ImproperlyConfigured for settings that contradict each other, RLSConfigurationError for another
+    ENGINE or a role that the settings refuse, and RuntimeError without a running event loop of
+    asyncio, such as under Trio. Not for code that runs in a thread: there use Django's connections.
     """
     pool = await _open_pool(using)
     try:
@@ -117,6 +117,8 @@ async def aconnection(using: str = "default") -> AsyncIterator[psycopg.AsyncConn
         raise OperationalError(str(exhausted(using, pool))) from error
     except TooManyRequests as error:
         raise OperationalError(str(crowded(using, pool))) from error
+    except PoolClosed as error:
+        raise OperationalError(str(error)) from error
     connection.lent = True
     try:
         try:
