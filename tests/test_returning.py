@@ -283,6 +283,24 @@ async def test_nor_does_one_whose_pipeline_only_libpq_knows(alias: Add) -> None:
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_one_that_was_closed_in_the_pool_is_replaced(mode: str, alias: Add) -> None:
+    closing = True
+
+    def check(connection: Any) -> None:
+        if closing:
+            connection.close()
+
+    pool = {"min_size": 1, "max_size": 1, "timeout": 5, "check": check}
+    connection: Any = connections[alias(options={"pool": pool, "pool_mode": mode})]
+    for _ in range(2):
+        with pytest.raises(OperationalError, match="the connection is closed"):
+            connection.ensure_connection()
+        connection.close()
+    closing = False
+    execute(connection, "SELECT 1")
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
 def test_a_connection_between_two_phases_goes_to_nobody_else(mode: str, alias: Add) -> None:
     using = alias(options={"pool": {"min_size": 1, "max_size": 1}, "pool_mode": mode})
     connection: Any = connections[using]

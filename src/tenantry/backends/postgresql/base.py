@@ -83,6 +83,8 @@ class BoundConnections(Base):  # type: ignore[misc]
 
     def bind_connection(self, connection: BoundConnection) -> None:
         """Tell a connection that is new here what the settings say about it."""
+        if connection.closed:
+            return  # Django finds that out when it has it, and so can return it to its pool.
         connection.restore()
         connection.server_cursor_factory = self.named_cursor_class()
         connection.use_options(self.settings_dict["OPTIONS"])
