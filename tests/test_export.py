@@ -409,7 +409,10 @@ def test_a_file_without_its_end_is_refused(gone: Gone, contents: Read) -> None:
     refused(packed, "is damaged or truncated")
     packed.write_bytes(whole)
     refused(packed, "is damaged or truncated")
-    refused(path.with_name("missing"), "cannot read")
+    path.write_bytes(gzip.compress(whole))
+    refused(path, "does not end with .gz where it is compressed")
+    missing = str(path.with_name("missing"))
+    refused(Path(missing), f"^cannot read '{missing}': No such file or directory; name a file of")
     assert contents() == before
 
 

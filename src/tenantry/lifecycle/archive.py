@@ -73,7 +73,8 @@ class Reader:
                 yield line, json.loads(line)
         except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise self.problem(
-                f"is damaged or truncated ({error}); export the tenant again"
+                "is damaged or truncated, or does not end with .gz where it is compressed"
+                f" ({error}); export the tenant again, or rename the file"
             ) from error
 
     def read_header(self) -> dict[str, Any]:

@@ -41,7 +41,10 @@ class Command(BaseCommand):
                 restore = Restore(Reader(file, str(path)), options["database"])
                 counts = restore.run(dry_run=options["dry_run"])
         except OSError as error:
-            raise CommandError(f"cannot read {str(path)!r}: {error}") from error
+            raise CommandError(
+                f"cannot read {str(path)!r}: {error.strerror}; name a file of export_tenant that"
+                " you may read"
+            ) from error
         for table, number in counts.items():
             self.stdout.write(f"{table}: {number}")
         would = " would be" if options["dry_run"] else ""
