@@ -19,7 +19,7 @@ key                           default                means
 ``BYPASS_FLAGS``              ``()``                 names of bypass flags, for constraints to name
 ``EXTERNAL_MODELS``           ``{}``                 tenant columns of models of other packages
 ``READ_ONLY_REQUESTS``        ``False``              GET and HEAD requests cannot write
-``SHARED_MODELS``             ``()``                 labels of models that W154 leaves alone
+``SHARED_MODELS``             ``()``                 labels of models open to all on purpose
 ``REFUSE_EXEMPT_ROLE``        ``False``              refuse to connect as a role no policy binds
 ``USER_PARAM_NAME``           ``"as_user"``          argument that with_rls_context reads
 ``RESOLVERS``                 ``("user",)``          where requests name their tenant, in order
