@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg
 import pytest
 from django.db import IntegrityError, connections, transaction
 
-from tenantry import tenant_context
+from tenantry import admin_context, tenant_context
 from tests.app.models import Tenant
 from tests.fix_checks import broken
+from tests.settings import HAS_ADMIN_ROLE
 from tests.sql import run
 
 Tenants = tuple[Tenant, Tenant]
@@ -77,6 +79,26 @@ def test_a_large_object_is_everybodys(tenants: Tenants) -> None:
         assert run("SELECT oid FROM pg_largeobject_metadata") == [(key,)]
         assert run("SELECT convert_from(lo_get(%s), 'UTF8')", [key]) == [("of A",)]
         run("SELECT lo_unlink(%s)", [key])
+
+
+def test_a_materialized_view_is_refreshed_in_a_scope_as_its_owner(
+    tenants: Tenants, arrange: psycopg.Connection[Any]
+) -> None:
+    owner = "app_admin" if HAS_ADMIN_ROLE else "owner"
+    how = (
+        "CREATE MATERIALIZED VIEW seen AS SELECT title FROM app_note WITH NO DATA;"
+        f" ALTER MATERIALIZED VIEW seen OWNER TO {owner}"
+    )
+    with broken(arrange, how, "DROP MATERIALIZED VIEW seen"):
+        with admin_context():
+            run("REFRESH MATERIALIZED VIEW seen", alias="owner")
+        assert arrange.execute("SELECT count(*) FROM seen").fetchone() == (4,)
+        arrange.execute("ALTER MATERIALIZED VIEW seen OWNER TO owner")
+        for scope, rows in ((tenant_context(tenants[0].pk), 2), (nullcontext(), 0)):
+            with scope:
+                run("REFRESH MATERIALIZED VIEW seen", alias="owner")
+            assert arrange.execute("SELECT count(*) FROM seen").fetchone() == (rows,)
+        connections["owner"].close()
 
 
 LEAKPROOF = {
