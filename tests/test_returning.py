@@ -211,6 +211,8 @@ OF_ITS_OWN: list[tuple[dict[str, Any], str]] = [
     ({"configure": print}, "has 'configure', .*; remove it"),
     ({"kwargs": {"dbname": "other"}}, "has 'kwargs', .*; move them to OPTIONS"),
     ({"open": False}, "has 'open', .*; remove it"),
+    ({"max_sise": 2}, r"it has no option 'max_sise' \(did you mean 'max_size'\?\); correct it, or"),
+    ({"sslmode": "require"}, "it has no option 'sslmode'; correct it, or remove it: parameters of"),
     ({"check": True}, r"\['check'\] .* is True; it must be a function"),
 ]
 

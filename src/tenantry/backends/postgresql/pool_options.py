@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from inspect import iscoroutinefunction
+from difflib import get_close_matches
+from inspect import iscoroutinefunction, signature
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from .options import CLOSE
 
 # What is not for a project to set, and why.
 REFUSED = {
@@ -19,6 +22,8 @@ REFUSED = {
 }
 # What psycopg_pool calls with a connection.
 CALLED = ("check", "reset")
+# What psycopg_pool takes, in the release that is installed.
+KNOWN = tuple(signature(ConnectionPool).parameters)
 CHECKS = (ConnectionPool.check_connection, AsyncConnectionPool.check_connection)
 
 
@@ -34,6 +39,15 @@ def check_options(alias: str, given: dict[str, Any]) -> None:
             f"OPTIONS['pool'] of the database {alias!r} has 'close_returns', but what is closed"
             " here is not to be used again; remove it: Django returns connections by itself"
         )
+    for name in given:
+        if name not in KNOWN:
+            close = get_close_matches(str(name), KNOWN, 1, CLOSE)
+            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ImproperlyConfigured(
+                f"OPTIONS['pool'] of the database {alias!r} is refused by psycopg_pool: it has no"
+                f" option {name!r}{meant}; correct it, or remove it: parameters of connections go"
+                " beside 'pool'"
+            )
     for name in CALLED:
         if (called := given.get(name)) and not callable(called):
             raise ImproperlyConfigured(
