@@ -512,6 +512,31 @@ BREAKS = {
         "run REVOKE ALL ON t FROM PUBLIC and the role that serves requests, as a foreign table has"
         " no policies",
     ),
+    "W124 behind a view": (
+        "CREATE TABLE t AS SELECT * FROM app_note; CREATE VIEW v AS SELECT title FROM t; CREATE"
+        " VIEW w AS SELECT * FROM v; GRANT SELECT ON w TO app",
+        "DROP TABLE t CASCADE",
+        "table t",
+        "has the tenant column tenant_id but no policy, and no model whose migrations would create"
+        " one; run REVOKE ALL ON t, w FROM PUBLIC and the role that serves requests",
+    ),
+    "W124 behind a materialized view": (
+        "CREATE TABLE t AS SELECT * FROM app_note; CREATE MATERIALIZED VIEW m AS SELECT * FROM t;"
+        " GRANT SELECT ON m TO app",
+        "DROP TABLE t CASCADE",
+        "table t",
+        "run REVOKE ALL ON t, m FROM PUBLIC and the role that serves requests",
+    ),
+    "W124 of a log": (
+        "CREATE TABLE log (what jsonb); GRANT SELECT, INSERT ON log TO app; CREATE FUNCTION keep()"
+        " RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.log VALUES (to_jsonb(NEW));"
+        " RETURN NEW; END'; CREATE TRIGGER keeps AFTER UPDATE ON app_note FOR EACH ROW EXECUTE"
+        " FUNCTION keep()",
+        "DROP FUNCTION keep CASCADE; DROP TABLE log",
+        "table log",
+        "gets rows from the trigger keeps of app_note, but has no policy, and no model whose"
+        " migrations would create one; run REVOKE ALL ON log FROM PUBLIC",
+    ),
     "E124": (
         "CREATE FUNCTION peek() RETURNS bigint LANGUAGE sql SET rls.is_admin = 'true'"
         " AS $$ SELECT count(*) FROM app_note $$",
@@ -853,6 +878,17 @@ HARMLESS = {
     "a child of a shared table": (
         "CREATE TABLE t (tenant_id bigint) INHERITS (app_shared); GRANT SELECT ON t TO app",
         "DROP TABLE t",
+    ),
+    "an invoker's view of a copy that the role may not read": (
+        "CREATE TABLE t AS SELECT * FROM app_note; CREATE VIEW v WITH (security_invoker) AS SELECT"
+        " * FROM t; GRANT SELECT ON v TO app",
+        "DROP TABLE t CASCADE",
+    ),
+    "a log that the role may not read": (
+        "CREATE TABLE log (what jsonb); GRANT INSERT ON log TO app; CREATE FUNCTION keep() RETURNS"
+        " trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (to_jsonb(NEW)); RETURN NEW;"
+        " END'; CREATE TRIGGER keeps AFTER UPDATE ON app_note FOR EACH ROW EXECUTE FUNCTION keep()",
+        "DROP FUNCTION keep CASCADE; DROP TABLE log",
     ),
     "a table that names no tenant": (
         "CREATE TABLE t (tenants int); GRANT SELECT ON t TO app",

@@ -113,7 +113,7 @@ def all_checks(connection: Any, known: set[str]) -> dict[str, Check]:
         "bodies": partial(inspect_bodies, models=models, known=known, migrations=migrations),
         "owners": partial(inspect_owners, tables=tables),
         "dependents": partial(inspect_hanging, connection),
-        "strangers": partial(inspect_strangers, connection),
+        "strangers": partial(inspect_strangers, connection, tables),
         "powers": inspect_powers,
         "traps": partial(inspect_traps, tables=tables),
         "views": partial(inspect_sql_views, tables=tables),
