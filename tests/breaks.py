@@ -476,6 +476,15 @@ BREAKS = {
         "is SECURITY DEFINER and runs as postgres, whom no policy binds; run ALTER ROUTINE f()"
         " SECURITY INVOKER, or DROP EVENT TRIGGER e",
     ),
+    "W123": (
+        "CREATE FUNCTION spy(text) RETURNS bool LANGUAGE plpgsql COST 0.0001 LEAKPROOF AS 'BEGIN"
+        " RAISE NOTICE $$saw %$$, $1; RETURN true; END'",
+        "DROP FUNCTION spy",
+        "function spy(text)",
+        "is LEAKPROOF, so that PostgreSQL may call it with rows of other tenants, before it asks"
+        " their policies; run ALTER FUNCTION spy(text) NOT LEAKPROOF, or REVOKE EXECUTE ON FUNCTION"
+        " spy(text) FROM PUBLIC and the role that serves requests",
+    ),
     "E126": (
         SERVER.format("tenantry", "postgres"),
         NO_SERVER,
@@ -575,6 +584,29 @@ BREAKS = {
         "DROP AGGREGATE notes(bigint); DROP FUNCTION f",
         "function f(bigint,bigint)",
         "runs with rls.is_admin = 'true', whoever calls it in whatever scope",
+    ),
+    "E124 in its text": (
+        "CREATE FUNCTION every() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config("
+        "'rls.is_admin', 'true', true); RETURN (SELECT count(*) FROM app_note); END $$",
+        "DROP FUNCTION every()",
+        "function every()",
+        "sets rls.is_admin in its text, whoever calls it in whatever scope; leave that out, and let"
+        " its callers open the scope",
+    ),
+    "E124 in the text of a trigger": (
+        "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN SET LOCAL"
+        " rls.current_tenant TO 7; RETURN NEW; END'; REVOKE EXECUTE ON FUNCTION fill FROM PUBLIC;"
+        " CREATE TRIGGER t BEFORE INSERT ON app_shared EXECUTE FUNCTION fill()",
+        "DROP FUNCTION fill CASCADE",
+        "function fill()",
+        "sets rls.current_tenant in its text",
+    ),
+    "E124 in its parsed text": (
+        "CREATE PROCEDURE act(n int) LANGUAGE sql BEGIN ATOMIC SELECT set_config("
+        "'rls.current_tenant', n::text, true); END",
+        "DROP PROCEDURE act",
+        "function act(integer)",
+        "sets rls.current_tenant in its text",
     ),
     "E124 as a tenant": (
         "CREATE PROCEDURE fill(n int) LANGUAGE sql SET rls.current_tenant = '1' AS $$ SELECT 1 $$",
@@ -889,6 +921,17 @@ HARMLESS = {
         " trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (to_jsonb(NEW)); RETURN NEW;"
         " END'; CREATE TRIGGER keeps AFTER UPDATE ON app_note FOR EACH ROW EXECUTE FUNCTION keep()",
         "DROP FUNCTION keep CASCADE; DROP TABLE log",
+    ),
+    "a function whose text lets go of the binding, or reads it": (
+        "CREATE FUNCTION f() RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config("
+        "'rls.is_admin', 'false', true), set_config('rls.current_tenant', '', true); SET LOCAL"
+        " rls.is_admin = false; RETURN current_setting('rls.current_tenant'); END $$",
+        "DROP FUNCTION f",
+    ),
+    "a leakproof function that the role may not call": (
+        "CREATE FUNCTION f(text) RETURNS bool LANGUAGE sql LEAKPROOF AS 'SELECT true'; REVOKE"
+        " EXECUTE ON FUNCTION f FROM PUBLIC",
+        "DROP FUNCTION f",
     ),
     "a table that names no tenant": (
         "CREATE TABLE t (tenants int); GRANT SELECT ON t TO app",

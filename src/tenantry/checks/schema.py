@@ -105,6 +105,27 @@ WHERE CASE WHEN setting LIKE 'role=%%' THEN value <> 'none'
     OR EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid AND NOT tgisinternal))
 ORDER BY 1, 2"""  # noqa: S608 - constants
 
+# Those whose text does it, but for what binds nobody, be it a call or a command.
+TEXTS = f"""\
+SELECT p.oid::regprocedure::text, names[1]
+FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+CROSS JOIN LATERAL (SELECT {CALLERS}) callers(aggregates, events)
+CROSS JOIN LATERAL regexp_matches(concat(prosrc, pg_get_function_sqlbody(p.oid)), %(texts)s, 'i')
+  names
+WHERE {MADE} AND ({CALLABLE.format("p")} OR aggregates || events <> '{{}}'
+    OR EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid AND NOT tgisinternal))
+ORDER BY 1, 2"""  # noqa: S608 - constants
+SETS = (
+    r"(?:\mset_config\s*\(\W*(?={0}[.])|\mset\s+(?:local\s+|session\s+)?(?={0}[.]))"
+    r"({0}[.](?:current_tenant|is_admin|bypass))\M"
+    r"(?:[^,;=]*,|\s*=|\s+to\M)(?!\s*'?(?:false|off)?'?(?:::text)?\s*(?:[,;]|\Z))"
+)
+
+# That PostgreSQL may call before policies, as it is said to tell nobody what it was called with.
+LEAKPROOF = f"""\
+SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+WHERE proleakproof AND {MADE} AND {CALLABLE.format("p")} ORDER BY 1"""  # noqa: S608 - constants
+
 # Each table, with those that it is a partition of, by which it may be published, and what takes it
 # out of the publication: nothing out of one for all tables.
 PUBLICATIONS = """\
@@ -207,6 +228,25 @@ def inspect_functions(cursor: Any) -> Iterator[Finding]:
             f"function {function}",
             f"runs with {name} = {value!r}, whoever calls it in whatever scope",
             f"run ALTER ROUTINE {function} RESET {name}, and let its callers open the scope",
+        )
+    texts = SETS.format(rls_tenants().guc_prefix)
+    cursor.execute(TEXTS, {"texts": texts, "roles": roles})
+    for function, name in cursor.fetchall():
+        yield Finding(
+            "tenantry.E124",
+            f"function {function}",
+            f"sets {name} in its text, whoever calls it in whatever scope",
+            "leave that out, and let its callers open the scope",
+        )
+    cursor.execute(LEAKPROOF, {"roles": roles})
+    for (function,) in cursor.fetchall():
+        yield Finding(
+            "tenantry.W123",
+            f"function {function}",
+            "is LEAKPROOF, so that PostgreSQL may call it with rows of other tenants, before it"
+            " asks their policies",
+            f"run ALTER FUNCTION {function} NOT LEAKPROOF, or REVOKE EXECUTE ON FUNCTION"
+            f" {function} FROM PUBLIC and the role that serves requests",
         )
 
 
