@@ -514,6 +514,10 @@ def test_a_reset_may_say_what_is_for_a_whole_session(alias: Add) -> None:
         'SELECT pg_catalog."pg_advisory_lock"/**/(4)',
         "SELECT set_config('work_mem', '1GB', false)",
         "SELECT pg_catalog.set_config('app.said', 'it''s ('::text, is_local/**/=> FALSE)",
+        "SELECT set_config('work_mem', 'pg_advisory_lock(', 'False')",
+        "SELECT 'it''s; SET x', E'\\'; SET x', $$;$$, \"'\" FROM (SELECT 1) t(\"'\"); LISTEN news",
+        "SELECT 1 -- it's\n; LISTEN news -- it's",
+        "DO $$ BEGIN PERFORM pg_advisory_lock(4); END $$",
     ],
 )
 def test_what_would_stay_on_the_session_is_refused(statement: str, pool: Any) -> None:
@@ -581,6 +585,26 @@ def test_what_a_parameter_says_is_no_sql(pool: Any) -> None:
             assert list(copy.rows()) == [(text,)]
         with pytest.raises(UnbindableStatementError):
             cursor.execute(SQL("SELECT 1; LISTEN {}").format(Identifier("x")))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "a; SET b",
+        "it's pg_advisory_lock(1)",
+        "\\'; CREATE TEMP TABLE t (n int)",
+        "set_config('a', 'b', false)",
+    ],
+)
+def test_what_a_string_says_is_no_sql(said: str, pool: Any) -> None:
+    with pool.cursor() as cursor:
+        cursor.callproc("upper", [said])
+        assert cursor.fetchall() == [(said.upper(),)]
+        for statement in (cursor.mogrify("SELECT %s", [said]), SQL("SELECT {}").format(said)):
+            cursor.execute(statement)
+            assert cursor.fetchall() == [(said,)]
+        cursor.execute("SELECT 'a''; LISTEN b' /* ; LISTEN it's */, 1 -- ; LISTEN it's")
+        assert cursor.fetchall() == [("a'; LISTEN b", 1)]
 
 
 @pytest.mark.parametrize("ahead", [b" ", b"\n", b"--\n", b"/**/", b"-- a\n /* b */ "])
