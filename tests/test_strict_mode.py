@@ -21,7 +21,7 @@ from tenantry import (
 )
 from tenantry.exceptions import NoTenantContextError
 from tests import settings
-from tests.app.models import Author, Book, Note, Shared, Tenant
+from tests.app.models import Author, Book, Item, NewestFirst, Note, Shared, Tenant
 from tests.fix_wire import Wire
 
 Tenants = tuple[Tenant, Tenant]
@@ -82,6 +82,17 @@ def test_what_is_excluded_runs_unbound(label: str, tenants: Tenants) -> None:
         if label == "app.Note":
             with pytest.raises(NoTenantContextError, match=r"app\.Author"):
                 list(Author.objects.all())
+
+
+@pytest.mark.parametrize("label", ["app.Item", "app"])
+def test_a_proxy_is_excluded_with_the_model_that_has_the_table(
+    label: str, tenants: Tenants
+) -> None:
+    with override_settings(RLS_TENANTS=STRICT | {"STRICT_MODE_EXCLUDE": [label]}):
+        assert list(Item.objects.all()) == []
+        assert list(NewestFirst.objects.all()) == []
+    with pytest.raises(NoTenantContextError, match=r"or name app\.Item in"):
+        list(NewestFirst.objects.all())
 
 
 def relation(*flags_of_left: str) -> Any:

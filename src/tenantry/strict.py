@@ -15,7 +15,8 @@ from .routing import declaring
 def require_tenant(apps: Apps, tables: Collection[str], bypass: str | None) -> None:
     """Raise NoTenantContextError if strict mode wants a scope for one of `tables`.
 
-    That of a many-to-many relation is excluded with the model that declares it.
+    That of a many-to-many relation is excluded with the model that declares it, and a proxy with
+    the model whose table it uses.
     """
     settings = rls_tenants()
     if not settings.strict_mode:
@@ -30,9 +31,10 @@ def require_tenant(apps: Apps, tables: Collection[str], bypass: str | None) -> N
         return
     for model in apps.get_models(include_auto_created=True):
         named = declaring(model)._meta
-        if model._meta.db_table in wanted and not {named.label, named.app_label} & set(
-            settings.strict_mode_exclude
-        ):
+        # A table does not tell whether the query was the proxy's.
+        if model._meta.proxy or model._meta.db_table not in wanted:
+            continue
+        if not {named.label, named.app_label} & set(settings.strict_mode_exclude):
             raise NoTenantContextError(
                 f"a query of {model._meta.label} runs in no scope, where it finds nothing; open"
                 f" tenant_context() or admin_context() around it, or name {named.label} in"
