@@ -84,6 +84,18 @@ def test_what_is_excluded_runs_unbound(label: str, tenants: Tenants) -> None:
                 list(Author.objects.all())
 
 
+def test_what_finds_nothing_in_any_scope_needs_none(wire: Wire) -> None:
+    nothing = Note.objects.using("wire").none()
+    assert [list(nothing), nothing.count(), nothing.exists(), nothing.update(title="x")] == [
+        [],
+        0,
+        False,
+        0,
+    ]
+    assert list(Shared.objects.using("wire").filter(note__in=nothing)) == []
+    assert wire.queries == []
+
+
 @pytest.mark.parametrize("label", ["app.Item", "app"])
 def test_a_proxy_is_excluded_with_the_model_that_has_the_table(
     label: str, tenants: Tenants

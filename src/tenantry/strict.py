@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-
-from django.apps.registry import Apps
+from typing import Any
 
 from .conf import rls_tenants
 from .exceptions import NoTenantContextError
@@ -12,15 +11,17 @@ from .protected import protections
 from .routing import declaring
 
 
-def require_tenant(apps: Apps, tables: Collection[str], bypass: str | None) -> None:
-    """Raise NoTenantContextError if strict mode wants a scope for one of `tables`.
+def require_tenant(query: Any, tables: Collection[str], bypass: str | None) -> None:
+    """Raise NoTenantContextError if strict mode wants a scope for one of the `tables` of `query`.
 
     That of a many-to-many relation is excluded with the model that declares it, and a proxy with
     the model whose table it uses.
     """
     settings = rls_tenants()
-    if not settings.strict_mode:
+    # What none() has emptied finds nothing in a scope either, and sends no SQL.
+    if not settings.strict_mode or query.is_empty():
         return
+    apps = query.model._meta.apps
     known = protections(apps)
     wanted = {
         table

@@ -82,7 +82,7 @@ class ScopedMixin(Base):  # type: ignore[misc]
         if binding.tenant_id is None:
             # Tables without a condition of their own may be protected too.
             names = [table for _, table in tables]
-            require_tenant(query.model._meta.apps, names, binding.bypass)
+            require_tenant(query, names, binding.bypass)
         if "tenantry_shared" in query.__dict__:
             # The policy knows which rows of others are shared.
             for alias in of_base(query):
