@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
@@ -208,6 +209,22 @@ def test_so_it_does_after_sql_has_ended_the_transaction(pool: Any) -> None:
     assert texts() == ["kept"]
     execute(pool, "SELECT 1")
     assert pool.connection is None
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_copy_of_a_wrapper_ends_without_the_connection_of_the_original(
+    mode: str, pool: Any, alias: Add
+) -> None:
+    added = alias(options={"pool": {"min_size": 1, "max_size": 2}, "pool_mode": mode})
+    with transaction.atomic(added):
+        write("first", added)
+        before = set(threading.enumerate())
+        copied = copy.copy(connections[added])
+        del copied
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10)
+        write("second", added)
+    assert texts() == ["first", "second"]
 
 
 @pytest.mark.parametrize("alias", ["default", ALIAS])

@@ -80,8 +80,8 @@ class PoolingMixin(Base):  # type: ignore[misc]
     alias: str
     autocommit: bool
     connection: Any
-    # The process whose connection it is.
-    process = 0
+    # The process whose connection it is, and the wrapper, of which others may be shallow copies.
+    process = holder = 0
     in_atomic_block: bool
     settings_dict: dict[str, Any]
 
@@ -243,7 +243,7 @@ class PoolingMixin(Base):  # type: ignore[misc]
         pool = getattr(self.connection, "_pool", None)
         if sys.is_finalizing():
             return  # The connections end with Python, in which no thread starts any more.
-        if pool is not None and self.process == os.getpid():
+        if pool is not None and self.process == os.getpid() and self.holder == id(self):
             # The pool's lock may be held by whoever triggers this, hence from another thread.
             give_back = threading.Thread(target=replace, args=(pool, self.connection), daemon=True)
             give_back.start()
@@ -253,7 +253,7 @@ class PoolingMixin(Base):  # type: ignore[misc]
     @async_unsafe
     def connect(self) -> None:
         """Connect as Django does, with all its preparations; a checkout after that needs none."""
-        self.process = os.getpid()
+        self.process, self.holder = os.getpid(), id(self)
         if self.prepared and (pool := self.pool):
             self.connection = self.checkout(pool)
             if self.connection.announced:
