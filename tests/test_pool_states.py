@@ -535,6 +535,8 @@ def test_a_reset_may_say_what_is_for_a_whole_session(alias: Add) -> None:
         "SELECT 'it''s; SET x', E'\\'; SET x', $$;$$, \"'\" FROM (SELECT 1) t(\"'\"); LISTEN news",
         "SELECT 1 -- it's\n; LISTEN news -- it's",
         "DO $$ BEGIN PERFORM pg_advisory_lock(4); END $$",
+        "DO 'BEGIN PERFORM pg_advisory_lock(4); END'",
+        "do/**/language plpgsql E'BEGIN PERFORM pg_advisory_lock(4); END'",
     ],
 )
 def test_what_would_stay_on_the_session_is_refused(statement: str, pool: Any) -> None:

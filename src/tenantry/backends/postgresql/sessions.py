@@ -49,6 +49,10 @@ NAMES = (b"temp", b"advisory_lock", b"_config")
 # What a string begins with, and those that set_config() takes for false.
 STRING = (b"'", b"e'", b"E'")
 FALSE = frozenset({b"'f'", b"'false'"})
+# A string that is run.
+BODY = re.compile(
+    rb"\bDO\b" + GAP + rb"(?:LANGUAGE\b" + GAP + rb"\w++" + GAP + rb")?e?'", re.IGNORECASE
+)
 
 
 def is_plain(statement: bytes) -> bool:
@@ -83,7 +87,7 @@ def refuse_session_state(statement: bytes) -> None:
     if is_plain(statement) or not SESSION_STATE.search(statement):
         return
     # Looking at each token takes longer than the pattern, which nearly always finds nothing.
-    if SESSION_STATE.search(without_texts(statement)):
+    if BODY.search(statement) or SESSION_STATE.search(without_texts(statement)):
         shown = excerpt(statement)
         raise UnbindableStatementError(
             f"{shown!r} is for a whole session, but OPTIONS['pool_mode'] is 'transaction', so that"
