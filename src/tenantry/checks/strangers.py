@@ -61,8 +61,9 @@ LOGS = f"""\
 WITH RECURSIVE {KNOWN}
 SELECT c.oid::regclass::text, min(tgname), min(tgrelid::regclass::text), relkind = 'f'
 FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid
-JOIN pg_class c ON relname ~ '^\\w+$'
-  AND prosrc ~* format('\\minsert\\s+into\\s+("?\\w+"?[.])?"?%%s\\M', relname)
+-- A search for the name first, as the pattern is another one for each table.
+JOIN pg_class c ON CASE WHEN strpos(lower(prosrc), lower(relname)) > 0 AND relname ~ '^\\w+$'
+  THEN prosrc ~* format('\\minsert\\s+into\\s+("?\\w+"?[.])?"?%%s\\M', relname) END
 JOIN pg_namespace n ON n.oid = relnamespace
 WHERE tgrelid IN (SELECT to_regclass(name)::oid FROM unnest(%(protected)s::text[]) name)
   AND NOT tgisinternal AND {OPEN} AND EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
