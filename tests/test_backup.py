@@ -22,6 +22,12 @@ Tenants = tuple[Tenant, Tenant]
 NAME = "restored"
 # What the admin role is not granted by `migrate`, and a dump asks for.
 READ_SEQUENCES = "SELECT ON ALL SEQUENCES IN SCHEMA public"
+# Routines that other tests have left, which nobody but a superuser could restore as they are.
+LEFT = """
+SELECT format('DROP ROUTINE %s', oid::regprocedure) FROM pg_proc
+WHERE pronamespace = 'public'::regnamespace AND proowner = 'postgres'::regrole
+  AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')
+"""
 
 
 class Programs:
@@ -48,6 +54,8 @@ class Programs:
 @pytest.fixture
 def programs(tenants: Tenants, postgres: Postgres, superuser: Any) -> Iterator[Programs]:
     """Return the programs, with a role for backups and an empty database to restore into."""
+    for (drop,) in superuser.execute(LEFT).fetchall():
+        superuser.execute(drop)
     superuser.execute("CREATE ROLE backup LOGIN BYPASSRLS; GRANT owner TO backup")
     superuser.execute(f"CREATE DATABASE {NAME} OWNER owner")
     if IS_SEALED:

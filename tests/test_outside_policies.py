@@ -132,10 +132,10 @@ def test_comparisons_that_are_leakproof_find_rows_by_the_index(
     condition = f"tenant_id = {tenants[0].pk} AND looked_for {operator} {value}"
     with broken(arrange, how, back), tenant_context(tenants[0].pk), transaction.atomic():
         run("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
-        plan = [
-            line.strip()
-            for (line,) in run(f"EXPLAIN (COSTS OFF) SELECT FROM app_tag WHERE {condition}")
-        ]
+        # Only the new index has this order. What the table's statistics say, others have left.
+        run("SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off")
+        query = f"SELECT FROM app_tag WHERE {condition} ORDER BY looked_for"
+        plan = [line.strip() for (line,) in run(f"EXPLAIN (COSTS OFF) {query}")]
         by_index = next(line for line in plan if line.startswith("Index Cond"))
         transaction.set_rollback(True)
         assert ("looked_for" in by_index) == (kind in LEAKPROOF)
