@@ -127,9 +127,9 @@ def action_of(
     model: Model, table: str, name: str, found: Mapping[str, str], field: Any, decides: bool
 ) -> Finding:
     """Return the finding that a foreign key reaches others; `field` is the key, if it is one."""
-    instead = "again without " + " and ".join(found)
+    instead = f"without {' and '.join(found)}"
     if field is None:
-        instead = f"again with the columns that name the tenant, or without {' and '.join(found)}"
+        instead = f"with the columns that name the tenant, or {instead}"
     elif field.is_relation and not decides:
         instead += f", or add SameTenant(field={field.name!r})"
     how = " and ".join(f"{event} {action}" for event, action in found.items())
@@ -137,7 +137,7 @@ def action_of(
         "tenantry.W152",
         f"table {model._meta.db_table}",
         f"has the foreign key {name} with {how}: {REACHES}",
-        f"run ALTER TABLE {table} DROP CONSTRAINT {readable(name)}, and make it {instead}",
+        f"run ALTER TABLE {table} DROP CONSTRAINT {readable(name)}, and make it again {instead}",
     )
 
 

@@ -24,6 +24,15 @@ EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role
   WHERE has_any_column_privilege(role, c.oid, 'SELECT, INSERT, UPDATE')
     OR has_table_privilege(role, c.oid, 'DELETE'))"""
 
+# What views, and rules of tables, use, as a part of WITH.
+USES = """\
+uses(upper, lower) AS MATERIALIZED (
+  SELECT DISTINCT ev_class, refobjid FROM pg_rewrite r
+  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+    AND d.refclassid = 'pg_class'::regclass
+  WHERE ev_class <> refobjid
+)"""
+
 # The same for what no policy limits: TRUNCATE, REFERENCES and TRIGGER.
 UNLIMITED = """\
 EXISTS (SELECT FROM unnest(%(roles)s::oid[]) role

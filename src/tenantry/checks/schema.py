@@ -10,7 +10,7 @@ from ..policies.predicates import sealed_function
 from .exempt import EXEMPT, exempt_admin
 from .findings import Finding
 from .privileges import FOREIGN
-from .reach import USABLE, reached
+from .reach import USABLE, USES, reached
 
 # The given tables, and those that are their partitions, other children or parents.
 FAMILY = """\
@@ -31,12 +31,7 @@ WHERE oid IS NOT NULL GROUP BY oid"""
 # views and tables, they do with the owner's rights, too. They are a query of their own, as
 # PostgreSQL expects more rows of two recursions, and so compiles what takes no time.
 VIEWS = f"""\
-WITH RECURSIVE uses(upper, lower) AS MATERIALIZED (
-  SELECT DISTINCT ev_class, refobjid FROM pg_rewrite r
-  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-    AND d.refclassid = 'pg_class'::regclass
-  WHERE ev_class <> refobjid
-), over(oid) AS (
+WITH RECURSIVE {USES}, over(oid) AS (
   SELECT unnest(%(tables)s::oid[])
   UNION SELECT upper FROM over JOIN uses ON lower = over.oid
 ), reach(oid) AS (
@@ -81,6 +76,12 @@ ARRAY(SELECT a.oid::regprocedure::text FROM pg_depend uses JOIN pg_proc a ON a.o
 ARRAY(SELECT quote_ident(evtname) FROM pg_event_trigger
   WHERE evtfoid = p.oid AND evtenabled <> 'D' ORDER BY 1)"""  # noqa: S608 - a constant
 
+# That one of these calls it, they may do so, or a trigger calls it for whoever writes.
+CALLED = f"""\
+({CALLABLE.format("p")} OR EXISTS (SELECT FROM (SELECT {CALLERS}) callers(aggregates, events)
+    WHERE aggregates || events <> '{{}}')
+  OR EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid AND NOT tgisinternal))"""  # noqa: S608 - constants
+
 FUNCTIONS = f"""\
 SELECT function, rolname::text, may_call, aggregates, events FROM (
   SELECT p.oid::regprocedure::text, o.rolname, {CALLABLE.format("p")}, {CALLERS}
@@ -96,24 +97,19 @@ SELECT p.oid::regprocedure::text, split_part(setting, '=', 1) AS name, value
 FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
 CROSS JOIN unnest(proconfig) setting
 CROSS JOIN substr(setting, strpos(setting, '=') + 1) value
-CROSS JOIN LATERAL (SELECT {CALLERS}) callers(aggregates, events)
 WHERE CASE WHEN setting LIKE 'role=%%' THEN value <> 'none'
     WHEN starts_with(setting, %(prefix)s || 'is_admin=') THEN value = 'true'
     ELSE starts_with(setting, %(prefix)s) AND value <> '' END
-  AND {MADE} AND ({CALLABLE.format("p")} OR aggregates || events <> '{{}}'
-    -- A trigger calls it for whoever writes.
-    OR EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid AND NOT tgisinternal))
+  AND {MADE} AND {CALLED}
 ORDER BY 1, 2"""  # noqa: S608 - constants
 
 # Those whose text does it, but for what binds nobody, be it a call or a command.
 TEXTS = f"""\
 SELECT p.oid::regprocedure::text, names[1]
 FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
-CROSS JOIN LATERAL (SELECT {CALLERS}) callers(aggregates, events)
 CROSS JOIN LATERAL regexp_matches(concat(prosrc, pg_get_function_sqlbody(p.oid)), %(texts)s, 'i')
   names
-WHERE {MADE} AND ({CALLABLE.format("p")} OR aggregates || events <> '{{}}'
-    OR EXISTS (SELECT FROM pg_trigger WHERE tgfoid = p.oid AND NOT tgisinternal))
+WHERE {MADE} AND {CALLED}
 ORDER BY 1, 2"""  # noqa: S608 - constants
 SETS = (
     r"(?:\mset_config\s*\(\W*(?={0}[.])|\mset\s+(?:local\s+|session\s+)?(?={0}[.]))"

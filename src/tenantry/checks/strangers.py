@@ -13,7 +13,7 @@ from ..protected import column_of, external_column, external_models
 from .findings import Finding
 from .models import refers_to_tenant
 from .privileges import FOREIGN
-from .reach import USABLE, reached
+from .reach import USABLE, USES, reached
 
 # Tables without policies, that are none of the known ones, nor partitions of these, which are
 # looked at with them.
@@ -33,12 +33,7 @@ known(oid) AS (
 # Those that one of the roles may use, itself or by a view, which reads with the rights of its
 # owner.
 STRANGERS = f"""\
-WITH RECURSIVE {KNOWN}, uses(upper, lower) AS MATERIALIZED (
-  SELECT DISTINCT ev_class, refobjid FROM pg_rewrite r
-  JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-    AND d.refclassid = 'pg_class'::regclass
-  WHERE ev_class <> refobjid
-), reach(top, oid) AS (
+WITH RECURSIVE {KNOWN}, {USES}, reach(top, oid) AS (
   SELECT c.oid, lower FROM uses JOIN pg_class c ON c.oid = upper
   WHERE {USABLE} AND NOT COALESCE((SELECT option_value::boolean
     FROM pg_options_to_table(reloptions) WHERE option_name = 'security_invoker'), false)
