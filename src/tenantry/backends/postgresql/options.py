@@ -28,7 +28,7 @@ def take_own(alias: str, params: dict[str, Any]) -> None:
     for own in OWN:
         params.pop(own, None)
     for name in params:
-        if meant := meant_by(name):
+        if meant := meant_by(name, OWN):
             raise ImproperlyConfigured(
                 f"OPTIONS of the database {alias!r} has the unknown key {name!r} (did you mean"
                 f" {meant!r}?)"
@@ -36,6 +36,6 @@ def take_own(alias: str, params: dict[str, Any]) -> None:
 
 
 @lru_cache(maxsize=256)
-def meant_by(name: str) -> str | None:
-    """Return the option of ours that `name` is close to; None where there is none."""
-    return next(iter(difflib.get_close_matches(name.lower(), OWN, 1, CLOSE)), None)
+def meant_by(name: str, known: tuple[str, ...]) -> str | None:
+    """Return the known option that `name` is close to; None where there is none."""
+    return next(iter(difflib.get_close_matches(name.lower(), known, 1, CLOSE)), None)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from difflib import get_close_matches
 from inspect import iscoroutinefunction, signature
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from .options import CLOSE
+from .options import meant_by
 
 # What is not for a project to set, and why.
 REFUSED = {
@@ -41,8 +40,8 @@ def check_options(alias: str, given: dict[str, Any]) -> None:
         )
     for name in given:
         if name not in KNOWN:
-            close = get_close_matches(str(name), KNOWN, 1, CLOSE)
-            meant = f" (did you mean {close[0]!r}?)" if close else ""
+            close = meant_by(str(name), KNOWN)
+            meant = f" (did you mean {close!r}?)" if close else ""
             raise ImproperlyConfigured(
                 f"OPTIONS['pool'] of the database {alias!r} is refused by psycopg_pool: it has no"
                 f" option {name!r}{meant}; correct it, or remove it: parameters of connections go"
