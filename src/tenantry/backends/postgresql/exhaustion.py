@@ -16,33 +16,37 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-class RememberingPool(ConnectionPool[Any]):
-    """A pool that remembers why the last connection did not pass its check."""
+class Refusals:
+    """Remember why the last connection of a pool did not pass its check."""
 
     refusal: str | None = None
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """Remember the error of the block, a check; the pool has to see it as well."""
+        try:
+            yield
+        except Exception as error:
+            self.refusal = f"the last one failed with {told(error)}"
+            raise
+        self.refusal = None
+
+
+class RememberingPool(Refusals, ConnectionPool[Any]):
+    """A pool that says why it has nothing to give."""
 
     # Around the project's function, which whoever looks finds in the pool, as in Django's.
     def _check_connection(self, conn: Any) -> None:
-        try:
+        with self.checking():
             super()._check_connection(conn)
-        except Exception as error:
-            self.refusal = f"the last one failed with {told(error)}"
-            raise
-        self.refusal = None
 
 
-class AsyncRememberingPool(AsyncConnectionPool[Any]):
-    """An async pool that remembers the same."""
-
-    refusal: str | None = None
+class AsyncRememberingPool(Refusals, AsyncConnectionPool[Any]):
+    """An async pool that says the same."""
 
     async def _check_connection(self, conn: Any) -> None:
-        try:
+        with self.checking():
             await super()._check_connection(conn)
-        except Exception as error:
-            self.refusal = f"the last one failed with {told(error)}"
-            raise
-        self.refusal = None
 
 
 class Attempts(Base):  # type: ignore[misc]

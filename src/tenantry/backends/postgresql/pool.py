@@ -327,7 +327,7 @@ class PoolingMixin(Base):  # type: ignore[misc]
                 self.connection.savepoints.pending.clear()
         finally:
             self.taken -= not autocommit
-            if self.prepared:
+            if self.prepared:  # Else there is nothing to return: asked without a call.
                 # Also where a hook of on_commit() raises.
                 self.return_connection()
 
